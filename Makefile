@@ -1,0 +1,42 @@
+# make demo    trains plain cross-entropy and MetaSAug on long-tailed digits and prints both in one table
+# make test    runs the tests
+# make lint    ruff and mypy
+# make bench   runs the benchmarks
+# make lock    resolves requirements.lock anew (needs uv)
+# Each of the first four makes .venv from requirements.lock first, when that is new.
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/installed
+
+.PHONY: demo test lint bench lock clean
+
+demo: $(STAMP)
+	PYTHON=$(PY) sh scripts/demo.sh
+
+test: $(STAMP)
+	$(PY) -m pytest -q
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	$(PY) benchmarks/meta_step.py
+
+# A failed installation leaves no stamp, so the next call goes on with it.
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "installing the pinned packages into .venv (several GB with CUDA's libraries on Linux; a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $(STAMP)
+
+lock:
+	printf '%s\n' \
+	  "torch==2.14.1 ; platform_machine != 'aarch64'" "torch==2.9.1 ; platform_machine == 'aarch64'" \
+	  "torchvision==0.29.1 ; platform_machine != 'aarch64'" "torchvision==0.24.1 ; platform_machine == 'aarch64'" \
+	  | uv pip compile --universal --python-version 3.10 --no-emit-index-url --no-annotate --no-header \
+	      --extra dev --constraints - pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv demo_runs

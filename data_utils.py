@@ -1,0 +1,219 @@
+"""Long-tailed image sets: which images are kept, and whole batches of them, augmented on the device.
+
+A set is small enough to sit in memory as uint8 pixels. `build_dataset` makes the training, meta and test sets as the
+published code draws them (index by index, see tests/golden); `augment` crops and flips a whole batch with one gather.
+The readers of the pixels are in `image_sets.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from errors import UserError
+from image_sets import ImageSet, read_images
+
+PUBLISHED_SIZES = {"cifar10": (50000, 10), "cifar100": (50000, 100)}  # training images, classes
+META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not change the subsets
+MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+PAD = 4
+
+
+def long_tailed_counts(img_max: int, cls_num: int, imb_factor: float) -> list[int]:
+    """Return how many images class k of C keeps: ⌊img_max · imb_factor^(k / (C − 1))⌋."""
+    return [int(img_max * imb_factor ** (k / max(cls_num - 1, 1))) for k in range(cls_num)]
+
+
+def get_img_num_per_cls(dataset: str, imb_factor: float | None = None, num_meta: int = 0) -> list[int]:
+    """Return the published counts per class of "cifar10" or "cifar100".
+
+    Parameters
+    ----------
+    imb_factor:
+        Smallest class over largest; None keeps the classes balanced.
+    num_meta:
+        Meta images taken out of the training set, all classes together.
+    """
+    total, cls_num = PUBLISHED_SIZES[dataset]
+    return long_tailed_counts((total - num_meta) // cls_num, cls_num, 1.0 if imb_factor is None else imb_factor)
+
+
+def split_meta(targets: np.ndarray, num_meta: int, cls_num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending."""
+    generator = np.random.RandomState(META_SEED)  # noqa: NPY002 (the published draw)
+    chosen: list[int] = []
+    for k in range(cls_num):
+        indices = np.flatnonzero(targets == k)
+        generator.shuffle(indices)
+        chosen.extend(indices[:num_meta].tolist())
+    meta = np.sort(np.array(chosen, dtype=np.int64))
+    return meta, np.setdiff1d(np.arange(len(targets)), meta)
+
+
+def long_tailed_subset(targets: np.ndarray, candidates: np.ndarray, cls_num_list: Sequence[int]) -> np.ndarray:
+    """Draw `cls_num_list[k]` of the `candidates` of each class k; return their indices, ascending."""
+    generator = random.Random(SUBSET_SEED)
+    kept: list[int] = []
+    for k, count in enumerate(cls_num_list):
+        indices = candidates[targets[candidates] == k].tolist()
+        generator.shuffle(indices)
+        kept.extend(indices[:count])
+    return np.sort(np.array(kept, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class LongTailedData:
+    """The three sets of an experiment, the counts of the training set and how they came about.
+
+    `notes` are lines for the user: classes that hold fewer images than the long tail asks for, files passed over.
+    """
+
+    train: ImageSet
+    meta: ImageSet
+    test: ImageSet
+    cls_num_list: list[int]
+    notes: list[str]
+
+
+def build_dataset(dataset: str, num_meta: int, imb_factor: float | None = None, root: str = "data") -> LongTailedData:
+    """Read a data set, set a balanced meta set aside and make the rest long-tailed.
+
+    Parameters
+    ----------
+    dataset:
+        "cifar10", "cifar100", "digits" or "folder"; see `image_sets.read_images`.
+    num_meta:
+        Meta images a class; they are not in the training set.
+    imb_factor:
+        Smallest class over largest. Class k of C keeps (largest class − num_meta) · imb_factor^(k / (C − 1)) images, or
+        all it has when that is fewer. None keeps every image.
+
+    Raises
+    ------
+    UserError
+        If the data cannot be read, a class has no image for training or fewer than `num_meta` in all.
+    """
+    everything, notes = read_images(dataset, root, train=True)
+    test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names)
+    targets = everything.targets.numpy()
+    names = everything.class_names
+    available = np.bincount(targets, minlength=len(names))
+    for k, count in enumerate(available):
+        if count < num_meta:
+            raise UserError(f"class {names[k]} has {count} training images, fewer than --num_meta {num_meta}")
+    meta, rest = split_meta(targets, num_meta, len(names))
+    left = [int(n) - num_meta for n in available]
+    wanted = left if imb_factor is None else long_tailed_counts(max(left), len(names), imb_factor)
+    counts = [min(n, w) for n, w in zip(left, wanted, strict=True)]
+    for k, count in enumerate(counts):
+        if count < 1:
+            raise UserError(
+                f"class {names[k]} is left with no training image ({available[k]} in all, {num_meta} of them to the meta "
+                f"set, long tail {wanted[k]}): raise --imb_factor, lower --num_meta or add images"
+            )
+        if count < wanted[k]:
+            notes.append(f"class {names[k]} has {count} images, the long tail would keep {wanted[k]}")
+    train = long_tailed_subset(targets, rest, counts)
+    return LongTailedData(everything.subset(train), everything.subset(meta), test, counts, notes + test_notes)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """Map uint8 pixels (N, 32, 32, 3) to normalised floats (N, 3, 32, 32), channels last in memory."""
+    mean = torch.tensor(MEAN, device=pixels.device)
+    std = torch.tensor(STD, device=pixels.device)
+    x = pixels.to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
+    return x.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class CropsAndFlips:
+    """Where each image is cropped and whether it is mirrored: top and left in [0, 2 · PAD], all (N,)."""
+
+    top: Tensor
+    left: Tensor
+    flip: Tensor
+
+    @classmethod
+    def draw(cls, count: int, generator: torch.Generator, flip: bool = True) -> CropsAndFlips:
+        """Draw for `count` images; on the CPU, so that every device sees the same."""
+        top = torch.randint(0, 2 * PAD + 1, (count,), generator=generator)
+        left = torch.randint(0, 2 * PAD + 1, (count,), generator=generator)
+        mirrored = torch.randint(0, 2, (count,), generator=generator) == 1
+        return cls(top, left, mirrored & flip)
+
+    def __getitem__(self, index: Tensor | slice) -> CropsAndFlips:
+        return CropsAndFlips(self.top[index], self.left[index], self.flip[index])
+
+    def to(self, device: torch.device) -> CropsAndFlips:
+        """Return the same draws on `device`."""
+        return CropsAndFlips(self.top.to(device), self.left.to(device), self.flip.to(device))
+
+
+def augment(pixels: Tensor, index: Tensor, draws: CropsAndFlips) -> Tensor:
+    """Return images `index` of pixels (M, S, S, 3): reflect-padded by 4, cropped to S, mirrored, still uint8.
+
+    Padding, crop and flip only say where each pixel comes from, so all three are one gather: no padded copy is made.
+    """
+    size = pixels.shape[1]
+    grid = torch.arange(size, device=pixels.device) - PAD
+
+    def reflected(offset: Tensor) -> Tensor:  # (N,) -> source coordinates (N, S)
+        position = (offset.unsqueeze(1) + grid).abs()
+        return size - 1 - (size - 1 - position).abs()
+
+    rows = index.unsqueeze(1) * size + reflected(draws.top)  # (N, S)
+    columns = reflected(draws.left)
+    columns = torch.where(draws.flip.unsqueeze(1), columns.flip(1), columns)
+    source = rows.unsqueeze(2) * size + columns.unsqueeze(1)  # (N, S, S)
+    return pixels.view(-1, 3).index_select(0, source.flatten()).view(len(index), size, size, 3)
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """Return a CPU generator that depends on all of the numbers, and on nothing else."""
+    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+
+def epoch_batches(data: ImageSet, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the augmented batches of one epoch: normalised images (N, 3, 32, 32) and target (N,).
+
+    Order, crops and flips depend on seed and epoch alone. The last batch may be smaller.
+    """
+    generator = seeded(seed, epoch, 0)
+    count = len(data.targets)
+    order = torch.randperm(count, generator=generator).to(data.targets.device)
+    draws = CropsAndFlips.draw(count, generator, data.flip).to(data.targets.device)
+    for start in range(0, count, batch_size):
+        part = slice(start, start + batch_size)
+        index = order[part]
+        yield normalize(augment(data.pixels, index, draws[part])), data.targets[index]
+
+
+def meta_batches(data: ImageSet, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield augmented batches of the meta set without end, from one shuffled pass after the other.
+
+    Each image comes once a pass; a batch larger than the set is cut to the set's size.
+    """
+    count = len(data.targets)
+    batch_size = min(batch_size, count)
+    order = torch.empty(0, dtype=torch.int64)
+    generator = seeded(seed, 1)
+    while True:
+        if len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        index, order = order[:batch_size].to(data.targets.device), order[batch_size:]
+        draws = CropsAndFlips.draw(batch_size, generator, data.flip).to(data.targets.device)
+        yield normalize(augment(data.pixels, index, draws)), data.targets[index]
+
+
+def plain_batches(data: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images as they are, in order, normalised: the test set."""
+    for start in range(0, len(data.targets), batch_size):
+        part = slice(start, start + batch_size)
+        yield normalize(data.pixels[part]), data.targets[part]

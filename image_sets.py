@@ -1,0 +1,201 @@
+"""Readers of the data sets: CIFAR through torchvision, scikit-learn's digits, folders of one's own images.
+
+Everything ends as an `ImageSet`: all pixels of a set in memory, 32x32, uint8.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from errors import UserError
+
+SIZE = 32
+DATASETS = ("cifar10", "cifar100", "digits", "folder")
+PUBLISHED_FOLDERS = {"cifar10": "../cifar-10", "cifar100": "../cifar-100"}
+DIGITS_TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory: pixels (M, 32, 32, 3) uint8, targets (M,) int64, class names, and whether mirroring is allowed."""
+
+    pixels: Tensor
+    targets: Tensor
+    class_names: list[str]
+    flip: bool = True
+
+    def subset(self, index: np.ndarray) -> ImageSet:
+        """Return the images at `index`."""
+        rows = torch.from_numpy(index)
+        return replace(self, pixels=self.pixels[rows], targets=self.targets[rows])
+
+    def to(self, device: torch.device) -> ImageSet:
+        """Return the set on `device`."""
+        return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
+
+
+def read_images(
+    dataset: str, root: str, train: bool, class_names: list[str] | None = None
+) -> tuple[ImageSet, list[str]]:
+    """Read the training or the test images of a data set; return them and lines to tell the user.
+
+    Parameters
+    ----------
+    dataset:
+        "cifar10" and "cifar100" lie under `root` in torchvision's layout, or are downloaded; "digits" comes with
+        scikit-learn; "folder" is `root/{train,test}/<class>/*`.
+    class_names:
+        The classes of the training set: a test folder must hold no others.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown or the data are missing or damaged.
+    """
+    if dataset in PUBLISHED_FOLDERS:
+        return read_cifar(dataset, root, train), []
+    if dataset == "digits":
+        return read_digits(train), []
+    if dataset == "folder":
+        return read_folder(Path(root) / ("train" if train else "test"), class_names)
+    raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
+
+
+def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
+    """Read CIFAR through torchvision, which checks each file's md5 before it is unpickled; download it when absent."""
+    from torchvision import datasets
+
+    reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
+    folders = [root, PUBLISHED_FOLDERS[dataset]]
+    archive = reader.filename
+    found = next((f for f in folders if (Path(f) / reader.base_folder).is_dir()), None)
+    packed = next((f for f in folders if (Path(f) / archive).is_file()), None)
+    try:
+        if found is not None:
+            data = reader(found, train=train)
+        else:
+            check_archive(Path(packed or root) / archive, reader.tgz_md5)
+            data = reader(packed or root, train=train, download=True)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        looked = " and ".join(str(Path(f) / reader.base_folder) for f in folders)
+        raise UserError(
+            f"{dataset} is not in {looked}, and downloading it failed ({error}): fetch {reader.url} on a machine with a "
+            f"network and put the file into {root}, or name the folder with --data_root"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(describe_damage(reader, Path(found or root))) from error
+    except OSError as error:
+        raise UserError(f"{dataset} cannot be read from or written to {found or packed or root}: {error}") from error
+    targets = torch.tensor(data.targets, dtype=torch.int64)
+    return ImageSet(torch.from_numpy(data.data), targets, list(data.classes))
+
+
+def check_archive(path: Path, md5: str) -> None:
+    """Refuse an archive that is there but damaged, instead of fetching another one over it."""
+    from torchvision.datasets.utils import check_integrity
+
+    if path.is_file() and not check_integrity(str(path), md5):
+        raise UserError(f"{path} is damaged or incomplete (md5 differs): delete it to have it downloaded again")
+
+
+def describe_damage(reader: type, root: Path) -> str:
+    """Name the first of CIFAR's files under `root` that is missing or whose md5 differs."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = root / reader.base_folder  # type: ignore[attr-defined]
+    files = [*reader.train_list, *reader.test_list]  # type: ignore[attr-defined]
+    files.append((reader.meta["filename"], reader.meta["md5"]))  # type: ignore[attr-defined]
+    for name, md5 in files:
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing: delete {folder} to have it downloaded again"
+        if not check_integrity(str(folder / name), md5):
+            return f"{folder / name} is damaged or was changed (md5 differs): delete {folder} to have it downloaded again"
+    return f"{folder} cannot be read as {reader.__name__}: delete it to have it downloaded again"
+
+
+def read_digits(train: bool) -> ImageSet:
+    """Read scikit-learn's 1,797 scans of digits: 8x8 grey scaled up to 32x32, a fixed stratified 70/30 split.
+
+    A mirrored digit is another sign, so these images are never flipped.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = np.arange(len(digits.target))
+    parts = train_test_split(rows, test_size=DIGITS_TEST_SHARE, random_state=0, stratify=digits.target)
+    chosen = np.sort(parts[0 if train else 1])
+    grey = torch.from_numpy(digits.images[chosen]).float().unsqueeze(1) * (255 / 16)  # (M, 1, 8, 8)
+    large = torch.nn.functional.interpolate(grey, size=SIZE, mode="bilinear", align_corners=False)
+    pixels = large.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    targets = torch.from_numpy(digits.target[chosen]).long()
+    return ImageSet(pixels, targets, [str(d) for d in range(10)], flip=False)
+
+
+def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[ImageSet, list[str]]:
+    """Read `folder/<class>/*`: every file whose ending Pillow knows, resized to 32x32, classes in alphabetical order.
+
+    Returns the images and a line that counts the files passed over, if any.
+
+    Raises
+    ------
+    UserError
+        If the folder or its classes are missing, a class is not among `class_names`, or an image cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there: --dataset folder reads DATA_ROOT/train/<class>/* and DATA_ROOT/test/<class>/*")
+    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = found if class_names is None else class_names
+    if len(names) < 2:
+        raise UserError(f"{folder} holds {len(names)} class folders; at least two are needed")
+    strangers = [name for name in found if name not in names]
+    if strangers:
+        raise UserError(f"{folder / strangers[0]} is a class that the training set does not have")
+    endings = Image.registered_extensions()
+    pixels, targets, passed_over = [], [], 0
+    for label, name in enumerate(names):
+        for path in sorted((folder / name).iterdir()) if name in found else ():
+            if path.name.startswith(".") or path.suffix.lower() not in endings or not path.is_file():
+                passed_over += 1
+                continue
+            pixels.append(read_image(path))
+            targets.append(label)
+    if not pixels:
+        raise UserError(f"{folder} holds no image in a format that can be read")
+    images = ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(targets, dtype=torch.int64), names)
+    notes = [f"{folder}: {passed_over} files are not images and were passed over"] if passed_over else []
+    return images, notes
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return the image as uint8 (32, 32, 3): upright as its EXIF says, 16-bit greys scaled down, alpha left out."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata is no reason to stop
+            with Image.open(path) as image:
+                return np.asarray(shrink(ImageOps.exif_transpose(image)))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels: remove it or make it smaller") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        size = os.path.getsize(path) if path.exists() else 0
+        raise UserError(f"{path} ({size} bytes) cannot be read as an image: remove or replace it ({error})") from error
+
+
+def shrink(image: Image.Image) -> Image.Image:
+    """Convert to RGB and resize to 32x32."""
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow would cut these off at 255
+        grey = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I") else max(float(grey.max()), 1e-9)
+        image = Image.fromarray(np.clip(grey * (255 / top), 0, 255).astype(np.uint8))
+    image = image.convert("RGB")
+    return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -1,0 +1,183 @@
+"""Class statistics, semantic logits, LDAM margins, class-balanced weights and the criteria of MetaSAug.
+
+Notation: N batch, C classes, A feature size; features (N, A), target (N,), the last layer's weight W (C, A), and the
+class covariance Σ, full (C, A, A) or diagonal (C, A). Pure functions first, thin modules below them. No tensor of shape
+(N, C, A) or (N, C, C) is made, and nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SCATTER_ELEMENTS = 1 << 22  # outer products held at once when full covariances are summed
+
+
+def class_balanced_weights(cls_num_list: Sequence[int], beta: float = 0.9999) -> Tensor:
+    """Return weights (C,) in float64, (1 − β) / (1 − β^n_c) scaled to sum to C (arXiv 1901.05555, eq. 2).
+
+    Raises
+    ------
+    ValueError
+        If a class has no image or β lies outside [0, 1).
+    """
+    if min(cls_num_list) < 1:
+        raise ValueError("every class needs at least one training image")
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta must lie in [0, 1), it is {beta}")
+    effective = torch.tensor([1 - beta**n for n in cls_num_list], dtype=torch.float64) / (1 - beta)
+    weights = 1 / effective
+    return weights * (len(cls_num_list) / weights.sum())
+
+
+def ldam_margins(cls_num_list: Sequence[int], max_m: float = 0.5) -> Tensor:
+    """Return margins (C,) in float64, proportional to n_c^(−1/4), the largest `max_m` (arXiv 1906.07413, eq. 13).
+
+    LDAM's scale s of the logits is left out, as in the published MetaSAug code.
+    """
+    if min(cls_num_list) < 1:
+        raise ValueError("every class needs at least one training image")
+    margins = torch.tensor([n**-0.25 for n in cls_num_list], dtype=torch.float64)
+    return margins * (max_m / margins.max())
+
+
+def batch_statistics(
+    features: Tensor, target: Tensor, num_classes: int, diagonal: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return count (C,), mean (C, A) and population covariance, (C, A, A) or diagonal (C, A), of each class.
+
+    Squares are taken about the class mean, not as differences of raw moments, so that features far from zero lose no
+    digits. Classes absent from the batch get zeros. Sums are scatter-adds over (N, A).
+    """
+    count = features.new_zeros(num_classes).index_add_(0, target, features.new_ones(len(target)))
+    divisor = count.clamp(min=1).unsqueeze(1)  # (C, 1)
+    mean = features.new_zeros(num_classes, features.shape[1]).index_add_(0, target, features) / divisor
+    centred = features - mean[target]  # (N, A)
+    if diagonal:
+        return count, mean, torch.zeros_like(mean).index_add_(0, target, centred.square()) / divisor
+    size = features.shape[1]
+    scatter = features.new_zeros(num_classes, size, size)
+    rows = max(1, SCATTER_ELEMENTS // size**2)
+    for part, label in zip(centred.split(rows), target.split(rows), strict=True):
+        scatter.index_add_(0, label, part.unsqueeze(2) * part.unsqueeze(1))
+    return count, mean, scatter.div_(divisor.unsqueeze(2))
+
+
+def merge_statistics(
+    old: tuple[Tensor, Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pool two sets of (count, mean, covariance) as if their samples had been seen together.
+
+    The cross term of the two means is included (Chan, Golub and LeVeque 1979; ISDA, arXiv 1909.12220, eq. 10-11).
+    """
+    (n, mean, covariance), (m, new_mean, new_covariance) = old, new
+    share = (m / (n + m).clamp(min=1)).unsqueeze(1)  # (C, 1): the new samples' share
+    delta = new_mean - mean  # (C, A)
+    cross = share * (1 - share) * delta  # (C, A)
+    pooled_mean = mean + share * delta
+    if covariance.dim() == 2:
+        return n + m, pooled_mean, torch.lerp(covariance, new_covariance, share) + cross * delta
+    pooled = torch.lerp(covariance, new_covariance, share.unsqueeze(2))
+    return n + m, pooled_mean, torch.baddbmm(pooled, cross.unsqueeze(2), delta.unsqueeze(1))
+
+
+def semantic_distances(weight: Tensor, target: Tensor, covariance: Tensor) -> Tensor:
+    """Return (w_j − w_{y_i})ᵀ Σ_{y_i} (w_j − w_{y_i}) as (N, C).
+
+    Only differences of rows of W enter, so W is centred first: without the part that all rows share, expanding the
+    square loses no more digits than the logits themselves have. Full covariances are used once a class when C ≤ N, else
+    once a sample. Gradients flow to `weight` and `covariance`; the latter's are symmetric.
+    """
+    centred = weight - weight.mean(dim=0)  # (C, A)
+    per_class = len(weight) <= len(target)
+    own = centred if per_class else centred[target]  # (K, A), K = min(C, N)
+    sigma = covariance if per_class else covariance[target]  # (K, A, A) or (K, A)
+    if covariance.dim() == 2:
+        cross = 2 * sigma * own  # (K, A)
+        squares = sigma @ centred.square().T  # (K, C)
+    else:
+        cross = ((sigma + sigma.mT) @ own.unsqueeze(2)).squeeze(2)  # (K, A)
+        outer = (centred.unsqueeze(2) * centred.unsqueeze(1)).flatten(1)  # (C, A²)
+        squares = sigma.flatten(1) @ outer.T  # (K, C)
+    distances = squares - cross @ centred.T + (cross * own).sum(1, keepdim=True) / 2  # (K, C)
+    return distances[target] if per_class else distances
+
+
+def semantic_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, ratio: float) -> Tensor:
+    """Return o_ij = logits_ij + (ratio / 2) (w_j − w_y)ᵀ Σ_y (w_j − w_y), (N, C) (ISDA, arXiv 1909.12220, eq. 7).
+
+    `ratio` is λ_t = lam · epoch / epochs.
+    """
+    return logits + (ratio / 2) * semantic_distances(weight, target, covariance)
+
+
+class SemanticLoss(nn.Module):
+    """Weighted cross-entropy of the semantic logits, with a margin on the true class.
+
+    Parameters
+    ----------
+    class_weights, margins:
+        Both (C,). The loss is the weighted mean: divided by the sum of the weights of the batch's labels.
+    """
+
+    class_weights: Tensor
+    margins: Tensor
+
+    def __init__(self, class_weights: Tensor, margins: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", class_weights.to(torch.get_default_dtype()))
+        self.register_buffer("margins", margins.to(torch.get_default_dtype()))
+
+    def forward(self, logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, ratio: float) -> Tensor:
+        """Return the loss (scalar) of logits (N, C), the head's weight (C, A), target (N,), Σ and λ_t."""
+        semantic = semantic_logits(logits, weight, target, covariance, ratio)
+        index = target.unsqueeze(1)  # (N, 1)
+        semantic = semantic.scatter_add(1, index, -self.margins[index])
+        return F.cross_entropy(semantic, target, weight=self.class_weights)
+
+
+class MetaSAugCE(SemanticLoss):
+    """The cross-entropy variant: class-balanced weights, no margins."""
+
+    def __init__(self, cls_num_list: Sequence[int], beta: float = 0.9999) -> None:
+        super().__init__(class_balanced_weights(cls_num_list, beta), torch.zeros(len(cls_num_list)))
+
+
+class MetaSAugLDAM(SemanticLoss):
+    """The LDAM variant: class-balanced weights and label-dependent margins."""
+
+    def __init__(self, cls_num_list: Sequence[int], beta: float = 0.9999, max_m: float = 0.5) -> None:
+        super().__init__(class_balanced_weights(cls_num_list, beta), ldam_margins(cls_num_list, max_m))
+
+
+class EstimatorCV(nn.Module):
+    """Running count, mean and covariance of the features of each class; everything starts at zero.
+
+    Parameters
+    ----------
+    feature_num, class_num:
+        A and C.
+    diagonal:
+        Keep the variances (C, A) only, as the ImageNet and iNaturalist experiments do.
+    """
+
+    count: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, feature_num: int, class_num: int, diagonal: bool = False) -> None:
+        super().__init__()
+        shape = (class_num, feature_num) if diagonal else (class_num, feature_num, feature_num)
+        self.register_buffer("count", torch.zeros(class_num))
+        self.register_buffer("mean", torch.zeros(class_num, feature_num))
+        self.register_buffer("covariance", torch.zeros(shape))
+
+    @torch.no_grad()
+    def update(self, features: Tensor, target: Tensor) -> None:
+        """Take in one batch: features (N, A), target (N,)."""
+        features = features.to(self.mean.dtype)
+        new = batch_statistics(features, target, len(self.count), diagonal=self.covariance.dim() == 2)
+        self.count, self.mean, self.covariance = merge_statistics((self.count, self.mean, self.covariance), new)

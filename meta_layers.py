@@ -1,0 +1,108 @@
+"""Layers and modules that can run with weights other than their own.
+
+Meta-learning runs a network at weights it does not hold (θ' of the virtual step). Here the parameters are ordinary
+`nn.Parameter`s, so that optimizers, `.to()`, DDP and `torch.compile` see an ordinary network, and `run_with` evaluates
+the module at given weights as a pure function: neither the parameters nor the batch-norm statistics change. The
+published code (github.com/BIT-DA/MetaSAug) keeps its weights as buffers and replaces them in place; the names of the
+layers and of their weights are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within this context a forward pass in train mode leaves the running batch-norm statistics alone.
+
+    The batch is still normalised by its own mean and variance. Serves every batch norm of PyTorch, not only
+    `MetaBatchNorm2d`. Without running statistics batch norm also works under forward-mode differentiation.
+    """
+    tracking = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for m in tracking:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True
+
+
+def run_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Tensor) -> Any:
+    """Return `module(*inputs)` at `weights` (name -> tensor); names left out keep the module's own values.
+
+    Gradients flow to the given tensors, in reverse and in forward mode. Nothing in the module changes: batch-norm
+    statistics are frozen, other buffers are replaced by copies for the time of the call.
+
+    Raises
+    ------
+    KeyError
+        If a name is not a parameter of the module.
+    """
+    unknown = weights.keys() - {name for name, _ in module.named_parameters()}
+    if unknown:
+        raise KeyError(f"not parameters of {type(module).__name__}: {', '.join(sorted(unknown))}")
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    with frozen_statistics(module):
+        return functional_call(module, {**buffers, **weights}, inputs)
+
+
+class MetaModule(nn.Module):
+    """An `nn.Module` that can be evaluated at other weights; see `run_with`."""
+
+    def run_with(self, weights: Mapping[str, Tensor], *inputs: Tensor) -> Any:
+        """Return `self(*inputs)` at `weights`, leaving parameters and batch-norm statistics alone."""
+        return run_with(self, weights, *inputs)
+
+
+class MetaConv2d(nn.Conv2d, MetaModule):
+    """`nn.Conv2d` that can run with other weights."""
+
+
+class MetaLinear(nn.Linear, MetaModule):
+    """`nn.Linear` that can run with other weights: x (N, A) -> x Wᵀ + b (N, C), W (C, A)."""
+
+
+class MetaLinear_Norm(MetaModule):  # noqa: N801 (the published name)
+    """Cosine classifier: x (N, A) -> (N, C), both the features and the classes' columns scaled to length one.
+
+    The weight is (A, C) as in LDAM-DRW (arXiv 1906.07413) and in the published MetaSAug code, without bias.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, out_features))
+        with torch.no_grad():
+            self.weight.uniform_(-1, 1)
+            self.weight.copy_(F.normalize(self.weight, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the cosines (N, C) between features and class columns."""
+        return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=0)
+
+
+class MetaBatchNorm2d(nn.BatchNorm2d, MetaModule):
+    """`nn.BatchNorm2d` that can run with other weights and whose state dict is the published one.
+
+    The published layers have no `num_batches_tracked`; it only matters for a cumulative average (momentum None), which
+    is not offered here.
+    """
+
+    num_batches_tracked: Tensor | None
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.num_batches_tracked = None
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # nn.BatchNorm2d would invent a num_batches_tracked for files that have none.
+        nn.Module._load_from_state_dict(self, *args, **kwargs)

@@ -1,0 +1,204 @@
+"""The MetaSAug step, for any network with a linear head (Li et al., CVPR 2021, arXiv 2103.12579, algorithm 1).
+
+On a training batch and a balanced meta batch, with θ the weights and Σ the class covariances:
+
+1. virtual step   θ' = θ − α g,  g = ∇_θ L(θ, Σ)
+2. meta gradient  G = ∇_Σ L_meta(θ'),  Σ̂ = Σ − meta_lr · G
+3. real step      one optimizer step on L(θ, Σ̂), Σ̂ held constant
+4. the running statistics take in the batch's features
+
+The published code obtains G by a second backward pass through the graph of the first. Σ enters only through the last
+layer, L = ℓ(o(θ), W, Σ), so with v = ∇_θ' L_meta
+
+    G = −α ∇_Σ ⟨∇_θ L, v⟩ = −α ∇_Σ [⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, Ẇ⟩],
+
+where (ȯ, Ẇ) is the derivative of (logits, W) along v: one forward-mode pass through the network, and a second backward
+through the loss alone. The forward pass of step 1 serves step 3. In units of one forward pass this costs 1 + 2 (virtual)
++ 1 + 2 (meta) + about 3 (directional; it repeats the plain pass) + 2 (real) = 11; plain cross-entropy costs 3.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+from loss import EstimatorCV
+from meta_layers import run_with
+
+Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
+Weights = dict[str, Tensor]
+
+
+class WithFeatures(nn.Module):
+    """Wrap a network that returns logits so that it returns (features, logits), as the step needs.
+
+    Parameters
+    ----------
+    model:
+        The network.
+    head:
+        The name of its last layer, an `nn.Linear` (for a torchvision ResNet "fc"). Features are that layer's input.
+    """
+
+    def __init__(self, model: nn.Module, head: str) -> None:
+        super().__init__()
+        self.model = model
+        self.head = f"model.{head}"
+        if not isinstance(self.get_submodule(self.head), nn.Linear):
+            raise TypeError(f"{head} is not an nn.Linear, it is a {type(model.get_submodule(head)).__name__}")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, A) and logits (N, C)."""
+        seen: list[Tensor] = []
+        hook = self.get_submodule(self.head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self.model(x)
+        finally:
+            hook.remove()
+        return seen[-1], logits
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step saw: losses (scalars), logits (N, C), the meta gradient G and the covariances Σ̂ it led to."""
+
+    loss_virtual: Tensor
+    loss_meta: Tensor
+    loss: Tensor
+    logits: Tensor
+    grad_covariance: Tensor
+    covariance: Tensor
+
+
+def trained_weights(model: nn.Module) -> Weights:
+    """Return the parameters that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def virtual_step(weights: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr: float) -> Weights:
+    """Return θ' = θ − lr · g as new leaf tensors: plain SGD, no momentum, no decay."""
+    stepped = torch._foreach_add([w.detach() for w in weights.values()], [grads[n] for n in weights], alpha=-lr)
+    return {name: w.requires_grad_() for name, w in zip(weights, stepped, strict=True)}
+
+
+def gradients(loss: Tensor, weights: Mapping[str, Tensor], retain_graph: bool = False) -> Weights:
+    """Return the gradient of `loss` for each weight; zeros for those it does not depend on."""
+    grads = torch.autograd.grad(loss, list(weights.values()), retain_graph=retain_graph, materialize_grads=True)
+    return dict(zip(weights, grads, strict=True))
+
+
+@cache
+def load_forward_mode() -> None:
+    """Let PyTorch load its forward-mode formulas; some versions print a deprecation warning of their own at this."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
+@torch.no_grad()
+def logits_derivative(model: nn.Module, weights: Mapping[str, Tensor], direction: Weights, inputs: Tensor) -> Tensor:
+    """Return ȯ (N, C), the derivative of the logits along `direction` in weight space, by forward-mode AD."""
+    load_forward_mode()
+    with forward_ad.dual_level():
+        duals = {name: forward_ad.make_dual(w.detach(), direction[name]) for name, w in weights.items()}
+        _, logits = run_with(model, duals, inputs)
+        tangent = forward_ad.unpack_dual(logits).tangent
+    return torch.zeros_like(logits) if tangent is None else tangent
+
+
+def mixed_gradient(
+    criterion: Criterion,
+    logits: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    covariance: Tensor,
+    ratio: float,
+    logits_dot: Tensor,
+    weight_dot: Tensor,
+) -> Tensor:
+    """Return ∇_Σ [⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, Ẇ⟩], of Σ's shape: a double backward through the loss alone.
+
+    logits and ȯ are (N, C), weight and Ẇ (C, A).
+    """
+    o = logits.detach().requires_grad_()
+    w = weight.detach().requires_grad_()
+    sigma = covariance.detach().requires_grad_()
+    inner = torch.autograd.grad(criterion(o, w, target, sigma, ratio), (o, w), create_graph=True)
+    along = (inner[0] * logits_dot).sum() + (inner[1] * weight_dot).sum()
+    return torch.autograd.grad(along, sigma)[0]
+
+
+def meta_step(
+    model: nn.Module,
+    criterion: Criterion,
+    estimator: EstimatorCV,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    meta_batch: tuple[Tensor, Tensor],
+    *,
+    ratio: float,
+    virtual_lr: float,
+    meta_lr: float,
+    head: str | None = None,
+) -> StepResult:
+    """Take one MetaSAug step: the weights, the batch-norm statistics and the class statistics move once.
+
+    Parameters
+    ----------
+    model:
+        Returns (features (N, A), logits (N, C)), the logits being its linear head's output; see `WithFeatures`. In
+        train mode batch norm uses the statistics of each batch, also of the meta batch.
+    criterion:
+        `loss.MetaSAugCE`, `loss.MetaSAugLDAM` or any function of (logits, W, target, Σ, λ_t), twice differentiable.
+    estimator, optimizer:
+        The class statistics and the optimizer of the real step; both are updated.
+    batch, meta_batch:
+        (inputs, target) each.
+    ratio, virtual_lr, meta_lr:
+        λ_t, the α of the virtual step, and the step size of Σ.
+    head:
+        Name of the linear head; `model.head` if left out.
+    """
+    inputs, target = batch
+    weights = trained_weights(model)
+    head_weight = f"{head or model.head}.weight"
+    sigma = estimator.covariance
+    devices = [inputs.device] if inputs.device.type == "cuda" else []
+    random_states = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)
+
+    features, logits = model(inputs)  # serves the virtual and the real step
+    loss_virtual = criterion(logits, weights[head_weight], target, sigma, ratio)
+    grads = gradients(loss_virtual, weights, retain_graph=True)
+    stepped = virtual_step(weights, grads, virtual_lr)
+
+    _, meta_logits = run_with(model, stepped, meta_batch[0])
+    loss_meta = F.cross_entropy(meta_logits, meta_batch[1])
+    direction = gradients(loss_meta, stepped)
+
+    with torch.random.fork_rng(devices):  # dropout, if any, drops the same units as in the shared pass
+        torch.set_rng_state(random_states[0])
+        for device, state in zip(devices, random_states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+        logits_dot = logits_derivative(model, weights, direction, inputs)
+    mixed = mixed_gradient(
+        criterion, logits, weights[head_weight], target, sigma, ratio, logits_dot, direction[head_weight]
+    )
+    grad_covariance = -virtual_lr * mixed
+    sigma_hat = sigma - meta_lr * grad_covariance
+
+    loss = criterion(logits, weights[head_weight], target, sigma_hat, ratio)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    estimator.update(features.detach(), target)
+    return StepResult(
+        loss_virtual.detach(), loss_meta.detach(), loss.detach(), logits.detach(), grad_covariance, sigma_hat
+    )

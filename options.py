@@ -1,0 +1,239 @@
+"""Flags of the CIFAR scripts and their checks; the names and defaults are the published ones, see the README.
+
+Dashes and underscores in flag names are the same. A wrong value ends in one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from errors import UserError
+from image_sets import DATASETS
+
+PUBLISHED_IMB_FACTOR = 0.1
+CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with one-line errors in which --batch-size and --batch_size are the same."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse after bringing each flag to its declared spelling."""
+        declared = {o.replace("_", "-"): o for a in self._actions for o in a.option_strings if o.startswith("--")}
+        spelled = []
+        for token in sys.argv[1:] if args is None else args:
+            name, equals, value = token.partition("=")
+            known = declared.get(name.replace("_", "-")) if token.startswith("--") else None
+            spelled.append(known + equals + value if known else token)
+        return super().parse_known_args(spelled, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with one line and status 2."""
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def truth(text: str) -> bool:
+    """Read true/false, yes/no, 1/0."""
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+@dataclass(frozen=True)
+class TrainingFlags:
+    """The checked values of a training script's flags."""
+
+    dataset: str
+    data_root: str
+    num_classes: int | None
+    num_meta: int
+    imb_factor: float | None
+    batch_size: int
+    test_batch_size: int
+    epochs: int
+    meta_start: int
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    lam: float
+    meta_lr: float
+    arch: str
+    seed: int
+    print_freq: int
+    gpu: int
+    no_cuda: bool
+    workdir: str
+    idx: str
+    save_name: str
+
+
+def add_common_flags(parser: Parser) -> None:
+    """Add the flags that training and testing share."""
+    parser.add_argument("--dataset", default="cifar10", choices=DATASETS, help="data set (default: %(default)s)")
+    parser.add_argument("--data_root", default="data", help="folder of the data (default: %(default)s)")
+    parser.add_argument(
+        "--imb_factor", type=float, help="smallest class over largest, in (0, 1] (default: 0.1; folder: as the images are)"
+    )
+    parser.add_argument("--num_meta", type=int, default=10, help="meta images a class (default: %(default)s)")
+    parser.add_argument("--test-batch-size", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--arch", default="resnet32", help="resnet and a depth of 6n + 2 (default: %(default)s)")
+    parser.add_argument("--gpu", type=int, default=0, help="which CUDA device (default: %(default)s)")
+    parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
+
+
+def parse_training(description: str, argv: Sequence[str] | None = None) -> TrainingFlags:
+    """Read and check the flags of a training script."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser)
+    parser.add_argument("--num_classes", type=int, help="checked against the data set, which decides (default: its own)")
+    parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--meta_start", type=int, help="first epoch of stage 2; --epochs or more: none (default: 160 of 200)")
+    parser.add_argument("--lr", "--learning-rate", type=float, default=0.1, help="default: %(default)s")
+    parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
+    parser.add_argument("--nesterov", type=truth, default=True, help="true or false (default: %(default)s)")
+    parser.add_argument("--weight-decay", "--wd", type=float, default=5e-4, help="default: %(default)s")
+    parser.add_argument("--lam", type=float, default=0.25, help="strength λ of the augmentation (default: %(default)s)")
+    parser.add_argument("--meta_lr", type=float, default=0.1, help="step size of the covariances (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="weights, order, crops and flips (default: %(default)s)")
+    parser.add_argument("--split", type=int, help="taken for published command lines; without effect there and here")
+    parser.add_argument("--print-freq", "-p", type=int, default=100, help="steps between lines (default: %(default)s)")
+    parser.add_argument("--workdir", default=".", help="checkpoints go to WORKDIR/checkpoint/ours/IDX (default: here)")
+    parser.add_argument("--idx", default="0", help="folder of the run (default: %(default)s)")
+    parser.add_argument("--save_name", default="name", help="first part of the file names (default: %(default)s)")
+    values = vars(parser.parse_args(argv))
+    if values["split"] is not None:
+        print("note: --split has no effect, as in the published code")
+    if values["meta_start"] is None:
+        values["meta_start"] = published_epoch(160, values["epochs"])
+    values["imb_factor"] = default_imb_factor(values["dataset"], values["imb_factor"])
+    flags = TrainingFlags(**{f.name: values[f.name] for f in fields(TrainingFlags)})
+    check_training(flags)
+    return flags
+
+
+def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read and check the flags of MetaSAug_test.py."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser)
+    parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
+    args = parser.parse_args(argv)
+    args.imb_factor = default_imb_factor(args.dataset, args.imb_factor)
+    check_data(args.imb_factor, args.num_meta, args.test_batch_size)
+    return args
+
+
+def default_imb_factor(dataset: str, imb_factor: float | None) -> float | None:
+    """Return the published default where none is given; a folder keeps its natural counts."""
+    return PUBLISHED_IMB_FACTOR if imb_factor is None and dataset != "folder" else imb_factor
+
+
+def published_epoch(epoch: int, epochs: int) -> int:
+    """Return the epoch that is as far into `epochs` as `epoch` is into the published 200."""
+    return epoch * epochs // 200
+
+
+def learning_rate(lr: float, epoch: int, epochs: int) -> float:
+    """Return `lr`, times 0.01 from epoch 160 of 200 and again from 180.
+
+    The published code asks for the real step's rate with epoch + 1 and for the virtual step's with epoch.
+    """
+    drops = sum(epoch >= published_epoch(drop, epochs) for drop in (160, 180))
+    return lr * 0.01**drops
+
+
+def require(condition: bool, flag: str, value: object, rule: str) -> None:
+    """Raise a `UserError` that names the flag unless the condition holds."""
+    if not condition:
+        raise UserError(f"{flag} {value} makes no sense: it must be {rule}")
+
+
+def check_data(imb_factor: float | None, num_meta: int, test_batch_size: int) -> None:
+    """Check the flags that training and testing share."""
+    require(imb_factor is None or 0 < imb_factor <= 1, "--imb_factor", imb_factor, "above 0 and at most 1")
+    require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
+    require(test_batch_size >= 1, "--test-batch-size", test_batch_size, "at least 1")
+
+
+def check_training(flags: TrainingFlags) -> None:
+    """Check the values that need no data.
+
+    Raises
+    ------
+    UserError
+        That names the first flag that makes no sense.
+    """
+    check_data(flags.imb_factor, flags.num_meta, flags.test_batch_size)
+    require(flags.batch_size >= 1, "--batch-size", flags.batch_size, "at least 1")
+    require(flags.epochs >= 1, "--epochs", flags.epochs, "at least 1")
+    require(flags.print_freq >= 1, "--print-freq", flags.print_freq, "at least 1")
+    require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
+    require(flags.seed >= 0, "--seed", flags.seed, "0 or more")
+    for flag, value in (("--lam", flags.lam), ("--meta_lr", flags.meta_lr), ("--weight-decay", flags.weight_decay)):
+        require(math.isfinite(value) and value >= 0, flag, value, "a number of 0 or more")
+    require(math.isfinite(flags.lr) and flags.lr > 0, "--lr", flags.lr, "a number above 0")
+    require(0 <= flags.momentum < 1, "--momentum", flags.momentum, "at least 0 and below 1")
+    require(flags.momentum > 0 or not flags.nesterov, "--momentum", 0, "above 0 unless --nesterov false is given")
+    name = flags.save_name
+    require(bool(name) and Path(name).name == name, "--save_name", repr(name), "a file name without folders")
+    inside = Path(flags.idx)
+    require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")
+    known = CLASSES.get(flags.dataset)
+    check_num_classes(flags.num_classes, known, flags.dataset)
+
+
+def check_num_classes(num_classes: int | None, known: int | None, dataset: str) -> None:
+    """Raise a `UserError` when --num_classes contradicts the data set's own count."""
+    if num_classes is not None and known is not None and num_classes != known:
+        raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave the flag out")
+
+
+def output_folder(workdir: str, idx: str) -> Path:
+    """Make WORKDIR/checkpoint/ours/IDX and check that files can be written there.
+
+    Raises
+    ------
+    UserError
+        If they cannot.
+    """
+    folder = Path(workdir) / "checkpoint" / "ours" / idx
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --workdir") from error
+    return folder
+
+
+def choose_device(gpu: int, no_cuda: bool) -> torch.device:
+    """Return CUDA device `gpu`, else Apple's GPU, else the CPU.
+
+    Raises
+    ------
+    UserError
+        If there are CUDA devices, but not that one.
+    """
+    if no_cuda:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        if not 0 <= gpu < torch.cuda.device_count():
+            raise UserError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+        return torch.device("cuda", gpu)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+

@@ -1,0 +1,90 @@
+"""CIFAR ResNets of 6n + 2 layers (He et al., arXiv 1512.03385, section 4.2) made of meta layers.
+
+Shortcuts between stages are the parameter-free ones (option A): every second pixel, zero channels added on both
+sides. `forward` returns the features before the classifier as well as the logits. The names of the weights are those
+of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule
+
+
+class BasicBlock(MetaModule):
+    """Two 3x3 convolutions with batch norm around an identity or option A shortcut."""
+
+    def __init__(self, in_planes: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = MetaConv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = MetaBatchNorm2d(planes)
+        self.conv2 = MetaConv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = MetaBatchNorm2d(planes)
+        self.stride = stride
+        self.added_planes = planes - in_planes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (N, in_planes, H, W) to (N, planes, H / stride, W / stride)."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.added_planes:
+            half = self.added_planes // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.added_planes - half))
+        return F.relu(out + x)
+
+
+class ResNet(MetaModule):
+    """A ResNet for 32x32 images, width 16-32-64, `num_blocks` blocks a stage.
+
+    Parameters
+    ----------
+    num_classes:
+        Number of classes C.
+    num_blocks:
+        Blocks in each of the three stages; 5 makes ResNet-32.
+    """
+
+    head = "linear"  # the name of the last layer, for meta_step
+
+    def __init__(self, num_classes: int, num_blocks: int = 5) -> None:
+        super().__init__()
+        self.conv1 = MetaConv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = MetaBatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, num_blocks, stride=1)
+        self.layer2 = self._stage(16, 32, num_blocks, stride=2)
+        self.layer3 = self._stage(32, 64, num_blocks, stride=2)
+        self.linear = MetaLinear(64, num_classes)
+        for m in self.modules():
+            if isinstance(m, MetaConv2d | MetaLinear):
+                nn.init.kaiming_normal_(m.weight)
+
+    @staticmethod
+    def _stage(in_planes: int, planes: int, num_blocks: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(in_planes, planes, stride)
+        return nn.Sequential(first, *(BasicBlock(planes, planes, 1) for _ in range(num_blocks - 1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images x (N, 3, 32, 32) to features (N, 64) and logits (N, C)."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        features = out.mean(dim=(2, 3))  # (N, 64)
+        return features, self.linear(features)
+
+
+def build_model(arch: str, num_classes: int) -> ResNet:
+    """Return the network named `arch`: "resnet32", or "resnet" and any 6n + 2.
+
+    Raises
+    ------
+    ValueError
+        If the name is not of that form.
+    """
+    match = re.fullmatch(r"resnet(\d+)", arch)
+    depth = int(match[1]) if match else 0
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"unknown architecture {arch!r}: use resnet and a depth of 6n + 2, as resnet20 or resnet32")
+    return ResNet(num_classes, num_blocks=depth // 6)

@@ -1,0 +1,170 @@
+"""The published code's figures, in float64. `GOLDEN_DIR` names another folder of figures of the same form."""
+
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import data_utils
+from loss import EstimatorCV, SemanticLoss, class_balanced_weights, ldam_margins
+from meta_step import meta_step
+from resnet import build_model
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "golden"))
+RTOL = 1e-9
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def figures(name):
+    return dict(np.load(GOLDEN / name))
+
+
+def load_weights(model, seed):
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            n = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32).standard_normal(tuple(p.shape))
+            if p.dim() >= 2:
+                n = n * np.sqrt(2 / np.prod(p.shape[1:]))
+            else:
+                n = 1 + 0.1 * n if name.endswith("weight") else 0.1 * n
+            p.copy_(torch.from_numpy(np.asarray(n)))
+
+
+def batch(i, g, shape):
+    r = np.random.RandomState(1000 + 7 * i + int(g["seed"]))
+    inputs = r.standard_normal((int(g["batch_size"]), *shape))
+    labels = r.randint(0, int(g["num_classes"]), int(g["batch_size"]))
+    return torch.from_numpy(inputs), torch.from_numpy(labels).long()
+
+
+def assert_digest(tensor, expected):
+    a = tensor.detach().numpy().ravel()
+    probe = np.random.RandomState(a.size % 2**32).standard_normal(a.size)
+    ours = np.array([a.sum(), np.linalg.norm(a), a @ probe, a @ np.cos(np.arange(a.size))])
+    # Each figure is a sum over a; its rounding is relative to |a| times the length of the vector it is multiplied with.
+    scale = np.linalg.norm(a) * np.array([np.sqrt(a.size), 1, np.linalg.norm(probe), np.sqrt(a.size / 2)])
+    np.testing.assert_allclose(ours, expected, rtol=RTOL, atol=RTOL * max(scale.max() / np.sqrt(a.size), 1e-300))
+
+
+def assert_close(ours, expected):
+    expected = np.asarray(expected)
+    ours = ours.detach().numpy() if torch.is_tensor(ours) else np.asarray(ours)
+    np.testing.assert_allclose(ours, expected, rtol=RTOL, atol=RTOL * max(np.abs(expected).max(), 1e-300))
+
+
+def make_criterion(g):
+    counts = g["counts"].tolist()
+    weights = class_balanced_weights(counts)
+    assert_close(weights, g["class_weights"])
+    max_m = float(g.get("max_m", 0))
+    return SemanticLoss(weights, ldam_margins(counts, max_m))
+
+
+def run_steps(g, model, estimator, shape, absolute=False):
+    """Yield (t, result) of each step; the model and the estimator move."""
+    criterion = make_criterion(g)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=float(g["lr"]), momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    for t in range(int(g["steps"])):
+        train, meta = batch(2 * t, g, shape), batch(2 * t + 1, g, shape)
+        if absolute:
+            train, meta = (train[0].abs(), train[1]), (meta[0].abs(), meta[1])
+        result = meta_step(
+            model, criterion, estimator, optimizer, train, meta,
+            ratio=float(g["ratio"]), virtual_lr=float(g["lr"]), meta_lr=float(g["meta_lr"]),
+        )  # fmt: skip
+        assert_close(result.loss_virtual, g[f"loss_virtual_{t}"])
+        assert_close(result.loss_meta, g[f"loss_meta_{t}"])
+        assert_close(result.loss, g[f"loss_{t}"])
+        yield t, result
+
+
+@pytest.mark.parametrize("name", ["cifar_ldam", "cifar_ce"])
+def test_three_metasaug_steps_of_resnet32(name):
+    g = figures(f"{name}.npz")
+    classes = int(g["num_classes"])
+    model = build_model("resnet32", classes).train()
+    load_weights(model, int(g["seed"]))
+    estimator = EstimatorCV(64, classes)
+    for t, result in run_steps(g, model, estimator, (3, 32, 32)):
+        assert_close(result.grad_covariance[0], g[f"grad_cv_class0_{t}"])
+        assert_digest(result.grad_covariance, g[f"grad_cv_digest_{t}"])
+        assert_digest(estimator.covariance, g[f"covariance_digest_{t}"])
+    expected = {k for k in g if k.startswith(("param/", "buffer/"))}
+    named = {f"param/{k}": v for k, v in model.named_parameters()}
+    named |= {f"buffer/{k}": v for k, v in model.named_buffers()}
+    assert named.keys() == expected
+    for key in sorted(expected):
+        assert_digest(named[key], g[key])
+    inputs, _ = batch(99, g, (3, 32, 32))
+    with torch.no_grad():
+        _, logits = model.eval()(inputs[:8])
+    assert_close(logits, g["eval_logits"])
+
+
+class Head(nn.Module):
+    head = "fc"
+
+    def __init__(self, features, classes):
+        super().__init__()
+        self.fc = nn.Linear(features, classes)
+
+    def forward(self, x):
+        return x, self.fc(x)
+
+
+def test_three_steps_of_a_linear_head_with_diagonal_covariances():
+    g = figures("head.npz")
+    model = Head(int(g["feature_dim"]), int(g["num_classes"]))
+    load_weights(model, int(g["seed"]))
+    estimator = EstimatorCV(int(g["feature_dim"]), int(g["num_classes"]), diagonal=True)
+    for t, result in run_steps(g, model, estimator, (int(g["feature_dim"]),), absolute=True):
+        assert_close(result.grad_covariance, g[f"grad_cv_{t}"])
+        assert_close(estimator.covariance, g[f"covariance_{t}"])
+    assert_close(model.fc.weight, g["fc.weight"])
+    assert_close(model.fc.bias, g["fc.bias"])
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal"])
+def test_class_statistics(kind):
+    g = figures(f"estimator_{kind}.npz")
+    classes, size, n = (int(g[k]) for k in ("num_classes", "feature_dim", "batch_size"))
+    estimator = EstimatorCV(size, classes, diagonal=kind == "diagonal")
+    for i in range(int(g["steps"])):
+        r = np.random.RandomState(50 + i + int(g["seed"]))
+        features = torch.from_numpy(r.standard_normal((n, size)))
+        estimator.update(features, torch.from_numpy(r.randint(0, classes - 1, n)).long())
+        assert_close(estimator.count, g[f"count_{i}"])
+        assert_close(estimator.mean, g[f"mean_{i}"])
+        assert_close(estimator.covariance, g[f"covariance_{i}"])
+
+
+def test_subsets():
+    for g in json.loads((GOLDEN / "splits.json").read_text()):
+        classes = len(g["counts"])
+        labels = np.random.RandomState(g["label_seed"]).permutation(np.repeat(np.arange(classes), 50000 // classes))
+        num_meta = g.get("num_meta", g["meta_size"] // classes)
+        counts = data_utils.get_img_num_per_cls(g["dataset"], g["imb_factor"], num_meta * classes)
+        assert counts == g["counts"]
+        assert_close(class_balanced_weights(counts), g["class_weights"])
+        meta, rest = data_utils.split_meta(labels, num_meta, classes)
+        train = data_utils.long_tailed_subset(labels, rest, counts)
+        for ours, part in ((train, "train"), (meta, "meta")):
+            indices = np.sort(np.asarray(ours)).astype("<i8")
+            assert len(indices) == g[f"{part}_size"]
+            first = g[f"{part}_first"]
+            assert indices[: len(first)].tolist() == first
+            assert hashlib.sha256(indices.tobytes()).hexdigest() == g[f"{part}_sha256"]

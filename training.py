@@ -1,0 +1,203 @@
+"""A training run: what the training scripts share around their two stages."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from checkpoint import save_checkpoint, set_earlier_aside
+from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
+from engine import EpochResult, train_one_epoch, train_one_epoch_meta, validate
+from errors import UserError
+from loss import EstimatorCV
+from meta_step import Criterion
+from metrics import SHOTS, Accuracy, accuracy, percent, shot_of
+from options import TrainingFlags, check_num_classes, choose_device, learning_rate, output_folder
+from resnet import build_model
+from runlog import RunLog, duration
+
+
+class Run:
+    """Data, network, optimizer, log and checkpoints of one training.
+
+    Making one reads the data and prints the counts per class; after that `cross_entropy_epoch` or `metasaug_epoch` is
+    called for each epoch, and `finish` at the end. `loss_name` goes into the checkpoints.
+    """
+
+    def __init__(self, flags: TrainingFlags, loss_name: str) -> None:
+        self.flags, self.loss_name = flags, loss_name
+        self.start = time.time()
+        self.device = choose_device(flags.gpu, flags.no_cuda)
+        try:
+            build_model(flags.arch, 2)
+        except ValueError as error:
+            raise UserError(f"--arch: {error}") from error
+        self.folder = output_folder(flags.workdir, flags.idx)
+        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root)
+        self.class_names = data.train.class_names
+        check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
+        self.cls_num_list = data.cls_num_list
+        self.train, self.meta, self.test = (s.to(self.device) for s in (data.train, data.meta, data.test))
+        torch.manual_seed(flags.seed)
+        self.model = build_model(flags.arch, len(self.class_names))
+        self.model.to(self.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=flags.lr,
+            momentum=flags.momentum,
+            nesterov=flags.nesterov,
+            weight_decay=flags.weight_decay,
+        )
+        self.estimator = EstimatorCV(self.model.linear.in_features, len(self.class_names)).to(self.device)
+        self.meta_stream = meta_batches(self.meta, flags.batch_size, flags.seed)
+        self.best: dict[str, Any] = {"epoch": -1, "acc1": -1.0}
+        self.last: dict[str, Any] = {}
+        self.describe(data.notes)
+        self.prepare_folder()
+
+    def describe(self, notes: list[str]) -> None:
+        """Print what is trained, on what, and the two stages."""
+        f = self.flags
+        print(f"{f.arch} on {self.device}, {f.dataset}, {len(self.class_names)} classes, MetaSAug with {self.loss_name}")
+        print(f"training images a class: {self.cls_num_list}")
+        print(f"training {sum(self.cls_num_list)}  meta {len(self.meta.targets)}  test {len(self.test.targets)}")
+        for note in notes:
+            print(f"note: {note}")
+        split = min(f.meta_start, f.epochs)
+        print(f"stage 1, plain cross-entropy: {f'epochs 0 to {split - 1}' if split else 'none'}")
+        print(f"stage 2, MetaSAug: {f'epochs {split} to {f.epochs - 1}' if split < f.epochs else 'none'}", flush=True)
+
+    def prepare_folder(self) -> None:
+        """Set the files of an earlier run of the same name aside and open the log."""
+        name = self.flags.save_name
+        self.paths = {kind: self.folder / f"{name}_{kind}.pth.tar" for kind in ("ckpt", "last")}
+        self.summary_path = self.folder / f"{name}_summary.json"
+        names = [p.name for p in (*self.paths.values(), self.summary_path)]
+        aside = set_earlier_aside(self.folder, [*names, f"{name}_metrics.jsonl", f"{name}_tensorboard"])
+        if aside:
+            print(f"note: the files of an earlier run {name} are now in {aside}")
+        self.log = RunLog(self.folder, name)
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self.train.targets) // self.flags.batch_size)
+
+    def begin_epoch(self, epoch: int) -> dict[str, Any]:
+        """Set the real step's rate and return what both kinds of epoch are called with."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.flags.lr, epoch + 1, self.flags.epochs)
+        self.epoch_start = time.time()
+        label = f"epoch {epoch}/{self.flags.epochs} stage {1 if epoch < self.flags.meta_start else 2}"
+        return {"total": self.steps, "label": label, "print_freq": self.flags.print_freq}
+
+    def cross_entropy_epoch(self, epoch: int) -> None:
+        """Train one epoch of stage 1, test and save."""
+        shown = self.begin_epoch(epoch)
+        batches = epoch_batches(self.train, self.flags.batch_size, self.flags.seed, epoch)
+        self.end_epoch(epoch, train_one_epoch(self.model, batches, self.optimizer, **shown))
+
+    def metasaug_epoch(self, epoch: int, criterion: Criterion) -> None:
+        """Train one epoch of stage 2, test and save."""
+        shown = self.begin_epoch(epoch)
+        batches = epoch_batches(self.train, self.flags.batch_size, self.flags.seed, epoch)
+        result = train_one_epoch_meta(
+            self.model,
+            batches,
+            self.meta_stream,
+            criterion,
+            self.estimator,
+            self.optimizer,
+            ratio=self.flags.lam * epoch / self.flags.epochs,
+            virtual_lr=learning_rate(self.flags.lr, epoch, self.flags.epochs),
+            meta_lr=self.flags.meta_lr,
+            **shown,
+        )
+        self.end_epoch(epoch, result)
+
+    def end_epoch(self, epoch: int, trained: EpochResult) -> None:
+        """Test, print, log and save."""
+        batches = plain_batches(self.test, self.flags.test_batch_size)
+        test_loss, confusion = validate(self.model, batches, len(self.class_names))
+        tested = accuracy(confusion, self.cls_num_list)
+        seconds = time.time() - self.epoch_start
+        print(
+            f"epoch {epoch}  train loss {trained.loss:.4f}  train acc {trained.acc1:.2f}  "
+            f"test loss {test_loss:.4f}  test acc {tested.overall:.2f}  {duration(seconds)}",
+            flush=True,
+        )
+        self.log.epoch(
+            epoch,
+            {
+                "stage": 1 if epoch < self.flags.meta_start else 2,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "train_loss": trained.loss,
+                "train_acc1": trained.acc1,
+                "meta_loss": trained.meta_loss,
+                "test_loss": test_loss,
+                "test_acc1": tested.overall,
+                **{f"test_{shot}": tested.per_shot[shot] for shot in SHOTS},
+                "seconds": seconds,
+            },
+        )
+        self.last = self.outcome(epoch, tested)
+        if tested.overall > self.best["acc1"]:
+            self.best = self.last
+            save_checkpoint(self.state(epoch), self.paths["ckpt"])
+        save_checkpoint(self.state(epoch), self.paths["last"])
+
+    def outcome(self, epoch: int, tested: Accuracy) -> dict[str, Any]:
+        """Return the accuracies of an epoch as plain values."""
+        return {"epoch": epoch, "acc1": tested.overall, **tested.per_shot, "per_class": tested.per_class}
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        """Return a checkpoint in the published form, with what testing needs to know."""
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        return {
+            "epoch": epoch + 1,
+            "state_dict": weights,
+            "best_acc1": self.best["acc1"],
+            "optimizer": self.optimizer.state_dict(),
+            "arch": self.flags.arch,
+            "dataset": self.flags.dataset,
+            "class_names": self.class_names,
+            "cls_num_list": self.cls_num_list,
+        }
+
+    def finish(self) -> None:
+        """Print best and last epoch, write the summary, and say what was written where."""
+        seconds = time.time() - self.start
+        for which, outcome in (("best", self.best), ("last", self.last)):
+            shots = "  ".join(f"{shot} {percent(outcome[shot])}" for shot in SHOTS)
+            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots}")
+        groups = [shot_of(n) for n in self.cls_num_list]
+        print(f"(best is chosen on the test set; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        summary = {
+            "loss": self.loss_name,
+            "flags": asdict(self.flags),
+            "cls_num_list": self.cls_num_list,
+            "best": self.best,
+            "last": self.last,
+            "seconds": seconds,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+        }
+        self.summary_path.write_text(json.dumps(clean(summary), indent=1) + "\n", encoding="utf-8")
+        self.log.close()
+        written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path))
+        print(f"done in {duration(seconds)}; wrote {written}")
+
+
+def clean(value: Any) -> Any:
+    """Replace nan by None throughout, for strict JSON."""
+    if isinstance(value, dict):
+        return {k: clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(v) for v in value]
+    return None if isinstance(value, float) and value != value else value

@@ -97,7 +97,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
         raise UserError(f"{source} was trained on {theirs[1]} classes, the data set has {ours[1]}: see --dataset")
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unexpected:
-        raise UserError(f"{source} does not fit the network: missing {missing or 'none'}, unexpected {unexpected or 'none'}")
+        raise UserError(f"{source} does not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}")
     for name, tensor in own.items():
         if weights[name].shape != tensor.shape:
             raise UserError(f"{source}: {name} is {tuple(weights[name].shape)}, the network's is {tuple(tensor.shape)}")

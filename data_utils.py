@@ -46,7 +46,7 @@ def get_img_num_per_cls(dataset: str, imb_factor: float | None = None, num_meta:
 
 def split_meta(targets: np.ndarray, num_meta: int, cls_num: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending."""
-    generator = np.random.RandomState(META_SEED)  # noqa: NPY002 (the published draw)
+    generator = np.random.RandomState(META_SEED)
     chosen: list[int] = []
     for k in range(cls_num):
         indices = np.flatnonzero(targets == k)

@@ -43,9 +43,7 @@ class ImageSet:
         return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
 
 
-def read_images(
-    dataset: str, root: str, train: bool, class_names: list[str] | None = None
-) -> tuple[ImageSet, list[str]]:
+def read_images(dataset: str, root: str, train: bool, class_names: list[str] | None = None) -> tuple[ImageSet, list[str]]:
     """Read the training or the test images of a data set; return them and lines to tell the user.
 
     Parameters
@@ -88,8 +86,8 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
     except (URLError, ConnectionError, TimeoutError) as error:
         looked = " and ".join(str(Path(f) / reader.base_folder) for f in folders)
         raise UserError(
-            f"{dataset} is not in {looked}, and downloading it failed ({error}): fetch {reader.url} on a machine with a "
-            f"network and put the file into {root}, or name the folder with --data_root"
+            f"{dataset} is not in {looked}, and downloading it failed ({error}): fetch {reader.url} on a machine "
+            f"with a network and put the file into {root}, or name the folder with --data_root"
         ) from error
     except RuntimeError as error:
         raise UserError(describe_damage(reader, Path(found or root))) from error
@@ -152,7 +150,7 @@ def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[Ima
         If the folder or its classes are missing, a class is not among `class_names`, or an image cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not there: --dataset folder reads DATA_ROOT/train/<class>/* and DATA_ROOT/test/<class>/*")
+        raise UserError(f"{folder} is not there: --dataset folder reads DATA_ROOT/{{train,test}}/<class>/*")
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     names = found if class_names is None else class_names
     if len(names) < 2:

@@ -188,9 +188,7 @@ def meta_step(
         for device, state in zip(devices, random_states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
         logits_dot = logits_derivative(model, weights, direction, inputs)
-    mixed = mixed_gradient(
-        criterion, logits, weights[head_weight], target, sigma, ratio, logits_dot, direction[head_weight]
-    )
+    mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, ratio, logits_dot, direction[head_weight])
     grad_covariance = -virtual_lr * mixed
     sigma_hat = sigma - meta_lr * grad_covariance
 
@@ -199,6 +197,4 @@ def meta_step(
     loss.backward()
     optimizer.step()
     estimator.update(features.detach(), target)
-    return StepResult(
-        loss_virtual.detach(), loss_meta.detach(), loss.detach(), logits.detach(), grad_covariance, sigma_hat
-    )
+    return StepResult(loss_virtual.detach(), loss_meta.detach(), loss.detach(), logits.detach(), grad_covariance, sigma_hat)

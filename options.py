@@ -25,7 +25,7 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 class Parser(argparse.ArgumentParser):
     """An argument parser with one-line errors in which --batch-size and --batch_size are the same."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse after bringing each flag to its declared spelling."""
         declared = {o.replace("_", "-"): o for a in self._actions for o in a.option_strings if o.startswith("--")}
         spelled = []
@@ -78,16 +78,15 @@ class TrainingFlags:
     save_name: str
 
 
-def add_common_flags(parser: Parser) -> None:
-    """Add the flags that training and testing share."""
-    parser.add_argument("--dataset", default="cifar10", choices=DATASETS, help="data set (default: %(default)s)")
+def add_common_flags(parser: Parser, dataset: str | None, dataset_help: str) -> None:
+    """Add the flags that training and testing share; `dataset` is the default of --dataset."""
+    parser.add_argument("--dataset", default=dataset, choices=DATASETS, help=dataset_help)
     parser.add_argument("--data_root", default="data", help="folder of the data (default: %(default)s)")
     parser.add_argument(
-        "--imb_factor", type=float, help="smallest class over largest, in (0, 1] (default: 0.1; folder: as the images are)"
+        "--imb_factor", type=float, help="smallest class over largest, in (0, 1] (default: 0.1; folder: as it is)"
     )
     parser.add_argument("--num_meta", type=int, default=10, help="meta images a class (default: %(default)s)")
     parser.add_argument("--test-batch-size", type=int, default=100, help="default: %(default)s")
-    parser.add_argument("--arch", default="resnet32", help="resnet and a depth of 6n + 2 (default: %(default)s)")
     parser.add_argument("--gpu", type=int, default=0, help="which CUDA device (default: %(default)s)")
     parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
 
@@ -95,11 +94,12 @@ def add_common_flags(parser: Parser) -> None:
 def parse_training(description: str, argv: Sequence[str] | None = None) -> TrainingFlags:
     """Read and check the flags of a training script."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser)
+    add_common_flags(parser, "cifar10", "data set (default: %(default)s)")
+    parser.add_argument("--arch", default="resnet32", help="resnet and a depth of 6n + 2 (default: %(default)s)")
     parser.add_argument("--num_classes", type=int, help="checked against the data set, which decides (default: its own)")
     parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--meta_start", type=int, help="first epoch of stage 2; --epochs or more: none (default: 160 of 200)")
+    parser.add_argument("--meta_start", type=int, help="first epoch of stage 2 (default: 160 of 200; --epochs: none)")
     parser.add_argument("--lr", "--learning-rate", type=float, default=0.1, help="default: %(default)s")
     parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
     parser.add_argument("--nesterov", type=truth, default=True, help="true or false (default: %(default)s)")
@@ -126,10 +126,10 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
 def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read and check the flags of MetaSAug_test.py."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser)
+    add_common_flags(parser, None, "data set (default: the checkpoint's, else cifar10)")
+    parser.add_argument("--arch", help="default: the checkpoint's, else resnet32")
     parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
     args = parser.parse_args(argv)
-    args.imb_factor = default_imb_factor(args.dataset, args.imb_factor)
     check_data(args.imb_factor, args.num_meta, args.test_batch_size)
     return args
 
@@ -196,7 +196,7 @@ def check_training(flags: TrainingFlags) -> None:
 def check_num_classes(num_classes: int | None, known: int | None, dataset: str) -> None:
     """Raise a `UserError` when --num_classes contradicts the data set's own count."""
     if num_classes is not None and known is not None and num_classes != known:
-        raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave the flag out")
+        raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave it out")
 
 
 def output_folder(workdir: str, idx: str) -> Path:
@@ -235,5 +235,3 @@ def choose_device(gpu: int, no_cuda: bool) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-

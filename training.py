@@ -18,8 +18,24 @@ from loss import EstimatorCV
 from meta_step import Criterion
 from metrics import SHOTS, Accuracy, accuracy, percent, shot_of
 from options import TrainingFlags, check_num_classes, choose_device, learning_rate, output_folder
-from resnet import build_model
+from resnet import ResNet, build_model
 from runlog import RunLog, duration
+
+
+def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
+    """Return a new network with weights drawn from `seed`; the global random state is left as it was.
+
+    Raises
+    ------
+    UserError
+        If there is no such architecture.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return build_model(arch, num_classes)
+        except ValueError as error:
+            raise UserError(f"--arch: {error}") from error
 
 
 class Run:
@@ -33,19 +49,15 @@ class Run:
         self.flags, self.loss_name = flags, loss_name
         self.start = time.time()
         self.device = choose_device(flags.gpu, flags.no_cuda)
-        try:
-            build_model(flags.arch, 2)
-        except ValueError as error:
-            raise UserError(f"--arch: {error}") from error
+        make_model(flags.arch, 2)  # a wrong name is said before the data are read
         self.folder = output_folder(flags.workdir, flags.idx)
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root)
         self.class_names = data.train.class_names
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
         self.cls_num_list = data.cls_num_list
         self.train, self.meta, self.test = (s.to(self.device) for s in (data.train, data.meta, data.test))
-        torch.manual_seed(flags.seed)
-        self.model = build_model(flags.arch, len(self.class_names))
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model = make_model(flags.arch, len(self.class_names), flags.seed)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=flags.lr,
@@ -165,6 +177,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "arch": self.flags.arch,
             "dataset": self.flags.dataset,
+            "imb_factor": self.flags.imb_factor,
             "class_names": self.class_names,
             "cls_num_list": self.cls_num_list,
         }

@@ -75,9 +75,7 @@ def make_criterion(g):
 def run_steps(g, model, estimator, shape, absolute=False):
     """Yield (t, result) of each step; the model and the estimator move."""
     criterion = make_criterion(g)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=float(g["lr"]), momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=float(g["lr"]), momentum=0.9, nesterov=True, weight_decay=5e-4)
     for t in range(int(g["steps"])):
         train, meta = batch(2 * t, g, shape), batch(2 * t + 1, g, shape)
         if absolute:

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Test a checkpoint: a released one, or one that a training script wrote.
+
+  python3 MetaSAug_test.py --dataset cifar10 --imb_factor 0.005 --checkpoint_path checkpoint/ours/0/name_ckpt.pth.tar
+
+prints for instance "Dataset: cifar10  Imb_factor: 200  Accuracy: 77.35  Error: 22.65", tabs between (the published figure
+of that cell), then the accuracy of each shot group and class. Groups need the training images of each class: our
+checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import options
+from checkpoint import load_checkpoint, load_weights
+from data_utils import get_img_num_per_cls, plain_batches
+from engine import validate
+from errors import UserError, run_main
+from image_sets import PUBLISHED_FOLDERS, read_images
+from metrics import accuracy, percent, shot_of
+from training import make_model
+
+
+def main() -> None:
+    """Load, evaluate, print."""
+    args = options.parse_test(__doc__)
+    device = options.choose_device(args.gpu, args.no_cuda)
+    path = Path(args.checkpoint_path)
+    state = load_checkpoint(path)
+    dataset, imb_factor = experiment(state, args.dataset, args.imb_factor)
+    test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
+    classes = len(test.class_names)
+    model = make_model(args.arch or state.get("arch", "resnet32"), classes)
+    load_weights(model, state["state_dict"], path)
+    model.to(device).to(memory_format=torch.channels_last)
+
+    _, confusion = validate(model, plain_batches(test.to(device), args.test_batch_size), classes)
+    counts = state.get("cls_num_list")
+    if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
+        counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
+    result = accuracy(confusion, counts or [0] * classes)
+
+    fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
+    if imb_factor is not None:
+        fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
+    print("\t".join(fields))
+    if counts:
+        print("Accuracy per shot: " + "  ".join(f"{shot} {percent(v)}" for shot, v in result.per_shot.items()))
+    print_classes(test.class_names, counts, result.per_class)
+
+
+def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
+    """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults.
+
+    Raises
+    ------
+    UserError
+        If a flag contradicts the checkpoint.
+    """
+    for key, value in (("dataset", dataset), ("imb_factor", imb_factor)):
+        if key in state and value is not None and value != state[key]:
+            raise UserError(f"the checkpoint was trained with --{key} {state[key]}, not {value}: leave the flag out")
+    name = state.get("dataset", dataset or "cifar10")
+    return name, state["imb_factor"] if "imb_factor" in state else options.default_imb_factor(name, imb_factor)
+
+
+def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class: Sequence[float]) -> None:
+    """Print a line a class: name, training images, shot group, accuracy."""
+    width = max(map(len, names))
+    for k, (name, value) in enumerate(zip(names, per_class, strict=True)):
+        trained = f"{counts[k]:6} training images, {shot_of(counts[k]):6}" if counts else ""
+        print(f"  {name:{width}} {trained} {percent(value):>7}")
+
+
+if __name__ == "__main__":
+    run_main(main)

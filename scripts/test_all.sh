@@ -1,0 +1,24 @@
+#!/bin/sh
+# The ten tests of one published table; called by MetaSAug_LDAM_test.sh and MetaSAug_CE_test.sh.
+# usage: sh scripts/test_all.sh LDAM|CE [FOLDER [further flags]]       PYTHON=... chooses the interpreter
+set -u
+loss=$1
+folder=${2:-checkpoint/ours/$loss}
+shift
+[ $# -gt 0 ] && shift
+code=$(dirname "$0")/..
+status=0
+for dataset in cifar10 cifar100; do
+  for imb_factor in 0.005 0.01 0.02 0.05 0.1; do
+    file=$folder/MetaSAug_${dataset}_${loss}_imb${imb_factor}_ckpt.pth.tar
+    if [ ! -f "$file" ]; then
+      echo "missing: $file (train it with scripts/MetaSAug_${loss}_train.sh or put a released file there)" >&2
+      status=1
+      continue
+    fi
+    lines=$(${PYTHON:-python3} "$code/MetaSAug_test.py" --dataset $dataset --imb_factor $imb_factor --checkpoint_path "$file" "$@") ||
+      status=1
+    echo "$lines" | head -n 2
+  done
+done
+exit $status

@@ -1,0 +1,208 @@
+"""The scripts as their users call them."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from conftest import ROOT
+
+# The published command, word for word (python3.6 read as python3), in its script.
+PUBLISHED = [
+    "--gpu",
+    "0",
+    "--lr",
+    "0.1",
+    "--lam",
+    "0.75",
+    "--imb_factor",
+    "0.05",
+    "--dataset",
+    "cifar100",
+    "--num_classes",
+    "100",
+    "--save_name",
+    "MetaSAug_cifar100_LDAM_imb0.05",
+    "--idx",
+    "1",
+]
+QUICK = ["--dataset", "digits", "--imb_factor", "0.1", "--arch", "resnet8", "--no-cuda"]
+
+
+def checkpoints(tmp_path, idx, name):
+    folder = tmp_path / "checkpoint" / "ours" / idx
+    return folder / f"{name}_ckpt.pth.tar", folder / f"{name}_last.pth.tar"
+
+
+def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_accuracy(run, cifar100_files, tmp_path):
+    root, sums = cifar100_files
+    (tmp_path / "data").symlink_to(root)
+    out = run("MetaSAug_LDAM_train.py", *PUBLISHED, "--epochs", "2", "--meta_start", "1", "--no-cuda", CIFAR_MD5=sums).stdout
+    best, last = checkpoints(tmp_path, "1", "MetaSAug_cifar100_LDAM_imb0.05")
+    assert "stage 1, plain cross-entropy: epochs 0 to 0" in out
+    assert "stage 2, MetaSAug: epochs 1 to 1" in out
+    printed = re.findall(r"^epoch (\d)  .*test loss ([\d.]+)  test acc ([\d.]+)", out, re.M)
+    assert [epoch for epoch, _, _ in printed] == ["0", "1"]
+    assert all(float(loss) > 0 for _, loss, _ in printed)  # the published code always printed 0
+    counts = json.loads(re.search(r"training images a class: (\[.*\])", out)[1])
+    assert counts == [int(50 * 0.05 ** (k / 99)) for k in range(100)]
+
+    for path, accuracy in ((best, max(float(a) for _, _, a in printed)), (last, float(printed[-1][2]))):
+        tested = run("MetaSAug_test.py", "--dataset", "cifar100", "--imb_factor", "0.05", "--checkpoint_path", path,
+                     "--no-cuda", CIFAR_MD5=sums).stdout  # fmt: skip
+        line = f"Dataset: cifar100\tImb_factor: 20\tAccuracy: {accuracy:.2f}\tError: {100 - accuracy:.2f}"
+        assert tested.splitlines()[0] == line
+
+    state = torch.load(best, weights_only=True)
+    assert {"epoch", "state_dict", "best_acc1", "optimizer"} <= state.keys()
+    published = {k: state[k] for k in ("epoch", "state_dict", "best_acc1", "optimizer")}
+    torch.save(published, tmp_path / "released.pth.tar", _use_new_zipfile_serialization=False)
+    again = run("MetaSAug_test.py", "--dataset", "cifar100", "--imb_factor", "0.05", "--checkpoint_path",
+                tmp_path / "released.pth.tar", "--no-cuda", CIFAR_MD5=sums).stdout  # fmt: skip
+    tested = run("MetaSAug_test.py", "--checkpoint_path", best, "--no-cuda", CIFAR_MD5=sums).stdout
+    assert again.splitlines()[0] == tested.splitlines()[0]
+
+
+def test_a_run_leaves_its_files_and_repeats_itself(run, tmp_path):
+    flags = [*QUICK, "--epochs", "3", "--meta_start", "1", "--batch-size", "64", "--idx", "d/1", "-p", "2"]
+    outs = [run("MetaSAug_CE_train.py", *flags, "--save_name", name, OMP_NUM_THREADS="1").stdout for name in "ab"]
+    folder = tmp_path / "checkpoint" / "ours" / "d" / "1"
+    names = ["ckpt.pth.tar", "last.pth.tar", "metrics.jsonl", "summary.json", "tensorboard"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(f"{n}_{rest}" for n in "ab" for rest in names)
+    assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0
+
+    first, second = (torch.load(folder / f"{n}_last.pth.tar", weights_only=True) for n in "ab")
+    assert all(torch.equal(first["state_dict"][k], second["state_dict"][k]) for k in first["state_dict"])
+    lines = [json.loads(line) for line in (folder / "a_metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == [1, 2, 2]
+    assert lines[0]["meta_loss"] is None
+    assert lines[1]["meta_loss"] > 0
+    summary = json.loads((folder / "a_summary.json").read_text())
+    accuracies = [line["test_acc1"] for line in lines]
+    assert summary["best"]["acc1"] == max(accuracies)
+    assert summary["last"]["acc1"] == accuracies[-1]
+    assert math.isclose(first["best_acc1"], max(accuracies))
+    assert "best is chosen on the test set" in outs[0]
+    assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", outs[0])
+    assert "\r" not in outs[0]  # no bar where nobody looks
+    assert outs[0].splitlines()[-1].startswith("done in ")
+    assert "a_ckpt.pth.tar" in outs[0].splitlines()[-1]
+
+    again = run("MetaSAug_CE_train.py", *flags, "--save_name", "a", OMP_NUM_THREADS="1").stdout
+    assert "the files of an earlier run a are now in" in again
+    assert len(list((folder / "earlier" / "1").iterdir())) == 5
+
+    report = run("report.py", folder / "a_summary.json", folder / "b_summary.json", "--out", "compared").stdout
+    rows = [line.split("|")[1].strip() for line in report.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["a", "a", "b", "b"]
+    assert (tmp_path / "compared" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_seeds_and_losses_give_other_networks(run, tmp_path):
+    flags = [*QUICK, "--epochs", "1", "--meta_start", "0", "--batch-size", "200"]
+    run("MetaSAug_CE_train.py", *flags, "--save_name", "ce", "--lam", "0.5")
+    run("MetaSAug_LDAM_train.py", *flags, "--save_name", "ldam", "--lam", "0.5")
+    run("MetaSAug_CE_train.py", *flags, "--save_name", "seed", "--seed", "1")
+    heads = []
+    for name in ("ce", "ldam", "seed"):
+        heads.append(torch.load(checkpoints(tmp_path, "0", name)[1], weights_only=True)["state_dict"]["linear.weight"])
+    assert not torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_own_images_in_folders(run, tmp_path):
+    from PIL import Image
+
+    for split, counts in (("train", (30, 16)), ("test", (4, 3))):
+        for label, count in zip(("cat", "dog"), counts, strict=True):
+            folder = tmp_path / "my" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (50, 40), (i, 200 * (label == "cat"), 0)).save(folder / f"{i}.png")
+    flags = [
+        "--dataset",
+        "folder",
+        "--data_root",
+        "my",
+        "--arch",
+        "resnet8",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+        "--no-cuda",
+    ]
+    out = run("MetaSAug_LDAM_train.py", *flags).stdout
+    assert "training images a class: [20, 6]" in out
+    tested = run("MetaSAug_test.py", "--data_root", "my", "--checkpoint_path", checkpoints(tmp_path, "0", "name")[1]).stdout
+    assert re.match(r"Dataset: folder\tAccuracy: [\d.]+\tError: [\d.]+\n", tested)
+    assert "cat" in tested
+    assert "    20 training images" in tested
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "words"),
+    [
+        ("LDAM_train", ["--dataset", "mnist"], ["mnist", "cifar10"]),
+        ("LDAM_train", ["--learnig-rate", "1"], ["--learnig-rate"]),
+        ("CE_train", ["--epochs", "many"], ["--epochs", "many"]),
+        ("CE_train", ["--imb_factor", "2"], ["--imb_factor 2.0"]),
+        ("CE_train", [], ["cifar10", "data/cifar-10-batches-py", "../cifar-10", "--data_root"]),
+        ("CE_train", ["--dataset", "folder", "--data_root", "nowhere"], ["nowhere/train"]),
+        ("CE_train", ["--dataset", "digits", "--num_classes", "7"], ["--num_classes 7", "10 classes"]),
+        ("CE_train", ["--dataset", "digits", "--num_meta", "500"], ["--num_meta 500", "class 0"]),
+        ("CE_train", ["--dataset", "digits", "--imb_factor", "0.001"], ["no training image"]),
+        ("CE_train", ["--dataset", "digits", "--arch", "resnet33"], ["resnet33", "6n"]),
+        ("CE_train", ["--dataset", "digits", "--workdir", "file"], ["file", "cannot be written"]),
+        ("test", ["--dataset", "digits"], ["--checkpoint_path"]),
+        ("test", ["--dataset", "digits", "--checkpoint_path", "nowhere"], ["nowhere"]),
+        ("test", ["--dataset", "digits", "--checkpoint_path", "file"], ["file", "not a checkpoint"]),
+    ],
+)
+def test_mistakes_get_one_line(refused, tmp_path, script, flags, words):
+    (tmp_path / "file").write_text("something else")
+    line = refused(f"MetaSAug_{script}.py", *flags)
+    assert all(word in line for word in words), line
+    assert (tmp_path / "file").read_text() == "something else"
+    assert not list(tmp_path.rglob("*.pth.tar"))
+
+
+def test_checkpoints_that_do_not_fit_are_named(run, refused, tmp_path):
+    run("MetaSAug_CE_train.py", *QUICK, "--epochs", "1", "--batch-size", "300", "--meta_start", "1")
+    best, _ = checkpoints(tmp_path, "0", "name")
+    before = best.read_bytes()
+    for flags, words in (
+        (["--arch", "resnet20"], ["resnet8", "resnet20"]),
+        (["--dataset", "cifar100"], ["digits", "cifar100"]),
+        (["--imb_factor", "0.5"], ["0.1", "0.5"]),
+    ):
+        line = refused("MetaSAug_test.py", "--checkpoint_path", best, *flags)
+        assert all(word in line for word in words), line
+    state = torch.load(best, weights_only=True)
+    state["state_dict"]["linear.weight"] = torch.zeros(7, 64)
+    torch.save(state, tmp_path / "seven.pth.tar")
+    line = refused("MetaSAug_test.py", "--checkpoint_path", tmp_path / "seven.pth.tar")
+    assert "7 classes" in line
+    assert "10" in line
+    (tmp_path / "cut.pth.tar").write_bytes(before[: len(before) // 2])
+    assert "cut" in refused("MetaSAug_test.py", "--checkpoint_path", tmp_path / "cut.pth.tar")
+    assert best.read_bytes() == before
+
+
+def test_report_refuses_other_files(refused, tmp_path):
+    (tmp_path / "x.json").write_text("[]")
+    assert "x.json" in refused("report.py", "x.json")
+    assert "nowhere" in refused("report.py", "nowhere")
+
+
+def test_help_shows_the_flags(run):
+    for script in ("LDAM_train", "CE_train", "test"):
+        out = run(f"MetaSAug_{script}.py", "--help").stdout
+        assert "--imb_factor" in out
+        assert "--gpu" in out
+
+
+def test_the_mains_are_short():
+    for path in ROOT.glob("MetaSAug_*.py"):
+        assert len(path.read_text().splitlines()) <= 100

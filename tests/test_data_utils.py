@@ -1,0 +1,176 @@
+"""Subsets, whole-batch augmentation and the endless meta stream."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as tv
+
+import data_utils
+from data_utils import CropsAndFlips, augment, epoch_batches, meta_batches, normalize, plain_batches
+from errors import UserError
+from image_sets import ImageSet
+
+
+def images(count, classes=3, flip=True, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=g)
+    return ImageSet(pixels, torch.arange(count) % classes, [str(c) for c in range(classes)], flip)
+
+
+def slow_augment(image, top, left, flip):
+    """One image (32, 32, 3) through padding, crop and flip of PyTorch and torchvision."""
+    x = image.permute(2, 0, 1).float().unsqueeze(0)
+    x = F.pad(x, (4, 4, 4, 4), mode="reflect")[0]
+    x = tv.crop(x, top, left, 32, 32)
+    return (tv.horizontal_flip(x) if flip else x).permute(1, 2, 0).to(torch.uint8)
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.booleans(), st.integers(0, 2**16))
+@settings(deadline=None, max_examples=50)
+def test_augment_equals_pad_crop_and_flip_of_each_image(top, left, flip, seed):
+    data = images(5, seed=seed)
+    index = torch.tensor([3, 1, 3])
+    draws = CropsAndFlips(torch.tensor([top, 0, 8]), torch.tensor([left, 8, 4]), torch.tensor([flip, True, False]))
+    ours = augment(data.pixels, index, draws)
+    for n in range(3):
+        expected = slow_augment(data.pixels[index[n]], int(draws.top[n]), int(draws.left[n]), bool(draws.flip[n]))
+        assert torch.equal(ours[n], expected)
+
+
+def test_normalize_equals_torchvision():
+    pixels = images(4).pixels
+    expected = tv.normalize(pixels.permute(0, 3, 1, 2).float() / 255, list(data_utils.MEAN), list(data_utils.STD))
+    ours = normalize(pixels)
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_each_image_has_its_own_crop_and_flip_over_the_whole_range():
+    draws = CropsAndFlips.draw(4000, data_utils.seeded(0, 1))
+    for offsets in (draws.top, draws.left):
+        assert sorted(offsets.unique().tolist()) == list(range(9))
+        assert torch.bincount(offsets).float().std() < 60
+    assert 0.45 < draws.flip.float().mean() < 0.55
+    assert abs(np.corrcoef(draws.top, draws.left)[0, 1]) < 0.06
+    assert not CropsAndFlips.draw(100, data_utils.seeded(0, 1), flip=False).flip.any()
+
+
+def test_an_epoch_holds_every_image_once_and_follows_seed_and_epoch_alone():
+    data = images(25)
+
+    def epoch(seed, number):
+        batches = list(epoch_batches(data, 10, seed, number))
+        return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+    torch.manual_seed(1)
+    first = epoch(7, 3)
+    torch.manual_seed(2)
+    np.random.seed(5)  # noqa: NPY002
+    again = epoch(7, 3)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert torch.equal(first[1].sort().values, data.targets.sort().values)
+    assert [len(y) for _, y in epoch_batches(data, 10, 7, 3)] == [10, 10, 5]
+    for other in (epoch(8, 3), epoch(7, 4)):
+        assert not torch.equal(first[0], other[0])
+
+
+def test_the_meta_stream_goes_through_the_set_again_and_again():
+    data = ImageSet(torch.zeros(30, 32, 32, 3, dtype=torch.uint8), torch.arange(30), [str(c) for c in range(30)])
+    stream = meta_batches(data, 20, seed=1)
+    seen = torch.cat([next(stream)[1] for _ in range(6)])  # 120 labels: four passes
+    passes = [seen[i : i + 30].tolist() for i in range(0, 120, 30)]
+    assert all(sorted(p) == list(range(30)) for p in passes)
+    assert passes[0] != passes[1]
+    again = meta_batches(data, 20, seed=1)
+    assert torch.equal(torch.cat([next(again)[1] for _ in range(6)]), seen)
+    other = meta_batches(data, 20, seed=2)
+    assert not torch.equal(torch.cat([next(other)[1] for _ in range(6)]), seen)
+
+
+def test_a_meta_batch_larger_than_the_set_is_the_set():
+    _, target = next(meta_batches(images(12), 100, seed=0))
+    assert sorted(target.tolist()) == sorted(images(12).targets.tolist())
+
+
+def test_plain_batches_are_the_images_in_order():
+    data = images(7)
+    x = torch.cat([x for x, _ in plain_batches(data, 3)])
+    torch.testing.assert_close(x, normalize(data.pixels))
+
+
+@given(st.integers(2, 30), st.floats(0.01, 1), st.integers(40, 5000))
+def test_long_tailed_counts(classes, imb_factor, img_max):
+    counts = data_utils.long_tailed_counts(img_max, classes, imb_factor)
+    assert counts == [int(img_max * imb_factor ** (k / (classes - 1))) for k in range(classes)]
+    assert counts[0] == img_max
+    assert all(a >= b for a, b in zip(counts, counts[1:], strict=False))
+
+
+def test_published_counts():
+    assert data_utils.get_img_num_per_cls("cifar10", 0.01, 100)[::9] == [4990, 49]
+    assert data_utils.get_img_num_per_cls("cifar100", None, 1000) == [490] * 100
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_subsets_do_not_depend_on_global_random_state():
+    targets = np.random.default_rng(0).integers(0, 4, 300)
+    results = []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        torch.manual_seed(seed)
+        meta, rest = data_utils.split_meta(targets, 5, 4)
+        results.append((meta, data_utils.long_tailed_subset(targets, rest, [40, 20, 10, 5])))
+        assert random.random() == random.Random(seed).random()  # and leave it alone
+    for a, b in zip(*results, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_build_dataset_keeps_the_sets_apart_and_the_meta_set_balanced():
+    data = data_utils.build_dataset("digits", 10, 0.05)
+    assert torch.bincount(data.meta.targets).tolist() == [10] * 10
+    assert torch.bincount(data.train.targets).tolist() == data.cls_num_list
+    train = {bytes(p.numpy()) for p in data.train.pixels}
+    meta = {bytes(p.numpy()) for p in data.meta.pixels}
+    test = {bytes(p.numpy()) for p in data.test.pixels}
+    assert not train & meta
+    assert not (train | meta) & test
+
+
+def fake(counts, monkeypatch):
+    targets = torch.tensor([k for k, n in enumerate(counts) for _ in range(n)])
+    whole = ImageSet(torch.zeros(len(targets), 32, 32, 3, dtype=torch.uint8), targets, list("abcd"[: len(counts)]))
+    monkeypatch.setattr(data_utils, "read_images", lambda *_, **__: (whole, []))
+
+
+def test_natural_counts_stay_without_imb_factor(monkeypatch):
+    fake([50, 31, 20], monkeypatch)
+    assert data_utils.build_dataset("folder", 10).cls_num_list == [40, 21, 10]
+
+
+def test_a_class_never_keeps_more_than_it_has_and_that_is_said(monkeypatch):
+    fake([110, 15, 40], monkeypatch)
+    data = data_utils.build_dataset("folder", 10, 0.1)  # the long tail asks for 100, 31, 10
+    assert data.cls_num_list == [100, 5, 10]
+    assert data.notes == ["class b has 5 images, the long tail would keep 31"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "imb_factor", "words"),
+    [
+        ([50, 9, 50], None, ["class b", "9 training images", "--num_meta 10"]),
+        ([50, 10, 50], None, ["class b", "no training image"]),
+        ([50, 50, 50], 0.001, ["class c", "no training image", "--imb_factor"]),
+    ],
+)
+def test_classes_that_are_too_small_are_named(counts, imb_factor, words, monkeypatch):
+    fake(counts, monkeypatch)
+    with pytest.raises(UserError) as error:
+        data_utils.build_dataset("folder", 10, imb_factor)
+    assert all(word in str(error.value) for word in words)

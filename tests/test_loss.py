@@ -1,0 +1,196 @@
+"""Statistics, semantic logits, margins and weights against loops that follow the formulas."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import loss
+
+pytestmark = pytest.mark.usefixtures("float64")
+SIZES = st.tuples(st.integers(1, 9), st.integers(2, 9), st.integers(1, 6), st.integers(0, 2**31 - 1))
+
+
+def slow_distances(weight, target, covariance):
+    full = torch.stack([torch.diag(row) for row in covariance]) if covariance.dim() == 2 else covariance
+    out = torch.zeros(len(target), len(weight))
+    for i, y in enumerate(target.tolist()):
+        for j in range(len(weight)):
+            d = weight[j] - weight[y]
+            out[i, j] = d @ full[y] @ d
+    return out
+
+
+def slow_statistics(features, target, classes):
+    """Population mean and covariance of all samples of each class."""
+    size = features.shape[1]
+    count, mean, cov = torch.zeros(classes), torch.zeros(classes, size), torch.zeros(classes, size, size)
+    for c in range(classes):
+        z = features[target == c]
+        if len(z):
+            count[c], mean[c] = len(z), z.mean(0)
+            cov[c] = torch.from_numpy(np.cov(z.numpy(), rowvar=False, bias=True).reshape(size, size))
+    return count, mean, cov
+
+
+def random_problem(n, classes, size, seed, diagonal=False):
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, size, generator=g)
+    target = torch.randint(0, classes, (n,), generator=g)
+    root = torch.randn(classes, size, size, generator=g)
+    covariance = root.mT @ root
+    return weight, target, covariance.diagonal(dim1=1, dim2=2).contiguous() if diagonal else covariance
+
+
+@given(SIZES, st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_distances_equal_the_double_loop(sizes, diagonal):
+    weight, target, covariance = random_problem(*sizes, diagonal)
+    ours = loss.semantic_distances(weight, target, covariance)
+    torch.testing.assert_close(ours, slow_distances(weight, target, covariance), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [3, 12])  # fewer samples than classes, and more
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_gradients_of_the_distances_equal_the_loops(n, diagonal):
+    weight, target, covariance = random_problem(n, 6, 4, 1, diagonal)
+    probe = torch.randn(n, 6)
+    grads = []
+    for function in (loss.semantic_distances, slow_distances):
+        w, s = weight.clone().requires_grad_(), covariance.clone().requires_grad_()
+        grads.append(torch.autograd.grad((function(w, target, s) * probe).sum(), (w, s)))
+    torch.testing.assert_close(grads[0], grads[1])
+    if not diagonal:
+        torch.testing.assert_close(grads[0][1], grads[0][1].mT)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_large_common_part_of_the_weights_costs_no_digits(diagonal):
+    weight, target, covariance = random_problem(8, 5, 6, 2, diagonal)
+    shifted = (weight + 300).float()
+    ours = loss.semantic_distances(shifted, target, covariance.float()).double()
+    expected = slow_distances(shifted.double(), target, covariance.float().double())
+    error = (ours - expected).abs().max() / expected.abs().max()
+    assert error < 1e-6
+    # The control: the same expansion without centring loses nearly everything.
+    w, sigma = shifted, covariance.float()
+    full = torch.diag_embed(sigma) if diagonal else sigma
+    squares = torch.einsum("ja,nab,jb->nj", w, full[target], w)
+    cross = torch.einsum("ja,nab,nb->nj", w, full[target], w[target])
+    own = torch.einsum("na,nab,nb->n", w[target], full[target], w[target])
+    naive = (squares - 2 * cross + own[:, None]).double()
+    assert (naive - expected).abs().max() / expected.abs().max() > 1e-4
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, torch.Tensor):
+                self.largest = max(self.largest, value.untyped_storage().nbytes() // value.element_size())
+        return out
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize(("n", "classes", "size"), [(400, 60, 16), (40, 300, 16)])
+def test_no_tensor_is_larger_than_the_covariances_or_the_logits(n, classes, size, diagonal):
+    weight, target, covariance = random_problem(n, classes, size, 0, diagonal)
+    allowed = max(covariance.numel(), n * classes, n * size * (1 if diagonal else size))
+    assert allowed < n * classes * min(size, classes)
+    criterion = loss.MetaSAugLDAM(list(range(classes + 1, 1, -1)))
+    estimator = loss.EstimatorCV(size, classes, diagonal)
+    with LargestTensor() as mode:
+        logits = torch.randn(n, classes, requires_grad=True)
+        value = criterion(logits, weight.requires_grad_(), target, covariance.requires_grad_(), 0.5)
+        value.backward()
+        estimator.update(torch.randn(n, size), target)
+    assert mode.largest <= allowed
+    with LargestTensor() as mode:  # the control: the published way is seen
+        F.relu(weight.expand(n, classes, size) - weight[target].unsqueeze(1))
+    assert mode.largest >= n * classes * size
+
+
+@given(SIZES, st.integers(1, 4), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_running_statistics_equal_those_of_all_samples_at_once(sizes, batches, diagonal):
+    n, classes, size, seed = sizes
+    g = torch.Generator().manual_seed(seed)
+    estimator = loss.EstimatorCV(size, classes, diagonal)
+    features = torch.randn(n * batches, size, generator=g) * 3 + 5
+    target = torch.randint(0, classes, (n * batches,), generator=g)
+    for z, y in zip(features.split(n), target.split(n), strict=True):
+        estimator.update(z, y)
+    count, mean, cov = slow_statistics(features, target, classes)
+    torch.testing.assert_close(estimator.count, count)
+    torch.testing.assert_close(estimator.mean, mean, atol=1e-10, rtol=1e-10)
+    expected = cov.diagonal(dim1=1, dim2=2) if diagonal else cov
+    torch.testing.assert_close(estimator.covariance, expected, atol=1e-10, rtol=1e-10)
+
+
+def test_statistics_of_features_far_from_zero_keep_their_digits():
+    g = torch.Generator().manual_seed(0)
+    features = (torch.randn(64, 3, generator=g) + 1000).float()
+    target = torch.randint(0, 2, (64,), generator=g)
+    estimator = loss.EstimatorCV(3, 2).float()
+    for part in range(4):
+        estimator.update(features[part::4], target[part::4])
+    expected = slow_statistics(features.double(), target, 2)[2]
+    assert (estimator.covariance.double() - expected).abs().max() < 1e-3
+    classes = [features[target == c] for c in (0, 1)]
+    moments = torch.stack([(z.T @ z) / len(z) - torch.outer(z.mean(0), z.mean(0)) for z in classes])
+    assert (moments.double() - expected).abs().max() > 1e-2  # the control: raw moments in float32
+
+
+def test_statistics_in_parts_equal_the_whole(monkeypatch):
+    features, target = torch.randn(50, 4), torch.randint(0, 3, (50,))
+    whole = loss.batch_statistics(features, target, 3)
+    monkeypatch.setattr(loss, "SCATTER_ELEMENTS", 7 * 16)
+    torch.testing.assert_close(loss.batch_statistics(features, target, 3), whole)
+
+
+@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20), st.sampled_from([0.0, 0.9, 0.99, 0.9999]))
+def test_class_balanced_weights(counts, beta):
+    raw = [(1 - beta) / (1 - beta**n) for n in counts]
+    expected = [w * len(counts) / sum(raw) for w in raw]
+    torch.testing.assert_close(loss.class_balanced_weights(counts, beta), torch.tensor(expected))
+
+
+@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20), st.floats(0.01, 2))
+def test_margins(counts, max_m):
+    raw = [1 / math.sqrt(math.sqrt(n)) for n in counts]
+    torch.testing.assert_close(loss.ldam_margins(counts, max_m), torch.tensor([max_m * m / max(raw) for m in raw]))
+
+
+def test_classes_without_images_are_refused():
+    for function in (loss.class_balanced_weights, loss.ldam_margins):
+        with pytest.raises(ValueError, match="at least one"):
+            function([3, 0, 1])
+    with pytest.raises(ValueError, match="beta"):
+        loss.class_balanced_weights([1, 2], 1.0)
+
+
+@pytest.mark.parametrize("name", ["MetaSAugCE", "MetaSAugLDAM"])
+def test_criterion_equals_the_formula(name):
+    counts = [50, 20, 5, 2]
+    weight, target, covariance = random_problem(9, 4, 3, 5)
+    logits, ratio = torch.randn(9, 4), 0.6
+    o = logits + ratio / 2 * slow_distances(weight, target, covariance)
+    cb = [(1 - 0.9999) / (1 - 0.9999**n) for n in counts]
+    cb = [w * 4 / sum(cb) for w in cb]
+    total = norm = 0.0
+    for i, y in enumerate(target.tolist()):
+        if name == "MetaSAugLDAM":
+            o[i, y] -= 0.5 * (counts[y] / 2) ** -0.25
+        total -= cb[y] * torch.log_softmax(o[i], 0)[y]
+        norm += cb[y]
+    ours = getattr(loss, name)(counts)(logits, weight, target, covariance, ratio)
+    torch.testing.assert_close(ours, total / norm)

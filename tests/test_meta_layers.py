@@ -1,0 +1,130 @@
+"""Layers that run with given weights, and leave the module as it was."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from meta_layers import (
+    MetaBatchNorm2d,
+    MetaConv2d,
+    MetaLinear,
+    MetaLinear_Norm,
+    MetaModule,
+    frozen_statistics,
+    run_with,
+)
+
+
+class Net(MetaModule):
+    def __init__(self):
+        super().__init__()
+        self.conv = MetaConv2d(3, 4, 3)
+        self.bn = MetaBatchNorm2d(4)
+        self.fc = MetaLinear(4, 2)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+def snapshot(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for k in a:
+        assert torch.equal(a[k], b[k]), k
+
+
+def test_parameters_are_parameters():
+    net = Net()
+    assert all(isinstance(p, nn.Parameter) for p in net.parameters())
+    assert {n for n, _ in net.named_parameters()} == {
+        "conv.weight", "conv.bias", "bn.weight", "bn.bias", "fc.weight", "fc.bias"
+    }  # fmt: skip
+    assert net.to(torch.float64)(torch.zeros(1, 3, 5, 5, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_running_with_other_weights_equals_a_module_that_holds_them():
+    net, other = Net(), Net()
+    x = torch.randn(6, 3, 8, 8)
+    expected = other(x)
+    before = snapshot(net)
+    assert torch.allclose(net.run_with(dict(other.named_parameters()), x), expected)
+    assert_same(snapshot(net), before)
+
+
+def test_names_left_out_keep_the_modules_values_and_unknown_names_are_refused():
+    net = Net()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(net.run_with({}, x), net(x))
+    with pytest.raises(KeyError, match=r"fc\.wieght"):
+        net.run_with({"fc.wieght": net.fc.weight}, x)
+
+
+def test_gradients_reach_the_given_weights_and_not_the_modules():
+    net = Net()
+    given = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters()}
+    net.run_with(given, torch.randn(3, 3, 8, 8)).square().sum().backward()
+    assert all(w.grad is not None for w in given.values())
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("make", [Net, lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))])
+def test_statistics_are_left_alone_within_and_move_again_after(make):
+    net = make()
+    x = torch.randn(6, 3, 8, 8)
+    before = snapshot(net)
+    with frozen_statistics(net):
+        frozen = net(x)
+    assert_same(snapshot(net), before)
+    assert torch.equal(frozen, net(x))  # normalised by the batch all the same
+    after = snapshot(net)
+    assert any(not torch.equal(after[k], before[k]) for k in before if "running" in k)
+
+
+def test_statistics_move_again_after_an_error():
+    net = Net()
+    with pytest.raises(RuntimeError):
+        run_with(net, {}, torch.zeros(1, 1, 1, 1))
+    assert net.bn.track_running_stats
+
+
+def test_other_buffers_are_left_alone():
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return x
+
+    counter = Counter()
+    run_with(counter, {}, torch.zeros(1))
+    assert counter.calls == 0
+    counter(torch.zeros(1))
+    assert counter.calls == 1
+
+
+def test_batch_norm_state_has_the_published_keys_and_equals_pytorchs():
+    ours, theirs = MetaBatchNorm2d(4), nn.BatchNorm2d(4)
+    assert list(ours.state_dict()) == ["weight", "bias", "running_mean", "running_var"]
+    for _ in range(3):
+        x = torch.randn(5, 4, 3, 3)
+        assert torch.equal(ours(x), theirs(x))
+    loaded = MetaBatchNorm2d(4)
+    plain = dict(ours.state_dict())  # a plain dict has no version, as in the released files
+    loaded.load_state_dict(plain, strict=True)
+    assert torch.equal(loaded.eval()(x), theirs.eval()(x))
+
+
+def test_norm_layer_returns_cosines():
+    layer = MetaLinear_Norm(5, 3)
+    assert layer.weight.shape == (5, 3)
+    x = torch.randn(4, 5)
+    for i in range(4):
+        for j in range(3):
+            expected = F.cosine_similarity(x[i], layer.weight[:, j], dim=0)
+            assert torch.allclose(layer(x)[i, j], expected, atol=1e-6)

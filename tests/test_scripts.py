@@ -1,0 +1,50 @@
+"""The shell scripts: ten trainings and ten tests a table."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT, make_cifar
+
+RATIOS = ["0.005", "0.01", "0.02", "0.05", "0.1"]
+CELLS = [(dataset, ratio) for dataset in ("cifar10", "cifar100") for ratio in RATIOS]
+
+
+@pytest.mark.parametrize("loss", ["LDAM", "CE"])
+def test_training_scripts_name_every_cell_once(run, loss):
+    out = run("sh", ROOT / "scripts" / f"MetaSAug_{loss}_train.sh", "--epochs", "3", PYTHON="echo").stdout
+    lines = out.splitlines()
+    assert len(lines) == 10
+    for line, (dataset, ratio) in zip(lines, CELLS, strict=True):
+        assert f"MetaSAug_{loss}_train.py" in line
+        assert f"--dataset {dataset} --num_classes {dataset[5:]} --imb_factor {ratio} " in line
+        assert f"--save_name MetaSAug_{dataset}_{loss}_imb{ratio} " in line
+        assert line.endswith("--epochs 3")
+
+
+@pytest.mark.slow
+def test_ten_trainings_and_ten_tests_and_a_missing_file(run, tmp_path):
+    sums = make_cifar(tmp_path / "data", "cifar10", per_class=210, test_per_class=5)
+    sums |= make_cifar(tmp_path / "data", "cifar100", per_class=210, test_per_class=1)
+    quick = ["--arch", "resnet8", "--epochs", "1", "--meta_start", "1", "--batch-size", "500", "--no-cuda"]
+    out = run("sh", ROOT / "scripts" / "MetaSAug_LDAM_train.sh", *quick, CIFAR_MD5=json.dumps(sums)).stdout
+    trained = re.findall(r"^best epoch 0: accuracy ([\d.]+)", out, re.M)
+    assert len(trained) == 10
+    assert out.count("done in") == 10
+
+    test = ["sh", ROOT / "scripts" / "MetaSAug_LDAM_test.sh", "checkpoint/ours/LDAM", "--no-cuda"]
+    out = run(*test, CIFAR_MD5=json.dumps(sums)).stdout
+    lines = [line for line in out.splitlines() if line.startswith("Dataset")]
+    for line, (dataset, ratio), accuracy in zip(lines, CELLS, trained, strict=True):
+        assert line.startswith(f"Dataset: {dataset}\tImb_factor: {round(1 / float(ratio))}\tAccuracy: {accuracy}\t")
+
+    gone = "MetaSAug_cifar10_LDAM_imb0.02_ckpt.pth.tar"
+    (tmp_path / "checkpoint" / "ours" / "LDAM" / gone).unlink()
+    result = run(*test, status=1, CIFAR_MD5=json.dumps(sums))
+    assert result.stdout.count("Dataset:") == 9
+    assert gone in result.stderr
+
+
+def test_without_checkpoints_every_file_is_named(run):
+    result = run("sh", ROOT / "scripts" / "MetaSAug_CE_test.sh", status=1)
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["missing:"] * 10

@@ -22,7 +22,7 @@ def main() -> None:
     run = training.Run(flags, loss_name="LDAM")
     criterion = loss.MetaSAugLDAM(run.cls_num_list).to(run.device)
 
-    for epoch in range(min(flags.meta_start, flags.epochs)):  # stage 1
+    for epoch in range(run.first_epoch, min(flags.meta_start, flags.epochs)):  # stage 1
         run.cross_entropy_epoch(epoch)
     for epoch in range(flags.meta_start, flags.epochs):  # stage 2
         run.metasaug_epoch(epoch, criterion)

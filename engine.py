@@ -80,11 +80,12 @@ def train_one_epoch_meta(
 def validate(model: nn.Module, batches: Iterable[Batch], num_classes: int) -> tuple[float, Tensor]:
     """Return the mean cross-entropy and the confusion matrix (C, C) in eval mode."""
     model.eval()
-    loss, count = 0.0, 0
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    count = 0
+    loss: Tensor | float = 0.0
+    confusion: Tensor | int = 0
     for inputs, target in batches:
         _, logits = model(inputs)
-        loss += float(F.cross_entropy(logits, target, reduction="sum"))
+        loss = loss + F.cross_entropy(logits, target, reduction="sum")
+        confusion = confusion + confusion_matrix(target, logits.argmax(1), num_classes)
         count += len(target)
-        confusion += confusion_matrix(target, logits.argmax(1), num_classes).cpu()
-    return loss / max(count, 1), confusion
+    return float(loss) / count, torch.as_tensor(confusion).cpu()

@@ -94,7 +94,8 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
     except OSError as error:
         raise UserError(f"{dataset} cannot be read from or written to {found or packed or root}: {error}") from error
     targets = torch.tensor(data.targets, dtype=torch.int64)
-    return ImageSet(torch.from_numpy(data.data), targets, list(data.classes))
+    pixels = np.ascontiguousarray(data.data)  # torchvision's is a transposed view; augment wants whole pixels in a row
+    return ImageSet(torch.from_numpy(pixels), targets, list(data.classes))
 
 
 def check_archive(path: Path, md5: str) -> None:
@@ -151,7 +152,11 @@ def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[Ima
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: --dataset folder reads DATA_ROOT/{{train,test}}/<class>/*")
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        files = {name: sorted((folder / name).iterdir()) for name in found}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from error
     names = found if class_names is None else class_names
     if len(names) < 2:
         raise UserError(f"{folder} holds {len(names)} class folders; at least two are needed")
@@ -161,7 +166,7 @@ def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[Ima
     endings = Image.registered_extensions()
     pixels, targets, passed_over = [], [], 0
     for label, name in enumerate(names):
-        for path in sorted((folder / name).iterdir()) if name in found else ():
+        for path in files.get(name, ()):
             if path.name.startswith(".") or path.suffix.lower() not in endings or not path.is_file():
                 passed_over += 1
                 continue

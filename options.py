@@ -62,6 +62,7 @@ class TrainingFlags:
     test_batch_size: int
     epochs: int
     meta_start: int
+    stage1: str | None
     lr: float
     momentum: float
     nesterov: bool
@@ -100,6 +101,7 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
     parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--meta_start", type=int, help="first epoch of stage 2 (default: 160 of 200; --epochs: none)")
+    parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")
     parser.add_argument("--lr", "--learning-rate", type=float, default=0.1, help="default: %(default)s")
     parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
     parser.add_argument("--nesterov", type=truth, default=True, help="true or false (default: %(default)s)")
@@ -116,7 +118,7 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
     if values["split"] is not None:
         print("note: --split has no effect, as in the published code")
     if values["meta_start"] is None:
-        values["meta_start"] = published_epoch(160, values["epochs"])
+        values["meta_start"] = first_meta_epoch(values["epochs"])
     values["imb_factor"] = default_imb_factor(values["dataset"], values["imb_factor"])
     flags = TrainingFlags(**{f.name: values[f.name] for f in fields(TrainingFlags)})
     check_training(flags)
@@ -139,17 +141,17 @@ def default_imb_factor(dataset: str, imb_factor: float | None) -> float | None:
     return PUBLISHED_IMB_FACTOR if imb_factor is None and dataset != "folder" else imb_factor
 
 
-def published_epoch(epoch: int, epochs: int) -> int:
-    """Return the epoch that is as far into `epochs` as `epoch` is into the published 200."""
-    return epoch * epochs // 200
+def first_meta_epoch(epochs: int) -> int:
+    """Return the default first epoch of stage 2: 160 of 200, rounded down, so that any length has a stage 2."""
+    return 160 * epochs // 200
 
 
 def learning_rate(lr: float, epoch: int, epochs: int) -> float:
-    """Return `lr`, times 0.01 from epoch 160 of 200 and again from 180.
+    """Return `lr`, times 0.01 from epoch 160 of 200 and again from 180, both rounded up for other lengths.
 
     The published code asks for the real step's rate with epoch + 1 and for the virtual step's with epoch.
     """
-    drops = sum(epoch >= published_epoch(drop, epochs) for drop in (160, 180))
+    drops = sum(epoch * 200 >= drop * epochs for drop in (160, 180))
     return lr * 0.01**drops
 
 

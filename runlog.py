@@ -46,9 +46,10 @@ def duration(seconds: float) -> str:
 def progress(batches: Iterable[T], total: int, label: str, meter: Meter, print_freq: int) -> Iterator[T]:
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
-    Loss and accuracy are read from `meter` every `print_freq` batches.
+    Loss and accuracy are read from `meter` every `print_freq` batches, for the bar at least every tenth.
     """
     terminal = sys.stdout.isatty()
+    print_freq = min(print_freq, 10) if terminal else print_freq
     bar = tqdm(total=total, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)
     start = time.monotonic()
     with bar:

@@ -6,11 +6,12 @@ import json
 import platform
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from checkpoint import save_checkpoint, set_earlier_aside
+from checkpoint import load_checkpoint, load_weights, save_checkpoint, set_earlier_aside
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from engine import EpochResult, train_one_epoch, train_one_epoch_meta, validate
 from errors import UserError
@@ -20,6 +21,11 @@ from metrics import SHOTS, Accuracy, accuracy, percent, shot_of
 from options import TrainingFlags, check_num_classes, choose_device, learning_rate, output_folder
 from resnet import ResNet, build_model
 from runlog import RunLog, duration
+
+# What stage 1 depends on besides the data and the architecture.
+STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed")
+
+META_COST = 11 / 3  # a MetaSAug step against a plain one, in forward passes
 
 
 def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
@@ -69,8 +75,37 @@ class Run:
         self.meta_stream = meta_batches(self.meta, flags.batch_size, flags.seed)
         self.best: dict[str, Any] = {"epoch": -1, "acc1": -1.0}
         self.last: dict[str, Any] = {}
+        self.pace: dict[int, float] = {}  # seconds of the latest epoch of each stage
+        self.first_epoch = self.load_stage1(Path(flags.stage1)) if flags.stage1 else 0
         self.describe(data.notes)
         self.prepare_folder()
+
+    def load_stage1(self, path: Path) -> int:
+        """Take weights and optimizer from a checkpoint of stage 1; return the epoch to go on with.
+
+        Stage 1 is the same for every loss and every stage 2, so one can serve many runs. The outcome is that of a run
+        that trains it itself, to the last bit, if data and flags are the same.
+
+        Raises
+        ------
+        UserError
+            If the checkpoint is past --meta_start, or was trained on other data or with other flags.
+        """
+        state = load_checkpoint(path)
+        epoch = state.get("epoch")
+        if not isinstance(epoch, int) or epoch > min(self.flags.meta_start, self.flags.epochs):
+            raise UserError(f"--stage1 {path} stands at epoch {epoch}, past --meta_start {self.flags.meta_start}")
+        own = {**asdict(self.flags), "class_names": self.class_names, "cls_num_list": self.cls_num_list}
+        recorded = {**state, **state.get("flags", {})}
+        for key in ("class_names", "cls_num_list", *STAGE1_FLAGS):
+            if key in recorded and recorded[key] != own[key]:
+                raise UserError(f"--stage1 {path} was trained with {key} {recorded[key]}, this run has {own[key]}")
+        load_weights(self.model, state["state_dict"], path)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
+        return epoch
 
     def describe(self, notes: list[str]) -> None:
         """Print what is trained, on what, and the two stages."""
@@ -81,13 +116,16 @@ class Run:
         for note in notes:
             print(f"note: {note}")
         split = min(f.meta_start, f.epochs)
-        print(f"stage 1, plain cross-entropy: {f'epochs 0 to {split - 1}' if split else 'none'}")
+        if f.stage1:
+            print(f"stage 1 to epoch {self.first_epoch - 1}: taken from {f.stage1}")
+        first = self.first_epoch
+        print(f"stage 1, plain cross-entropy: {f'epochs {first} to {split - 1}' if first < split else 'none'}")
         print(f"stage 2, MetaSAug: {f'epochs {split} to {f.epochs - 1}' if split < f.epochs else 'none'}", flush=True)
 
     def prepare_folder(self) -> None:
         """Set the files of an earlier run of the same name aside and open the log."""
         name = self.flags.save_name
-        self.paths = {kind: self.folder / f"{name}_{kind}.pth.tar" for kind in ("ckpt", "last")}
+        self.paths = {kind: self.folder / f"{name}_{kind}.pth.tar" for kind in ("ckpt", "stage1", "last")}
         self.summary_path = self.folder / f"{name}_summary.json"
         names = [p.name for p in (*self.paths.values(), self.summary_path)]
         aside = set_earlier_aside(self.folder, [*names, f"{name}_metrics.jsonl", f"{name}_tensorboard"])
@@ -113,6 +151,8 @@ class Run:
         shown = self.begin_epoch(epoch)
         batches = epoch_batches(self.train, self.flags.batch_size, self.flags.seed, epoch)
         self.end_epoch(epoch, train_one_epoch(self.model, batches, self.optimizer, **shown))
+        if epoch + 1 == self.flags.meta_start < self.flags.epochs:
+            save_checkpoint(self.state(epoch), self.paths["stage1"])
 
     def metasaug_epoch(self, epoch: int, criterion: Criterion) -> None:
         """Train one epoch of stage 2, test and save."""
@@ -140,7 +180,8 @@ class Run:
         seconds = time.time() - self.epoch_start
         print(
             f"epoch {epoch}  train loss {trained.loss:.4f}  train acc {trained.acc1:.2f}  "
-            f"test loss {test_loss:.4f}  test acc {tested.overall:.2f}  {duration(seconds)}",
+            f"test loss {test_loss:.4f}  test acc {tested.overall:.2f}  "
+            f"{duration(seconds)}, left {duration(self.time_left(epoch, seconds))}",
             flush=True,
         )
         self.log.epoch(
@@ -163,6 +204,13 @@ class Run:
             save_checkpoint(self.state(epoch), self.paths["ckpt"])
         save_checkpoint(self.state(epoch), self.paths["last"])
 
+    def time_left(self, epoch: int, seconds: float) -> float:
+        """Return the seconds that the epochs after this one take, if they go as those before."""
+        split, end = min(self.flags.meta_start, self.flags.epochs), self.flags.epochs
+        self.pace[1 if epoch < split else 2] = seconds
+        ahead = max(split - epoch - 1, 0)
+        return ahead * seconds + (end - epoch - 1 - ahead) * self.pace.get(2, META_COST * seconds)
+
     def outcome(self, epoch: int, tested: Accuracy) -> dict[str, Any]:
         """Return the accuracies of an epoch as plain values."""
         return {"epoch": epoch, "acc1": tested.overall, **tested.per_shot, "per_class": tested.per_class}
@@ -180,6 +228,7 @@ class Run:
             "imb_factor": self.flags.imb_factor,
             "class_names": self.class_names,
             "cls_num_list": self.cls_num_list,
+            "flags": asdict(self.flags),
         }
 
     def finish(self) -> None:
@@ -203,7 +252,7 @@ class Run:
         }
         self.summary_path.write_text(json.dumps(clean(summary), indent=1) + "\n", encoding="utf-8")
         self.log.close()
-        written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path))
+        written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path) if p.exists())
         print(f"done in {duration(seconds)}; wrote {written}")
 
 

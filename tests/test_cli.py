@@ -10,22 +10,8 @@ from conftest import ROOT
 
 # The published command, word for word (python3.6 read as python3), in its script.
 PUBLISHED = [
-    "--gpu",
-    "0",
-    "--lr",
-    "0.1",
-    "--lam",
-    "0.75",
-    "--imb_factor",
-    "0.05",
-    "--dataset",
-    "cifar100",
-    "--num_classes",
-    "100",
-    "--save_name",
-    "MetaSAug_cifar100_LDAM_imb0.05",
-    "--idx",
-    "1",
+    *("--gpu", "0", "--lr", "0.1", "--lam", "0.75", "--imb_factor", "0.05", "--dataset", "cifar100"),
+    *("--num_classes", "100", "--save_name", "MetaSAug_cifar100_LDAM_imb0.05", "--idx", "1"),
 ]
 QUICK = ["--dataset", "digits", "--imb_factor", "0.1", "--arch", "resnet8", "--no-cuda"]
 
@@ -68,7 +54,7 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, tmp_path):
     flags = [*QUICK, "--epochs", "3", "--meta_start", "1", "--batch-size", "64", "--idx", "d/1", "-p", "2"]
     outs = [run("MetaSAug_CE_train.py", *flags, "--save_name", name, OMP_NUM_THREADS="1").stdout for name in "ab"]
     folder = tmp_path / "checkpoint" / "ours" / "d" / "1"
-    names = ["ckpt.pth.tar", "last.pth.tar", "metrics.jsonl", "summary.json", "tensorboard"]
+    names = ["ckpt.pth.tar", "last.pth.tar", "metrics.jsonl", "stage1.pth.tar", "summary.json", "tensorboard"]
     assert sorted(p.name for p in folder.iterdir()) == sorted(f"{n}_{rest}" for n in "ab" for rest in names)
     assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0
 
@@ -91,7 +77,7 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, tmp_path):
 
     again = run("MetaSAug_CE_train.py", *flags, "--save_name", "a", OMP_NUM_THREADS="1").stdout
     assert "the files of an earlier run a are now in" in again
-    assert len(list((folder / "earlier" / "1").iterdir())) == 5
+    assert len(list((folder / "earlier" / "1").iterdir())) == 6
 
     report = run("report.py", folder / "a_summary.json", folder / "b_summary.json", "--out", "compared").stdout
     rows = [line.split("|")[1].strip() for line in report.splitlines() if line.startswith("|")]
@@ -104,11 +90,37 @@ def test_other_seeds_and_losses_give_other_networks(run, tmp_path):
     run("MetaSAug_CE_train.py", *flags, "--save_name", "ce", "--lam", "0.5")
     run("MetaSAug_LDAM_train.py", *flags, "--save_name", "ldam", "--lam", "0.5")
     run("MetaSAug_CE_train.py", *flags, "--save_name", "seed", "--seed", "1")
-    heads = []
-    for name in ("ce", "ldam", "seed"):
-        heads.append(torch.load(checkpoints(tmp_path, "0", name)[1], weights_only=True)["state_dict"]["linear.weight"])
+    lasts = [torch.load(checkpoints(tmp_path, "0", name)[1], weights_only=True) for name in ("ce", "ldam", "seed")]
+    heads = [last["state_dict"]["linear.weight"] for last in lasts]
     assert not torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_stage_1_made_once_serves_other_runs_to_the_last_bit(run, refused, tmp_path):
+    flags = [*QUICK, "--epochs", "4", "--batch-size", "100", "--lam", "0.5"]
+    one = {"OMP_NUM_THREADS": "1"}
+    run("MetaSAug_CE_train.py", *flags, "--meta_start", "2", "--save_name", "whole", **one)
+    stage1 = tmp_path / "checkpoint" / "ours" / "0" / "whole_stage1.pth.tar"
+    out = run("MetaSAug_CE_train.py", *flags, "--meta_start", "2", "--save_name", "part", "--stage1", stage1, **one).stdout
+    assert "epoch 1 " not in out
+    run("MetaSAug_LDAM_train.py", *flags, "--meta_start", "2", "--save_name", "ldam", "--stage1", stage1, **one)
+    run("MetaSAug_CE_train.py", *flags, "--meta_start", "4", "--save_name", "plain", **one)
+    run("MetaSAug_CE_train.py", *flags, "--meta_start", "4", "--save_name", "plain2", "--stage1", stage1, **one)
+
+    def last(name):
+        return torch.load(checkpoints(tmp_path, "0", name)[1], weights_only=True)["state_dict"]
+
+    for a, b in (("whole", "part"), ("plain", "plain2")):
+        assert all(torch.equal(last(a)[k], last(b)[k]) for k in last(a))
+    assert not torch.equal(last("whole")["linear.weight"], last("ldam")["linear.weight"])
+    for changed, words in (
+        (["--seed", "7"], ["seed 42", "7"]),
+        (["--meta_start", "1"], ["epoch 2", "--meta_start 1"]),
+        (["--imb_factor", "0.2"], ["cls_num_list"]),
+        (["--arch", "resnet20"], ["resnet8", "resnet20"]),
+    ):
+        line = refused("MetaSAug_CE_train.py", *flags, "--stage1", stage1, *changed)
+        assert all(word in line for word in words), line
 
 
 def test_own_images_in_folders(run, tmp_path):

@@ -1,6 +1,7 @@
 """Subsets, whole-batch augmentation and the endless meta stream."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_long_tailed_counts(classes, imb_factor, img_max):
     counts = data_utils.long_tailed_counts(img_max, classes, imb_factor)
     assert counts == [int(img_max * imb_factor ** (k / (classes - 1))) for k in range(classes)]
     assert counts[0] == img_max
-    assert all(a >= b for a, b in zip(counts, counts[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(counts))
 
 
 def test_published_counts():

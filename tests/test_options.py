@@ -56,6 +56,8 @@ def test_schedule_is_the_published_one_at_200_epochs_and_scales():
     rates = [options.learning_rate(0.1, e, 200) for e in (0, 159, 160, 179, 180, 199)]
     assert rates == pytest.approx([0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
     assert parse("--epochs", "30").meta_start == 24
+    assert parse("--epochs", "2").meta_start == 1
+    assert [options.learning_rate(1, e, 2) for e in (0, 1, 2)] == pytest.approx([1, 1, 1e-4])
     assert [options.learning_rate(1, e, 30) for e in (23, 24, 26, 27)] == pytest.approx([1, 0.01, 0.01, 1e-4])
 
 

@@ -1,0 +1,54 @@
+"""The README is true: its code runs, its commands name scripts and flags that exist, its tables are the published ones."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+from conftest import ROOT
+
+import options
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+
+
+def commands():
+    for language, block in BLOCKS:
+        if language == "":
+            yield from (shlex.split(line) for line in block.splitlines() if line.startswith(("python3 ", "sh ", "make ")))
+
+
+def test_python_blocks_run(tmp_path):
+    blocks = [block for language, block in BLOCKS if language == "python"]
+    assert blocks
+    for block in blocks:
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{block}"
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_commands_name_scripts_and_flags_that_exist():
+    seen = list(commands())
+    assert len(seen) >= 7
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for words in seen:
+        if words[0] == "make":
+            assert words[1] in targets
+            continue
+        assert (ROOT / words[1]).is_file(), words
+        if words[1].endswith("_train.py"):
+            options.parse_training("", words[2:])
+        elif words[1] == "MetaSAug_test.py":
+            options.parse_test("", words[2:])
+
+
+def test_every_training_flag_is_in_the_table(capsys):
+    table = "".join(line for line in README.splitlines() if line.startswith("| `--"))
+    for field in options.TrainingFlags.__dataclass_fields__:
+        assert f"--{field}" in table or f"--{field.replace('_', '-')}" in table, field
+
+
+def test_every_room_is_in_the_layout():
+    layout = README[README.index("## Layout") :]
+    for path in ROOT.glob("*.py"):
+        assert f"`{path.name}`" in layout, path.name

@@ -7,7 +7,6 @@ with `weights_only=True`, so a file from a stranger runs no code.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -45,6 +44,14 @@ def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     return aside
 
 
+def damaged_member(path: Path) -> str | None:
+    """Return the first part of a zip file whose checksum is wrong, None without any; torch.load does not look."""
+    if not zipfile.is_zipfile(path):
+        return None  # the form before PyTorch 1.6 has no checksums
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of the published form or ours, onto the CPU.
 
@@ -56,14 +63,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}: check --checkpoint_path")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch.load does not notice flipped bits
-            if damaged:
-                raise UserError(f"{path} is damaged (at {damaged}): fetch or make it again")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        damaged = damaged_member(path)
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of any other kind can fail anywhere in the reader
         raise UserError(f"{path} is cut, damaged or not a checkpoint: fetch or make it again") from error
+    if damaged:
+        raise UserError(f"{path} is damaged (at {damaged}): fetch or make it again")
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), Mapping):
         raise UserError(f"{path} is not a MetaSAug checkpoint: it has no state_dict")
     weights = state["state_dict"]

@@ -6,7 +6,9 @@ Everything ends as an `ImageSet`: all pixels of a set in memory, 32x32, uint8.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import URLError
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from tqdm import tqdm
 
 from errors import UserError
 
@@ -163,20 +166,23 @@ def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[Ima
     strangers = [name for name in found if name not in names]
     if strangers:
         raise UserError(f"{folder / strangers[0]} is a class that the training set does not have")
-    endings = Image.registered_extensions()
-    pixels, targets, passed_over = [], [], 0
-    for label, name in enumerate(names):
-        for path in files.get(name, ()):
-            if path.name.startswith(".") or path.suffix.lower() not in endings or not path.is_file():
-                passed_over += 1
-                continue
-            pixels.append(read_image(path))
-            targets.append(label)
-    if not pixels:
+    endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
+    paths = [(path, label) for label, name in enumerate(names) for path in files.get(name, ())]
+    chosen = [(path, label) for path, label in paths if is_image(path, endings)]
+    if not chosen:
         raise UserError(f"{folder} holds no image in a format that can be read")
-    images = ImageSet(torch.from_numpy(np.stack(pixels)), torch.tensor(targets, dtype=torch.int64), names)
+    shown = tqdm(chosen, f"reading {folder}", disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)
+    pixels = np.stack([read_image(path) for path, _ in shown])
+    targets = torch.tensor([label for _, label in chosen])
+    images = ImageSet(torch.from_numpy(pixels), targets, names)
+    passed_over = len(paths) - len(chosen)
     notes = [f"{folder}: {passed_over} files are not images and were passed over"] if passed_over else []
     return images, notes
+
+
+def is_image(path: Path, endings: Container[str]) -> bool:
+    """Return whether a file is one to read, by its name: hidden files are not."""
+    return not path.name.startswith(".") and path.suffix.lower() in endings and path.is_file()
 
 
 def read_image(path: Path) -> np.ndarray:

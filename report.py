@@ -90,11 +90,13 @@ def plot_classes(runs: dict[str, dict[str, Any]], path: Path) -> None:
         upper.bar(places, values, width, label=name)
     upper.set_ylabel("test accuracy, %")
     upper.set_ylim(0, 105)
-    upper.legend(loc="lower left")
+    figure.legend(loc="outside upper center", ncols=len(runs))
     lower.bar(range(len(counts)), counts, color="0.6")
     lower.set_yscale("log")
     lower.set_ylabel("training images")
     lower.set_xlabel("class")
+    if len(counts) <= 20:
+        lower.set_xticks(range(len(counts)))
     figure.savefig(path, dpi=120)
 
 

@@ -113,13 +113,6 @@ def make_cifar(root, name, per_class, test_per_class):
 
 @pytest.fixture(scope="session")
 def cifar100_files(tmp_path_factory):
-    """A folder with small files of CIFAR-100's form, 60 training and 2 test images a class, and its CIFAR_MD5."""
+    """A folder with small files of CIFAR-100's form, 30 training and 2 test images a class, and its CIFAR_MD5."""
     root = tmp_path_factory.mktemp("cifar100")
-    return root, json.dumps(make_cifar(root, "cifar100", per_class=60, test_per_class=2))
-
-
-@pytest.fixture(scope="session")
-def cifar10_files(tmp_path_factory):
-    """The same of CIFAR-10's form, 30 training and 5 test images a class."""
-    root = tmp_path_factory.mktemp("cifar10")
-    return root, json.dumps(make_cifar(root, "cifar10", per_class=30, test_per_class=5))
+    return root, json.dumps(make_cifar(root, "cifar100", per_class=30, test_per_class=2))

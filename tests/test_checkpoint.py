@@ -81,9 +81,10 @@ def test_other_contents_are_refused_and_run_no_code(tmp_path, content, capsys, m
 def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
         checkpoint.load_checkpoint(tmp_path / "none")
-    (tmp_path / "text").write_text("hello")
-    with pytest.raises(UserError, match="not a checkpoint"):
-        checkpoint.load_checkpoint(tmp_path / "text")
+    for content in (b"hello", b"something else", b"", bytes(range(256)) * 20, pickle.dumps([1, 2])):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(UserError, match=r"not a checkpoint|no state_dict"):
+            checkpoint.load_checkpoint(tmp_path / "other")
 
 
 def test_other_architectures_and_class_counts_are_named(saved):

@@ -78,11 +78,12 @@ def test_images_stand_upright(tmp_path):
 
 def test_other_files_are_passed_over_and_counted(tree):
     (tree / "train" / "a" / "notes.txt").write_text("x")
+    (tree / "train" / "a" / "plan.pdf").write_text("Pillow writes this form, it does not read it")
     (tree / "train" / "a" / ".hidden.png").write_text("x")
     (tree / "train" / ".git").mkdir()
     data, notes = image_sets.read_folder(tree / "train")
     assert len(data.targets) == 6
-    assert notes == [f"{tree / 'train'}: 2 files are not images and were passed over"]
+    assert notes == [f"{tree / 'train'}: 3 files are not images and were passed over"]
 
 
 def test_a_test_folder_may_lack_classes_but_not_have_new_ones(tree):

@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         If the file is missing, cut, damaged, or not a checkpoint.
     """
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}: check --checkpoint_path")
+        raise UserError(f"there is no checkpoint {path}: check the path")
     try:
         damaged = damaged_member(path)
         state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)

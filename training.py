@@ -92,11 +92,15 @@ class Run:
             If the checkpoint is past --meta_start, or was trained on other data or with other flags.
         """
         state = load_checkpoint(path)
-        epoch = state.get("epoch")
-        if not isinstance(epoch, int) or epoch > min(self.flags.meta_start, self.flags.epochs):
-            raise UserError(f"--stage1 {path} stands at epoch {epoch}, past --meta_start {self.flags.meta_start}")
         own = {**asdict(self.flags), "class_names": self.class_names, "cls_num_list": self.cls_num_list}
         recorded = {**state, **state.get("flags", {})}
+        epoch, end = state.get("epoch"), min(self.flags.meta_start, self.flags.epochs - 1)
+        if not isinstance(epoch, int) or epoch > end:
+            raise UserError(
+                f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start"
+            )
+        if epoch > recorded.get("meta_start", epoch):
+            raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {recorded['meta_start']}")
         for key in ("class_names", "cls_num_list", *STAGE1_FLAGS):
             if key in recorded and recorded[key] != own[key]:
                 raise UserError(f"--stage1 {path} was trained with {key} {recorded[key]}, this run has {own[key]}")

@@ -113,9 +113,16 @@ def test_a_stage_1_made_once_serves_other_runs_to_the_last_bit(run, refused, tmp
     for a, b in (("whole", "part"), ("plain", "plain2")):
         assert all(torch.equal(last(a)[k], last(b)[k]) for k in last(a))
     assert not torch.equal(last("whole")["linear.weight"], last("ldam")["linear.weight"])
+    later = checkpoints(tmp_path, "0", "whole")[1]  # the end of stage 2
+    line = refused("MetaSAug_CE_train.py", *flags, "--meta_start", "3", "--stage1", later)
+    assert "epoch 4" in line
+    state = torch.load(later, weights_only=True)
+    torch.save({**state, "epoch": 3}, tmp_path / "inside.pth.tar")
+    line = refused("MetaSAug_CE_train.py", *flags, "--meta_start", "3", "--stage1", tmp_path / "inside.pth.tar")
+    assert "past the stage 1 of its run" in line
     for changed, words in (
         (["--seed", "7"], ["seed 42", "7"]),
-        (["--meta_start", "1"], ["epoch 2", "--meta_start 1"]),
+        (["--meta_start", "1"], ["epoch 2", "from 1 at most"]),
         (["--imb_factor", "0.2"], ["cls_num_list"]),
         (["--arch", "resnet20"], ["resnet8", "resnet20"]),
     ):

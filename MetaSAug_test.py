@@ -20,7 +20,7 @@ from data_utils import get_img_num_per_cls, plain_batches
 from engine import validate
 from errors import UserError, run_main
 from image_sets import PUBLISHED_FOLDERS, read_images
-from metrics import accuracy, percent, shot_of
+from metrics import accuracy, percent, shot_of, shots_line
 from training import make_model
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
     print("\t".join(fields))
     if counts:
-        print("Accuracy per shot: " + "  ".join(f"{shot} {percent(v)}" for shot, v in result.per_shot.items()))
+        print(f"Accuracy per shot: {shots_line(result.per_shot)}")
     print_classes(test.class_names, counts, result.per_class)
 
 

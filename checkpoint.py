@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,11 +61,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     UserError
         If the file is missing, cut, damaged, or not a checkpoint.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # False, not an error, where the path cannot be looked at
         raise UserError(f"there is no checkpoint {path}: check the path")
     try:
-        damaged = damaged_member(path)
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles; what matters is said below
+            damaged = damaged_member(path)
+            state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file of any other kind can fail anywhere in the reader
         raise UserError(f"{path} is cut, damaged or not a checkpoint: fetch or make it again") from error
     if damaged:

@@ -23,6 +23,7 @@ META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not c
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 PAD = 4
+TRAIN_STREAM, META_STREAM = 0, 1  # so that no two generators of a run are the same
 
 
 def long_tailed_counts(img_max: int, cls_num: int, imb_factor: float) -> list[int]:
@@ -174,9 +175,9 @@ def augment(pixels: Tensor, index: Tensor, draws: CropsAndFlips) -> Tensor:
     return pixels.view(-1, 3).index_select(0, source.flatten()).view(len(index), size, size, 3)
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """Return a CPU generator that depends on all of the numbers, and on nothing else."""
-    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+def seeded(seed: int, stream: int, epoch: int = 0) -> torch.Generator:
+    """Return a CPU generator that depends on the three numbers, and on nothing else."""
+    state = np.random.SeedSequence((seed, epoch, stream)).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
@@ -185,7 +186,7 @@ def epoch_batches(data: ImageSet, batch_size: int, seed: int, epoch: int) -> Ite
 
     Order, crops and flips depend on seed and epoch alone. The last batch may be smaller.
     """
-    generator = seeded(seed, epoch, 0)
+    generator = seeded(seed, TRAIN_STREAM, epoch)
     count = len(data.targets)
     order = torch.randperm(count, generator=generator).to(data.targets.device)
     draws = CropsAndFlips.draw(count, generator, data.flip).to(data.targets.device)
@@ -203,7 +204,7 @@ def meta_batches(data: ImageSet, batch_size: int, seed: int) -> Iterator[tuple[T
     count = len(data.targets)
     batch_size = min(batch_size, count)
     order = torch.empty(0, dtype=torch.int64)
-    generator = seeded(seed, 1)
+    generator = seeded(seed, META_STREAM)
     while True:
         if len(order) < batch_size:
             order = torch.cat([order, torch.randperm(count, generator=generator)])

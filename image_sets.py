@@ -78,8 +78,8 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
     reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
     folders = [root, PUBLISHED_FOLDERS[dataset]]
     archive = reader.filename
-    found = next((f for f in folders if (Path(f) / reader.base_folder).is_dir()), None)
-    packed = next((f for f in folders if (Path(f) / archive).is_file()), None)
+    found = next((f for f in folders if os.path.isdir(Path(f) / reader.base_folder)), None)
+    packed = next((f for f in folders if os.path.isfile(Path(f) / archive)), None)
     try:
         if found is not None:
             data = reader(found, train=train)
@@ -93,7 +93,9 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
             f"with a network and put the file into {root}, or name the folder with --data_root"
         ) from error
     except RuntimeError as error:
-        raise UserError(describe_damage(reader, Path(found or root))) from error
+        if found is None:  # the archive just fetched
+            check_archive(Path(packed or root) / archive, reader.tgz_md5)
+        raise UserError(describe_damage(reader, Path(found or packed or root))) from error
     except OSError as error:
         raise UserError(f"{dataset} cannot be read from or written to {found or packed or root}: {error}") from error
     targets = torch.tensor(data.targets, dtype=torch.int64)
@@ -153,7 +155,7 @@ def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[Ima
     UserError
         If the folder or its classes are missing, a class is not among `class_names`, or an image cannot be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not there: --dataset folder reads DATA_ROOT/{{train,test}}/<class>/*")
     try:
         found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -181,21 +183,28 @@ def read_folder(folder: Path, class_names: list[str] | None = None) -> tuple[Ima
 
 
 def is_image(path: Path, endings: Container[str]) -> bool:
-    """Return whether a file is one to read, by its name: hidden files are not."""
-    return not path.name.startswith(".") and path.suffix.lower() in endings and path.is_file()
+    """Return whether a file is one to read: by its ending, without one by its content; hidden files are not."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix:
+        return path.suffix.lower() in endings
+    try:
+        with Image.open(path):
+            return True
+    except OSError:
+        return False
 
 
 def read_image(path: Path) -> np.ndarray:
     """Return the image as uint8 (32, 32, 3): upright as its EXIF says, 16-bit greys scaled down, alpha left out."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata is no reason to stop
+            warnings.simplefilter("ignore")  # large images and odd metadata are no reason to stop
             with Image.open(path) as image:
                 return np.asarray(shrink(ImageOps.exif_transpose(image)))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels: remove it or make it smaller") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is absurdly large ({error}): remove it or make it smaller") from error
+    except Exception as error:  # what a decoder raises on a damaged file depends on the format
         size = os.path.getsize(path) if path.exists() else 0
         raise UserError(f"{path} ({size} bytes) cannot be read as an image: remove or replace it ({error})") from error
 
@@ -203,8 +212,9 @@ def read_image(path: Path) -> np.ndarray:
 def shrink(image: Image.Image) -> Image.Image:
     """Convert to RGB and resize to 32x32."""
     if image.mode.startswith("I") or image.mode == "F":  # Pillow would cut these off at 255
-        grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(float(grey.max()), 1e-9)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        largest = float(grey.max())
+        top = 65535.0 if image.mode.startswith("I;16") else next((t for t in (1.0, 255.0, 65535.0) if largest <= t), largest)
         image = Image.fromarray(np.clip(grey * (255 / top), 0, 255).astype(np.uint8))
     image = image.convert("RGB")
     return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -20,7 +20,8 @@ through the loss alone. The forward pass of step 1 serves step 3. In units of on
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -63,6 +64,36 @@ class WithFeatures(nn.Module):
         finally:
             hook.remove()
         return seen[-1], logits
+
+
+@contextmanager
+def replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as from `state` (of `random_state`) on; afterwards go on where things stood."""
+    now = random_state(device)
+    set_random_state(state, device)
+    try:
+        yield
+    finally:
+        set_random_state(now, device)
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Return the state of the CPU's generator and of the device's own."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    elif device.type == "mps":
+        states.append(torch.mps.get_rng_state())
+    return states
+
+
+def set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """Put the generators back to what `random_state` returned."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
 
 
 @dataclass(frozen=True)
@@ -131,9 +162,9 @@ def mixed_gradient(
     o = logits.detach().requires_grad_()
     w = weight.detach().requires_grad_()
     sigma = covariance.detach().requires_grad_()
-    inner = torch.autograd.grad(criterion(o, w, target, sigma, ratio), (o, w), create_graph=True)
+    inner = torch.autograd.grad(criterion(o, w, target, sigma, ratio), (o, w), create_graph=True, materialize_grads=True)
     along = (inner[0] * logits_dot).sum() + (inner[1] * weight_dot).sum()
-    return torch.autograd.grad(along, sigma)[0]
+    return torch.autograd.grad(along, sigma, materialize_grads=True)[0]
 
 
 def meta_step(
@@ -171,8 +202,7 @@ def meta_step(
     weights = trained_weights(model)
     head_weight = f"{head or model.head}.weight"
     sigma = estimator.covariance
-    devices = [inputs.device] if inputs.device.type == "cuda" else []
-    random_states = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in devices)
+    state = random_state(inputs.device)
 
     features, logits = model(inputs)  # serves the virtual and the real step
     loss_virtual = criterion(logits, weights[head_weight], target, sigma, ratio)
@@ -183,10 +213,7 @@ def meta_step(
     loss_meta = F.cross_entropy(meta_logits, meta_batch[1])
     direction = gradients(loss_meta, stepped)
 
-    with torch.random.fork_rng(devices):  # dropout, if any, drops the same units as in the shared pass
-        torch.set_rng_state(random_states[0])
-        for device, state in zip(devices, random_states[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)
+    with replayed(state, inputs.device):  # dropout, if any, drops the same units as in the shared pass
         logits_dot = logits_derivative(model, weights, direction, inputs)
     mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, ratio, logits_dot, direction[head_weight])
     grad_covariance = -virtual_lr * mixed

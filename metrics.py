@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +35,15 @@ class Accuracy:
     per_class: list[float]
     per_shot: dict[str, float]
 
-    def shots_line(self) -> str:
-        """Return for instance "many 81.20  medium 60.15  few -"."""
-        return "  ".join(f"{shot} {percent(value)}" for shot, value in self.per_shot.items())
-
 
 def percent(value: float) -> str:
     """Return the figure with two decimals, "-" for nan."""
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def shots_line(per_shot: Mapping[str, float]) -> str:
+    """Return for instance "many 81.20  medium 60.15  few -"."""
+    return "  ".join(f"{shot} {percent(per_shot[shot])}" for shot in SHOTS)
 
 
 def accuracy(confusion: Tensor, cls_num_list: Sequence[int]) -> Accuracy:

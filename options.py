@@ -181,7 +181,7 @@ def check_training(flags: TrainingFlags) -> None:
     require(flags.epochs >= 1, "--epochs", flags.epochs, "at least 1")
     require(flags.print_freq >= 1, "--print-freq", flags.print_freq, "at least 1")
     require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
-    require(flags.seed >= 0, "--seed", flags.seed, "0 or more")
+    require(0 <= flags.seed < 2**63, "--seed", flags.seed, "0 or more, below 2^63")
     for flag, value in (("--lam", flags.lam), ("--meta_lr", flags.meta_lr), ("--weight-decay", flags.weight_decay)):
         require(math.isfinite(value) and value >= 0, flag, value, "a number of 0 or more")
     require(math.isfinite(flags.lr) and flags.lr > 0, "--lr", flags.lr, "a number above 0")
@@ -201,8 +201,8 @@ def check_num_classes(num_classes: int | None, known: int | None, dataset: str) 
         raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave it out")
 
 
-def output_folder(workdir: str, idx: str) -> Path:
-    """Make WORKDIR/checkpoint/ours/IDX and check that files can be written there.
+def output_folder(workdir: str, idx: str, save_name: str) -> Path:
+    """Make WORKDIR/checkpoint/ours/IDX and check that files named after `save_name` can be written there.
 
     Raises
     ------
@@ -210,13 +210,13 @@ def output_folder(workdir: str, idx: str) -> Path:
         If they cannot.
     """
     folder = Path(workdir) / "checkpoint" / "ours" / idx
-    probe = folder / ".writable"
+    probe = folder / f"{save_name}_stage1.pth.tar.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another --workdir") from error
+        raise UserError(f"{probe} cannot be written ({error.strerror}): choose another --workdir or name") from error
     return folder
 
 

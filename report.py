@@ -17,17 +17,18 @@ from typing import Any
 
 from errors import UserError, run_main
 from metrics import SHOTS, percent
+from options import Parser
 
 COLUMNS = ("run", "epoch", "overall", *SHOTS)
 
 
 def main() -> None:
     """Read the summaries, print the table, write report.md and accuracy.png."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("summaries", nargs="+", type=Path, metavar="SUMMARY", help="<save_name>_summary.json of a run")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
     args = parser.parse_args()
-    runs = {run_name(path): read_summary(path) for path in args.summaries}
+    runs = dict(zip(run_names(args.summaries), map(read_summary, args.summaries), strict=True))
     table = markdown_table(runs)
     print(table)
     try:
@@ -39,9 +40,10 @@ def main() -> None:
     print(f"wrote {args.out / 'report.md'} and {args.out / 'accuracy.png'}")
 
 
-def run_name(path: Path) -> str:
-    """Return the save_name in a summary's file name."""
-    return path.name.removesuffix("_summary.json")
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Return the save_name of each summary, the whole path where two have the same."""
+    short = [path.name.removesuffix("_summary.json") for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -66,19 +66,33 @@ def progress(batches: Iterable[T], total: int, label: str, meter: Meter, print_f
                     print(f"{label}  [{step}/{total}]  Loss {loss:.4f}  Acc@1 {acc1:.2f}  left {duration(left)}", flush=True)
 
 
+def finite(value: Any) -> Any:
+    """Replace nan and infinities by None throughout, for strict JSON."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class RunLog:
     """`<name>_metrics.jsonl`, one line an epoch, and TensorBoard events in `<name>_tensorboard`, in one folder."""
 
     def __init__(self, folder: Path, name: str) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-        self.path = folder / f"{name}_metrics.jsonl"
+        self.path, board = self.files(folder, name)
         self.file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.board = SummaryWriter(str(folder / f"{name}_tensorboard"))
+        self.board = SummaryWriter(str(board))
+
+    @staticmethod
+    def files(folder: Path, name: str) -> tuple[Path, Path]:
+        """Return the paths of both."""
+        return folder / f"{name}_metrics.jsonl", folder / f"{name}_tensorboard"
 
     def epoch(self, epoch: int, values: dict[str, Any]) -> None:
-        """Write the values of an epoch; nan becomes null."""
-        clean = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+        """Write the values of an epoch; what is not finite becomes null."""
+        clean = finite(values)
         self.file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
         self.file.flush()
         for key, value in clean.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from dataclasses import asdict
@@ -17,10 +18,10 @@ from engine import EpochResult, train_one_epoch, train_one_epoch_meta, validate
 from errors import UserError
 from loss import EstimatorCV
 from meta_step import Criterion
-from metrics import SHOTS, Accuracy, accuracy, percent, shot_of
+from metrics import SHOTS, Accuracy, accuracy, percent, shot_of, shots_line
 from options import TrainingFlags, check_num_classes, choose_device, learning_rate, output_folder
 from resnet import ResNet, build_model
-from runlog import RunLog, duration
+from runlog import RunLog, duration, finite
 
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed")
@@ -56,7 +57,7 @@ class Run:
         self.start = time.time()
         self.device = choose_device(flags.gpu, flags.no_cuda)
         make_model(flags.arch, 2)  # a wrong name is said before the data are read
-        self.folder = output_folder(flags.workdir, flags.idx)
+        self.folder = output_folder(flags.workdir, flags.idx, flags.save_name)
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root)
         self.class_names = data.train.class_names
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
@@ -84,7 +85,7 @@ class Run:
         """Take weights and optimizer from a checkpoint of stage 1; return the epoch to go on with.
 
         Stage 1 is the same for every loss and every stage 2, so one can serve many runs. The outcome is that of a run
-        that trains it itself, to the last bit, if data and flags are the same.
+        that trains it itself, to the last bit, if data and flags are the same. The best epoch counts from here on.
 
         Raises
         ------
@@ -101,7 +102,7 @@ class Run:
             )
         if epoch > recorded.get("meta_start", epoch):
             raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {recorded['meta_start']}")
-        for key in ("class_names", "cls_num_list", *STAGE1_FLAGS):
+        for key in ("dataset", "class_names", "cls_num_list", *STAGE1_FLAGS):
             if key in recorded and recorded[key] != own[key]:
                 raise UserError(f"--stage1 {path} was trained with {key} {recorded[key]}, this run has {own[key]}")
         load_weights(self.model, state["state_dict"], path)
@@ -131,8 +132,9 @@ class Run:
         name = self.flags.save_name
         self.paths = {kind: self.folder / f"{name}_{kind}.pth.tar" for kind in ("ckpt", "stage1", "last")}
         self.summary_path = self.folder / f"{name}_summary.json"
-        names = [p.name for p in (*self.paths.values(), self.summary_path)]
-        aside = set_earlier_aside(self.folder, [*names, f"{name}_metrics.jsonl", f"{name}_tensorboard"])
+        files = [*self.paths.values(), self.summary_path, *RunLog.files(self.folder, name)]
+        used = Path(self.flags.stage1).resolve() if self.flags.stage1 else None
+        aside = set_earlier_aside(self.folder, [f.name for f in files if f.resolve() != used])
         if aside:
             print(f"note: the files of an earlier run {name} are now in {aside}")
         self.log = RunLog(self.folder, name)
@@ -177,7 +179,15 @@ class Run:
         self.end_epoch(epoch, result)
 
     def end_epoch(self, epoch: int, trained: EpochResult) -> None:
-        """Test, print, log and save."""
+        """Test, print, log and save.
+
+        Raises
+        ------
+        UserError
+            If the training loss is not finite; nothing of this epoch is saved then.
+        """
+        if not math.isfinite(trained.loss):
+            raise UserError(f"the training loss of epoch {epoch} is {trained.loss}: lower --lr, --lam or --meta_lr")
         batches = plain_batches(self.test, self.flags.test_batch_size)
         test_loss, confusion = validate(self.model, batches, len(self.class_names))
         tested = accuracy(confusion, self.cls_num_list)
@@ -239,10 +249,10 @@ class Run:
         """Print best and last epoch, write the summary, and say what was written where."""
         seconds = time.time() - self.start
         for which, outcome in (("best", self.best), ("last", self.last)):
-            shots = "  ".join(f"{shot} {percent(outcome[shot])}" for shot in SHOTS)
-            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots}")
+            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
         groups = [shot_of(n) for n in self.cls_num_list]
-        print(f"(best is chosen on the test set; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        since = f" from epoch {self.first_epoch} on" if self.first_epoch else ""
+        print(f"(best is chosen on the test set{since}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
         summary = {
             "loss": self.loss_name,
             "flags": asdict(self.flags),
@@ -254,16 +264,7 @@ class Run:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
-        self.summary_path.write_text(json.dumps(clean(summary), indent=1) + "\n", encoding="utf-8")
+        self.summary_path.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
         self.log.close()
         written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path) if p.exists())
         print(f"done in {duration(seconds)}; wrote {written}")
-
-
-def clean(value: Any) -> Any:
-    """Replace nan by None throughout, for strict JSON."""
-    if isinstance(value, dict):
-        return {k: clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
-    return None if isinstance(value, float) and value != value else value

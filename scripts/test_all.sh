@@ -3,9 +3,12 @@
 # usage: sh scripts/test_all.sh LDAM|CE [FOLDER [further flags]]       PYTHON=... chooses the interpreter
 set -u
 loss=$1
-folder=${2:-checkpoint/ours/$loss}
 shift
-[ $# -gt 0 ] && shift
+folder=checkpoint/ours/$loss
+case ${1:-} in
+  "" | -*) ;;  # flags only
+  *) folder=$1 && shift ;;
+esac
 code=$(dirname "$0")/..
 status=0
 for dataset in cifar10 cifar100; do
@@ -18,7 +21,7 @@ for dataset in cifar10 cifar100; do
     fi
     lines=$(${PYTHON:-python3} "$code/MetaSAug_test.py" --dataset $dataset --imb_factor $imb_factor --checkpoint_path "$file" "$@") ||
       status=1
-    echo "$lines" | head -n 2
+    [ -z "$lines" ] || echo "$lines" | head -n 2
   done
 done
 exit $status

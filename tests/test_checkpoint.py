@@ -39,23 +39,29 @@ def test_a_failed_save_leaves_the_old_file(saved):
 def test_files_of_the_old_format_are_read(tmp_path):
     # The released files come from PyTorch before 1.6; weights were saved as tensors that want gradients.
     model = build_model("resnet8", 4)
+    for m in model.modules():
+        if hasattr(m, "running_var"):
+            torch.nn.init.uniform_(m.running_var, 0.5, 2)
+            torch.nn.init.normal_(m.running_mean)
     state = OrderedDict((k, v.clone().requires_grad_()) for k, v in model.state_dict().items())
     path = tmp_path / "old.pth.tar"
     torch.save({"epoch": 9, "state_dict": state, "best_acc1": torch.tensor(3.0), "optimizer": {}}, path,
                _use_new_zipfile_serialization=False)  # fmt: skip
     other = build_model("resnet8", 4)
     checkpoint.load_weights(other, checkpoint.load_checkpoint(path)["state_dict"], path)
-    assert torch.equal(other.linear.weight, model.linear.weight)
+    x = torch.randn(2, 3, 32, 32)
+    for a, b in zip(model.eval()(x), other.eval()(x), strict=True):
+        assert torch.equal(a, b)
 
 
-def test_every_cut_and_every_flipped_byte_of_the_weights_is_noticed(saved):
+def test_cuts_and_flipped_bytes_are_noticed(saved):
     path, _ = saved
     raw = path.read_bytes()
     for share in (0.0, 0.1, 0.5, 0.9, 0.999):
         path.write_bytes(raw[: int(len(raw) * share)])
         with pytest.raises(UserError, match="cut, damaged or not a checkpoint"):
             checkpoint.load_checkpoint(path)
-    for place in (0.2, 0.5, 0.8):
+    for place in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
         flipped = bytearray(raw)
         flipped[int(len(raw) * place)] ^= 16
         path.write_bytes(flipped)

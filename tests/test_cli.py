@@ -48,6 +48,10 @@ def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_acc
                 tmp_path / "released.pth.tar", "--no-cuda", CIFAR_MD5=sums).stdout  # fmt: skip
     tested = run("MetaSAug_test.py", "--checkpoint_path", best, "--no-cuda", CIFAR_MD5=sums).stdout
     assert again.splitlines()[0] == tested.splitlines()[0]
+    assert [line.split()[-1] for line in again.splitlines()[2:]] == [line.split()[-1] for line in tested.splitlines()[2:]]
+    assert re.search(r"class000 +490 training images, many", again)  # a released file has the published counts
+    assert re.search(r"class099 +24 training images, medium", again)
+    assert re.search(r"class000 +20 training images, medium", tested)
 
 
 def test_a_run_leaves_its_files_and_repeats_itself(run, tmp_path):
@@ -69,11 +73,25 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, tmp_path):
     assert summary["best"]["acc1"] == max(accuracies)
     assert summary["last"]["acc1"] == accuracies[-1]
     assert math.isclose(first["best_acc1"], max(accuracies))
+    for which in ("best", "last"):
+        groups = {"many": [], "medium": [], "few": []}
+        for value, count in zip(summary[which]["per_class"], summary["cls_num_list"], strict=True):
+            groups["many" if count > 100 else "few" if count < 20 else "medium"].append(value)
+        for shot, values in groups.items():
+            assert math.isclose(summary[which][shot], sum(values) / len(values))
+        line = next(line for line in outs[0].splitlines() if line.startswith(f"{which} epoch"))
+        assert line.endswith("  ".join(f"{shot} {summary[which][shot]:.2f}" for shot in groups))
     assert "best is chosen on the test set" in outs[0]
     assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", outs[0])
     assert "\r" not in outs[0]  # no bar where nobody looks
     assert outs[0].splitlines()[-1].startswith("done in ")
     assert "a_ckpt.pth.tar" in outs[0].splitlines()[-1]
+
+    tested = run("MetaSAug_test.py", "--checkpoint_path", folder / "a_last.pth.tar", OMP_NUM_THREADS="1").stdout.splitlines()
+    assert tested[0].startswith("Dataset: digits\tImb_factor: 10\t")
+    shots = "  ".join(f"{shot} {summary['last'][shot]:.2f}" for shot in ("many", "medium", "few"))
+    assert tested[1] == f"Accuracy per shot: {shots}"
+    assert [float(line.split()[-1]) for line in tested[2:]] == pytest.approx(summary["last"]["per_class"], abs=0.01)
 
     again = run("MetaSAug_CE_train.py", *flags, "--save_name", "a", OMP_NUM_THREADS="1").stdout
     assert "the files of an earlier run a are now in" in again
@@ -101,8 +119,14 @@ def test_a_stage_1_made_once_serves_other_runs_to_the_last_bit(run, refused, tmp
     one = {"OMP_NUM_THREADS": "1"}
     run("MetaSAug_CE_train.py", *flags, "--meta_start", "2", "--save_name", "whole", **one)
     stage1 = tmp_path / "checkpoint" / "ours" / "0" / "whole_stage1.pth.tar"
-    out = run("MetaSAug_CE_train.py", *flags, "--meta_start", "2", "--save_name", "part", "--stage1", stage1, **one).stdout
-    assert "epoch 1 " not in out
+    for _ in range(2):  # also under the name of the run that made it, and again
+        out = run(
+            "MetaSAug_CE_train.py", *flags, "--meta_start", "2", "--save_name", "part", "--stage1", stage1, **one
+        ).stdout
+        assert "epoch 1 " not in out
+        kept = stage1.read_bytes()
+        stage1 = stage1.with_name("part_stage1.pth.tar")
+        stage1.write_bytes(kept)
     run("MetaSAug_LDAM_train.py", *flags, "--meta_start", "2", "--save_name", "ldam", "--stage1", stage1, **one)
     run("MetaSAug_CE_train.py", *flags, "--meta_start", "4", "--save_name", "plain", **one)
     run("MetaSAug_CE_train.py", *flags, "--meta_start", "4", "--save_name", "plain2", "--stage1", stage1, **one)
@@ -207,6 +231,14 @@ def test_checkpoints_that_do_not_fit_are_named(run, refused, tmp_path):
     (tmp_path / "cut.pth.tar").write_bytes(before[: len(before) // 2])
     assert "cut" in refused("MetaSAug_test.py", "--checkpoint_path", tmp_path / "cut.pth.tar")
     assert best.read_bytes() == before
+
+
+def test_a_run_that_diverges_stops_before_it_saves(refused, tmp_path):
+    line = refused(
+        "MetaSAug_CE_train.py", *QUICK, "--epochs", "1", "--meta_start", "1", "--lr", "1e30", "--batch-size", "50"
+    )
+    assert "training loss of epoch 0" in line
+    assert not list(tmp_path.rglob("*.pth.tar"))
 
 
 def test_report_refuses_other_files(refused, tmp_path):

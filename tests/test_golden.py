@@ -42,10 +42,11 @@ def load_weights(model, seed):
             p.copy_(torch.from_numpy(np.asarray(n)))
 
 
-def batch(i, g, shape):
+def batch(i, g, shape, batch_size=None):
+    n = batch_size or int(g["batch_size"])
     r = np.random.RandomState(1000 + 7 * i + int(g["seed"]))
-    inputs = r.standard_normal((int(g["batch_size"]), *shape))
-    labels = r.randint(0, int(g["num_classes"]), int(g["batch_size"]))
+    inputs = r.standard_normal((n, *shape))
+    labels = r.randint(0, int(g["num_classes"]), n)
     return torch.from_numpy(inputs), torch.from_numpy(labels).long()
 
 
@@ -63,7 +64,7 @@ def assert_digest(tensor, expected):
 def assert_close(ours, expected):
     expected = np.asarray(expected)
     ours = ours.detach().numpy() if torch.is_tensor(ours) else np.asarray(ours)
-    np.testing.assert_allclose(ours, expected, rtol=RTOL, atol=RTOL * max(np.abs(expected).max(), 1e-300))
+    np.testing.assert_allclose(ours, expected, rtol=RTOL, atol=1e-3 * RTOL * max(np.abs(expected).max(), 1e-300))
 
 
 def make_criterion(g):
@@ -109,9 +110,9 @@ def test_three_metasaug_steps_of_resnet32(name):
     assert named.keys() == expected
     for key in sorted(expected):
         assert_digest(named[key], g[key])
-    inputs, _ = batch(99, g, (3, 32, 32))
+    inputs, _ = batch(99, g, (3, 32, 32), batch_size=8)
     with torch.no_grad():
-        _, logits = model.eval()(inputs[:8])
+        _, logits = model.eval()(inputs)
     assert_close(logits, g["eval_logits"])
 
 

@@ -66,6 +66,22 @@ def test_sixteen_bit_greys_are_scaled_not_cut(tmp_path):
     assert (ours[..., 0] == ours[..., 2]).all()
 
 
+@pytest.mark.parametrize(("mode", "top"), [("I", 255), ("I", 65535), ("I", 10**6), ("F", 1.0), ("F", 255.0)])
+def test_greys_of_32_bits_keep_their_range(tmp_path, mode, top):
+    values = np.linspace(0, top, 32 * 32).reshape(32, 32)
+    Image.fromarray(values.astype(np.int32 if mode == "I" else np.float32)).save(tmp_path / "x.tiff")
+    ours = image_sets.read_image(tmp_path / "x.tiff")[..., 0].astype(float)
+    assert np.abs(ours - values / top * 255).max() <= 2
+
+
+def test_images_without_an_ending_are_read(tree):
+    (tree / "train" / "a" / "0.png").rename(tree / "train" / "a" / "picture")
+    (tree / "train" / "a" / "README").write_text("no picture")
+    data, notes = image_sets.read_folder(tree / "train")
+    assert len(data.targets) == 6
+    assert "1 files are not images" in notes[0]
+
+
 def test_images_stand_upright(tmp_path):
     image = Image.new("RGB", (32, 32))
     image.paste((255, 255, 255), (0, 0, 32, 16))  # the upper half
@@ -110,8 +126,10 @@ def test_an_image_that_cannot_be_read_is_named(tree, content):
 
 def test_an_absurdly_large_image_is_refused(tree, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    picture(tree / "train" / "a" / "0.png", size=(40, 30))
-    with pytest.raises(UserError, match=r"0\.png has more than 1000 pixels"):
+    picture(tree / "train" / "a" / "0.png", size=(40, 30))  # large, Pillow warns
+    image_sets.read_folder(tree / "train")
+    picture(tree / "train" / "a" / "0.png", size=(60, 60))  # more than twice the limit
+    with pytest.raises(UserError, match=r"0\.png is absurdly large"):
         image_sets.read_folder(tree / "train")
 
 

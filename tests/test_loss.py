@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loss
+from meta_step import mixed_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 SIZES = st.tuples(st.integers(1, 9), st.integers(2, 9), st.integers(1, 6), st.integers(0, 2**31 - 1))
@@ -48,7 +49,7 @@ def random_problem(n, classes, size, seed, diagonal=False):
 
 
 @given(SIZES, st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_distances_equal_the_double_loop(sizes, diagonal):
     weight, target, covariance = random_problem(*sizes, diagonal)
     ours = loss.semantic_distances(weight, target, covariance)
@@ -113,6 +114,8 @@ def test_no_tensor_is_larger_than_the_covariances_or_the_logits(n, classes, size
         value = criterion(logits, weight.requires_grad_(), target, covariance.requires_grad_(), 0.5)
         value.backward()
         estimator.update(torch.randn(n, size), target)
+        dots = torch.randn(n, classes), torch.randn(classes, size)
+        mixed_gradient(criterion, logits, weight, target, covariance, 0.5, *dots)
     assert mode.largest <= allowed
     with LargestTensor() as mode:  # the control: the published way is seen
         F.relu(weight.expand(n, classes, size) - weight[target].unsqueeze(1))
@@ -120,7 +123,7 @@ def test_no_tensor_is_larger_than_the_covariances_or_the_logits(n, classes, size
 
 
 @given(SIZES, st.integers(1, 4), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_running_statistics_equal_those_of_all_samples_at_once(sizes, batches, diagonal):
     n, classes, size, seed = sizes
     g = torch.Generator().manual_seed(seed)

@@ -34,6 +34,12 @@ def test_shot_groups_have_the_published_bounds():
     assert [metrics.shot_of(n) for n in (101, 100, 20, 19)] == ["many", "medium", "medium", "few"]
 
 
+def test_shots_line():
+    assert (
+        metrics.shots_line({"few": math.nan, "many": 81.2, "medium": 60.15, "other": 1}) == "many 81.20  medium 60.15  few -"
+    )
+
+
 def test_percent():
-    assert metrics.percent(12.345) == "12.35" or metrics.percent(12.345) == "12.34"
+    assert metrics.percent(12.347) == "12.35"
     assert metrics.percent(math.nan) == "-"

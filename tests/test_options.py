@@ -80,6 +80,7 @@ def test_schedule_is_the_published_one_at_200_epochs_and_scales():
         (["--lam", "nan"], "--lam nan"),
         (["--meta_lr", "-0.1"], "--meta_lr -0.1"),
         (["--seed", "-1"], "--seed -1"),
+        (["--seed", str(2**64)], "--seed 18446744073709551616"),
         (["--print-freq", "0"], "--print-freq 0"),
         (["--save_name", "a/b"], "--save_name 'a/b'"),
         (["--save_name", ""], "--save_name ''"),
@@ -96,7 +97,9 @@ def test_values_that_make_no_sense_are_named(argv, named):
 def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "checkpoint").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
-        options.output_folder(str(tmp_path), "0")
+        options.output_folder(str(tmp_path), "0", "name")
+    with pytest.raises(UserError, match="cannot be written"):
+        options.output_folder(str(tmp_path / "new"), "0", "n" * 300)
 
 
 def test_devices(monkeypatch):

@@ -48,7 +48,28 @@ def test_every_training_flag_is_in_the_table(capsys):
         assert f"--{field}" in table or f"--{field.replace('_', '-')}" in table, field
 
 
+def test_published_errors():
+    rows = re.findall(r"^\| (LDAM|CE) \| CIFAR-(10+)-LT \| (.*) \|$", README, re.M)
+    errors = {(loss, classes): [float(v) for v in values.split(" | ")] for loss, classes, values in rows}
+    assert errors == {
+        ("LDAM", "10"): [22.65, 19.34, 15.66, 11.90, 10.32],
+        ("CE", "10"): [23.11, 19.46, 15.97, 12.36, 10.56],
+        ("LDAM", "100"): [56.91, 51.99, 47.73, 42.47, 38.72],
+        ("CE", "100"): [60.06, 53.13, 48.10, 42.15, 38.27],
+    }
+
+
+def test_nothing_is_left_to_fill_in():
+    for path in (ROOT / "README.md", *(ROOT / "results").glob("*.md")):
+        text = path.read_text()
+        assert "@" + "@" not in text, path
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (path.parent / target).exists(), target
+
+
 def test_every_room_is_in_the_layout():
     layout = README[README.index("## Layout") :]
     for path in ROOT.glob("*.py"):
         assert f"`{path.name}`" in layout, path.name
+    for folder in re.findall(r"`(\w+)/`", layout):
+        assert (ROOT / folder).is_dir(), folder

@@ -44,5 +44,8 @@ def test_ten_trainings_and_ten_tests_and_a_missing_file(run, tmp_path):
 
 
 def test_without_checkpoints_every_file_is_named(run):
-    result = run("sh", ROOT / "scripts" / "MetaSAug_CE_test.sh", status=1)
-    assert [line.split()[0] for line in result.stderr.splitlines()] == ["missing:"] * 10
+    for arguments, folder in (([], "checkpoint/ours/CE"), (["--no-cuda"], "checkpoint/ours/CE"), (["my"], "my")):
+        result = run("sh", ROOT / "scripts" / "MetaSAug_CE_test.sh", *arguments, status=1)
+        lines = result.stderr.splitlines()
+        assert len(lines) == 10
+        assert all(line.startswith(f"missing: {folder}/MetaSAug_cifar10") for line in lines)

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from errors import run_main
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
-from options import choose_device
-from resnet import build_model
+from options import Parser, choose_device, require
+from training import make_model
 
 
 def make_steps(device: torch.device, batch_size: int, num_classes: int, arch: str) -> dict[str, Callable[[], object]]:
@@ -38,7 +39,7 @@ def make_steps(device: torch.device, batch_size: int, num_classes: int, arch: st
         return x.contiguous(memory_format=torch.channels_last), y
 
     train, meta = batch(), batch()
-    models = [build_model(arch, num_classes).to(device).to(memory_format=torch.channels_last).train() for _ in range(2)]
+    models = [make_model(arch, num_classes).to(device).to(memory_format=torch.channels_last).train() for _ in range(2)]
     optimizers = [torch.optim.SGD(m.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4) for m in models]
     criterion = MetaSAugLDAM([500 - 4 * k for k in range(num_classes)]).to(device)
     estimator = EstimatorCV(64, num_classes).to(device)
@@ -68,7 +69,7 @@ def measure(step: Callable[[], object], device: torch.device) -> float:
 
 def main() -> None:
     """Measure in turn, print a table, write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--num_classes", type=int, default=100)
     parser.add_argument("--arch", default="resnet32")
@@ -76,6 +77,9 @@ def main() -> None:
     parser.add_argument("--no-cuda", action="store_true")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     args = parser.parse_args()
+    for flag, value in (("--batch-size", args.batch_size), ("--repeats", args.repeats)):
+        require(value >= 1, flag, value, "at least 1")
+    require(2 <= args.num_classes <= 124, "--num_classes", args.num_classes, "from 2 to 124")
     device = choose_device(0, args.no_cuda)
     steps = make_steps(device, args.batch_size, args.num_classes, args.arch)
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -99,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import ROOT, make_cifar
 
+import options
+
 RATIOS = ["0.005", "0.01", "0.02", "0.05", "0.1"]
 CELLS = [(dataset, ratio) for dataset in ("cifar10", "cifar100") for ratio in RATIOS]
 
@@ -20,6 +22,28 @@ def test_training_scripts_name_every_cell_once(run, loss):
         assert f"--dataset {dataset} --num_classes {dataset[5:]} --imb_factor {ratio} " in line
         assert f"--save_name MetaSAug_{dataset}_{loss}_imb{ratio} " in line
         assert line.endswith("--epochs 3")
+
+
+def test_demo_trains_twice_and_compares(run):
+    lines = run("sh", ROOT / "scripts" / "demo.sh", PYTHON="echo").stdout.splitlines()
+    commands = [line.split() for line in lines if not line.startswith("==")]
+    assert [words[0] for words in commands] == ["MetaSAug_CE_train.py", "MetaSAug_LDAM_train.py", "report.py"]
+    plain, metasaug = (options.parse_training("", words[1:]) for words in commands[:2])
+    assert plain.meta_start >= plain.epochs
+    assert metasaug.meta_start < metasaug.epochs
+    for flags, summary in ((plain, commands[2][1]), (metasaug, commands[2][2])):
+        assert summary == f"{flags.workdir}/checkpoint/ours/{flags.idx}/{flags.save_name}_summary.json"
+
+
+def test_benchmark_measures_both_steps(run, refused, tmp_path):
+    small = ["--arch", "resnet8", "--batch-size", "4", "--num_classes", "10", "--repeats", "1", "--no-cuda"]
+    out = run("benchmarks/meta_step.py", *small, "--json", "rows.json").stdout
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["name"] for row in rows] == ["cross-entropy step", "MetaSAug step"]
+    assert rows[0]["ratio_to_ce"] == 1
+    assert rows[1]["seconds"] > 0
+    assert "MetaSAug step" in out
+    assert "--repeats 0" in refused("benchmarks/meta_step.py", "--repeats", "0")
 
 
 @pytest.mark.slow

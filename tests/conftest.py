@@ -1,6 +1,7 @@
 """What the tests share: running scripts as a user does, float64, CIFAR's files made small."""
 
 import hashlib
+import importlib
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Run before a script when CIFAR_MD5 is set: torchvision then expects the md5 sums of the files a test made.
+# Run before a script. With CIFAR_MD5 torchvision expects the md5 sums of the files a test made, and downloads nothing.
 PATCH = """
 import json, os
 if "CIFAR_MD5" in os.environ:
@@ -50,7 +51,7 @@ def environment(tmp_path_factory):
     shim.chmod(0o755)
     path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
     kept = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-    return {**kept, "PATH": path, "PYTHONPATH": str(folder), "CIFAR_MD5": "{}", "PYTHONWARNINGS": "error::FutureWarning"}
+    return {**kept, "PATH": path, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error::FutureWarning"}
 
 
 @pytest.fixture
@@ -65,6 +66,24 @@ def run(environment, tmp_path):
         )
         assert result.returncode == status, result.stdout + result.stderr
         return result
+
+    return call
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path, capsys):
+    """Call a script's main in this process, on one thread, in a new folder: the same as `run` without its imports."""
+
+    def call(script, *flags):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            importlib.import_module(script.removesuffix(".py")).main()
+        finally:
+            torch.set_num_threads(threads)
+        return capsys.readouterr().out
 
     return call
 

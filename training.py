@@ -76,7 +76,6 @@ class Run:
         self.meta_stream = meta_batches(self.meta, flags.batch_size, flags.seed)
         self.best: dict[str, Any] = {"epoch": -1, "acc1": -1.0}
         self.last: dict[str, Any] = {}
-        self.pace: dict[int, float] = {}  # seconds of the latest epoch of each stage
         self.first_epoch = self.load_stage1(Path(flags.stage1)) if flags.stage1 else 0
         self.describe(data.notes)
         self.prepare_folder()
@@ -219,11 +218,11 @@ class Run:
         save_checkpoint(self.state(epoch), self.paths["last"])
 
     def time_left(self, epoch: int, seconds: float) -> float:
-        """Return the seconds that the epochs after this one take, if they go as those before."""
+        """Return the seconds that the epochs after this one take, if they go as this one; stage 2 costs META_COST a step."""
         split, end = min(self.flags.meta_start, self.flags.epochs), self.flags.epochs
-        self.pace[1 if epoch < split else 2] = seconds
-        ahead = max(split - epoch - 1, 0)
-        return ahead * seconds + (end - epoch - 1 - ahead) * self.pace.get(2, META_COST * seconds)
+        if epoch >= split:
+            return (end - epoch - 1) * seconds
+        return (split - epoch - 1) * seconds + (end - split) * META_COST * seconds
 
     def outcome(self, epoch: int, tested: Accuracy) -> dict[str, Any]:
         """Return the accuracies of an epoch as plain values."""

@@ -1,14 +1,15 @@
 # make demo    trains plain cross-entropy and MetaSAug on long-tailed digits and prints both in one table
 # make test    runs the tests
+# make slow    runs the tests that make test leaves out, some minutes each
 # make lint    ruff and mypy
-# make bench   runs the benchmarks
+# make bench   runs the benchmarks, up to ten minutes, and rewrites benchmarks/RESULTS.md
 # make lock    resolves requirements.lock anew (needs uv)
-# Each of the first four makes .venv from requirements.lock first, when that is new.
+# All but the last make .venv from requirements.lock first, when that is new.
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test slow lint bench lock clean
 
 demo: $(STAMP)
 	PYTHON=$(PY) sh scripts/demo.sh
@@ -16,12 +17,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -q
 
+slow: $(STAMP)
+	$(PY) -m pytest -q -m slow
+
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
 bench: $(STAMP)
-	$(PY) benchmarks/meta_step.py
+	$(PY) benchmarks/run_all.py
 
 # A failed installation leaves no stamp, so the next call goes on with it.
 $(STAMP): requirements.lock

@@ -19,14 +19,13 @@ from errors import run_main
 def main() -> None:
     """Two stages: plain cross-entropy, then MetaSAug with class-balanced cross-entropy."""
     flags = options.parse_training(__doc__)
-    run = training.Run(flags, loss_name="CE")
-    criterion = loss.MetaSAugCE(run.cls_num_list).to(run.device)
-
-    for epoch in range(run.first_epoch, min(flags.meta_start, flags.epochs)):  # stage 1
-        run.cross_entropy_epoch(epoch)
-    for epoch in range(flags.meta_start, flags.epochs):  # stage 2
-        run.metasaug_epoch(epoch, criterion)
-    run.finish()
+    with training.training_run(flags, loss_name="CE") as run:
+        criterion = loss.MetaSAugCE(run.cls_num_list).to(run.device)
+        for epoch in run.stage1_epochs:
+            run.cross_entropy_epoch(epoch)
+        for epoch in run.stage2_epochs:
+            run.metasaug_epoch(epoch, criterion)
+        run.finish()
 
 
 if __name__ == "__main__":

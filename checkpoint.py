@@ -1,16 +1,24 @@
 """Checkpoints: atomic saving, strict loading, and names for what is wrong with a file.
 
 The form is the published one, a dict with epoch, state_dict, best_acc1 and optimizer; ours holds more. Files are read
-with `weights_only=True`, so a file from a stranger runs no code.
+with an explicit `weights_only=True`, which no environment variable overrides: a file from a stranger runs no code.
+
+Ours end in a checksum of all that stands before it, as the comment that a zip archive may have, which every reader of the
+form passes over. So that a damaged end is not taken for a file without a checksum, the dict says that there is one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
+import shutil
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +27,73 @@ from torch import Tensor, nn
 
 from errors import UserError
 
+MARK = b"sha256:"
+DIGEST = 64  # characters
+CHECKED = "checksum"  # the key of a dict whose file ends in one
+
+
+def packed(state: Mapping[str, Any]) -> bytes:
+    """Return `state` as torch.save writes it, with the checksum at the end."""
+    buffer = io.BytesIO()
+    torch.save({**state, CHECKED: "sha256"}, buffer)
+    content = buffer.getbuffer()
+    # The last two bytes of a zip archive say how long its comment is.
+    body = bytes(content[:-2]) + struct.pack("<H", len(MARK) + DIGEST) + MARK
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def previous(path: Path) -> Path:
+    """Return where the file that `path` held before is kept."""
+    return path.with_name(path.name + ".previous")
+
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write `state` so that `path` holds the old file or the whole new one, never a part."""
+    """Write `state` so that `path` holds the old file or the whole new one, never a part; the old one stays as `previous`.
+
+    Raises
+    ------
+    UserError
+        If the disk is full or the folder cannot be written; `path` is then what it was.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(packed(state))
+            file.flush()
+            os.fsync(file.fileno())
+        keep_previous(path)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = "; it is as it was before" if path.exists() else ""
+        what = f"{path} cannot be written ({error.strerror}){kept}"
+        raise UserError(f"{what}: make room or choose another --workdir") from error
+
+
+def keep_previous(path: Path) -> None:
+    """Give the file at `path` its second name, `previous`; `path` stays there all the while."""
+    if not path.exists():
+        return
+    second = path.with_name(path.name + ".tmp2")
+    with suppress(FileNotFoundError):
+        second.unlink()
+    try:
+        os.link(path, second)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, second)
+    os.replace(second, previous(path))
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the new names reach the disk, where a system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
@@ -45,12 +111,48 @@ def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     return aside
 
 
-def damaged_member(path: Path) -> str | None:
-    """Return the first part of a zip file whose checksum is wrong, None without any; torch.load does not look."""
-    if not zipfile.is_zipfile(path):
+def damage(content: bytes) -> str | None:
+    """Return what is wrong with a file's bytes: its checksum or one of a zip's parts; torch.load looks at neither."""
+    mark = content[-DIGEST - len(MARK) : -DIGEST]
+    if mark == MARK:
+        found = hashlib.sha256(content[:-DIGEST]).hexdigest().encode()
+        return None if found == content[-DIGEST:] else "its checksum differs"
+    if not zipfile.is_zipfile(io.BytesIO(content)):
         return None  # the form before PyTorch 1.6 has no checksums
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        part = archive.testzip()
+    return None if part is None else f"at {part}"
+
+
+def read_file(path: Path) -> Any:
+    """Read what torch.save wrote, onto the CPU, without running code of the file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cut, damaged, or not of that form.
+    """
+    if not os.path.isfile(path):  # False, not an error, where the path cannot be looked at
+        raise UserError(f"there is no checkpoint {path}: check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles; what matters is said below
+            content = path.read_bytes()
+            damaged = damage(content)
+            state = None if damaged else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of any other kind can fail anywhere in the reader
+        raise UserError(f"{path} is cut, damaged or not a checkpoint: {advice(path)}") from error
+    if isinstance(state, dict) and CHECKED in state and content[-DIGEST - len(MARK) : -DIGEST] != MARK:
+        damaged = "its checksum is gone; if you saved it anew yourself, take the key 'checksum' out of the dict"
+    if damaged:
+        raise UserError(f"{path} is damaged ({damaged}): {advice(path)}")
+    return state
+
+
+def advice(path: Path) -> str:
+    """Return what to do about a damaged file."""
+    before = previous(path)
+    return f"the file before it is {before}" if before.is_file() else "fetch or make it again"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -61,17 +163,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     UserError
         If the file is missing, cut, damaged, or not a checkpoint.
     """
-    if not os.path.isfile(path):  # False, not an error, where the path cannot be looked at
-        raise UserError(f"there is no checkpoint {path}: check the path")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles; what matters is said below
-            damaged = damaged_member(path)
-            state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of any other kind can fail anywhere in the reader
-        raise UserError(f"{path} is cut, damaged or not a checkpoint: fetch or make it again") from error
-    if damaged:
-        raise UserError(f"{path} is damaged (at {damaged}): fetch or make it again")
+    state = read_file(path)
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), Mapping):
         raise UserError(f"{path} is not a MetaSAug checkpoint: it has no state_dict")
     weights = state["state_dict"]
@@ -103,10 +195,28 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
         raise UserError(f"{source} holds a network of architecture {theirs[0]}, not {ours[0]}: see --arch")
     if ours[1] != theirs[1]:
         raise UserError(f"{source} was trained on {theirs[1]} classes, the data set has {ours[1]}: see --dataset")
+    fit_weights(model, weights, source)
+
+
+def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Copy `weights` into the model, every name and shape the same.
+
+    Raises
+    ------
+    UserError
+        That names what is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or unexpected:
-        raise UserError(f"{source} does not fit: missing {missing or 'none'}, unexpected {unexpected or 'none'}")
+        raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
     for name, tensor in own.items():
         if weights[name].shape != tensor.shape:
             raise UserError(f"{source}: {name} is {tuple(weights[name].shape)}, the network's is {tuple(tensor.shape)}")
     model.load_state_dict(dict(weights))
+
+
+def few_names(names: list[str]) -> str:
+    """Return the names, the first eight of them when they are many."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return " ".join(", ".join(names[:8]).split()) + more if names else "none"

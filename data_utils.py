@@ -8,6 +8,7 @@ The readers of the pixels are in `image_sets.py`.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,13 @@ class LongTailedData:
     test: ImageSet
     cls_num_list: list[int]
     notes: list[str]
+
+    def digest(self) -> str:
+        """Return eight digits that tell these images and labels from others."""
+        value = 0
+        for part in (self.train, self.meta, self.test):
+            value = zlib.crc32(part.targets.numpy().tobytes(), zlib.crc32(part.pixels.numpy().tobytes(), value))
+        return f"{value:08x}"
 
 
 def build_dataset(dataset: str, num_meta: int, imb_factor: float | None = None, root: str = "data") -> LongTailedData:
@@ -175,42 +183,60 @@ def augment(pixels: Tensor, index: Tensor, draws: CropsAndFlips) -> Tensor:
     return pixels.view(-1, 3).index_select(0, source.flatten()).view(len(index), size, size, 3)
 
 
+def mixed_seed(*numbers: int) -> int:
+    """Return a seed that depends on all the numbers, and on nothing else."""
+    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return int(state[0]) << 31 ^ int(state[1])
+
+
 def seeded(seed: int, stream: int, epoch: int = 0) -> torch.Generator:
     """Return a CPU generator that depends on the three numbers, and on nothing else."""
-    state = np.random.SeedSequence((seed, epoch, stream)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+    return torch.Generator().manual_seed(mixed_seed(seed, epoch, stream))
 
 
-def epoch_batches(data: ImageSet, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(
+    data: ImageSet, batch_size: int, seed: int, epoch: int, taken: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the augmented batches of one epoch: normalised images (N, 3, 32, 32) and target (N,).
 
-    Order, crops and flips depend on seed and epoch alone. The last batch may be smaller.
+    Order, crops and flips depend on seed and epoch alone. The last batch may be smaller. The first `taken` are left out.
     """
     generator = seeded(seed, TRAIN_STREAM, epoch)
     count = len(data.targets)
     order = torch.randperm(count, generator=generator).to(data.targets.device)
     draws = CropsAndFlips.draw(count, generator, data.flip).to(data.targets.device)
-    for start in range(0, count, batch_size):
+    for start in range(taken * batch_size, count, batch_size):
         part = slice(start, start + batch_size)
         index = order[part]
         yield normalize(augment(data.pixels, index, draws[part])), data.targets[index]
 
 
-def meta_batches(data: ImageSet, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def meta_batches(data: ImageSet, batch_size: int, seed: int, taken: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield augmented batches of the meta set without end, from one shuffled pass after the other.
 
-    Each image comes once a pass; a batch larger than the set is cut to the set's size.
+    Each image comes once a pass; a batch larger than the set is cut to the set's size. The first `taken` are left out.
     """
-    count = len(data.targets)
+    generator = seeded(seed, META_STREAM)
+    for number, chosen in enumerate(shuffled_passes(len(data.targets), batch_size, generator)):
+        index = chosen.to(data.targets.device)
+        draws = CropsAndFlips.draw(len(index), generator, data.flip).to(data.targets.device)
+        if number < taken:
+            continue
+        yield normalize(augment(data.pixels, index, draws)), data.targets[index]
+
+
+def shuffled_passes(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield batches of indices below `count` without end, one shuffled pass after the other, batches across their seams.
+
+    A pass is shuffled when a batch needs it, so the generator may be drawn from in between.
+    """
     batch_size = min(batch_size, count)
     order = torch.empty(0, dtype=torch.int64)
-    generator = seeded(seed, META_STREAM)
     while True:
         if len(order) < batch_size:
             order = torch.cat([order, torch.randperm(count, generator=generator)])
-        index, order = order[:batch_size].to(data.targets.device), order[batch_size:]
-        draws = CropsAndFlips.draw(batch_size, generator, data.flip).to(data.targets.device)
-        yield normalize(augment(data.pixels, index, draws)), data.targets[index]
+        index, order = order[:batch_size], order[batch_size:]
+        yield index
 
 
 def plain_batches(data: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss import EstimatorCV
-from meta_step import Criterion, meta_step
 from metrics import confusion_matrix
+from passes import Passes
 from runlog import Meter, progress
 
-Batch = tuple[Tensor, Tensor]  # images (N, 3, 32, 32), target (N,)
+Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) or features (N, A), target (N,)
+
+
+class MetaResult(Protocol):
+    """What the loop reads from a step: losses (scalars) and logits (N, C)."""
+
+    @property
+    def loss(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def loss_meta(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def logits(self) -> Tensor: ...  # noqa: D102
 
 
 class EpochResult(NamedTuple):
@@ -25,6 +37,10 @@ class EpochResult(NamedTuple):
     meta_loss: float
 
 
+def nothing() -> None:
+    """Do nothing after a step."""
+
+
 def train_one_epoch(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -33,47 +49,56 @@ def train_one_epoch(
     total: int,
     label: str,
     print_freq: int,
+    passes: Passes | None = None,
+    meter: Meter | None = None,
+    after_step: Callable[[], None] = nothing,
 ) -> EpochResult:
-    """Train an epoch of `total` batches with plain, unweighted cross-entropy (stage 1)."""
+    """Train an epoch of `total` batches with plain, unweighted cross-entropy (stage 1).
+
+    Parameters
+    ----------
+    passes:
+        As in `meta_step`.
+    meter:
+        What the epoch has come to already, if its first batches were taken before; `batches` are then the others.
+    after_step:
+        Called after each step; what it raises ends the epoch.
+    """
+    passes = passes or Passes(model)
+    meter = meter or Meter()
     model.train()
-    meter = Meter()
-    for inputs, target in progress(batches, total, label, meter, print_freq):
-        _, logits = model(inputs)
-        loss = F.cross_entropy(logits, target)
+    for inputs, target in progress(batches, total, label, meter, print_freq, meter.steps):
+        loss = F.cross_entropy(logits := passes.plain(inputs)[1], target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         meter.update(loss, logits, target)
+        after_step()
     return EpochResult(*meter.read(), float("nan"))
 
 
 def train_one_epoch_meta(
-    model: nn.Module,
+    step: Callable[[Batch, Batch], MetaResult],
     batches: Iterable[Batch],
     meta_batches: Iterator[Batch],
-    criterion: Criterion,
-    estimator: EstimatorCV,
-    optimizer: torch.optim.Optimizer,
     *,
-    ratio: float,
-    virtual_lr: float,
-    meta_lr: float,
     total: int,
     label: str,
     print_freq: int,
+    meter: Meter | None = None,
+    after_step: Callable[[], None] = nothing,
 ) -> EpochResult:
-    """Train an epoch of `total` batches with MetaSAug (stage 2); `ratio` is λ_t."""
-    model.train()
-    meter = Meter()
-    meta_loss: Tensor | float = 0.0
-    for inputs, target in progress(batches, total, label, meter, print_freq):
-        result = meta_step(
-            model, criterion, estimator, optimizer, (inputs, target), next(meta_batches),
-            ratio=ratio, virtual_lr=virtual_lr, meta_lr=meta_lr,
-        )  # fmt: skip
-        meter.update(result.loss, result.logits, target)
-        meta_loss = meta_loss + result.loss_meta
-    return EpochResult(*meter.read(), float(meta_loss) / total)
+    """Train an epoch of `total` batches with MetaSAug (stage 2).
+
+    `step` takes a training and a meta batch, as `meta_step.meta_step` with all else bound to it; `meter` and `after_step`
+    are as in `train_one_epoch`.
+    """
+    meter = meter or Meter()
+    for batch in progress(batches, total, label, meter, print_freq, meter.steps):
+        result = step(batch, next(meta_batches))
+        meter.update(result.loss, result.logits, batch[1], result.loss_meta)
+        after_step()
+    return EpochResult(*meter.read(), float(meter.meta_loss) / total)
 
 
 @torch.no_grad()

@@ -19,11 +19,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from archives import fetch, unpack
 from errors import UserError
 
 SIZE = 32
 DATASETS = ("cifar10", "cifar100", "digits", "folder")
 PUBLISHED_FOLDERS = {"cifar10": "../cifar-10", "cifar100": "../cifar-100"}
+SHA256 = {
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+}
 DIGITS_TEST_SHARE = 0.3
 
 
@@ -72,7 +77,7 @@ def read_images(dataset: str, root: str, train: bool, class_names: list[str] | N
 
 
 def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
-    """Read CIFAR through torchvision, which checks each file's md5 before it is unpickled; download it when absent."""
+    """Read CIFAR through torchvision, which checks each file's md5 before it is unpickled; fetch it when absent."""
     from torchvision import datasets
 
     reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
@@ -81,11 +86,11 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
     found = next((f for f in folders if os.path.isdir(Path(f) / reader.base_folder)), None)
     packed = next((f for f in folders if os.path.isfile(Path(f) / archive)), None)
     try:
-        if found is not None:
-            data = reader(found, train=train)
-        else:
-            check_archive(Path(packed or root) / archive, reader.tgz_md5)
-            data = reader(packed or root, train=train, download=True)
+        if found is None:
+            found = packed or root
+            fetch(reader.url, Path(found) / archive)
+            unpack(Path(found) / archive, SHA256[archive], Path(found))
+        data = reader(found, train=train)
     except (URLError, ConnectionError, TimeoutError) as error:
         looked = " and ".join(str(Path(f) / reader.base_folder) for f in folders)
         raise UserError(
@@ -93,22 +98,12 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
             f"with a network and put the file into {root}, or name the folder with --data_root"
         ) from error
     except RuntimeError as error:
-        if found is None:  # the archive just fetched
-            check_archive(Path(packed or root) / archive, reader.tgz_md5)
-        raise UserError(describe_damage(reader, Path(found or packed or root))) from error
+        raise UserError(describe_damage(reader, Path(found or root))) from error
     except OSError as error:
         raise UserError(f"{dataset} cannot be read from or written to {found or packed or root}: {error}") from error
     targets = torch.tensor(data.targets, dtype=torch.int64)
     pixels = np.ascontiguousarray(data.data)  # torchvision's is a transposed view; augment wants whole pixels in a row
     return ImageSet(torch.from_numpy(pixels), targets, list(data.classes))
-
-
-def check_archive(path: Path, md5: str) -> None:
-    """Refuse an archive that is there but damaged, instead of fetching another one over it."""
-    from torchvision.datasets.utils import check_integrity
-
-    if path.is_file() and not check_integrity(str(path), md5):
-        raise UserError(f"{path} is damaged or incomplete (md5 differs): delete it to have it downloaded again")
 
 
 def describe_damage(reader: type, root: Path) -> str:
@@ -197,11 +192,25 @@ def is_image(path: Path, endings: Container[str]) -> bool:
 
 def read_image(path: Path) -> np.ndarray:
     """Return the image as uint8 (32, 32, 3): upright as its EXIF says, 16-bit greys scaled down, alpha left out."""
+    image = decode(path, upright=True)
+    return np.asarray(image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+
+def decode(path: Path, upright: bool) -> Image.Image:
+    """Return the image in RGB at its own size, turned as its EXIF says if `upright`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, empty, cut, no image or absurdly large.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large images and odd metadata are no reason to stop
             with Image.open(path) as image:
-                return np.asarray(shrink(ImageOps.exif_transpose(image)))
+                return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: check the list and the folder of the data") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is absurdly large ({error}): remove it or make it smaller") from error
     except Exception as error:  # what a decoder raises on a damaged file depends on the format
@@ -209,12 +218,11 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f"{path} ({size} bytes) cannot be read as an image: remove or replace it ({error})") from error
 
 
-def shrink(image: Image.Image) -> Image.Image:
-    """Convert to RGB and resize to 32x32."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB, greys of more than 8 bits scaled down."""
     if image.mode.startswith("I") or image.mode == "F":  # Pillow would cut these off at 255
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         largest = float(grey.max())
         top = 65535.0 if image.mode.startswith("I;16") else next((t for t in (1.0, 255.0, 65535.0) if largest <= t), largest)
         image = Image.fromarray(np.clip(grey * (255 / top), 0, 255).astype(np.uint8))
-    image = image.convert("RGB")
-    return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return image.convert("RGB")

@@ -12,26 +12,23 @@ layer, L = ℓ(o(θ), W, Σ), so with v = ∇_θ' L_meta
 
     G = −α ∇_Σ ⟨∇_θ L, v⟩ = −α ∇_Σ [⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, Ẇ⟩],
 
-where (ȯ, Ẇ) is the derivative of (logits, W) along v: one forward-mode pass through the network, and a second backward
-through the loss alone. The forward pass of step 1 serves step 3. In units of one forward pass this costs 1 + 2 (virtual)
-+ 1 + 2 (meta) + about 3 (directional; it repeats the plain pass) + 2 (real) = 11; plain cross-entropy costs 3.
+where (ȯ, Ẇ) is the derivative of (logits, W) along v: one forward-mode pass through the network (`tangents.py`), and a
+second backward through the loss alone. The forward pass of step 1 serves the directional pass and step 3. In units of one
+forward pass this costs 1 + 2 (virtual) + 1 + 2 (meta) + 2 (directional) + 2 (real) = 10; plain cross-entropy costs 3.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from loss import EstimatorCV
-from meta_layers import run_with
+from passes import Passes
 
 Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
 Weights = dict[str, Tensor]
@@ -125,26 +122,6 @@ def gradients(loss: Tensor, weights: Mapping[str, Tensor], retain_graph: bool = 
     return dict(zip(weights, grads, strict=True))
 
 
-@cache
-def load_forward_mode() -> None:
-    """Let PyTorch load its forward-mode formulas; some versions print a deprecation warning of their own at this."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
-
-
-@torch.no_grad()
-def logits_derivative(model: nn.Module, weights: Mapping[str, Tensor], direction: Weights, inputs: Tensor) -> Tensor:
-    """Return ȯ (N, C), the derivative of the logits along `direction` in weight space, by forward-mode AD."""
-    load_forward_mode()
-    with forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(w.detach(), direction[name]) for name, w in weights.items()}
-        _, logits = run_with(model, duals, inputs)
-        tangent = forward_ad.unpack_dual(logits).tangent
-    return torch.zeros_like(logits) if tangent is None else tangent
-
-
 def mixed_gradient(
     criterion: Criterion,
     logits: Tensor,
@@ -179,6 +156,7 @@ def meta_step(
     virtual_lr: float,
     meta_lr: float,
     head: str | None = None,
+    passes: Passes | None = None,
 ) -> StepResult:
     """Take one MetaSAug step: the weights, the batch-norm statistics and the class statistics move once.
 
@@ -197,24 +175,27 @@ def meta_step(
         λ_t, the α of the virtual step, and the step size of Σ.
     head:
         Name of the linear head; `model.head` if left out.
+    passes:
+        How the model is run, `passes.Passes(model)` if left out. Losses, gradients of the weights, statistics and updates
+        are in the weights' precision, whatever that of the passes.
     """
+    passes = passes or Passes(model)
     inputs, target = batch
     weights = trained_weights(model)
     head_weight = f"{head or model.head}.weight"
     sigma = estimator.covariance
     state = random_state(inputs.device)
 
-    features, logits = model(inputs)  # serves the virtual and the real step
+    features, logits = passes.shared(inputs)  # serves the virtual step, the directional pass and the real step
     loss_virtual = criterion(logits, weights[head_weight], target, sigma, ratio)
     grads = gradients(loss_virtual, weights, retain_graph=True)
     stepped = virtual_step(weights, grads, virtual_lr)
 
-    _, meta_logits = run_with(model, stepped, meta_batch[0])
-    loss_meta = F.cross_entropy(meta_logits, meta_batch[1])
+    loss_meta = F.cross_entropy(passes.moved(stepped, meta_batch[0]), meta_batch[1])
     direction = gradients(loss_meta, stepped)
 
     with replayed(state, inputs.device):  # dropout, if any, drops the same units as in the shared pass
-        logits_dot = logits_derivative(model, weights, direction, inputs)
+        logits_dot = passes.directional(weights, direction, inputs)
     mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, ratio, logits_dot, direction[head_weight])
     grad_covariance = -virtual_lr * mixed
     sigma_hat = sigma - meta_lr * grad_covariance

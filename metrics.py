@@ -48,7 +48,11 @@ def shots_line(per_shot: Mapping[str, float]) -> str:
 
 def accuracy(confusion: Tensor, cls_num_list: Sequence[int]) -> Accuracy:
     """Return the accuracies of a confusion matrix (C, C), given the training images of each class."""
-    right, total = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist()
+    return class_accuracy(confusion.diagonal().tolist(), confusion.sum(dim=1).tolist(), cls_num_list)
+
+
+def class_accuracy(right: Sequence[int], total: Sequence[int], cls_num_list: Sequence[int]) -> Accuracy:
+    """Return the accuracies from each class's test images and those of them that were recognised."""
     per_class = [100 * r / n if n else math.nan for r, n in zip(right, total, strict=True)]
     groups: dict[str, list[float]] = {shot: [] for shot in SHOTS}
     for value, count in zip(per_class, cls_num_list, strict=True):

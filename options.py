@@ -1,4 +1,4 @@
-"""Flags of the CIFAR scripts and their checks; the names and defaults are the published ones, see the README.
+"""Flags of the scripts and their checks; the names and defaults are the published ones, see the README.
 
 Dashes and underscores in flag names are the same. A wrong value ends in one line on stderr and exit status 2.
 """
@@ -9,7 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from errors import UserError
 from image_sets import DATASETS
 
 PUBLISHED_IMB_FACTOR = 0.1
+SPLIT_NOTE = "note: --split has no effect, as in the published code"
 CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 
 
@@ -36,8 +37,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(spelled, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line and status 2."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+        """Raise a `UserError` instead of printing the usage and leaving."""
+        raise UserError(f"{message} (--help lists the flags)")
 
 
 def truth(text: str) -> bool:
@@ -50,33 +51,52 @@ def truth(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class TrainingFlags:
-    """The checked values of a training script's flags."""
+class LearningFlags:
+    """What every training script has."""
 
     dataset: str
     data_root: str
     num_classes: int | None
     num_meta: int
-    imb_factor: float | None
     batch_size: int
     test_batch_size: int
     epochs: int
-    meta_start: int
-    stage1: str | None
     lr: float
     momentum: float
     nesterov: bool
     weight_decay: float
     lam: float
     meta_lr: float
-    arch: str
     seed: int
     print_freq: int
-    gpu: int
     no_cuda: bool
     workdir: str
-    idx: str
     save_name: str
+    resume: str | None
+    save_every: float
+
+
+# Flags that a resumed run may have otherwise: they change where and how it runs, not what comes out.
+FREE_FLAGS = {
+    *("data_root", "num_classes", "workdir", "save_name", "idx", "print_freq", "gpu", "no_cuda", "threads", "workers"),
+    *("resume", "save_every", "epochs", "stage1", "cache_dir", "split", "pretrained"),
+    *("train_list", "val_list", "meta_list"),  # what they list is compared, not where it stands
+}
+
+
+@dataclass(frozen=True)
+class TrainingFlags(LearningFlags):
+    """The checked values of a CIFAR training script's flags."""
+
+    imb_factor: float | None
+    meta_start: int
+    stage1: str | None
+    arch: str
+    amp: str
+    compile: str | None
+    threads: int
+    gpu: int
+    idx: str
 
 
 def add_common_flags(parser: Parser, dataset: str | None, dataset_help: str) -> None:
@@ -92,17 +112,10 @@ def add_common_flags(parser: Parser, dataset: str | None, dataset_help: str) -> 
     parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
 
 
-def parse_training(description: str, argv: Sequence[str] | None = None) -> TrainingFlags:
-    """Read and check the flags of a training script."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_flags(parser, "cifar10", "data set (default: %(default)s)")
-    parser.add_argument("--arch", default="resnet32", help="resnet and a depth of 6n + 2 (default: %(default)s)")
-    parser.add_argument("--num_classes", type=int, help="checked against the data set, which decides (default: its own)")
-    parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--meta_start", type=int, help="first epoch of stage 2 (default: 160 of 200; --epochs: none)")
-    parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")
-    parser.add_argument("--lr", "--learning-rate", type=float, default=0.1, help="default: %(default)s")
+def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
+    """Add the flags of every training script, with its own defaults of --epochs and --lr."""
+    parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
+    parser.add_argument("--lr", "--learning-rate", type=float, default=lr, help="default: %(default)s")
     parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
     parser.add_argument("--nesterov", type=truth, default=True, help="true or false (default: %(default)s)")
     parser.add_argument("--weight-decay", "--wd", type=float, default=5e-4, help="default: %(default)s")
@@ -111,12 +124,39 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
     parser.add_argument("--seed", type=int, default=42, help="weights, order, crops and flips (default: %(default)s)")
     parser.add_argument("--split", type=int, help="taken for published command lines; without effect there and here")
     parser.add_argument("--print-freq", "-p", type=int, default=100, help="steps between lines (default: %(default)s)")
+    parser.add_argument("--resume", metavar="auto|PATH", help="go on with an interrupted run: auto takes this run's own "
+                        "file, if there is one, PATH another <save_name>_resume.pth.tar")  # fmt: skip
+    parser.add_argument("--save_every", type=float, default=10, metavar="MINUTES", help="save what --resume needs so often, "
+                        "besides after each epoch; 0: after every step (default: %(default)s)")  # fmt: skip
+
+
+def binding(flags: LearningFlags) -> dict[str, object]:
+    """Return the flags that a resumed run must have as the interrupted one had them, by name."""
+    return {f"--{name}": value for name, value in asdict(flags).items() if name not in FREE_FLAGS}
+
+
+def parse_training(description: str, argv: Sequence[str] | None = None) -> TrainingFlags:
+    """Read and check the flags of a training script."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_flags(parser, "cifar10", "data set (default: %(default)s)")
+    parser.add_argument("--arch", default="resnet32", help="resnet and a depth of 6n + 2 (default: %(default)s)")
+    parser.add_argument("--num_classes", type=int, help="checked against the data set, which decides (default: its own)")
+    parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
+    parser.add_argument("--meta_start", type=int, help="first epoch of stage 2 (default: 160 of 200; --epochs: none)")
+    parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")
+    add_learning_flags(parser, epochs=200, lr=0.1)
+    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
+    parser.add_argument(
+        "--compile", nargs="?", const="default", choices=("default", "reduce-overhead"),
+        help="compile the passes by torch.compile, slow to start; reduce-overhead captures CUDA graphs",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: 0, PyTorch's choice)")
     parser.add_argument("--workdir", default=".", help="checkpoints go to WORKDIR/checkpoint/ours/IDX (default: here)")
     parser.add_argument("--idx", default="0", help="folder of the run (default: %(default)s)")
     parser.add_argument("--save_name", default="name", help="first part of the file names (default: %(default)s)")
     values = vars(parser.parse_args(argv))
     if values["split"] is not None:
-        print("note: --split has no effect, as in the published code")
+        print(SPLIT_NOTE)
     if values["meta_start"] is None:
         values["meta_start"] = first_meta_epoch(values["epochs"])
     values["imb_factor"] = default_imb_factor(values["dataset"], values["imb_factor"])
@@ -177,10 +217,29 @@ def check_training(flags: TrainingFlags) -> None:
         That names the first flag that makes no sense.
     """
     check_data(flags.imb_factor, flags.num_meta, flags.test_batch_size)
+    require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
+    check_learning(flags)
+    require(0 <= flags.threads <= 1024, "--threads", flags.threads, "from 0 to 1024")
+    inside = Path(flags.idx)
+    require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")
+    known = CLASSES.get(flags.dataset)
+    check_num_classes(flags.num_classes, known, flags.dataset)
+
+
+def check_learning(flags: LearningFlags) -> None:
+    """Check what every training script has.
+
+    Raises
+    ------
+    UserError
+        That names the first flag that makes no sense.
+    """
     require(flags.batch_size >= 1, "--batch-size", flags.batch_size, "at least 1")
     require(flags.epochs >= 1, "--epochs", flags.epochs, "at least 1")
     require(flags.print_freq >= 1, "--print-freq", flags.print_freq, "at least 1")
-    require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
+    every = flags.save_every
+    require(math.isfinite(every) and every >= 0, "--save_every", every, "a number of minutes, 0 or more")
+    require(flags.resume != "", "--resume", "''", "auto or a path")
     require(0 <= flags.seed < 2**63, "--seed", flags.seed, "0 or more, below 2^63")
     for flag, value in (("--lam", flags.lam), ("--meta_lr", flags.meta_lr), ("--weight-decay", flags.weight_decay)):
         require(math.isfinite(value) and value >= 0, flag, value, "a number of 0 or more")
@@ -189,10 +248,6 @@ def check_training(flags: TrainingFlags) -> None:
     require(flags.momentum > 0 or not flags.nesterov, "--momentum", 0, "above 0 unless --nesterov false is given")
     name = flags.save_name
     require(bool(name) and Path(name).name == name, "--save_name", repr(name), "a file name without folders")
-    inside = Path(flags.idx)
-    require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")
-    known = CLASSES.get(flags.dataset)
-    check_num_classes(flags.num_classes, known, flags.dataset)
 
 
 def check_num_classes(num_classes: int | None, known: int | None, dataset: str) -> None:
@@ -210,7 +265,7 @@ def output_folder(workdir: str, idx: str, save_name: str) -> Path:
         If they cannot.
     """
     folder = Path(workdir) / "checkpoint" / "ours" / idx
-    probe = folder / f"{save_name}_stage1.pth.tar.tmp"
+    probe = folder / f"{save_name}_probe.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,8 +72,9 @@ class ResNet(MetaModule):
         """Map images x (N, 3, 32, 32) to features (N, 64) and logits (N, C)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
-        features = out.mean(dim=(2, 3))  # (N, 64)
-        return features, self.linear(features)
+        with torch.autocast(x.device.type, enabled=False):  # the head keeps its digits under --amp
+            features = out.to(self.linear.weight.dtype).mean(dim=(2, 3))  # (N, 64)
+            return features, self.linear(features)
 
 
 def build_model(arch: str, num_classes: int) -> ResNet:

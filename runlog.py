@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,23 +20,55 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Mean loss and top-1 accuracy of an epoch, summed on the device; the device is waited for only when read."""
+    """What an epoch has come to: steps, mean losses and top-1 accuracy, and the first step whose loss is not finite.
+
+    Sums stay on the device, which is waited for only when they are read. A resumed epoch goes on from what `state` kept.
+    """
+
+    SUMS = ("loss", "correct", "meta_loss", "first_bad")
 
     def __init__(self) -> None:
+        self.steps = 0
         self.count = 0
         self.loss: Tensor | float = 0.0
         self.correct: Tensor | float = 0.0
+        self.meta_loss: Tensor | float = 0.0
+        self.first_bad: Tensor | int = 0  # none
 
-    def update(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Take in a batch: mean loss (scalar), logits (N, C), target (N,)."""
+    def update(self, loss: Tensor, logits: Tensor, target: Tensor, meta_loss: Tensor | None = None) -> None:
+        """Take in a batch: mean losses (scalars), logits (N, C), target (N,)."""
+        self.steps += 1
         self.count += len(target)
         self.loss = self.loss + loss.detach() * len(target)
         self.correct = self.correct + (logits.detach().argmax(1) == target).sum()
+        both = loss.detach() if meta_loss is None else loss.detach() + meta_loss.detach()
+        first = torch.as_tensor(self.first_bad, device=both.device)
+        self.first_bad = torch.where(torch.isfinite(both) | (first > 0), first, self.steps)
+        if meta_loss is not None:
+            self.meta_loss = self.meta_loss + meta_loss.detach()
 
     def read(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy in per cent so far."""
         count = max(self.count, 1)
         return float(self.loss) / count, 100 * float(self.correct) / count
+
+    def state(self) -> dict[str, Any]:
+        """Return everything, to be saved."""
+        sums = {name: torch.as_tensor(getattr(self, name)).cpu() for name in self.SUMS}
+        return {"steps": self.steps, "count": self.count, **sums}
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any], device: torch.device) -> Meter:
+        """Return the meter that `state` was made of."""
+        meter = cls()
+        meter.steps, meter.count = state["steps"], state["count"]
+        for name in cls.SUMS:
+            setattr(meter, name, state[name].to(device))
+        return meter
+
+    def __str__(self) -> str:
+        loss, acc1 = self.read()
+        return f"Loss {loss:.4f}  Acc@1 {acc1:.2f}"
 
 
 def duration(seconds: float) -> str:
@@ -43,27 +78,30 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def progress(batches: Iterable[T], total: int, label: str, meter: Meter, print_freq: int) -> Iterator[T]:
+def progress(
+    batches: Iterable[T], total: int, label: str, meter: Meter | None, print_freq: int, done: int = 0
+) -> Iterator[T]:
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
-    Loss and accuracy are read from `meter` every `print_freq` batches, for the bar at least every tenth.
+    Loss and accuracy are read from `meter`, if any, every `print_freq` batches, for the bar at least every tenth. `done`
+    batches of `total` were there before these.
     """
     terminal = sys.stdout.isatty()
     print_freq = min(print_freq, 10) if terminal else print_freq
-    bar = tqdm(total=total, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)
+    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)
     start = time.monotonic()
     with bar:
-        for step, batch in enumerate(batches, start=1):
+        for step, batch in enumerate(batches, start=done + 1):
             yield batch
             if terminal:
                 bar.update()
             if step % print_freq == 0 or (terminal and step == total):
-                loss, acc1 = meter.read()
+                figures = f"  {meter}" if meter else ""
                 if terminal:
-                    bar.set_postfix_str(f"loss {loss:.4f} acc {acc1:.2f}")
+                    bar.set_postfix_str(figures.strip())
                 else:
-                    left = (time.monotonic() - start) / step * (total - step)
-                    print(f"{label}  [{step}/{total}]  Loss {loss:.4f}  Acc@1 {acc1:.2f}  left {duration(left)}", flush=True)
+                    left = (time.monotonic() - start) / (step - done) * (total - step)
+                    print(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", flush=True)
 
 
 def finite(value: Any) -> Any:
@@ -75,15 +113,29 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def lines_before(path: Path, epoch: int) -> list[str]:
+    """Return the whole lines of a log whose epoch is before `epoch`."""
+    kept = []
+    if epoch and path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            with suppress(ValueError, KeyError, TypeError):  # the last line may be cut
+                if json.loads(line)["epoch"] < epoch and line.endswith("\n"):
+                    kept.append(line)
+    return kept
+
+
 class RunLog:
     """`<name>_metrics.jsonl`, one line an epoch, and TensorBoard events in `<name>_tensorboard`, in one folder."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, first_epoch: int = 0) -> None:
+        """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         self.path, board = self.files(folder, name)
-        self.file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.board = SummaryWriter(str(board))
+        kept = self.path.with_name(self.path.name + ".tmp")
+        kept.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
+        os.replace(kept, self.path)
+        self.board = SummaryWriter(str(board), purge_step=first_epoch or None)
 
     @staticmethod
     def files(folder: Path, name: str) -> tuple[Path, Path]:
@@ -93,14 +145,13 @@ class RunLog:
     def epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write the values of an epoch; what is not finite becomes null."""
         clean = finite(values)
-        self.file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
-        self.file.flush()
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
         for key, value in clean.items():
             if isinstance(value, int | float):
                 self.board.add_scalar(key, value, epoch)
         self.board.flush()
 
     def close(self) -> None:
-        """Close both."""
-        self.file.close()
+        """Close the events."""
         self.board.close()

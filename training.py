@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import json
-import math
-import platform
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from checkpoint import load_checkpoint, load_weights, save_checkpoint, set_earlier_aside
+from checkpoint import load_checkpoint, load_weights, save_checkpoint
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from engine import EpochResult, train_one_epoch, train_one_epoch_meta, validate
 from errors import UserError
+from keeper import Keeper, only_run
 from loss import EstimatorCV
-from meta_step import Criterion
-from metrics import SHOTS, Accuracy, accuracy, percent, shot_of, shots_line
-from options import TrainingFlags, check_num_classes, choose_device, learning_rate, output_folder
+from meta_step import Criterion, meta_step
+from metrics import accuracy
+from options import (
+    TrainingFlags,
+    binding,
+    check_num_classes,
+    choose_device,
+    first_meta_epoch,
+    learning_rate,
+    output_folder,
+)
+from passes import lacks_bf16, make_passes
+from record import Record
 from resnet import ResNet, build_model
-from runlog import RunLog, duration, finite
+from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything
+from runlog import Meter, duration
 
 # What stage 1 depends on besides the data and the architecture.
-STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed")
+STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
-META_COST = 11 / 3  # a MetaSAug step against a plain one, in forward passes
+AMP = {"off": None, "bf16": torch.bfloat16}
+
+META_COST = 10 / 3  # a MetaSAug step against a plain one, in forward passes
 
 
 def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
@@ -45,23 +59,46 @@ def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
             raise UserError(f"--arch: {error}") from error
 
 
+@contextmanager
+def training_run(flags: TrainingFlags, loss_name: str) -> Iterator[Run]:
+    """Hold the run's files against other runs, read the data, and then look after signals until the end.
+
+    Raises
+    ------
+    UserError
+        If flags, data or files do not fit.
+    Stopped
+        At SIGTERM or SIGINT, after what `--resume` needs is saved.
+    """
+    make_model(flags.arch, 2)  # a wrong name is said before the data are read
+    folder = output_folder(flags.workdir, flags.idx, flags.save_name)
+    with only_run(folder / f"{flags.save_name}.lock"):
+        run = Run(flags, loss_name, folder)
+        with run.keeper.signals:
+            yield run
+
+
 class Run:
     """Data, network, optimizer, log and checkpoints of one training.
 
     Making one reads the data and prints the counts per class; after that `cross_entropy_epoch` or `metasaug_epoch` is
-    called for each epoch, and `finish` at the end. `loss_name` goes into the checkpoints.
+    called for each epoch from `first_epoch` on, and `finish` at the end. `loss_name` goes into the checkpoints.
     """
 
-    def __init__(self, flags: TrainingFlags, loss_name: str) -> None:
-        self.flags, self.loss_name = flags, loss_name
-        self.start = time.time()
+    def __init__(self, flags: TrainingFlags, loss_name: str, folder: Path) -> None:
+        self.loss_name = loss_name
         self.device = choose_device(flags.gpu, flags.no_cuda)
-        make_model(flags.arch, 2)  # a wrong name is said before the data are read
-        self.folder = output_folder(flags.workdir, flags.idx, flags.save_name)
+        if flags.threads:
+            torch.set_num_threads(flags.threads)
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root)
         self.class_names = data.train.class_names
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
         self.cls_num_list = data.cls_num_list
+        self.binding = {"loss": loss_name, **binding(flags), "data": data.digest()}
+        self.meta_start_is_default = flags.meta_start == first_meta_epoch(flags.epochs)
+        seed_everything(flags.seed)
+        found = find_state(flags.resume, folder / f"{flags.save_name}_resume.pth.tar") if flags.resume else None
+        self.flags = self.resumed_flags(flags, *found) if found else flags
         self.train, self.meta, self.test = (s.to(self.device) for s in (data.train, data.meta, data.test))
         self.model = make_model(flags.arch, len(self.class_names), flags.seed)
         self.model.to(self.device).to(memory_format=torch.channels_last)
@@ -71,14 +108,58 @@ class Run:
             momentum=flags.momentum,
             nesterov=flags.nesterov,
             weight_decay=flags.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
         )
+        self.passes = make_passes(self.model, AMP[flags.amp], flags.compile)
         self.estimator = EstimatorCV(self.model.linear.in_features, len(self.class_names)).to(self.device)
-        self.meta_stream = meta_batches(self.meta, flags.batch_size, flags.seed)
-        self.best: dict[str, Any] = {"epoch": -1, "acc1": -1.0}
-        self.last: dict[str, Any] = {}
-        self.first_epoch = self.load_stage1(Path(flags.stage1)) if flags.stage1 else 0
-        self.describe(data.notes)
-        self.prepare_folder()
+        self.meter, self.meta_taken, self.first_epoch = Meter(), 0, 0
+        if found:
+            self.load_state(*found)
+        elif flags.stage1:
+            self.first_epoch = self.load_stage1(Path(flags.stage1))
+        self.describe(data.notes, found[1] if found else None)
+        resumed = found[0]["resume"]["record"] if found else None
+        self.record = Record(folder, flags.save_name, self.cls_num_list, flags.stage1, resumed, found[1] if found else None)
+        self.record.since = self.record.since if found else self.first_epoch
+        self.epoch = self.first_epoch
+        self.meta_stream = meta_batches(self.meta, flags.batch_size, flags.seed, self.meta_taken)
+        resume_path = self.record.paths["resume"]
+        self.keeper = Keeper(resume_path, self.resume_state, flags.save_every, self.model.parameters())
+
+    def resumed_flags(self, flags: TrainingFlags, state: dict[str, Any], source: Path) -> TrainingFlags:
+        """Return the flags to go on with: stage 2 begins where it did before, unless another epoch is asked for.
+
+        Raises
+        ------
+        UserError
+            If a flag that changes the outcome differs, or --epochs is smaller.
+        """
+        inner = state["resume"]
+        may_only_grow(inner, flags.epochs, source)
+        recorded = inner.get("binding")
+        if self.meta_start_is_default and inner.get("meta_start_is_default") and isinstance(recorded, dict):
+            start = recorded.get("--meta_start", flags.meta_start)
+            self.binding["--meta_start"] = start
+            flags = replace(flags, meta_start=start)
+        must_match(inner, self.binding, source)
+        return flags
+
+    def load_state(self, state: dict[str, Any], source: Path) -> None:
+        """Put everything back to where the interrupted run was."""
+        load_weights(self.model, state["state_dict"], source)
+        self.meter, self.meta_taken, self.first_epoch = restore(state, self.optimizer, self.estimator, self.device)
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return a checkpoint with all that `load_state` needs."""
+        return {
+            **self.state(self.epoch - 1),
+            "resume": {
+                "binding": self.binding,
+                "epochs": self.flags.epochs,
+                "meta_start_is_default": self.meta_start_is_default,
+                **collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch)),
+            },
+        }
 
     def load_stage1(self, path: Path) -> int:
         """Take weights and optimizer from a checkpoint of stage 1; return the epoch to go on with.
@@ -111,32 +192,32 @@ class Run:
             raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
         return epoch
 
-    def describe(self, notes: list[str]) -> None:
+    def describe(self, notes: list[str], source: Path | None) -> None:
         """Print what is trained, on what, and the two stages."""
         f = self.flags
         print(f"{f.arch} on {self.device}, {f.dataset}, {len(self.class_names)} classes, MetaSAug with {self.loss_name}")
         print(f"training images a class: {self.cls_num_list}")
         print(f"training {sum(self.cls_num_list)}  meta {len(self.meta.targets)}  test {len(self.test.targets)}")
+        if f.amp == "bf16" and lacks_bf16(self.device):
+            print("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
         for note in notes:
             print(f"note: {note}")
-        split = min(f.meta_start, f.epochs)
-        if f.stage1:
+        if source:
+            print(f"going on in epoch {self.first_epoch} after step {self.meter.steps}: taken from {source}")
+        elif f.stage1:
             print(f"stage 1 to epoch {self.first_epoch - 1}: taken from {f.stage1}")
-        first = self.first_epoch
-        print(f"stage 1, plain cross-entropy: {f'epochs {first} to {split - 1}' if first < split else 'none'}")
-        print(f"stage 2, MetaSAug: {f'epochs {split} to {f.epochs - 1}' if split < f.epochs else 'none'}", flush=True)
+        for name, left in (("stage 1, plain cross-entropy", self.stage1_epochs), ("stage 2, MetaSAug", self.stage2_epochs)):
+            print(f"{name}: {f'epochs {left[0]} to {left[-1]}' if left else 'none'}", flush=True)
 
-    def prepare_folder(self) -> None:
-        """Set the files of an earlier run of the same name aside and open the log."""
-        name = self.flags.save_name
-        self.paths = {kind: self.folder / f"{name}_{kind}.pth.tar" for kind in ("ckpt", "stage1", "last")}
-        self.summary_path = self.folder / f"{name}_summary.json"
-        files = [*self.paths.values(), self.summary_path, *RunLog.files(self.folder, name)]
-        used = Path(self.flags.stage1).resolve() if self.flags.stage1 else None
-        aside = set_earlier_aside(self.folder, [f.name for f in files if f.resolve() != used])
-        if aside:
-            print(f"note: the files of an earlier run {name} are now in {aside}")
-        self.log = RunLog(self.folder, name)
+    @property
+    def stage1_epochs(self) -> range:
+        """The epochs of plain cross-entropy from `first_epoch` on."""
+        return range(self.first_epoch, min(self.flags.meta_start, self.flags.epochs))
+
+    @property
+    def stage2_epochs(self) -> range:
+        """The epochs of MetaSAug from `first_epoch` on."""
+        return range(max(self.first_epoch, self.flags.meta_start), self.flags.epochs)
 
     @property
     def steps(self) -> int:
@@ -147,35 +228,48 @@ class Run:
         """Set the real step's rate and return what both kinds of epoch are called with."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.flags.lr, epoch + 1, self.flags.epochs)
-        self.epoch_start = time.time()
+        self.epoch_start, self.epoch = time.time(), epoch
+        self.keeper.begin(epoch, self.meter)
         label = f"epoch {epoch}/{self.flags.epochs} stage {1 if epoch < self.flags.meta_start else 2}"
-        return {"total": self.steps, "label": label, "print_freq": self.flags.print_freq}
+        return {"total": self.steps, "label": label, "print_freq": self.flags.print_freq, "meter": self.meter}
+
+    def batches(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the batches of the epoch that were not taken yet."""
+        f = self.flags
+        return self.keeper.watched(epoch_batches(self.train, f.batch_size, f.seed, epoch, self.meter.steps))
 
     def cross_entropy_epoch(self, epoch: int) -> None:
         """Train one epoch of stage 1, test and save."""
         shown = self.begin_epoch(epoch)
-        batches = epoch_batches(self.train, self.flags.batch_size, self.flags.seed, epoch)
-        self.end_epoch(epoch, train_one_epoch(self.model, batches, self.optimizer, **shown))
-        if epoch + 1 == self.flags.meta_start < self.flags.epochs:
-            save_checkpoint(self.state(epoch), self.paths["stage1"])
+        after = self.keeper.after_step
+        trained = train_one_epoch(
+            self.model, self.batches(epoch), self.optimizer, passes=self.passes, after_step=after, **shown
+        )
+        self.end_epoch(epoch, trained)
 
     def metasaug_epoch(self, epoch: int, criterion: Criterion) -> None:
         """Train one epoch of stage 2, test and save."""
         shown = self.begin_epoch(epoch)
-        batches = epoch_batches(self.train, self.flags.batch_size, self.flags.seed, epoch)
-        result = train_one_epoch_meta(
+        step = partial(
+            meta_step,
             self.model,
-            batches,
-            self.meta_stream,
             criterion,
             self.estimator,
             self.optimizer,
             ratio=self.flags.lam * epoch / self.flags.epochs,
             virtual_lr=learning_rate(self.flags.lr, epoch, self.flags.epochs),
             meta_lr=self.flags.meta_lr,
-            **shown,
+            passes=self.passes,
         )
-        self.end_epoch(epoch, result)
+
+        def after_step() -> None:
+            self.meta_taken += 1
+            self.keeper.after_step()
+
+        self.model.train()
+        self.end_epoch(
+            epoch, train_one_epoch_meta(step, self.batches(epoch), self.meta_stream, after_step=after_step, **shown)
+        )
 
     def end_epoch(self, epoch: int, trained: EpochResult) -> None:
         """Test, print, log and save.
@@ -183,11 +277,10 @@ class Run:
         Raises
         ------
         UserError
-            If the training loss is not finite; nothing of this epoch is saved then.
+            If a loss or a weight is not finite; nothing of this epoch is saved then.
         """
-        if not math.isfinite(trained.loss):
-            raise UserError(f"the training loss of epoch {epoch} is {trained.loss}: lower --lr, --lam or --meta_lr")
-        batches = plain_batches(self.test, self.flags.test_batch_size)
+        self.keeper.check()
+        batches = self.keeper.watched(plain_batches(self.test, self.flags.test_batch_size))
         test_loss, confusion = validate(self.model, batches, len(self.class_names))
         tested = accuracy(confusion, self.cls_num_list)
         seconds = time.time() - self.epoch_start
@@ -197,25 +290,21 @@ class Run:
             f"{duration(seconds)}, left {duration(self.time_left(epoch, seconds))}",
             flush=True,
         )
-        self.log.epoch(
-            epoch,
-            {
-                "stage": 1 if epoch < self.flags.meta_start else 2,
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "train_loss": trained.loss,
-                "train_acc1": trained.acc1,
-                "meta_loss": trained.meta_loss,
-                "test_loss": test_loss,
-                "test_acc1": tested.overall,
-                **{f"test_{shot}": tested.per_shot[shot] for shot in SHOTS},
-                "seconds": seconds,
-            },
-        )
-        self.last = self.outcome(epoch, tested)
-        if tested.overall > self.best["acc1"]:
-            self.best = self.last
-            save_checkpoint(self.state(epoch), self.paths["ckpt"])
-        save_checkpoint(self.state(epoch), self.paths["last"])
+        values = {
+            "stage": 1 if epoch < self.flags.meta_start else 2,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": trained.loss,
+            "train_acc1": trained.acc1,
+            "meta_loss": trained.meta_loss,
+            "test_loss": test_loss,
+            "seconds": seconds,
+        }
+        self.record.epoch(epoch, tested, values, lambda: self.state(epoch))
+        if epoch + 1 == self.flags.meta_start < self.flags.epochs:
+            save_checkpoint(self.state(epoch), self.record.paths["stage1"])
+        self.epoch, self.meter = epoch + 1, Meter()
+        self.keeper.begin(self.epoch, self.meter)
+        self.keeper.save()
 
     def time_left(self, epoch: int, seconds: float) -> float:
         """Return the seconds that the epochs after this one take, if they go as this one; stage 2 costs META_COST a step."""
@@ -224,17 +313,13 @@ class Run:
             return (end - epoch - 1) * seconds
         return (split - epoch - 1) * seconds + (end - split) * META_COST * seconds
 
-    def outcome(self, epoch: int, tested: Accuracy) -> dict[str, Any]:
-        """Return the accuracies of an epoch as plain values."""
-        return {"epoch": epoch, "acc1": tested.overall, **tested.per_shot, "per_class": tested.per_class}
-
     def state(self, epoch: int) -> dict[str, Any]:
         """Return a checkpoint in the published form, with what testing needs to know."""
         weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
         return {
             "epoch": epoch + 1,
             "state_dict": weights,
-            "best_acc1": self.best["acc1"],
+            "best_acc1": self.record.best["acc1"],
             "optimizer": self.optimizer.state_dict(),
             "arch": self.flags.arch,
             "dataset": self.flags.dataset,
@@ -246,24 +331,5 @@ class Run:
 
     def finish(self) -> None:
         """Print best and last epoch, write the summary, and say what was written where."""
-        seconds = time.time() - self.start
-        for which, outcome in (("best", self.best), ("last", self.last)):
-            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
-        groups = [shot_of(n) for n in self.cls_num_list]
-        since = f" from epoch {self.first_epoch} on" if self.first_epoch else ""
-        print(f"(best is chosen on the test set{since}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
-        summary = {
-            "loss": self.loss_name,
-            "flags": asdict(self.flags),
-            "cls_num_list": self.cls_num_list,
-            "best": self.best,
-            "last": self.last,
-            "seconds": seconds,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-        }
-        self.summary_path.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
-        self.log.close()
-        written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path) if p.exists())
-        print(f"done in {duration(seconds)}; wrote {written}")
+        facts = {"loss": self.loss_name, "flags": asdict(self.flags), "device": str(self.device)}
+        self.record.finish(facts)

@@ -18,6 +18,7 @@ settings.register_profile("no deadline", deadline=None)  # the machine may be bu
 settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
+READ_AT_START = {"PYTHONWARNINGS", "OMP_NUM_THREADS"}  # variables that a forked process would read too late
 
 # Run before a script. With CIFAR_MD5 torchvision expects the md5 sums of the files a test made, and downloads nothing.
 PATCH = """
@@ -54,16 +55,45 @@ def environment(tmp_path_factory):
     return {**kept, "PATH": path, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error::FutureWarning"}
 
 
+@pytest.fixture(scope="session")
+def zygote(environment):
+    """The process that forks for every command; see zygote.py."""
+    with subprocess.Popen([sys.executable, ROOT / "tests" / "zygote.py"], env=environment, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
+        yield process
+        process.stdin.close()
+
+
 @pytest.fixture
-def run(environment, tmp_path):
+def forked(zygote, environment, tmp_path, tmp_path_factory):
+    """Run a script of the project as by `python3 script ...` in a new folder; return status, stdout and stderr."""
+
+    def call(name, *flags, cwd=tmp_path, **variables):
+        folder = tmp_path_factory.mktemp("printed")
+        out, err = folder / "out", folder / "err"
+        argv = [str(ROOT / name), *map(str, flags)]
+        told = {"argv": argv, "cwd": str(cwd), "env": {**environment, **variables}, "out": str(out), "err": str(err)}
+        zygote.stdin.write(json.dumps(told) + "\n")
+        zygote.stdin.flush()
+        status = int(zygote.stdout.readline())
+        return subprocess.CompletedProcess(argv, status, out.read_text(), err.read_text())
+
+    return call
+
+
+@pytest.fixture
+def run(forked, environment, tmp_path):
     """Run a command in a new folder, as a user would: `run("script.py", "--flag", ...)` with python, or `run("sh", ...)`."""
 
-    def call(*command, cwd=tmp_path, status=0, **variables):
-        first, *rest = command
-        words = [first, *rest] if first == "sh" else [sys.executable, str(ROOT / first), *rest]
-        result = subprocess.run(
-            [str(w) for w in words], cwd=cwd, env={**environment, **variables}, capture_output=True, text=True, timeout=600
-        )
+    def call(*command, cwd=tmp_path, status=0, timeout=600, **variables):
+        if command[0] == "sh" or variables.keys() & READ_AT_START:  # a new interpreter
+            words = [sys.executable, ROOT / command[0]] if command[0] != "sh" else ["sh"]
+            result = subprocess.run(
+                [*map(str, words), *map(str, command[1:])], cwd=cwd, env={**environment, **variables}, capture_output=True,
+                text=True, timeout=timeout, check=False,
+            )  # fmt: skip
+        else:
+            result = forked(*command, cwd=cwd, **variables)
         assert result.returncode == status, result.stdout + result.stderr
         return result
 

@@ -5,6 +5,7 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import data_utils
+from head_step import head_step
 from loss import EstimatorCV, SemanticLoss, class_balanced_weights, ldam_margins
 from meta_step import meta_step
 from resnet import build_model
@@ -75,7 +77,7 @@ def make_criterion(g):
     return SemanticLoss(weights, ldam_margins(counts, max_m))
 
 
-def run_steps(g, model, estimator, shape, absolute=False):
+def run_steps(g, model, estimator, shape, absolute=False, step=meta_step):
     """Yield (t, result) of each step; the model and the estimator move."""
     criterion = make_criterion(g)
     optimizer = torch.optim.SGD(model.parameters(), lr=float(g["lr"]), momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -83,7 +85,7 @@ def run_steps(g, model, estimator, shape, absolute=False):
         train, meta = batch(2 * t, g, shape), batch(2 * t + 1, g, shape)
         if absolute:
             train, meta = (train[0].abs(), train[1]), (meta[0].abs(), meta[1])
-        result = meta_step(
+        result = step(
             model, criterion, estimator, optimizer, train, meta,
             ratio=float(g["ratio"]), virtual_lr=float(g["lr"]), meta_lr=float(g["meta_lr"]),
         )  # fmt: skip
@@ -127,12 +129,29 @@ class Head(nn.Module):
         return x, self.fc(x)
 
 
-def test_three_steps_of_a_linear_head_with_diagonal_covariances():
+class ClosedForm(NamedTuple):
+    """A result of head_step in the form of meta_step's."""
+
+    loss_virtual: torch.Tensor
+    loss_meta: torch.Tensor
+    loss: torch.Tensor
+    grad_covariance: torch.Tensor
+
+
+def closed_form(model, criterion, estimator, optimizer, train, meta, **rates):
+    result = head_step(model.fc, criterion, estimator, optimizer, train, meta, **rates)
+    whole = torch.zeros_like(estimator.covariance)
+    whole[train[1]] = result.grad_rows
+    return ClosedForm(result.loss_virtual, result.loss_meta, result.loss, whole)
+
+
+@pytest.mark.parametrize("step", [meta_step, closed_form])
+def test_three_steps_of_a_linear_head_with_diagonal_covariances(step):
     g = figures("head.npz")
     model = Head(int(g["feature_dim"]), int(g["num_classes"]))
     load_weights(model, int(g["seed"]))
     estimator = EstimatorCV(int(g["feature_dim"]), int(g["num_classes"]), diagonal=True)
-    for t, result in run_steps(g, model, estimator, (int(g["feature_dim"]),), absolute=True):
+    for t, result in run_steps(g, model, estimator, (int(g["feature_dim"]),), absolute=True, step=step):
         assert_close(result.grad_covariance, g[f"grad_cv_{t}"])
         assert_close(estimator.covariance, g[f"covariance_{t}"])
     assert_close(model.fc.weight, g["fc.weight"])

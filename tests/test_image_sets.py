@@ -10,6 +10,7 @@ from conftest import make_cifar
 from PIL import Image
 from torchvision import datasets
 
+import archives
 import image_sets
 from errors import UserError
 
@@ -215,8 +216,25 @@ def test_a_good_archive_is_unpacked_and_a_damaged_one_is_named(cifar, monkeypatc
     (cifar / "cifar-10-batches-py").rename(cifar / "elsewhere")
     with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz is damaged"):
         image_sets.read_cifar("cifar10", str(cifar), train=True)
-    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    right = {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
+    monkeypatch.setattr(image_sets, "SHA256", right)
     assert len(image_sets.read_cifar("cifar10", str(cifar), train=True).targets) == 100
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    archive = folder / "x.tar"
+    (tmp_path / "file").write_text("content")
+    with tarfile.open(archive, "w") as tar:
+        tar.add(tmp_path / "file", "../outside")
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match="was not unpacked"):
+        archives.unpack(archive, sha256, folder)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["data", "file", "x.tar"]
+    with tarfile.open(archive) as tar:  # the control
+        tar.extractall(folder, filter="fully_trusted")
+    assert (tmp_path / "outside").exists()
 
 
 def test_missing_cifar_without_a_network_says_where_it_looked(tmp_path, cifar):

@@ -7,14 +7,23 @@ import sys
 
 from conftest import ROOT
 
+import head_options
 import options
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.M | re.S)
+LARGE = ROOT / "ImageNet_iNat"
+LARGE_README = (LARGE / "README.md").read_text()
 
 
-def commands():
-    for language, block in BLOCKS:
+def blocks_of(text):
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+
+
+BLOCKS = blocks_of(README)
+
+
+def commands(blocks=BLOCKS):
+    for language, block in blocks:
         if language == "":
             yield from (shlex.split(line) for line in block.splitlines() if line.startswith(("python3 ", "sh ", "make ")))
 
@@ -42,6 +51,25 @@ def test_commands_name_scripts_and_flags_that_exist():
             options.parse_test("", words[2:])
 
 
+def test_commands_of_imagenet_inat_name_scripts_and_flags_that_exist():
+    seen = list(commands(blocks_of(LARGE_README)))
+    assert len(seen) >= 8
+    for words in seen:
+        script = next(i for i, word in enumerate(words) if word.endswith((".py", ".sh")))
+        assert (LARGE / words[script]).is_file(), words
+        if words[script] == "train.py":
+            head_options.parse_training("", words[script + 1 :])
+        elif words[script] == "test.py":
+            head_options.parse_test("", words[script + 1 :])
+
+
+def test_every_flag_of_imagenet_inat_is_in_its_table():
+    table = "".join(line for line in LARGE_README.splitlines() if line.startswith("| `--"))
+    for kind in (head_options.HeadFlags, head_options.GroupFlags):
+        for field in kind.__dataclass_fields__:
+            assert f"--{field}" in table or f"--{field.replace('_', '-')}" in table, field
+
+
 def test_every_training_flag_is_in_the_table(capsys):
     table = "".join(line for line in README.splitlines() if line.startswith("| `--"))
     for field in options.TrainingFlags.__dataclass_fields__:
@@ -60,16 +88,17 @@ def test_published_errors():
 
 
 def test_nothing_is_left_to_fill_in():
-    for path in (ROOT / "README.md", *(ROOT / "results").glob("*.md")):
+    for path in (ROOT / "README.md", LARGE / "README.md", *(ROOT / "results").glob("*.md")):
         text = path.read_text()
         assert "@" + "@" not in text, path
+        assert "TABLE" not in text, path
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
             assert (path.parent / target).exists(), target
 
 
 def test_every_room_is_in_the_layout():
     layout = README[README.index("## Layout") :]
-    for path in ROOT.glob("*.py"):
+    for path in [*ROOT.glob("*.py"), *LARGE.glob("*.py")]:
         assert f"`{path.name}`" in layout, path.name
     for folder in re.findall(r"`(\w+)/`", layout):
         assert (ROOT / folder).is_dir(), folder

@@ -37,17 +37,6 @@ def test_demo_trains_twice_and_compares(run):
         assert summary == f"{flags.workdir}/checkpoint/ours/{flags.idx}/{flags.save_name}_summary.json"
 
 
-def test_benchmark_measures_both_steps(run, refused, tmp_path):
-    small = ["--arch", "resnet8", "--batch-size", "4", "--num_classes", "10", "--repeats", "1", "--no-cuda"]
-    out = run("benchmarks/meta_step.py", *small, "--json", "rows.json").stdout
-    rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [row["name"] for row in rows] == ["cross-entropy step", "MetaSAug step"]
-    assert rows[0]["ratio_to_ce"] == 1
-    assert rows[1]["seconds"] > 0
-    assert "MetaSAug step" in out
-    assert "--repeats 0" in refused("benchmarks/meta_step.py", "--repeats", "0")
-
-
 def test_ten_checkpoints_are_tested_and_a_missing_one_is_named(run, tmp_path):
     sums = make_cifar(tmp_path / "data", "cifar10", per_class=20, test_per_class=20)
     sums |= make_cifar(tmp_path / "data", "cifar100", per_class=20, test_per_class=2)

@@ -1,0 +1,189 @@
+"""Image lists of the large sets: ImageNet-LT, iNaturalist 2017 and 2018, and one's own.
+
+The images stay on disk; an `ImageList` says where each one lies and which class it is of. Which lists make a data set is in
+`large_sets.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from errors import UserError
+from image_sets import is_image
+
+CLASSES = {"ImageNet_LT": 1000, "iNaturalist18": 8142, "iNaturalist17": 5089}
+MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
+LIST_FORM = "a list has one image a line, 'relative/path label'"
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images on disk: M paths below `root`, targets (M,) int64, class names, and the file or folder that lists them."""
+
+    root: Path
+    paths: list[str]
+    targets: np.ndarray
+    class_names: list[str]
+    source: str
+    passed_over: int = 0  # files of the folder that are not images
+
+    def subset(self, index: np.ndarray) -> ImageList:
+        """Return the images at `index`."""
+        return replace(self, paths=[self.paths[i] for i in index.tolist()], targets=self.targets[index], passed_over=0)
+
+    def digest(self) -> str:
+        """Return a short digest of paths and labels."""
+        digest = hashlib.sha256("\n".join(self.paths).encode())
+        digest.update(np.ascontiguousarray(self.targets).tobytes())
+        return digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:
+    """Read a list of 'relative/path label' lines; the path may hold spaces, blank lines may end the file.
+
+    No path may leave `root`. Labels lie in [0, num_classes); with None the largest of them decides. `advice` is for a file
+    that cannot be read. A `UserError` names the file and what is wrong, for a bad line "FILE line N: ...".
+    """
+    text = read_text(file, advice).rstrip()
+    if not text:
+        raise UserError(f"{file} is empty: {LIST_FORM}")
+    lines = text.split("\n")  # not splitlines, which also splits at characters that names may hold
+    return collect(map(split_line, lines), f"{file} line", file, root, num_classes)
+
+
+def read_text(file: Path, advice: str) -> str:
+    """Return the text of a file; a `UserError` ends in `advice`."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read as text ({error})"
+        raise UserError(f"{file} {problem}: {advice}") from error
+
+
+def split_line(line: str) -> tuple[str, int]:
+    """Split the label off the end of a line; a ValueError says what is wrong with it."""
+    words = line.rsplit(maxsplit=1)
+    if len(words) < 2:
+        raise ValueError(f"{line[:80]!r} is too short: {LIST_FORM}")
+    path, word = words
+    if not (word.isascii() and word.removeprefix("-").isdigit() and len(word) < 19):  # int() takes 1_0 and ٣ too
+        raise ValueError(f"label {word[:80]!r} is no integer: {LIST_FORM}")
+    return path, int(word)
+
+
+def collect(entries: Iterable[tuple[str, int]], place: str, file: Path, root: Path, num_classes: int | None) -> ImageList:
+    """Check paths and labels and make a list of them; an error, also a ValueError of `entries`, is said with its number."""
+    base = os.path.join(os.path.abspath(root), "")
+    limit = MAX_CLASSES if num_classes is None else num_classes
+    kept: list[tuple[str, int]] = []
+    try:
+        for path, label in entries:
+            if not 0 <= label < limit:
+                raise ValueError(f"label {label} lies outside [0, {limit}): labels count from 0")
+            within = os.path.normpath(os.path.join(base, path)).startswith(base)  # as written: links are not followed
+            if not within or "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
+                raise ValueError(f"{path!r} is no path inside {base}: mend it, or check --data_root")
+            kept.append((path, label))
+    except ValueError as error:
+        raise UserError(f"{place} {len(kept) + 1}: {error}") from error
+    targets = np.array([label for _, label in kept], dtype=np.int64)
+    names = [str(k) for k in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
+    return ImageList(Path(root), [path for path, _ in kept], targets, names, str(file))
+
+
+def read_inaturalist17(file: Path, root: Path, num_classes: int, advice: str = "check the path") -> ImageList:
+    """Read an official json of iNaturalist: images[] with file_name and id, annotations[] with category_id and image_id.
+
+    The order is that of images[]. Without image_id, annotations[n] belongs to images[n]. The rest is as in `read_list`.
+    """
+    try:
+        entries = json_entries(json.loads(read_text(file, advice)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no official json with annotations, or damaged: {error}") from error
+    return collect(entries, f"{file} image", file, root, num_classes)
+
+
+def json_entries(content: Any) -> list[tuple[str, int]]:
+    """Return path and label of each image; a ValueError says what is missing."""
+    for part in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise ValueError(f"it has no list {part!r}")
+    images, annotations = content["images"], content["annotations"]
+    paths = json_column(images, "images", "file_name", str)
+    labels = json_column(annotations, "annotations", "category_id", int)
+    if not paths or len(paths) != len(labels):
+        raise ValueError(f"it has {len(paths)} images and {len(labels)} annotations")
+    "".join(paths).encode()  # half a surrogate pair is in no file name: a ValueError
+    if not any("image_id" in annotation for annotation in annotations):
+        return list(zip(paths, labels, strict=True))
+    owners = json_column(annotations, "annotations", "image_id", int, str)
+    ids = json_column(images, "images", "id", int, str)
+    label_of = dict(zip(owners, labels, strict=True))
+    entries = []
+    for path, image_id in zip(paths, ids, strict=True):
+        if image_id not in label_of:  # with as many annotations as images, doubles and strangers end here too
+            raise ValueError(f"image id {image_id!r} has no annotation of its own")
+        entries.append((path, label_of.pop(image_id)))
+    return entries
+
+
+def json_column(rows: list[Any], part: str, key: str, *kinds: type) -> list[Any]:
+    """Return `row[key]` of every row; a ValueError names the first row without one of these kinds."""
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or type(row.get(key)) not in kinds:  # type(): True is an int to isinstance
+            raise ValueError(f"number {number} of its {part} has no {key}")
+    return [row[key] for row in rows]
+
+
+def read_tree(folder: Path, class_names: list[str] | None) -> ImageList:
+    """List `folder/<class>/**`: the files whose ending Pillow reads; classes, if not given, in alphabetical order.
+
+    What is hidden or no image is passed over and counted. A missing folder, class or image is a `UserError`, and so is
+    a class that is not among `class_names`.
+    """
+    endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
+    try:
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        names = found if class_names is None else class_names
+        label_of = {name: label for label, name in enumerate(names)}
+        for name in found:
+            if name not in label_of:
+                raise UserError(f"{folder / name} is a class that the training set does not have: move it away")
+        files = [(path, label_of[name]) for name in found for path in files_below(folder, name)]
+    except OSError as error:
+        advice = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
+    chosen = [(path, label) for path, label in files if is_listed(folder, path, endings)]
+    if not chosen:
+        raise UserError(f"{folder} holds no image in a format that can be read: put them into {folder}/<class>/")
+    targets = np.array([label for _, label in chosen], dtype=np.int64)
+    return ImageList(folder, [path for path, _ in chosen], targets, names, str(folder), len(files) - len(chosen))
+
+
+def files_below(folder: Path, name: str) -> list[str]:
+    """Return the files at any depth below `folder / name` as paths relative to `folder`, sorted."""
+
+    def stop(error: OSError) -> None:
+        raise error  # os.walk would pass over a folder that cannot be read
+
+    walk = os.walk(folder / name, onerror=stop)
+    return sorted(os.path.join(os.path.relpath(place, folder), file) for place, _, files in walk for file in files)
+
+
+def is_listed(folder: Path, path: str, endings: Container[str]) -> bool:
+    """Return whether to list a file: by its ending alone, if it has one, as a look at a million files takes long."""
+    hidden = any(part.startswith(".") for part in path.split(os.sep))
+    ending = os.path.splitext(path)[1]
+    return not hidden and (ending.lower() in endings if ending else is_image(folder / path, endings))

@@ -1,0 +1,166 @@
+"""The data sets of ImageNet_iNat: which lists are for training, meta and test, the meta images drawn as published."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_utils import split_meta
+from errors import UserError
+from image_lists import CLASSES, ImageList, read_inaturalist17, read_list, read_tree
+from options import check_num_classes, require
+
+NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
+DATASETS = (*CLASSES, "custom")
+LISTS = Path(__file__).resolve().parent / "data"
+Flag = str | Path | None  # a list named by the user, relative to the current folder
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The three lists of an experiment, the counts of the training list, and lines for the user."""
+
+    train: ImageList
+    meta: ImageList
+    test: ImageList
+    cls_num_list: list[int]
+    notes: list[str]
+
+
+def draw_meta(source: ImageList, num_meta: int) -> tuple[ImageList, ImageList]:
+    """Draw `num_meta` images a class as published; return them and those left, or raise a `UserError` if too few."""
+    for k, count in enumerate(np.bincount(source.targets, minlength=len(source.class_names))):
+        if count < num_meta:
+            found = f"class {k} ({source.class_names[k]}) has {count} images in {source.source}"
+            raise UserError(f"{found}, fewer than --num_meta {num_meta}: lower --num_meta or add images")
+    meta, rest = split_meta(source.targets, num_meta, len(source.class_names))
+    return source.subset(meta), source.subset(rest)
+
+
+def make_sets(train: ImageList, meta: ImageList, test: ImageList, notes: list[str]) -> Sets:
+    """Put the three lists together; a class without a training image is a `UserError`."""
+    counts = np.bincount(train.targets, minlength=len(train.class_names)).tolist()
+    if len(counts) < 2:
+        raise UserError(f"{train.source} holds one class; at least two are needed")
+    if 0 in counts:
+        k = counts.index(0)
+        found = f"class {k} ({train.class_names[k]}) has no training image in {train.source} beside the meta images"
+        raise UserError(f"{found}: add images, lower --num_meta, or check that labels count from 0 without gaps")
+    return Sets(train, meta, test, counts, notes)
+
+
+def read_published(dataset: str, part: str, root: Path, lists: Path) -> ImageList:
+    """Read the train, val or test list of a published set; iNaturalist 2017 also from its official jsons."""
+    file = lists / f"{dataset}_{part}.txt"
+    if dataset != "iNaturalist17" or os.path.isfile(file):
+        return read_list(file, root, CLASSES[dataset], f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat")
+    places = [folder / f"{part}2017.json" for folder in (lists, root)]
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None:
+        raise UserError(f"{places[0]} and {places[1]} are not there: fetch the file as github.com/visipedia/inat_comp says")
+    return read_inaturalist17(found, root, CLASSES[dataset], "fetch it again")
+
+
+def published_sets(dataset: str, root: Path, num_meta: int, lists: Path) -> Sets:
+    """Read a published data set, its meta images where the published code takes them."""
+    train, val = (read_published(dataset, part, root, lists) for part in ("train", "val"))
+    if dataset == "ImageNet_LT":
+        return make_sets(train, draw_meta(val, num_meta)[0], read_published(dataset, "test", root, lists), [])
+    source, use = (val, "test") if dataset == "iNaturalist18" else (train, "training")
+    meta, _ = draw_meta(source, num_meta)
+    note = f"the {len(meta)} meta images are also among the {len(source)} {use} images, as published"
+    return make_sets(train, meta, val, [note])
+
+
+def listed_sets(root: Path, num_meta: int, num_classes: int | None, *lists: Flag) -> Sets:
+    """Read one's own lists: --train_list, --val_list, --meta_list."""
+    train_list, val_list, meta_list = lists
+    if train_list is None or val_list is None:
+        raise UserError("--train_list and --val_list belong together: give both, or neither for folders in --data_root")
+    train = read_list(Path(train_list), root, num_classes, "check --train_list")
+    test = read_list(Path(val_list), root, len(train.class_names), "check --val_list")
+    if meta_list is not None:
+        return make_sets(train, read_list(Path(meta_list), root, len(train.class_names), "check --meta_list"), test, [])
+    meta, rest = draw_meta(train, num_meta)
+    return make_sets(rest, meta, test, [])
+
+
+def tree_sets(root: Path, num_meta: int, num_classes: int | None) -> Sets:
+    """Read one's own folders."""
+    train = read_tree(root / "train", None)
+    check_num_classes(num_classes, len(train.class_names), train.source)
+    test = read_test_tree(root, train.class_names)
+    own_meta = read_tree(root / "meta", train.class_names) if os.path.isdir(root / "meta") else None
+    meta, rest = (own_meta, train) if own_meta is not None else draw_meta(train, num_meta)
+    incomplete = [part for part in (train, test, meta) if part.passed_over]
+    notes = [f"{part.source}: {part.passed_over} files are not images and were passed over" for part in incomplete]
+    return make_sets(rest, meta, test, notes)
+
+
+def read_test_tree(root: Path, class_names: list[str] | None) -> ImageList:
+    """Read the folder val, or test where there is no val."""
+    val_or_test = "test" if os.path.isdir(root / "test") and not os.path.isdir(root / "val") else "val"
+    return read_tree(root / val_or_test, class_names)
+
+
+def read_test(
+    dataset: str, data_root: str | Path, num_classes: int | None, val_list: Flag, class_names: list[str] | None,
+    lists: Path = LISTS,
+) -> ImageList:  # fmt: skip
+    """Read only what is tested on; `class_names` are those of training where they are known."""
+    root = Path(data_root)
+    check_num_classes(num_classes, CLASSES.get(dataset), dataset)
+    if dataset != "custom":
+        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, lists)
+    if val_list is not None:
+        return read_list(Path(val_list), root, num_classes, "check --val_list")
+    return read_test_tree(root, class_names)
+
+
+def training_counts(
+    dataset: str, data_root: str | Path, num_classes: int, train_list: Flag, lists: Path = LISTS
+) -> list[int] | None:
+    """Return how many training images each class has, None if their list is not there."""
+    if dataset == "custom":
+        if train_list is None:
+            return None
+        train = read_list(Path(train_list), Path(data_root), num_classes, "check --train_list")
+    elif os.path.isfile(lists / f"{dataset}_train.txt"):
+        train = read_published(dataset, "train", Path(data_root), lists)
+    else:
+        return None
+    counts: list[int] = np.bincount(train.targets, minlength=num_classes).tolist()
+    return counts
+
+
+def read_sets(
+    dataset: str, data_root: str | Path, num_meta: int, num_classes: int | None = None,
+    train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None, lists: Path = LISTS,
+) -> Sets:  # fmt: skip
+    """Read the training, meta and test lists of a data set; a `UserError` names the flag, file or class that is wrong.
+
+    Parameters
+    ----------
+    dataset:
+        One of `DATASETS`. The lists of the published sets lie in `lists`; "custom" has its own lists, or without them
+        the folders train, val (or test) and, if wanted, meta in `data_root`, each with a folder for every class.
+    num_meta:
+        Meta images a class, drawn from the val list (iNaturalist17: the training list, where they stay). Those of
+        "custom" are taken out of its training list, unless it has a meta list or folder.
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
+    require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
+    require(num_classes is None or num_classes >= 2, "--num_classes", num_classes, "at least 2")
+    check_num_classes(num_classes, CLASSES.get(dataset), dataset)
+    listed = any(flag is not None for flag in (train_list, val_list, meta_list))
+    if dataset != "custom" and listed:
+        raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
+    if dataset != "custom":
+        return published_sets(dataset, Path(data_root), num_meta, lists)
+    if listed:
+        return listed_sets(Path(data_root), num_meta, num_classes, train_list, val_list, meta_list)
+    return tree_sets(Path(data_root), num_meta, num_classes)

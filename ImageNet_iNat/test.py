@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Test a checkpoint of ImageNet_iNat: a released one, one that train.py wrote, or the cRT one that training begins with.
+
+  python3 test.py --dataset ImageNet_LT --data_root ../ImageNet --loading_path checkpoint/ours/ImageNet_LT/..._ckpt.pth.tar
+
+prints "Dataset: ImageNet_LT  Accuracy: 47.67  Error: 52.33  Top-5: ..." (accuracy and error of the publication), tabs
+between, then the mean accuracy over many-, medium- and few-shot classes, and writes a CSV file with a line for each class.
+"""
+
+import argparse
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # the root's rooms
+
+import head_options
+from backbone import load_backbone, load_head, make_backbone, make_head, read_weights
+from errors import UserError, run_main
+from features import extractor, in_order, plain_images
+from head_training import Tested, evaluate
+from image_lists import ImageList
+from large_sets import read_test, training_counts
+from metrics import percent, shot_of, shots_line
+from process_group import Group, process_group
+
+
+def main() -> None:
+    """Load, evaluate, print, write."""
+    found = head_options.parse_group()
+    with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
+        args = group.agree(lambda: head_options.parse_test(__doc__), head_options.shared_facts)
+        test_set(args, group)
+
+
+def test_set(args: argparse.Namespace, group: Group) -> None:
+    """Test the checkpoint that the flags name."""
+    path = Path(args.loading_path)
+    subject = group.agree(lambda: read_subject(args, path), lambda made: {"test list": made.images.digest()})
+    backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
+    images = plain_images(subject.images, subject.dataset)
+    batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
+    classes = subject.images.class_names
+    tested = evaluate(head, batches, subject.counts or [0] * len(classes), group)
+    if group.main:
+        stem = path.name.removesuffix(".tar").removesuffix(".pth")
+        report(subject, tested, Path(args.out) if args.out else path.with_name(f"{stem}_classes.csv"))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tested, on what; `counts` are the training images of each class, None where nothing says them."""
+
+    dataset: str
+    images: ImageList
+    counts: list[int] | None
+    backbone: nn.Module
+    head: nn.Linear
+
+
+def read_subject(args: argparse.Namespace, path: Path) -> Subject:
+    """Read the checkpoint and the list of test images.
+
+    Raises
+    ------
+    UserError
+        If one of them cannot be read, or they do not fit each other.
+    """
+    backbone_weights, head_weights, state = read_weights(path)
+    dataset = state.get("dataset", args.dataset or "ImageNet_LT")
+    if args.dataset not in (None, dataset):
+        raise UserError(f"the checkpoint was trained with --dataset {dataset}, not {args.dataset}: leave the flag out")
+    root = args.data_root or f"../{dataset}"
+    matrix = head_weights.get("weight")
+    classes = args.num_classes or (len(matrix) if dataset == "custom" and matrix is not None and matrix.dim() == 2 else None)
+    images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
+    backbone, head = make_backbone(), make_head(len(images.class_names), seed=0)
+    load_backbone(backbone, backbone_weights, path)
+    load_head(head, head_weights, path)
+    counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
+    return Subject(dataset, images, counts, backbone, head)
+
+
+def report(subject: Subject, tested: Tested, out: Path) -> None:
+    """Print the accuracies and write those per class.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+    """
+    overall, counts = tested.accuracy.overall, subject.counts
+    print(f"Dataset: {subject.dataset}\tAccuracy: {overall:.2f}\tError: {100 - overall:.2f}\tTop-5: {tested.top5:.2f}")
+    if counts:
+        print(f"Accuracy per shot: {shots_line(tested.accuracy.per_shot)}")
+    else:
+        print("note: no shot groups, for neither the checkpoint nor a training list says how many images a class had")
+    try:
+        with open(out, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("class", "name", "training images", "shot", "accuracy"))
+            for k, (name, value) in enumerate(zip(subject.images.class_names, tested.accuracy.per_class, strict=True)):
+                trained = (counts[k], shot_of(counts[k])) if counts else ("", "")
+                writer.writerow((k, name, *trained, percent(value)))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}): name another file by --out") from error
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,127 @@
+"""What a training leaves in its folder: checkpoints of the best and the last epoch, the log, the summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkpoint import previous, save_checkpoint, set_earlier_aside
+from errors import writing
+from metrics import SHOTS, Accuracy, percent, shot_of, shots_line
+from runlog import RunLog, duration, finite
+
+KINDS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
+
+
+def with_previous(path: Path) -> tuple[Path, Path]:
+    """Return a checkpoint's path and where the one before it is kept."""
+    return path, previous(path)
+
+
+def copy_run(source: Path, folder: Path, name: str) -> None:
+    """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
+    theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
+    for end in ("metrics.jsonl", *(f"{kind}.pth.tar" for kind in KINDS)):
+        file, target = source.with_name(f"{theirs}_{end}"), folder / f"{name}_{end}"
+        if end == "resume.pth.tar":
+            file = source
+        if file.is_file() and not target.exists():
+            shutil.copyfile(file, target)
+
+
+class Record:
+    """The files `<name>_*` in a folder.
+
+    Parameters
+    ----------
+    folder, name:
+        Where, and the first part of the file names. Files of an earlier run of that name are set aside.
+    cls_num_list:
+        Training images of each class.
+    keep:
+        A file that stays where it is, even if it has one of the names.
+    resumed:
+        What `state` returned when the run was interrupted: its files are then gone on with.
+    source:
+        The file that `resumed` comes from. If it is that of another folder or name, files of this name are set aside and
+        those of the interrupted run copied.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
+        resumed: Mapping[str, Any] | None = None, source: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.cls_num_list = list(cls_num_list)
+        self.paths = {kind: folder / f"{name}_{kind}.pth.tar" for kind in KINDS}
+        self.summary_path = folder / f"{name}_summary.json"
+        own = source is not None and source.resolve() in (f.resolve() for f in with_previous(self.paths["resume"]))
+        if not own:
+            files = [f for path in self.paths.values() for f in with_previous(path)]
+            files += [self.summary_path, *RunLog.files(folder, name)]
+            kept = Path(keep).resolve() if keep else None
+            aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
+            if aside:
+                print(f"note: the files of an earlier run {name} are now in {aside}")
+        with writing(folder):
+            if source is not None and not own:
+                copy_run(source, folder, name)
+            elif source is not None and source.resolve() != self.paths["resume"].resolve() and self.paths["resume"].exists():
+                # It is damaged, and must not take the place of the good one when the next is saved.
+                os.replace(self.paths["resume"], self.paths["resume"].with_name(self.paths["resume"].name + ".damaged"))
+        found = resumed or {"epoch": 0, "since": 0, "seconds": 0.0, "best": {"epoch": -1, "acc1": -1.0}, "last": {}}
+        with writing(folder):
+            self.log = RunLog(folder, name, found["epoch"])
+        self.best: dict[str, Any] = found["best"]
+        self.last: dict[str, Any] = found["last"]
+        self.since: int = found["since"]
+        self.start = time.time() - found["seconds"]
+
+    def state(self, epoch: int) -> dict[str, Any]:
+        """Return what a resumed run needs of this; `epoch` is the one it goes on in."""
+        seconds = time.time() - self.start
+        return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
+
+    def epoch(self, epoch: int, tested: Accuracy, values: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
+        """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
+
+        `values` go into the log beside the test accuracies; `state` makes the checkpoint, after best is known.
+        """
+        shots = {f"test_{shot}": tested.per_shot[shot] for shot in SHOTS}
+        with writing(self.log.path):
+            self.log.epoch(epoch, {**values, "test_acc1": tested.overall, **shots})
+        self.last = {"epoch": epoch, "acc1": tested.overall, **tested.per_shot, "per_class": tested.per_class}
+        if tested.overall > self.best["acc1"]:
+            self.best = self.last
+            save_checkpoint(state(), self.paths["ckpt"])
+        save_checkpoint(state(), self.paths["last"])
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Print best and last epoch, write `facts` and the outcome as the summary, say what was written where."""
+        seconds = time.time() - self.start
+        for which, outcome in (("best", self.best), ("last", self.last)):
+            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
+        groups = [shot_of(n) for n in self.cls_num_list]
+        from_epoch = f" from epoch {self.since} on" if self.since else ""
+        print(f"(best is chosen on the test set{from_epoch}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        summary = {
+            **facts,
+            "cls_num_list": self.cls_num_list,
+            "best": self.best,
+            "last": self.last,
+            "seconds": seconds,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "threads": torch.get_num_threads(),
+        }
+        with writing(self.summary_path):
+            self.summary_path.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
+            self.log.close()
+        written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path) if p.exists())
+        print(f"done in {duration(seconds)}; wrote {written}")

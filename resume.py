@@ -1,0 +1,159 @@
+"""What lets a run go on to the same bytes: its state, where it is found, and what must be the same.
+
+Which images a step sees, and how they are cropped, follows from the seed and from how many batches were taken before. So the
+state of a run is: weights, optimizer, class statistics, epoch and step, sums of the epoch so far, best epoch, and the states
+of the global random generators, for networks and criteria that draw from them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpoint import load_checkpoint, previous
+from errors import UserError
+from runlog import Meter
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch (every device), numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (the global one is what code of others draws from)
+    random.seed(seed)
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of the global generators in plain types."""
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put the global generators into the states that `random_states` returned; GPUs only if there are as many."""
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+
+
+def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
+    """Return the state to go on from and its file, None if there is none yet.
+
+    Parameters
+    ----------
+    wanted:
+        "auto" looks at `path`, where this run keeps its own; anything else is the path of a file, which must be there.
+
+    Raises
+    ------
+    UserError
+        If the file is not that of a run to resume, or it and the one before it are both damaged.
+    """
+    file = path if wanted == "auto" else Path(wanted)
+    if not file.name or os.path.isdir(file):
+        raise UserError(f"--resume {file} is a folder: give the path of a file that ends in _resume.pth.tar, or auto")
+    candidates = [f for f in (file, previous(file)) if os.path.isfile(f)]
+    if not candidates:
+        if wanted == "auto":
+            return None
+        raise UserError(f"--resume {file} is not there: check the path, or write --resume auto")
+    mistakes = []
+    for candidate in candidates:
+        try:
+            state = load_checkpoint(candidate)
+        except UserError as mistake:
+            mistakes.append(str(mistake))
+            continue
+        if not isinstance(state.get("resume"), dict):
+            raise UserError(f"--resume {candidate} holds no run to go on with: take the file that ends in _resume.pth.tar")
+        if mistakes:
+            print(f"note: {mistakes[0]}; going on from {candidate}")
+        return state, candidate
+    raise UserError("; ".join(mistakes))
+
+
+def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path) -> None:
+    """Refuse to go on with other flags or data than those in `inner`, a state's "resume"; say if the last bits may differ.
+
+    Raises
+    ------
+    UserError
+        That names the first that differs, and both values.
+    """
+    recorded = inner.get("binding")
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    for key, value in own.items():
+        if key not in recorded:
+            raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
+        if recorded[key] != value:
+            theirs = " ".join(str(recorded[key]).split())
+            raise UserError(f"--resume {source} was made with {key} {theirs}, this run has {value}: they must be the same")
+    before = inner.get("surroundings")
+    for key, value in surroundings().items():
+        if isinstance(before, Mapping) and before.get(key) != value:
+            print(f"note: {key} {value}, before the interruption {before.get(key)}: the last bits may differ")
+
+
+def surroundings() -> dict[str, Any]:
+    """Return what the last bits depend on, besides the flags."""
+    return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "CUDA": torch.cuda.is_available()}
+
+
+def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:
+    """Raise a `UserError` if the run would be shorter than the interrupted one, whose state's "resume" is `inner`."""
+    before = inner.get("epochs")
+    if not isinstance(before, int) or epochs < before:
+        raise UserError(f"--resume {source} is a run of --epochs {before}, this run has {epochs}: it may only grow")
+
+
+def collect(estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
+    return {
+        "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
+        "meter": meter.state(),
+        "meta_taken": meta_taken,
+        "record": dict(record),
+        "random": random_states(),
+        "surroundings": surroundings(),
+    }
+
+
+def restore(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, device: torch.device
+) -> tuple[Meter, int, int]:
+    """Put optimizer, class statistics and generators back; return the epoch's meter, the meta batches taken, the epoch.
+
+    Raises
+    ------
+    UserError
+        If the state does not fit.
+    """
+    inner = state["resume"]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        estimator.load_state_dict(inner["estimator"])
+        meter = Meter.load(inner["meter"], device)
+        set_random_states(inner["random"])
+        record = inner["record"]
+        missing = {"epoch", "since", "seconds", "best", "last"} - set(record)
+        if missing:
+            raise KeyError(f"the record lacks {', '.join(sorted(missing))}")
+        return meter, int(inner["meta_taken"]), int(record["epoch"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(f"--resume: the state does not fit this run ({' '.join(str(error).split())}): train anew") from error

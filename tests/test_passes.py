@@ -1,0 +1,127 @@
+"""The passes in bfloat16 and compiled, against those in full precision."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from data_utils import build_dataset, epoch_batches, meta_batches
+from loss import EstimatorCV, MetaSAugLDAM
+from meta_step import meta_step
+from passes import CompiledPasses, Passes, make_passes
+from training import make_model
+
+RATES = {"ratio": 0.6, "virtual_lr": 0.05, "meta_lr": 0.1}
+
+
+@pytest.fixture(scope="module")
+def half_trained():
+    """A ResNet-8 after 60 plain steps on digits, its criterion and class statistics, a training and a meta batch."""
+    data = build_dataset("digits", 10, 0.1)
+    model = make_model("resnet8", 10).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    estimator = EstimatorCV(64, 10)
+    for epoch in range(10):
+        for x, y in epoch_batches(data.train, 64, 0, epoch):
+            features, logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            if epoch == 9:
+                estimator.update(features.detach(), y)
+    batch = next(epoch_batches(data.train, 100, 0, 20))
+    return model, MetaSAugLDAM(data.cls_num_list), estimator, batch, next(meta_batches(data.meta, 64, 0))
+
+
+def step(problem, make):
+    model, criterion, estimator, batch, meta = copy.deepcopy(problem)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
+    result = meta_step(model, criterion, estimator, optimizer, batch, meta, **RATES, passes=make(model))
+    return result, model, estimator
+
+
+def relative(ours, expected):
+    return float((ours - expected).norm() / expected.norm())
+
+
+def test_bf16_keeps_the_direction_of_the_meta_gradient_and_everything_else_in_float32(half_trained):
+    exact, twin, _ = step(half_trained, Passes)
+    ours, model, estimator = step(half_trained, lambda model: Passes(model, torch.bfloat16))
+    assert 0 < relative(ours.grad_covariance, exact.grad_covariance) < 0.3
+    cosine = F.cosine_similarity(ours.grad_covariance.flatten(), exact.grad_covariance.flatten(), dim=0)
+    assert float(cosine) > 0.95
+    assert relative(ours.loss, exact.loss) < 0.02
+    assert relative(ours.loss_meta, exact.loss_meta) < 0.02
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32, name
+        assert relative(value, twin.state_dict()[name]) < 0.05, name
+    assert {b.dtype for b in estimator.buffers()} == {ours.logits.dtype, ours.grad_covariance.dtype} == {torch.float32}
+
+
+def test_the_convolutions_run_in_bf16_and_the_head_does_not(half_trained):
+    model = copy.deepcopy(half_trained[0])
+    seen = {}
+    model.layer1[0].conv1.register_forward_hook(lambda m, i, out: seen.update(conv=out.dtype))
+    model.linear.register_forward_hook(lambda m, i, out: seen.update(head=out.dtype))
+    Passes(model, torch.bfloat16).plain(half_trained[3][0])
+    assert seen == {"conv": torch.bfloat16, "head": torch.float32}
+    Passes(model).plain(half_trained[3][0])
+    assert seen == {"conv": torch.float32, "head": torch.float32}
+
+
+def test_what_was_kept_for_the_directional_pass_is_let_go(half_trained):
+    model = copy.deepcopy(half_trained[0])
+    kept = Passes(model)
+    kept.shared(half_trained[3][0])
+    assert kept.tape
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    kept.directional(weights, {n: torch.ones_like(p) for n, p in weights.items()}, half_trained[3][0])
+    assert not kept.tape
+
+
+def test_without_a_compiler_there_is_a_warning_and_the_passes_as_they_are(half_trained, monkeypatch):
+    def no_compiler(*_, **__):
+        raise RuntimeError("No working C++ compiler found\nin a long text")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.warns(UserWarning, match=r"--compile: no working compiler, going on without \(No working"):
+        found = make_passes(half_trained[0], None, "default")
+    assert type(found) is Passes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(make_passes(half_trained[0], torch.bfloat16)) is Passes
+
+
+def in_float64(problem):
+    model, criterion, estimator, *batches = copy.deepcopy(problem)
+    return model.double(), criterion.double(), estimator.double(), *((images.double(), y) for images, y in batches)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiled_passes_take_the_same_step(half_trained):
+    """In float64: in float32 rounding switches units that are near zero, and moves the meta gradient by up to a per cent."""
+    problem = in_float64(half_trained)
+    exact, twin, _ = step(problem, Passes)
+    made = []
+    ours, model, _ = step(problem, lambda model: made.append(make_passes(model, None, "default")) or made[-1])
+    assert type(made[0]) is CompiledPasses
+    for name in ("loss_virtual", "loss_meta", "loss", "grad_covariance", "logits"):
+        assert relative(getattr(ours, name), getattr(exact, name)) < 1e-9, name
+    for name, value in model.state_dict().items():
+        assert relative(value, twin.state_dict()[name]) < 1e-9, name
+        assert relative(value, half_trained[0].state_dict()[name]) > 1e-6, name  # the step moved it
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", [None, "default", "reduce-overhead"])
+def test_bf16_on_cuda(half_trained, mode):
+    parts = copy.deepcopy(half_trained)
+    on_gpu = [part.cuda() if hasattr(part, "cuda") else tuple(t.cuda() for t in part) for part in parts]
+    exact, _, _ = step(half_trained, Passes)
+    ours, _, _ = step(on_gpu, lambda model: make_passes(model, torch.bfloat16, mode))
+    cosine = F.cosine_similarity(ours.grad_covariance.flatten().cpu(), exact.grad_covariance.flatten(), dim=0)
+    assert float(cosine) > 0.95

@@ -1,0 +1,160 @@
+"""The tangent of a recorded pass against finite differences and against PyTorch's forward mode on every layer."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from meta_layers import MetaLinear_Norm, run_with
+from meta_step import WithFeatures, random_state, replayed, trained_weights
+from resnet import build_model
+from tangents import recorded, tangent
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Odd(nn.Module):
+    """Layers of other kinds between known ones, one layer used twice, biases, groups, strides, in-place sums, dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, stride=2)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.bn = nn.BatchNorm2d(8)
+        self.norm = nn.GroupNorm(2, 8)
+        self.circular = nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")
+        self.still = nn.BatchNorm2d(8)
+        self.hidden = nn.Linear(8, 8)
+        self.head = MetaLinear_Norm(8, 5)
+
+    def forward(self, x):
+        x = self.twice(torch.tanh(self.first(x)))
+        x = self.twice(x)
+        y = self.bn(x)
+        y += x
+        y = self.circular(F.gelu(self.norm(y)))
+        y = self.still(y)
+        features = F.dropout(torch.tanh(self.hidden(y.mean((2, 3)))), 0.3, self.training)
+        return features, self.head(features)
+
+
+def odd():
+    net = Odd()
+    net.still.eval()
+    net.still.running_mean.normal_()
+    return net
+
+
+NETS = {
+    "resnet8": lambda: build_model("resnet8", 5),
+    "shufflenet": lambda: WithFeatures(torchvision.models.shufflenet_v2_x0_5(num_classes=5), "fc"),
+    "resnet18, in-place": lambda: WithFeatures(torchvision.models.resnet18(num_classes=5), "fc"),
+    "odd": odd,
+}
+
+
+class Problem:
+    def __init__(self, name, frozen=()):
+        torch.manual_seed(0)
+        self.model = NETS[name]()
+        if name != "odd":
+            self.model.train()
+        for n, p in self.model.named_parameters():
+            p.requires_grad_(not any(n.startswith(part) for part in frozen))
+        self.x = torch.randn(6, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        self.weights = trained_weights(self.model)
+        self.direction = {n: torch.randn_like(w) for n, w in self.weights.items()}
+
+    def ours(self):
+        state = random_state(self.x.device)
+        with recorded(self.model) as tape:
+            self.model(self.x)
+        with replayed(state, self.x.device):
+            return tangent(self.model, tape, self.weights, self.direction, self.x)
+
+    def forward_mode(self):
+        torch.manual_seed(1)
+        with torch.no_grad(), forward_ad.dual_level():
+            duals = {n: forward_ad.make_dual(w.detach(), self.direction[n]) for n, w in self.weights.items()}
+            return forward_ad.unpack_dual(run_with(self.model, duals, self.x)[1]).tangent
+
+
+def relative(ours, expected):
+    return float((ours - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_equals_forward_mode_on_every_layer(name):
+    problem = Problem(name)
+    torch.manual_seed(1)
+    assert relative(problem.ours(), problem.forward_mode()) < 1e-12
+
+
+@pytest.mark.parametrize(("name", "frozen"), [("resnet8", ["layer2", "bn1.weight"]), ("odd", ["first.weight", "bn.bias"]),
+                                              ("odd", ["first", "twice", "bn"])])  # fmt: skip
+def test_frozen_parameters_stand_still(name, frozen):
+    problem = Problem(name, frozen)
+    torch.manual_seed(1)
+    assert relative(problem.ours(), problem.forward_mode()) < 1e-12
+
+
+def test_equals_finite_differences():
+    problem = Problem("odd")  # smooth: no kinks to cross
+    h = 1e-6
+    around = []
+    for sign in (1, -1):
+        torch.manual_seed(1)
+        moved = {n: (w + sign * h * problem.direction[n]).detach() for n, w in problem.weights.items()}
+        around.append(run_with(problem.model, moved, problem.x)[1].detach())
+    torch.manual_seed(1)
+    assert relative(problem.ours(), (around[0] - around[1]) / (2 * h)) < 1e-6
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_module_is_left_as_one_forward_pass_leaves_it(name):
+    problem, twin = Problem(name), Problem(name)
+    torch.manual_seed(1)
+    problem.ours()
+    torch.manual_seed(1)
+    twin.model(twin.x)
+    for key, value in twin.model.state_dict().items():
+        assert torch.equal(problem.model.state_dict()[key], value), key
+    assert not any("forward" in vars(module) or module._forward_hooks for module in problem.model.modules())
+
+
+def test_an_interrupted_pass_leaves_the_layers_their_own_forward(monkeypatch):
+    problem = Problem("resnet8")
+    with recorded(problem.model) as tape:
+        problem.model(problem.x)
+    monkeypatch.setattr("tangents.conv_tangent", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tangent(problem.model, tape, problem.weights, problem.direction, problem.x)
+    assert not any("forward" in vars(module) for module in problem.model.modules())
+
+
+def test_gradients_of_the_recorded_pass_are_not_disturbed():
+    problem, twin = Problem("resnet18, in-place"), Problem("resnet18, in-place")
+    with recorded(problem.model) as tape:
+        _, logits = problem.model(problem.x)
+    tangent(problem.model, tape, problem.weights, problem.direction, problem.x)
+    logits.square().sum().backward()
+    twin.model(twin.x)[1].square().sum().backward()
+    for (name, ours), theirs in zip(problem.model.named_parameters(), twin.model.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+
+
+def test_it_costs_two_forward_passes_where_plain_forward_mode_costs_three():
+    problem = Problem("resnet8")
+    counts = {}
+    with recorded(problem.model) as tape, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        problem.model(problem.x)
+    counts["forward"] = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        tangent(problem.model, tape, problem.weights, problem.direction, problem.x)
+    counts["tangent"] = counter.get_total_flops()
+    first = next(m for m in problem.model.modules() if isinstance(m, nn.Conv2d))
+    image_part = 2 * 6 * 32 * 32 * 3 * 9 * first.out_channels  # the images stand still: their convolution has one term only
+    assert counts["tangent"] == 2 * counts["forward"] - image_part

@@ -17,14 +17,14 @@ from errors import run_main
 
 
 def main() -> None:
-    """Two stages: plain cross-entropy, then MetaSAug with LDAM margins."""
+    """Two stages: plain cross-entropy, then MetaSAug with LDAM margins, or what --stage2 says."""
     flags = options.parse_training(__doc__)
     with training.training_run(flags, loss_name="LDAM") as run:
         criterion = loss.MetaSAugLDAM(run.cls_num_list).to(run.device)
         for epoch in run.stage1_epochs:
             run.cross_entropy_epoch(epoch)
         for epoch in run.stage2_epochs:
-            run.metasaug_epoch(epoch, criterion)
+            run.stage2_epoch(epoch, criterion)
         run.finish()
 
 

@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metrics import confusion_matrix
-from passes import Passes
+from options import LearningFlags
 from runlog import Meter, progress
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) or features (N, A), target (N,)
 
 
-class MetaResult(Protocol):
-    """What the loop reads from a step: losses (scalars) and logits (N, C)."""
+def make_optimizer(weights: Iterable[nn.Parameter], flags: LearningFlags, device: torch.device) -> torch.optim.SGD:
+    """Return the published optimizer, fused where PyTorch can."""
+    return torch.optim.SGD(
+        weights,
+        lr=flags.lr,
+        momentum=flags.momentum,
+        nesterov=flags.nesterov,
+        weight_decay=flags.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+class StepResult(Protocol):
+    """What the loop reads from a step: losses and the norm of the meta gradient (scalars), and logits (N, C)."""
 
     @property
     def loss(self) -> Tensor: ...  # noqa: D102
 
     @property
-    def loss_meta(self) -> Tensor: ...  # noqa: D102
+    def logits(self) -> Tensor: ...  # noqa: D102
 
     @property
-    def logits(self) -> Tensor: ...  # noqa: D102
+    def loss_meta(self) -> Tensor | None: ...  # noqa: D102
+
+    @property
+    def grad_norm(self) -> Tensor | None: ...  # noqa: D102
 
 
 class EpochResult(NamedTuple):
-    """Mean training loss, training accuracy in per cent, and the mean loss of the meta batches (nan in stage 1)."""
+    """Mean training loss, training accuracy in per cent, mean meta loss and norm of the meta gradient (nan without one)."""
 
     loss: float
     acc1: float
     meta_loss: float
+    grad_norm: float
 
 
 def nothing() -> None:
@@ -42,63 +58,42 @@ def nothing() -> None:
 
 
 def train_one_epoch(
-    model: nn.Module,
+    step: Callable[[Batch], StepResult],
     batches: Iterable[Batch],
-    optimizer: torch.optim.Optimizer,
     *,
     total: int,
     label: str,
     print_freq: int,
-    passes: Passes | None = None,
     meter: Meter | None = None,
     after_step: Callable[[], None] = nothing,
 ) -> EpochResult:
-    """Train an epoch of `total` batches with plain, unweighted cross-entropy (stage 1).
+    """Train an epoch of `total` batches.
 
     Parameters
     ----------
-    passes:
-        As in `meta_step`.
+    step:
+        Takes a batch, as `meta_step.plain_step` or `meta_step.augmented_step` with all else bound to it.
     meter:
         What the epoch has come to already, if its first batches were taken before; `batches` are then the others.
     after_step:
         Called after each step; what it raises ends the epoch.
     """
-    passes = passes or Passes(model)
     meter = meter or Meter()
-    model.train()
-    for inputs, target in progress(batches, total, label, meter, print_freq, meter.steps):
-        loss = F.cross_entropy(logits := passes.plain(inputs)[1], target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        meter.update(loss, logits, target)
+    for batch in progress(batches, total, label, meter, print_freq, meter.steps):
+        result = step(batch)
+        meter.update(result.loss, result.logits, batch[1], result.loss_meta, result.grad_norm)
         after_step()
-    return EpochResult(*meter.read(), float("nan"))
+    return EpochResult(*meter.read(), *meter.read_meta())
 
 
 def train_one_epoch_meta(
-    step: Callable[[Batch, Batch], MetaResult],
-    batches: Iterable[Batch],
-    meta_batches: Iterator[Batch],
-    *,
-    total: int,
-    label: str,
-    print_freq: int,
-    meter: Meter | None = None,
-    after_step: Callable[[], None] = nothing,
+    step: Callable[[Batch, Batch], StepResult], batches: Iterable[Batch], meta_batches: Iterator[Batch], **shown: Any
 ) -> EpochResult:
-    """Train an epoch of `total` batches with MetaSAug (stage 2).
+    """Train an epoch with MetaSAug: `step` takes a training and a meta batch, as `meta_step.meta_step`.
 
-    `step` takes a training and a meta batch, as `meta_step.meta_step` with all else bound to it; `meter` and `after_step`
-    are as in `train_one_epoch`.
+    `shown` are the further arguments of `train_one_epoch`.
     """
-    meter = meter or Meter()
-    for batch in progress(batches, total, label, meter, print_freq, meter.steps):
-        result = step(batch, next(meta_batches))
-        meter.update(result.loss, result.logits, batch[1], result.loss_meta)
-        after_step()
-    return EpochResult(*meter.read(), float(meter.meta_loss) / total)
+    return train_one_epoch(lambda batch: step(batch, next(meta_batches)), batches, **shown)
 
 
 @torch.no_grad()

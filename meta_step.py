@@ -94,8 +94,18 @@ def set_random_state(states: list[Tensor], device: torch.device) -> None:
 
 
 @dataclass(frozen=True)
+class PlainResult:
+    """What a step without a meta batch saw: loss (scalar) and logits (N, C)."""
+
+    loss: Tensor
+    logits: Tensor
+    loss_meta: None = None
+    grad_norm: None = None
+
+
+@dataclass(frozen=True)
 class StepResult:
-    """What one step saw: losses (scalars), logits (N, C), the meta gradient G and the covariances Σ̂ it led to."""
+    """What one MetaSAug step saw: losses (scalars), logits (N, C), the meta gradient G and the covariances Σ̂ it led to."""
 
     loss_virtual: Tensor
     loss_meta: Tensor
@@ -103,6 +113,11 @@ class StepResult:
     logits: Tensor
     grad_covariance: Tensor
     covariance: Tensor
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The norm of the meta gradient."""
+        return self.grad_covariance.norm()
 
 
 def trained_weights(model: nn.Module) -> Weights:
@@ -142,6 +157,48 @@ def mixed_gradient(
     inner = torch.autograd.grad(criterion(o, w, target, sigma, ratio), (o, w), create_graph=True, materialize_grads=True)
     along = (inner[0] * logits_dot).sum() + (inner[1] * weight_dot).sum()
     return torch.autograd.grad(along, sigma, materialize_grads=True)[0]
+
+
+def move(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take the optimizer's step on `loss`."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def plain_step(passes: Passes, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> PlainResult:
+    """Take one step of plain, unweighted cross-entropy, as stage 1 does."""
+    inputs, target = batch
+    _, logits = passes.plain(inputs)
+    loss = F.cross_entropy(logits, target)
+    move(optimizer, loss)
+    return PlainResult(loss.detach(), logits.detach())
+
+
+def augmented_step(
+    model: nn.Module,
+    criterion: Criterion,
+    estimator: EstimatorCV,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    *,
+    ratio: float,
+    head: str | None = None,
+    passes: Passes | None = None,
+) -> PlainResult:
+    """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does (arXiv 1909.12220); there is no meta-learning.
+
+    The same as `meta_step` with a `meta_lr` of 0, at the cost of plain cross-entropy. With a `ratio` of 0 there is no
+    augmentation either: what is left are the criterion's class weights and margins. Parameters are those of `meta_step`.
+    """
+    passes = passes or Passes(model)
+    inputs, target = batch
+    features, logits = passes.plain(inputs)
+    weight = model.get_parameter(f"{head or model.head}.weight")
+    loss = criterion(logits, weight, target, estimator.covariance, ratio)
+    move(optimizer, loss)
+    estimator.update(features.detach(), target)
+    return PlainResult(loss.detach(), logits.detach())
 
 
 def meta_step(
@@ -201,8 +258,6 @@ def meta_step(
     sigma_hat = sigma - meta_lr * grad_covariance
 
     loss = criterion(logits, weights[head_weight], target, sigma_hat, ratio)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+    move(optimizer, loss)
     estimator.update(features.detach(), target)
     return StepResult(loss_virtual.detach(), loss_meta.detach(), loss.detach(), logits.detach(), grad_covariance, sigma_hat)

@@ -20,6 +20,12 @@ from image_sets import DATASETS
 
 PUBLISHED_IMB_FACTOR = 0.1
 SPLIT_NOTE = "note: --split has no effect, as in the published code"
+STAGE2 = {
+    "metasaug": "MetaSAug",
+    "isda": "ISDA, estimated covariances without meta-learning",
+    "reweight": "re-weighting without augmentation",
+    "none": "plain cross-entropy carried on",
+}
 CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 
 
@@ -90,6 +96,7 @@ class TrainingFlags(LearningFlags):
 
     imb_factor: float | None
     meta_start: int
+    stage2: str
     stage1: str | None
     arch: str
     amp: str
@@ -143,6 +150,8 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
     parser.add_argument("--num_classes", type=int, help="checked against the data set, which decides (default: its own)")
     parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
     parser.add_argument("--meta_start", type=int, help="first epoch of stage 2 (default: 160 of 200; --epochs: none)")
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in STAGE2.items())
+    parser.add_argument("--stage2", choices=STAGE2, default="metasaug", help=f"{meanings} (default: %(default)s)")
     parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")
     add_learning_flags(parser, epochs=200, lr=0.1)
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")

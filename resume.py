@@ -21,6 +21,9 @@ from checkpoint import load_checkpoint, previous
 from errors import UserError
 from runlog import Meter
 
+# What stage 1 depends on besides the data and the architecture.
+STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
+
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch (every device), numpy and Python."""
@@ -120,6 +123,33 @@ def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:
     before = inner.get("epochs")
     if not isinstance(before, int) or epochs < before:
         raise UserError(f"--resume {source} is a run of --epochs {before}, this run has {epochs}: it may only grow")
+
+
+def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> int:
+    """Return the epoch at which a run may go on from a checkpoint of another run's stage 1.
+
+    Parameters
+    ----------
+    state, path:
+        The checkpoint and its file.
+    own:
+        This run's flags, class names and images a class.
+
+    Raises
+    ------
+    UserError
+        If it is past this run's or its own run's stage 1, or was trained on other data or with other flags.
+    """
+    recorded = {**state, **state.get("flags", {})}
+    epoch, end = state.get("epoch"), min(own["meta_start"], own["epochs"] - 1)
+    if not isinstance(epoch, int) or epoch > end:
+        raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
+    if epoch > recorded.get("meta_start", epoch):
+        raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {recorded['meta_start']}")
+    for key in ("dataset", "class_names", "cls_num_list", *STAGE1_FLAGS):
+        if key in recorded and recorded[key] != own[key]:
+            raise UserError(f"--stage1 {path} was trained with {key} {recorded[key]}, this run has {own[key]}")
+    return epoch
 
 
 def collect(estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any]) -> dict[str, Any]:

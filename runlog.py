@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 class Meter:
-    """What an epoch has come to: steps, mean losses and top-1 accuracy, and the first step whose loss is not finite.
+    """What an epoch has come to: steps, mean losses, top-1 accuracy, norm of the meta gradient, first step gone wrong.
 
     Sums stay on the device, which is waited for only when they are read. A resumed epoch goes on from what `state` kept.
     """
 
-    SUMS = ("loss", "correct", "meta_loss", "first_bad")
+    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "first_bad")
 
     def __init__(self) -> None:
         self.steps = 0
@@ -33,35 +33,47 @@ class Meter:
         self.loss: Tensor | float = 0.0
         self.correct: Tensor | float = 0.0
         self.meta_loss: Tensor | float = 0.0
+        self.grad_norm: Tensor | float = 0.0
+        self.has_meta = False
         self.first_bad: Tensor | int = 0  # none
 
-    def update(self, loss: Tensor, logits: Tensor, target: Tensor, meta_loss: Tensor | None = None) -> None:
-        """Take in a batch: mean losses (scalars), logits (N, C), target (N,)."""
+    def update(
+        self, loss: Tensor, logits: Tensor, target: Tensor, meta_loss: Tensor | None = None, grad_norm: Tensor | None = None
+    ) -> None:
+        """Take in a batch: mean losses and norm of the meta gradient (scalars), logits (N, C), target (N,)."""
         self.steps += 1
         self.count += len(target)
         self.loss = self.loss + loss.detach() * len(target)
         self.correct = self.correct + (logits.detach().argmax(1) == target).sum()
-        both = loss.detach() if meta_loss is None else loss.detach() + meta_loss.detach()
-        first = torch.as_tensor(self.first_bad, device=both.device)
-        self.first_bad = torch.where(torch.isfinite(both) | (first > 0), first, self.steps)
+        seen = loss.detach()
         if meta_loss is not None:
-            self.meta_loss = self.meta_loss + meta_loss.detach()
+            self.meta_loss, seen, self.has_meta = self.meta_loss + meta_loss.detach(), seen + meta_loss.detach(), True
+        if grad_norm is not None:
+            self.grad_norm, seen = self.grad_norm + grad_norm.detach(), seen + grad_norm.detach()
+        first = torch.as_tensor(self.first_bad, device=seen.device)
+        self.first_bad = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
 
     def read(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy in per cent so far."""
         count = max(self.count, 1)
         return float(self.loss) / count, 100 * float(self.correct) / count
 
+    def read_meta(self) -> tuple[float, float]:
+        """Return the mean meta loss and the mean norm of the meta gradient so far, nan where no step had one."""
+        if not self.has_meta:
+            return math.nan, math.nan
+        return float(self.meta_loss) / self.steps, float(self.grad_norm) / self.steps
+
     def state(self) -> dict[str, Any]:
         """Return everything, to be saved."""
         sums = {name: torch.as_tensor(getattr(self, name)).cpu() for name in self.SUMS}
-        return {"steps": self.steps, "count": self.count, **sums}
+        return {"steps": self.steps, "count": self.count, "has_meta": self.has_meta, **sums}
 
     @classmethod
     def load(cls, state: Mapping[str, Any], device: torch.device) -> Meter:
         """Return the meter that `state` was made of."""
         meter = cls()
-        meter.steps, meter.count = state["steps"], state["count"]
+        meter.steps, meter.count, meter.has_meta = state["steps"], state["count"], state["has_meta"]
         for name in cls.SUMS:
             setattr(meter, name, state[name].to(device))
         return meter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,13 +14,14 @@ import torch
 
 from checkpoint import load_checkpoint, load_weights, save_checkpoint
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
-from engine import EpochResult, train_one_epoch, train_one_epoch_meta, validate
+from engine import Batch, EpochResult, StepResult, make_optimizer, train_one_epoch, train_one_epoch_meta, validate
 from errors import UserError
 from keeper import Keeper, only_run
 from loss import EstimatorCV
-from meta_step import Criterion, meta_step
+from meta_step import Criterion, augmented_step, meta_step, plain_step
 from metrics import accuracy
 from options import (
+    STAGE2,
     TrainingFlags,
     binding,
     check_num_classes,
@@ -32,11 +33,8 @@ from options import (
 from passes import lacks_bf16, make_passes
 from record import Record
 from resnet import ResNet, build_model
-from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything
+from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything, stage1_epoch
 from runlog import Meter, duration
-
-# What stage 1 depends on besides the data and the architecture.
-STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
 AMP = {"off": None, "bf16": torch.bfloat16}
 
@@ -81,7 +79,7 @@ def training_run(flags: TrainingFlags, loss_name: str) -> Iterator[Run]:
 class Run:
     """Data, network, optimizer, log and checkpoints of one training.
 
-    Making one reads the data and prints the counts per class; after that `cross_entropy_epoch` or `metasaug_epoch` is
+    Making one reads the data and prints the counts per class; after that `cross_entropy_epoch` or `stage2_epoch` is
     called for each epoch from `first_epoch` on, and `finish` at the end. `loss_name` goes into the checkpoints.
     """
 
@@ -102,14 +100,7 @@ class Run:
         self.train, self.meta, self.test = (s.to(self.device) for s in (data.train, data.meta, data.test))
         self.model = make_model(flags.arch, len(self.class_names), flags.seed)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=flags.lr,
-            momentum=flags.momentum,
-            nesterov=flags.nesterov,
-            weight_decay=flags.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = make_optimizer(self.model.parameters(), flags, self.device)
         self.passes = make_passes(self.model, AMP[flags.amp], flags.compile)
         self.estimator = EstimatorCV(self.model.linear.in_features, len(self.class_names)).to(self.device)
         self.meter, self.meta_taken, self.first_epoch = Meter(), 0, 0
@@ -174,17 +165,7 @@ class Run:
         """
         state = load_checkpoint(path)
         own = {**asdict(self.flags), "class_names": self.class_names, "cls_num_list": self.cls_num_list}
-        recorded = {**state, **state.get("flags", {})}
-        epoch, end = state.get("epoch"), min(self.flags.meta_start, self.flags.epochs - 1)
-        if not isinstance(epoch, int) or epoch > end:
-            raise UserError(
-                f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start"
-            )
-        if epoch > recorded.get("meta_start", epoch):
-            raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {recorded['meta_start']}")
-        for key in ("dataset", "class_names", "cls_num_list", *STAGE1_FLAGS):
-            if key in recorded and recorded[key] != own[key]:
-                raise UserError(f"--stage1 {path} was trained with {key} {recorded[key]}, this run has {own[key]}")
+        epoch = stage1_epoch(state, own, path)
         load_weights(self.model, state["state_dict"], path)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -206,7 +187,8 @@ class Run:
             print(f"going on in epoch {self.first_epoch} after step {self.meter.steps}: taken from {source}")
         elif f.stage1:
             print(f"stage 1 to epoch {self.first_epoch - 1}: taken from {f.stage1}")
-        for name, left in (("stage 1, plain cross-entropy", self.stage1_epochs), ("stage 2, MetaSAug", self.stage2_epochs)):
+        stages = {"stage 1, plain cross-entropy": self.stage1_epochs, f"stage 2, {STAGE2[f.stage2]}": self.stage2_epochs}
+        for name, left in stages.items():
             print(f"{name}: {f'epochs {left[0]} to {left[-1]}' if left else 'none'}", flush=True)
 
     @property
@@ -216,7 +198,7 @@ class Run:
 
     @property
     def stage2_epochs(self) -> range:
-        """The epochs of MetaSAug from `first_epoch` on."""
+        """The epochs of stage 2 from `first_epoch` on."""
         return range(max(self.first_epoch, self.flags.meta_start), self.flags.epochs)
 
     @property
@@ -229,6 +211,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.flags.lr, epoch + 1, self.flags.epochs)
         self.epoch_start, self.epoch = time.time(), epoch
+        self.model.train()
         self.keeper.begin(epoch, self.meter)
         label = f"epoch {epoch}/{self.flags.epochs} stage {1 if epoch < self.flags.meta_start else 2}"
         return {"total": self.steps, "label": label, "print_freq": self.flags.print_freq, "meter": self.meter}
@@ -239,34 +222,37 @@ class Run:
         return self.keeper.watched(epoch_batches(self.train, f.batch_size, f.seed, epoch, self.meter.steps))
 
     def cross_entropy_epoch(self, epoch: int) -> None:
-        """Train one epoch of stage 1, test and save."""
-        shown = self.begin_epoch(epoch)
-        after = self.keeper.after_step
-        trained = train_one_epoch(
-            self.model, self.batches(epoch), self.optimizer, passes=self.passes, after_step=after, **shown
-        )
-        self.end_epoch(epoch, trained)
+        """Train one epoch of plain cross-entropy, test and save."""
+        self.plain_epoch(epoch, partial(plain_step, self.passes, self.optimizer))
 
-    def metasaug_epoch(self, epoch: int, criterion: Criterion) -> None:
-        """Train one epoch of stage 2, test and save."""
+    def stage2_epoch(self, epoch: int, criterion: Criterion) -> None:
+        """Train one epoch of stage 2 as --stage2 says, test and save."""
+        f = self.flags
+        if f.stage2 == "none":
+            self.cross_entropy_epoch(epoch)
+            return
+        ratio = 0.0 if f.stage2 == "reweight" else f.lam * epoch / f.epochs
+        common = (self.model, criterion, self.estimator, self.optimizer)
+        if f.stage2 == "metasaug":
+            rate = learning_rate(f.lr, epoch, f.epochs)
+            step = partial(meta_step, *common, ratio=ratio, virtual_lr=rate, meta_lr=f.meta_lr, passes=self.passes)
+            self.metasaug_epoch(epoch, step)
+        else:
+            self.plain_epoch(epoch, partial(augmented_step, *common, ratio=ratio, passes=self.passes))
+
+    def plain_epoch(self, epoch: int, step: Callable[[Batch], StepResult]) -> None:
+        """Train one epoch of steps without meta batches, test and save."""
         shown = self.begin_epoch(epoch)
-        step = partial(
-            meta_step,
-            self.model,
-            criterion,
-            self.estimator,
-            self.optimizer,
-            ratio=self.flags.lam * epoch / self.flags.epochs,
-            virtual_lr=learning_rate(self.flags.lr, epoch, self.flags.epochs),
-            meta_lr=self.flags.meta_lr,
-            passes=self.passes,
-        )
+        self.end_epoch(epoch, train_one_epoch(step, self.batches(epoch), after_step=self.keeper.after_step, **shown))
+
+    def metasaug_epoch(self, epoch: int, step: Callable[[Batch, Batch], StepResult]) -> None:
+        """Train one epoch of MetaSAug steps, test and save."""
+        shown = self.begin_epoch(epoch)
 
         def after_step() -> None:
             self.meta_taken += 1
             self.keeper.after_step()
 
-        self.model.train()
         self.end_epoch(
             epoch, train_one_epoch_meta(step, self.batches(epoch), self.meta_stream, after_step=after_step, **shown)
         )
@@ -296,6 +282,7 @@ class Run:
             "train_loss": trained.loss,
             "train_acc1": trained.acc1,
             "meta_loss": trained.meta_loss,
+            "grad_norm": trained.grad_norm,
             "test_loss": test_loss,
             "seconds": seconds,
         }
@@ -307,11 +294,12 @@ class Run:
         self.keeper.save()
 
     def time_left(self, epoch: int, seconds: float) -> float:
-        """Return the seconds that the epochs after this one take, if they go as this one; stage 2 costs META_COST a step."""
+        """Return the seconds that the epochs after this one take, if they go as this one; MetaSAug costs META_COST."""
         split, end = min(self.flags.meta_start, self.flags.epochs), self.flags.epochs
         if epoch >= split:
             return (end - epoch - 1) * seconds
-        return (split - epoch - 1) * seconds + (end - split) * META_COST * seconds
+        cost = META_COST if self.flags.stage2 == "metasaug" else 1
+        return (split - epoch - 1) * seconds + (end - split) * cost * seconds
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Return a checkpoint in the published form, with what testing needs to know."""

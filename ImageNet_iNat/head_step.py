@@ -58,7 +58,8 @@ class CentredRows:
 class HeadResult:
     """What one step saw.
 
-    Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i}.
+    Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i};
+    `grad_norm` that of the whole meta gradient, each class once.
     """
 
     loss_virtual: Tensor
@@ -66,6 +67,7 @@ class HeadResult:
     loss: Tensor
     logits: Tensor
     grad_rows: Tensor
+    grad_norm: Tensor
 
 
 def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,4 +239,5 @@ def head_step(
     head.bias.grad = residual.sum(dim=1)
     optimizer.step()
     estimator.update(features, target)
-    return HeadResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows)
+    grad_norm = (grad_rows.square().sum(dim=1) / same_class.sum(dim=1)).sum().sqrt()  # each class once
+    return HeadResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from backbone import FEATURES, fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
 from checkpoint import fit_weights
-from engine import EpochResult, train_one_epoch_meta
+from engine import EpochResult, make_optimizer, train_one_epoch_meta
 from errors import UserError
 from feature_cache import CachedFeatures, FeatureCache
 from features import Batch, LiveFeatures, extractor
@@ -117,14 +117,7 @@ class HeadRun:
         self.cls_num_list = self.sets.cls_num_list
         self.backbone.to(group.device)
         self.head.to(group.device)
-        self.optimizer = torch.optim.SGD(
-            self.head.parameters(),
-            lr=flags.lr,
-            momentum=flags.momentum,
-            nesterov=flags.nesterov,
-            weight_decay=flags.weight_decay,
-            fused=group.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = make_optimizer(self.head.parameters(), flags, group.device)
         self.estimator = EstimatorCV(FEATURES, self.head.out_features, diagonal=True).to(group.device)
         self.meter, self.meta_taken, self.epoch = Meter(), 0, 0
         if found:
@@ -281,6 +274,7 @@ class HeadRun:
             "train_loss": trained.loss,
             "train_acc1": trained.acc1,
             "meta_loss": trained.meta_loss,
+            "grad_norm": trained.grad_norm,
             "test_loss": tested.loss,
             "test_acc5": tested.top5,
             "seconds": seconds,

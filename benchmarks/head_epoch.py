@@ -32,7 +32,9 @@ from errors import run_main
 from feature_cache import CachedFeatures
 from head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
+from meta_step import plain_step
 from options import Parser, require
+from passes import Passes
 from process_group import Group
 
 SIZE = 2048
@@ -56,7 +58,7 @@ def write_features(folder: Path, images: int, classes: int) -> None:
 
 
 class Linear(torch.nn.Linear):
-    """A head that returns features and logits, as `engine.train_one_epoch` expects of a network."""
+    """A head that returns features and logits, as `passes.Passes` expects of a network."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         """Return x (N, A) and the logits (N, C)."""
@@ -76,14 +78,14 @@ def child(version: str, folder: Path, images: int, classes: int, batch: int) -> 
     start = time.perf_counter()
     result: EpochResult
     if version == "plain":
-        result = train_one_epoch(head, batches, optimizer, **shown)  # type: ignore[arg-type]
+        result = train_one_epoch(partial(plain_step, Passes(head), optimizer), batches, **shown)  # type: ignore[arg-type]
     else:
         counts = labels["train"].bincount(minlength=classes).tolist()
         estimator = EstimatorCV(SIZE, classes, diagonal=True)
         step = partial(
             head_step, head, MetaSAugCE(counts), estimator, optimizer, ratio=0.1, virtual_lr=3e-4, meta_lr=0.1
         )  # fmt: skip
-        result = train_one_epoch_meta(step, batches, features.meta(), **shown)  # type: ignore[arg-type]
+        result = train_one_epoch_meta(step, batches, features.meta(), **shown)
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "peak_mb": peak_mb() - bare, "loss": result.loss}))
 

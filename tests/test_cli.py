@@ -187,6 +187,38 @@ def test_a_stage_1_made_once_serves_other_runs_to_the_last_bit(main, refused, tm
             )
 
 
+@pytest.mark.filterwarnings("default")
+def test_the_four_choices_of_stage_2(main, tmp_path):
+    """Each equals the full method with its parts switched off: no meta-learning, no augmentation, nothing."""
+    flags = [*QUICK, "--epochs", "4", "--meta_start", "2", "--batch-size", "64", "--lam", "0.75"]
+
+    def train(name, *more):
+        out = main("MetaSAug_LDAM_train.py", *flags, *more, "--save_name", name)
+        folder = tmp_path / "checkpoint" / "ours" / "0"
+        lines = [json.loads(line) for line in (folder / f"{name}_metrics.jsonl").read_text().splitlines()]
+        return torch.load(folder / f"{name}_last.pth.tar", weights_only=True)["state_dict"], lines, out
+
+    def distance(a, b):
+        return max(float((a[k] - b[k]).norm() / b[k].norm()) for k in b)
+
+    choices = {name: train(name, "--stage2", name) for name in ("metasaug", "isda", "reweight", "none")}
+    full = choices["metasaug"][0]
+    for name, switched_off, tolerance in (
+        ("isda", ["--meta_lr", "0"], 1e-5),
+        ("reweight", ["--meta_lr", "0", "--lam", "0"], 1e-5),
+        ("none", ["--meta_start", "4"], 0),
+    ):
+        assert distance(choices[name][0], train(f"{name}_twin", *switched_off)[0]) <= tolerance, name
+        assert distance(choices[name][0], full) > 10 * tolerance
+    assert distance(choices["isda"][0], choices["reweight"][0]) > 1e-4
+    for name, (_, lines, out) in choices.items():
+        assert [line["stage"] for line in lines] == [1, 1, 2, 2]
+        assert [line["meta_loss"] is None for line in lines] == [True, True, *[name != "metasaug"] * 2]
+        assert [line["grad_norm"] is None for line in lines] == [True, True, *[name != "metasaug"] * 2]
+        assert f"stage 2, {options.STAGE2[name]}: epochs 2 to 3" in out
+    assert choices["metasaug"][1][3]["grad_norm"] > 0
+
+
 def test_own_images_in_folders(run, tmp_path):
     from PIL import Image
 

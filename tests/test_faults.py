@@ -108,6 +108,7 @@ def earlier(root, _):
 ROWS = [
     (CE, ["--dataset", "mnist"], None, ["mnist", "cifar10"]),
     (CE, ["--imb_factor", "2"], None, ["--imb_factor 2.0"]),
+    (LDAM, [*DIGITS, "--stage2", "mixup"], None, ["--stage2", "mixup", "reweight"]),
     (CE, [*DIGITS, "--epochs", "0"], None, ["--epochs 0"]),
     (CE, [*DIGITS, "--lr", "nan"], None, ["--lr nan"]),
     (CE, [*DIGITS, "--save_every", "-1"], None, ["--save_every -1"]),

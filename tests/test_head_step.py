@@ -92,6 +92,7 @@ def assert_equal(problem, twin, result, expected, target, tolerance=1e-10):
     for ours, theirs in zip((result.loss_virtual, result.loss_meta, result.loss), expected[:3], strict=True):
         assert relative(ours, theirs) < tolerance
     scale = max(float(expected[3].norm()), 1e-12)
+    assert abs(float(result.grad_norm - expected[3].norm())) < tolerance * scale
     assert float((result.grad_rows - expected[3][target]).norm()) < tolerance * scale
     assert relative(problem.head.weight, twin.head.weight) < tolerance
     assert relative(problem.head.bias, twin.head.bias) < tolerance

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
 from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule
-from meta_step import WithFeatures, gradients, meta_step, trained_weights, virtual_step
+from meta_step import WithFeatures, augmented_step, gradients, meta_step, trained_weights, virtual_step
 from resnet import build_model
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -235,3 +235,31 @@ def test_step_on_cuda_equals_the_cpu():
     gpu.optimizer = torch.optim.SGD(gpu.model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     expected, ours = cpu.step(), gpu.step()
     assert relative(ours.grad_covariance.cpu(), expected.grad_covariance) < 1e-8
+
+
+@pytest.mark.parametrize("ratio", [RATIO, 0.0])
+@pytest.mark.parametrize("criterion", [MetaSAugCE, MetaSAugLDAM])
+def test_the_step_without_meta_learning_is_the_step_with_a_meta_rate_of_zero(criterion, ratio):
+    ours, theirs, full = (Problem("resnet8", criterion=criterion) for _ in range(3))
+    result = augmented_step(ours.model, ours.criterion, ours.estimator, ours.optimizer, ours.batch, ratio=ratio)
+    expected = theirs.step(meta_lr=0.0, ratio=ratio)
+    full.step(ratio=ratio, meta_lr=1e4)
+    assert result.loss_meta is result.grad_norm is None
+    assert relative(result.loss, expected.loss) < 1e-12
+    for name, value in theirs.model.state_dict().items():
+        assert relative(ours.model.state_dict()[name], value) < 1e-12, name
+    assert torch.equal(ours.estimator.covariance, theirs.estimator.covariance)
+    moved = relative(full.model.linear.weight, theirs.model.linear.weight)
+    assert moved > 1e-9 if ratio else moved < 1e-12  # the control: meta-learning acts through the augmentation alone
+
+
+def test_the_step_without_augmentation_is_the_weighted_loss_with_margins():
+    problem, twin = (Problem("resnet8") for _ in range(2))
+    augmented_step(problem.model, problem.criterion, problem.estimator, problem.optimizer, problem.batch, ratio=0.0)
+    images, target = twin.batch
+    _, logits = twin.model(images)
+    logits = logits - F.one_hot(target, CLASSES) * twin.criterion.margins[target].unsqueeze(1)
+    F.cross_entropy(logits, target, weight=twin.criterion.class_weights).backward()
+    twin.optimizer.step()
+    for name, value in twin.model.state_dict().items():
+        assert relative(problem.model.state_dict()[name], value) < 1e-12, name

@@ -280,7 +280,7 @@ def train(folder, monkeypatch, stop_after=None, resumed=None, leave_out=()):
         for epoch in run.stage1_epochs:
             run.cross_entropy_epoch(epoch)
         for epoch in run.stage2_epochs:
-            run.metasaug_epoch(epoch, criterion)
+            run.stage2_epoch(epoch, criterion)
     except CutError:
         pass
     return copy.deepcopy(run.resume_state())

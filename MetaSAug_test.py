@@ -20,7 +20,7 @@ from data_utils import get_img_num_per_cls, plain_batches
 from engine import validate
 from errors import UserError, run_main
 from image_sets import PUBLISHED_FOLDERS, read_images
-from metrics import accuracy, percent, shot_of, shots_line
+from metrics import percent, shot_of, shots_line
 from training import make_model
 
 
@@ -37,11 +37,11 @@ def main() -> None:
     load_weights(model, state["state_dict"], path)
     model.to(device).to(memory_format=torch.channels_last)
 
-    _, confusion = validate(model, plain_batches(test.to(device), args.test_batch_size), classes)
+    tested = validate(model, plain_batches(test.to(device), args.test_batch_size))
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
-    result = accuracy(confusion, counts or [0] * classes)
+    result = tested.accuracy(counts or [0] * classes)
 
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
     if imb_factor is not None:
@@ -49,6 +49,7 @@ def main() -> None:
     print("\t".join(fields))
     if counts:
         print(f"Accuracy per shot: {shots_line(result.per_shot)}")
+    print(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
 
 

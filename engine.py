@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metrics import confusion_matrix
+from metrics import Accuracy, accuracy, calibration_bins, calibration_error, confusion_matrix
 from options import LearningFlags
-from runlog import Meter, progress
+from runlog import Meter, StepResult, progress
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) or features (N, A), target (N,)
 
@@ -26,22 +27,6 @@ def make_optimizer(weights: Iterable[nn.Parameter], flags: LearningFlags, device
         weight_decay=flags.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-
-
-class StepResult(Protocol):
-    """What the loop reads from a step: losses and the norm of the meta gradient (scalars), and logits (N, C)."""
-
-    @property
-    def loss(self) -> Tensor: ...  # noqa: D102
-
-    @property
-    def logits(self) -> Tensor: ...  # noqa: D102
-
-    @property
-    def loss_meta(self) -> Tensor | None: ...  # noqa: D102
-
-    @property
-    def grad_norm(self) -> Tensor | None: ...  # noqa: D102
 
 
 class EpochResult(NamedTuple):
@@ -81,7 +66,7 @@ def train_one_epoch(
     meter = meter or Meter()
     for batch in progress(batches, total, label, meter, print_freq, meter.steps):
         result = step(batch)
-        meter.update(result.loss, result.logits, batch[1], result.loss_meta, result.grad_norm)
+        meter.update(result, batch[1])
         after_step()
     return EpochResult(*meter.read(), *meter.read_meta())
 
@@ -96,16 +81,38 @@ def train_one_epoch_meta(
     return train_one_epoch(lambda batch: step(batch, next(meta_batches)), batches, **shown)
 
 
+class Predictions(NamedTuple):
+    """What a network says of a test set, on the CPU.
+
+    Mean cross-entropy; labels (M,), the most probable classes (M,), and their probabilities (M,).
+    """
+
+    loss: float
+    target: Tensor
+    predicted: Tensor
+    confidence: Tensor
+
+    def accuracy(self, cls_num_list: Sequence[int]) -> Accuracy:
+        """Return the accuracies, given the training images of each class."""
+        confusion = confusion_matrix(self.target, self.predicted, len(cls_num_list))
+        bins = calibration_bins(self.confidence, self.target == self.predicted)
+        return accuracy(confusion, cls_num_list, calibration_error(bins))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return labels, predictions and confidences by name."""
+        return {name: getattr(self, name).numpy() for name in ("target", "predicted", "confidence")}
+
+
 @torch.no_grad()
-def validate(model: nn.Module, batches: Iterable[Batch], num_classes: int) -> tuple[float, Tensor]:
-    """Return the mean cross-entropy and the confusion matrix (C, C) in eval mode."""
+def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
+    """Test in eval mode."""
     model.eval()
-    count = 0
+    parts: list[tuple[Tensor, ...]] = []
     loss: Tensor | float = 0.0
-    confusion: Tensor | int = 0
     for inputs, target in batches:
         _, logits = model(inputs)
         loss = loss + F.cross_entropy(logits, target, reduction="sum")
-        confusion = confusion + confusion_matrix(target, logits.argmax(1), num_classes)
-        count += len(target)
-    return float(loss) / count, torch.as_tensor(confusion).cpu()
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        parts.append((target, predicted, confidence))
+    target, predicted, confidence = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    return Predictions(float(loss) / len(target), target, predicted, confidence)

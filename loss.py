@@ -84,6 +84,12 @@ def merge_statistics(
     return n + m, pooled_mean, torch.baddbmm(pooled, cross.unsqueeze(2), delta.unsqueeze(1))
 
 
+def traces(covariance: Tensor) -> Tensor:
+    """Return the trace (C,) of each class's covariance, full (C, A, A) or diagonal (C, A)."""
+    diagonal = covariance if covariance.dim() == 2 else covariance.diagonal(dim1=1, dim2=2)
+    return diagonal.sum(dim=1)
+
+
 def semantic_distances(weight: Tensor, target: Tensor, covariance: Tensor) -> Tensor:
     """Return (w_j − w_{y_i})ᵀ Σ_{y_i} (w_j − w_{y_i}) as (N, C).
 

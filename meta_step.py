@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss import EstimatorCV
+from loss import EstimatorCV, traces
 from passes import Passes
 
 Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
@@ -101,6 +101,7 @@ class PlainResult:
     logits: Tensor
     loss_meta: None = None
     grad_norm: None = None
+    grad_trace: None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ class StepResult:
     def grad_norm(self) -> Tensor:
         """The norm of the meta gradient."""
         return self.grad_covariance.norm()
+
+    @property
+    def grad_trace(self) -> Tensor:
+        """The trace of each class's meta gradient (C,)."""
+        return traces(self.grad_covariance)
 
 
 def trained_weights(model: nn.Module) -> Weights:

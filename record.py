@@ -6,11 +6,13 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from checkpoint import previous, save_checkpoint, set_earlier_aside
@@ -19,6 +21,7 @@ from metrics import SHOTS, Accuracy, percent, shot_of, shots_line
 from runlog import RunLog, duration, finite
 
 KINDS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
+TESTED = ("ckpt", "last")  # those whose predictions are kept
 
 
 def with_previous(path: Path) -> tuple[Path, Path]:
@@ -29,12 +32,53 @@ def with_previous(path: Path) -> tuple[Path, Path]:
 def copy_run(source: Path, folder: Path, name: str) -> None:
     """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
     theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
-    for end in ("metrics.jsonl", *(f"{kind}.pth.tar" for kind in KINDS)):
+    ends = ["metrics.jsonl", *(f"{kind}_predictions.npz" for kind in TESTED), *(f"{kind}.pth.tar" for kind in KINDS)]
+    for end in ends:
         file, target = source.with_name(f"{theirs}_{end}"), folder / f"{name}_{end}"
         if end == "resume.pth.tar":
             file = source
         if file.is_file() and not target.exists():
             shutil.copyfile(file, target)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def commit() -> str | None:
+    """Return the commit of this code, with "+" if files differ from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def surroundings() -> dict[str, Any]:
+    """Return versions, machine and commit, for the summary."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": {"system": platform.platform(), "processor": processor(), "cores": os.cpu_count(), "gpu": gpu},
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+    }
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write arrays as .npz so that `path` is the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
 
 
 class Record:
@@ -61,11 +105,12 @@ class Record:
     ) -> None:  # fmt: skip
         self.cls_num_list = list(cls_num_list)
         self.paths = {kind: folder / f"{name}_{kind}.pth.tar" for kind in KINDS}
+        self.predictions = {kind: folder / f"{name}_{kind}_predictions.npz" for kind in TESTED}
         self.summary_path = folder / f"{name}_summary.json"
         own = source is not None and source.resolve() in (f.resolve() for f in with_previous(self.paths["resume"]))
         if not own:
             files = [f for path in self.paths.values() for f in with_previous(path)]
-            files += [self.summary_path, *RunLog.files(folder, name)]
+            files += [*self.predictions.values(), self.summary_path, *RunLog.files(folder, name)]
             kept = Path(keep).resolve() if keep else None
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:
@@ -89,19 +134,28 @@ class Record:
         seconds = time.time() - self.start
         return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
 
-    def epoch(self, epoch: int, tested: Accuracy, values: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
+    def epoch(
+        self, epoch: int, tested: Accuracy, values: dict[str, Any], state: Callable[[], dict[str, Any]],
+        predictions: Mapping[str, np.ndarray] | None = None, more: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
 
-        `values` go into the log beside the test accuracies; `state` makes the checkpoint, after best is known.
+        `values` go into the log beside the test accuracies, `more` beside them into the summary; `state` makes the
+        checkpoint, after best is known; `predictions` are kept beside it.
         """
-        shots = {f"test_{shot}": tested.per_shot[shot] for shot in SHOTS}
+        figures = tested.figures()
+        logged = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         with writing(self.log.path):
-            self.log.epoch(epoch, {**values, "test_acc1": tested.overall, **shots})
-        self.last = {"epoch": epoch, "acc1": tested.overall, **tested.per_shot, "per_class": tested.per_class}
+            self.log.epoch(epoch, {**values, **logged})
+        self.last = {"epoch": epoch, **figures, **(more or {})}
+        kinds = ["last"]
         if tested.overall > self.best["acc1"]:
             self.best = self.last
-            save_checkpoint(state(), self.paths["ckpt"])
-        save_checkpoint(state(), self.paths["last"])
+            kinds = ["ckpt", "last"]
+        for kind in kinds:
+            save_checkpoint(state(), self.paths[kind])
+            if predictions is not None:
+                save_arrays(predictions, self.predictions[kind])
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Print best and last epoch, write `facts` and the outcome as the summary, say what was written where."""
@@ -117,11 +171,11 @@ class Record:
             "best": self.best,
             "last": self.last,
             "seconds": seconds,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "threads": torch.get_num_threads(),
+            **surroundings(),
         }
         with writing(self.summary_path):
             self.summary_path.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
             self.log.close()
-        written = ", ".join(str(p) for p in (*self.paths.values(), self.summary_path, self.log.path) if p.exists())
+        files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
+        written = ", ".join(str(path) for path in files if path.exists())
         print(f"done in {duration(seconds)}; wrote {written}")

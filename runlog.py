@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,13 +19,36 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
+class StepResult(Protocol):
+    """What is read from a step, all without a graph.
+
+    Losses and the norm of the meta gradient (scalars), logits (N, C), the trace of each class's meta gradient (C,); None is
+    what a step does not have.
+    """
+
+    @property
+    def loss(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def logits(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def loss_meta(self) -> Tensor | None: ...  # noqa: D102
+
+    @property
+    def grad_norm(self) -> Tensor | None: ...  # noqa: D102
+
+    @property
+    def grad_trace(self) -> Tensor | None: ...  # noqa: D102
+
+
 class Meter:
     """What an epoch has come to: steps, mean losses, top-1 accuracy, norm of the meta gradient, first step gone wrong.
 
     Sums stay on the device, which is waited for only when they are read. A resumed epoch goes on from what `state` kept.
     """
 
-    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "first_bad")
+    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "grad_trace", "present", "first_bad")
 
     def __init__(self) -> None:
         self.steps = 0
@@ -34,22 +57,25 @@ class Meter:
         self.correct: Tensor | float = 0.0
         self.meta_loss: Tensor | float = 0.0
         self.grad_norm: Tensor | float = 0.0
+        self.grad_trace: Tensor | float = 0.0
+        self.present: Tensor | float = 0.0
         self.has_meta = False
         self.first_bad: Tensor | int = 0  # none
 
-    def update(
-        self, loss: Tensor, logits: Tensor, target: Tensor, meta_loss: Tensor | None = None, grad_norm: Tensor | None = None
-    ) -> None:
-        """Take in a batch: mean losses and norm of the meta gradient (scalars), logits (N, C), target (N,)."""
+    def update(self, result: StepResult, target: Tensor) -> None:
+        """Take in what a step on target (N,) saw."""
         self.steps += 1
         self.count += len(target)
-        self.loss = self.loss + loss.detach() * len(target)
-        self.correct = self.correct + (logits.detach().argmax(1) == target).sum()
-        seen = loss.detach()
-        if meta_loss is not None:
-            self.meta_loss, seen, self.has_meta = self.meta_loss + meta_loss.detach(), seen + meta_loss.detach(), True
-        if grad_norm is not None:
-            self.grad_norm, seen = self.grad_norm + grad_norm.detach(), seen + grad_norm.detach()
+        self.loss = self.loss + result.loss * len(target)
+        self.correct = self.correct + (result.logits.argmax(1) == target).sum()
+        seen = result.loss
+        if result.loss_meta is not None and result.grad_norm is not None:
+            self.has_meta = True
+            self.meta_loss, self.grad_norm = self.meta_loss + result.loss_meta, self.grad_norm + result.grad_norm
+            seen = seen + result.loss_meta + result.grad_norm
+        if result.grad_trace is not None:
+            self.grad_trace = self.grad_trace + result.grad_trace
+            self.present = self.present + torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
         first = torch.as_tensor(self.first_bad, device=seen.device)
         self.first_bad = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
 
@@ -63,6 +89,10 @@ class Meter:
         if not self.has_meta:
             return math.nan, math.nan
         return float(self.meta_loss) / self.steps, float(self.grad_norm) / self.steps
+
+    def read_grad_trace(self) -> Tensor | float:
+        """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""
+        return self.grad_trace / torch.as_tensor(self.present).clamp(min=1)
 
     def state(self) -> dict[str, Any]:
         """Return everything, to be saved."""

@@ -14,12 +14,12 @@ import torch
 
 from checkpoint import load_checkpoint, load_weights, save_checkpoint
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
-from engine import Batch, EpochResult, StepResult, make_optimizer, train_one_epoch, train_one_epoch_meta, validate
+from engine import Batch, EpochResult, make_optimizer, train_one_epoch, train_one_epoch_meta, validate
 from errors import UserError
 from keeper import Keeper, only_run
-from loss import EstimatorCV
+from loss import EstimatorCV, traces
 from meta_step import Criterion, augmented_step, meta_step, plain_step
-from metrics import accuracy
+from metrics import per_shot
 from options import (
     STAGE2,
     TrainingFlags,
@@ -34,7 +34,7 @@ from passes import lacks_bf16, make_passes
 from record import Record
 from resnet import ResNet, build_model
 from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything, stage1_epoch
-from runlog import Meter, duration
+from runlog import Meter, StepResult, duration
 
 AMP = {"off": None, "bf16": torch.bfloat16}
 
@@ -267,12 +267,12 @@ class Run:
         """
         self.keeper.check()
         batches = self.keeper.watched(plain_batches(self.test, self.flags.test_batch_size))
-        test_loss, confusion = validate(self.model, batches, len(self.class_names))
-        tested = accuracy(confusion, self.cls_num_list)
+        predictions = validate(self.model, batches)
+        tested = predictions.accuracy(self.cls_num_list)
         seconds = time.time() - self.epoch_start
         print(
             f"epoch {epoch}  train loss {trained.loss:.4f}  train acc {trained.acc1:.2f}  "
-            f"test loss {test_loss:.4f}  test acc {tested.overall:.2f}  "
+            f"test loss {predictions.loss:.4f}  test acc {tested.overall:.2f}  "
             f"{duration(seconds)}, left {duration(self.time_left(epoch, seconds))}",
             flush=True,
         )
@@ -283,15 +283,31 @@ class Run:
             "train_acc1": trained.acc1,
             "meta_loss": trained.meta_loss,
             "grad_norm": trained.grad_norm,
-            "test_loss": test_loss,
+            "test_loss": predictions.loss,
             "seconds": seconds,
         }
-        self.record.epoch(epoch, tested, values, lambda: self.state(epoch))
+        traces_of = self.covariance_traces()
+        for name, per_class in traces_of.items():
+            values |= {f"{name}_{shot}": value for shot, value in per_shot(per_class, self.cls_num_list).items()}
+        self.record.epoch(epoch, tested, values, lambda: self.state(epoch), predictions.arrays(), traces_of)
         if epoch + 1 == self.flags.meta_start < self.flags.epochs:
             save_checkpoint(self.state(epoch), self.record.paths["stage1"])
         self.epoch, self.meter = epoch + 1, Meter()
         self.keeper.begin(self.epoch, self.meter)
         self.keeper.save()
+
+    def covariance_traces(self) -> dict[str, list[float]]:
+        """Return the traces of the classes' covariances (C,), estimated and, after MetaSAug, as moved by the meta steps.
+
+        The second are the mean over the epoch's steps with an image of the class. Nothing in stage 1.
+        """
+        if not bool(self.estimator.count.any()):
+            return {}
+        estimated = traces(self.estimator.covariance)
+        found = {"trace_estimated": estimated.tolist()}
+        if self.meter.has_meta:
+            found["trace_learned"] = (estimated - self.flags.meta_lr * self.meter.read_grad_trace()).tolist()
+        return found
 
     def time_left(self, epoch: int, seconds: float) -> float:
         """Return the seconds that the epochs after this one take, if they go as this one; MetaSAug costs META_COST."""

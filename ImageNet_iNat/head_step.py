@@ -68,6 +68,7 @@ class HeadResult:
     logits: Tensor
     grad_rows: Tensor
     grad_norm: Tensor
+    grad_trace: None = None
 
 
 def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from head_step import head_step
 from keeper import Keeper, only_run
 from large_sets import Sets, read_sets
 from loss import EstimatorCV, SemanticLoss
-from metrics import Accuracy, class_accuracy
+from metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
 from options import SPLIT_NOTE, binding, output_folder
 from process_group import Group
 from record import Record
@@ -46,7 +46,8 @@ class Tested(NamedTuple):
 def evaluate(head: nn.Linear, batches: Iterator[Batch], cls_num_list: list[int], group: Group) -> Tested:
     """Test on each process's share; every image counts once, and sums of counts are exact on any number of processes."""
     classes = head.out_features
-    right, total = torch.zeros(classes, dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+    right, total, guessed = torch.zeros(3, classes, dtype=torch.int64).unbind()
+    bins = calibration_bins(torch.zeros(0), torch.zeros(0))
     among_five, loss = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.float64)
     for features, target in batches:
         logits = head(features)  # (N, C)
@@ -56,11 +57,14 @@ def evaluate(head: nn.Linear, batches: Iterator[Batch], cls_num_list: list[int],
         labels = target.cpu()
         right += torch.bincount(labels[hit[:, 0]], minlength=classes)
         total += torch.bincount(labels, minlength=classes)
+        guessed += torch.bincount(best[:, 0].cpu(), minlength=classes)
+        bins += calibration_bins(logits.softmax(dim=1).amax(dim=1).cpu(), hit[:, 0])
         among_five += hit.sum()
-    for part in (right, total, among_five, loss):
+    for part in (right, total, guessed, bins, among_five, loss):
         group.total(part)
     images = max(int(total.sum()), 1)
-    accuracy = class_accuracy(right.tolist(), total.tolist(), cls_num_list)
+    sides = right.tolist(), total.tolist(), guessed.tolist()
+    accuracy = class_accuracy(*sides, cls_num_list, calibration_error(bins))
     return Tested(float(loss) / images, accuracy, 100 * int(among_five) / images)
 
 

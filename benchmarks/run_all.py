@@ -23,6 +23,7 @@ import torchvision
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from passes import lacks_bf16
+from record import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 BF16 = "precision.py"
@@ -34,13 +35,6 @@ RUNS = (
     ("A step of the linear head", ["head_step.py", "--rounds", "1"]),
     ("An epoch of the head from cached features, a third of ImageNet-LT", ["head_epoch.py", "--images", "40000"]),
 )
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

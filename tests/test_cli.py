@@ -4,9 +4,11 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from sklearn.metrics import f1_score
 
 import MetaSAug_test
 import options
@@ -69,6 +71,7 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, main, tmp_path):
     names = {f"{n}_{rest}" for n in "ab" for rest in (*kinds, "metrics.jsonl", "summary.json", "tensorboard")}
     earlier = {f"{n}_{kind}.previous" for n in "ab" for kind in kinds if kind != kinds[-1]}  # stage 1 ends once
     optional = {f"{n}_ckpt.pth.tar.previous" for n in "ab"}  # the best epoch may be the first
+    names |= {f"{n}_{kind}_predictions.npz" for n in "ab" for kind in ("ckpt", "last")}
     left = {p.name for p in folder.iterdir()}
     assert names | (earlier - optional) <= left <= names | earlier
     assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0
@@ -79,12 +82,22 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, main, tmp_path):
     assert [line["stage"] for line in lines] == [1, 2, 2]
     assert lines[0]["meta_loss"] is None
     assert lines[1]["meta_loss"] > 0
+    assert "trace_estimated_many" not in lines[0]
+    assert lines[1]["trace_estimated_many"] > 0
+    assert abs(lines[1]["trace_learned_few"] - lines[1]["trace_estimated_few"]) > 0
     summary = json.loads((folder / "a_summary.json").read_text())
+    assert re.fullmatch(r"[0-9a-f]{40}\+?" if (ROOT / ".git").exists() else "None", str(summary["commit"]))
+    assert summary["machine"]["cores"] >= 1
     accuracies = [line["test_acc1"] for line in lines]
     assert summary["best"]["acc1"] == max(accuracies)
     assert summary["last"]["acc1"] == accuracies[-1]
     assert math.isclose(first["best_acc1"], max(accuracies))
+    kept = {which: np.load(folder / f"a_{kind}_predictions.npz") for which, kind in (("best", "ckpt"), ("last", "last"))}
     for which in ("best", "last"):
+        target, predicted, confidence = (kept[which][name] for name in ("target", "predicted", "confidence"))
+        assert 100 * (target == predicted).mean() == pytest.approx(summary[which]["acc1"])
+        assert 100 * f1_score(target, predicted, average="macro") == pytest.approx(summary[which]["macro_f1"])
+        assert 0.1 <= confidence.min() <= confidence.max() <= 1
         groups = {"many": [], "medium": [], "few": []}
         for value, count in zip(summary[which]["per_class"], summary["cls_num_list"], strict=True):
             groups["many" if count > 100 else "few" if count < 20 else "medium"].append(value)
@@ -92,6 +105,9 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, main, tmp_path):
             assert math.isclose(summary[which][shot], sum(values) / len(values))
         line = next(line for line in outs[0].splitlines() if line.startswith(f"{which} epoch"))
         assert line.endswith("  ".join(f"{shot} {summary[which][shot]:.2f}" for shot in groups))
+    estimated, learned = (np.array(summary["last"][f"trace_{kind}"]) for kind in ("estimated", "learned"))
+    assert estimated.min() >= 0 < estimated.max()
+    assert 0 < abs(estimated - learned).max() < estimated.max()
     assert "best is chosen on the test set" in outs[0]
     assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", outs[0])
     assert "\r" not in outs[0]  # no bar where nobody looks
@@ -102,7 +118,8 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, main, tmp_path):
     assert tested[0].startswith("Dataset: digits\tImb_factor: 10\t")
     shots = "  ".join(f"{shot} {summary['last'][shot]:.2f}" for shot in ("many", "medium", "few"))
     assert tested[1] == f"Accuracy per shot: {shots}"
-    assert [float(line.split()[-1]) for line in tested[2:]] == pytest.approx(summary["last"]["per_class"], abs=0.01)
+    assert tested[2] == "Macro-F1: {macro_f1:.2f}  calibration error (ECE): {ece:.2f}".format(**summary["last"])
+    assert [float(line.split()[-1]) for line in tested[3:]] == pytest.approx(summary["last"]["per_class"], abs=0.01)
 
     again = main("MetaSAug_CE_train.py", *flags, "--save_name", "a")
     assert "the files of an earlier run a are now in" in again

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -324,17 +325,24 @@ def test_a_lock_keeps_a_second_run_out(start, refused, tmp_path):
     assert not (tmp_path / "checkpoint/ours/0/a.lock").exists()
 
 
-def test_numbers_gone_wrong_stop_before_anything_is_saved(tmp_path):
+@pytest.mark.parametrize("wrong", [[(1, "inf"), ("nan", 1)], [("nan", 1)], [(1, 1, "inf"), (1, 1)]])
+def test_numbers_gone_wrong_stop_before_anything_is_saved(tmp_path, wrong):
     weight, meter = nn.Parameter(torch.ones(3)), Meter()
     path = tmp_path / "a_resume.pth.tar"
     keeper = keeping.Keeper(path, lambda: {"state_dict": {}, "epoch": 0}, 0, [weight])
     keeper.begin(5, meter)
     logits, target = torch.zeros(2, 3), torch.tensor([0, 1])
-    meter.update(torch.tensor(1.0), logits, target, torch.tensor(1.0))
+
+    def seen(loss, loss_meta, grad_norm=1.0):
+        values = {"loss": loss, "loss_meta": loss_meta, "grad_norm": grad_norm}
+        tensors = {name: torch.tensor(float(value)) for name, value in values.items()}
+        meter.update(SimpleNamespace(logits=logits, grad_trace=None, **tensors), target)
+
+    seen(1, 1)
     keeper.after_step()
     kept = path.read_bytes()
-    meter.update(torch.tensor(1.0), logits, target, torch.tensor(float("inf")))
-    meter.update(torch.tensor(float("nan")), logits, target, torch.tensor(1.0))
+    for values in wrong:
+        seen(*values)
     with pytest.raises(UserError, match=rf"not finite in epoch 5, step 2; the last good checkpoint is {path}"):
         keeper.after_step()
     keeper.begin(6, Meter())

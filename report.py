@@ -1,105 +1,114 @@
 #!/usr/bin/env python3
-"""Compare finished runs: a table, and a plot of the accuracy of each class beside its number of training images.
+"""Compare finished runs: tables and figures, as markdown and as an HTML page that opens without a server.
 
-  python3 report.py demo_runs/checkpoint/ours/digits/*_summary.json --out demo_runs
+  python3 report.py demo_runs/checkpoint/ours/digits --out demo_runs
+  python3 report.py checkpoint/ours/LDAM checkpoint/ours/CE
 
-prints the table and writes report.md and accuracy.png into the folder of --out. A run is named by the
-<save_name>_summary.json that training writes.
+A run is named by the <save_name>_summary.json that training writes; a folder stands for all runs in it. Prints the table of
+runs, and with several seeds the means; writes report.md, report.html and PNG files into the folder of --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from errors import UserError, run_main
-from metrics import SHOTS, percent
+from metrics import FEW, MANY
 from options import Parser
+from plots import draw_all
+from runs import Run, Table, group_table, grouped, markdown, published_tables, read_runs, run_table
 
-COLUMNS = ("run", "epoch", "overall", *SHOTS)
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+"""
+EXPLAINED = (
+    f"Test accuracy in per cent. many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, and fewer "
+    f"than {FEW} training images. ECE: expected calibration error in per cent, smaller is better. The best epoch is chosen "
+    "on the test set, so compare the last ones."
+)
+Section = tuple[str, str, list[tuple[str, Table]]]  # heading, text, titled tables
 
 
 def main() -> None:
-    """Read the summaries, print the table, write report.md and accuracy.png."""
+    """Read the runs, print the tables, write the report."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("summaries", nargs="+", type=Path, metavar="SUMMARY", help="<save_name>_summary.json of a run")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="<save_name>_summary.json of a run, or a folder")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
     args = parser.parse_args()
-    runs = dict(zip(run_names(args.summaries), map(read_summary, args.summaries), strict=True))
-    table = markdown_table(runs)
-    print(table)
+    runs = read_runs(args.runs)
+    groups = grouped(runs)
+    sections = make_sections(runs, groups)
+    print("\n\n".join(markdown(table) for _, table in sections[0][2]))
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "report.md").write_text(table + "\n\n![accuracy per class](accuracy.png)\n", encoding="utf-8")
-        plot_classes(runs, args.out / "accuracy.png")
+        figures = draw_all(groups, args.out)
+        (args.out / "report.md").write_text(markdown_page(sections, figures), encoding="utf-8")
+        (args.out / "report.html").write_text(html_page(sections, figures), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written ({error.strerror})") from error
-    print(f"wrote {args.out / 'report.md'} and {args.out / 'accuracy.png'}")
+    names = ", ".join(name for name, _ in figures)
+    print(f"wrote {args.out / 'report.html'}, report.md and {names} beside it")
 
 
-def run_names(paths: Sequence[Path]) -> list[str]:
-    """Return the save_name of each summary, the whole path where two have the same."""
-    short = [path.name.removesuffix("_summary.json") for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+def make_sections(runs: Sequence[Run], groups: dict[str, list[Run]]) -> list[Section]:
+    """Return the tables of the report, those that have something to show."""
+    tables = [("", run_table(runs))]
+    if any(len(group) > 1 for group in groups.values()):
+        tables.append(("Last epoch, mean ± standard deviation over seeds", group_table(groups)))
+    sections: list[Section] = [("Runs", EXPLAINED, tables)]
+    published = published_tables(runs)
+    if any("".join(table[2][1:]) for table in published.values()):
+        text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
+        sections.append(("Against the publication", text, list(published.items())))
+    return sections
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """Read a summary.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or not a summary.
-    """
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a run's summary: name a <save_name>_summary.json ({error})") from error
-    if not isinstance(summary, dict) or not {"best", "last", "cls_num_list"} <= summary.keys():
-        raise UserError(f"{path} is not a run's summary: name a <save_name>_summary.json")
-    return summary
+def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:
+    """Return the report as markdown."""
+    parts = ["# Report"]
+    for heading, text, tables in sections:
+        parts += [f"## {heading}", text]
+        for title, table in tables:
+            parts += [*([f"**{title}**"] if title else []), markdown(table)]
+    parts.append("## Figures")
+    parts += [f"{caption}\n\n![{caption}]({name})" for name, caption in figures]
+    return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(runs: dict[str, dict[str, Any]]) -> str:
-    """Return accuracies in per cent, the last and the best epoch of each run; groups are means over classes."""
-    rows: list[tuple[str, ...]] = [COLUMNS]
-    for name, summary in runs.items():
-        for which in ("last", "best"):
-            outcome = summary[which]
-            values = [outcome[key] for key in ("acc1", *SHOTS)]
-            cells = ("-" if value is None else percent(value) for value in values)
-            rows.append((name, f"{which} ({outcome['epoch']})", *cells))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    rule = "| " + " | ".join("-" * w for w in widths) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]])
+def html_table(title: str, table: Table) -> str:
+    """Return a table that scrolls sideways where the page is narrow."""
+    head, *rows = [[html.escape(cell) for cell in row] for row in table]
+    lines = ["<tr><th>" + "</th><th>".join(head) + "</th></tr>"]
+    lines += ["<tr><td>" + "</td><td>".join(row) + "</td></tr>" for row in rows]
+    caption = f"<p><b>{html.escape(title)}</b></p>\n" if title else ""
+    return f'{caption}<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
 
 
-def plot_classes(runs: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw the accuracy of each class in the last epoch, above the number of training images of the class."""
-    from matplotlib.figure import Figure
-
-    counts: Sequence[int] = next(iter(runs.values()))["cls_num_list"]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    width = 0.8 / len(runs)
-    for i, (name, summary) in enumerate(runs.items()):
-        values = [0 if v is None else v for v in summary["last"]["per_class"]]
-        places = [k + (i - (len(runs) - 1) / 2) * width for k in range(len(values))]
-        upper.bar(places, values, width, label=name)
-    upper.set_ylabel("test accuracy, %")
-    upper.set_ylim(0, 105)
-    figure.legend(loc="outside upper center", ncols=len(runs))
-    lower.bar(range(len(counts)), counts, color="0.6")
-    lower.set_yscale("log")
-    lower.set_ylabel("training images")
-    lower.set_xlabel("class")
-    if len(counts) <= 20:
-        lower.set_xticks(range(len(counts)))
-    figure.savefig(path, dpi=120)
+def html_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:
+    """Return the report as a page; the PNG files lie beside it."""
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Report</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<link rel="icon" href="data:,">',
+        f"<style>{STYLE}</style></head><body>\n<h1>Report</h1>",
+    ]
+    for heading, text, tables in sections:
+        parts.append(f"<h2>{html.escape(heading)}</h2>\n<p>{html.escape(text)}</p>")
+        parts += [html_table(title, table) for title, table in tables]
+    parts.append("<h2>Figures</h2>")
+    for name, caption in figures:
+        words = html.escape(caption)
+        parts.append(f'<figure><img src="{html.escape(name)}" alt="{words}"><figcaption>{words}</figcaption></figure>')
+    return "\n".join([*parts, "</body></html>"]) + "\n"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_demo_trains_twice_and_compares(run):
     commands = [line.split() for line in lines if not line.startswith("==")]
     assert [words[0] for words in commands] == ["MetaSAug_CE_train.py", "MetaSAug_LDAM_train.py", "report.py"]
     plain, metasaug = (options.parse_training("", words[1:]) for words in commands[:2])
-    assert plain.meta_start >= plain.epochs
+    assert (plain.stage2, metasaug.stage2) == ("none", "metasaug")
     assert metasaug.meta_start < metasaug.epochs
     for flags, summary in ((plain, commands[2][1]), (metasaug, commands[2][2])):
         assert summary == f"{flags.workdir}/checkpoint/ours/{flags.idx}/{flags.save_name}_summary.json"

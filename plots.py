@@ -1,0 +1,171 @@
+"""The figures of a report, as PNG files."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metrics import SHOTS
+from runs import Run, figure
+
+CURVES = {
+    "train_loss": "training loss",
+    "test_acc1": "test accuracy, %",
+    "test_few": "test accuracy of few-shot classes, %",
+    "meta_loss": "meta loss",
+    "grad_norm": "norm of the meta gradient",
+    "trace_estimated_few": "trace of Σ, few-shot classes",
+}
+Draw = Callable[[Any], object]  # on a matplotlib figure; what returns False has nothing to show
+
+
+def save(path: Path, size: tuple[float, float], draw: Draw) -> bool:
+    """Draw a figure of `size` (inches) and write it; return whether there was anything to draw."""
+    from matplotlib.figure import Figure  # slow to import
+
+    made = Figure(figsize=size, layout="constrained")
+    if draw(made) is False:
+        return False
+    made.savefig(path, dpi=120)
+    return True
+
+
+def name_groups(groups: dict[str, list[Run]], made: Any, *entries: Any) -> None:
+    """Draw the legend above all panels, if there is more than one group."""
+    if len(groups) > 1:
+        made.legend(*entries, loc="outside upper center", ncols=min(len(groups), 4), fontsize=8)
+
+
+def values_of(log: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Return the epochs that have a figure, and the figure."""
+    there = [(line["epoch"], line[key]) for line in log if isinstance(line.get(key), int | float)]
+    return [epoch for epoch, _ in there], [value for _, value in there]
+
+
+def draw_curves(groups: dict[str, list[Run]], made: Any) -> bool:
+    """Draw what the logs hold, a colour a group, a line a seed; return whether there is anything."""
+    logs = {name: [run.log() for run in runs] for name, runs in groups.items()}
+    shown = {key: title for key, title in CURVES.items()
+             if any(values_of(log, key)[0] for group in logs.values() for log in group)}  # fmt: skip
+    if not shown:
+        return False
+    panels = made.subplots(-(-len(shown) // 2), 2, squeeze=False).flatten()
+    for panel, (key, title) in zip(panels, shown.items(), strict=False):
+        for i, (name, group) in enumerate(logs.items()):
+            for j, log in enumerate(group):
+                panel.plot(*values_of(log, key), color=f"C{i % 10}", lw=1, label=name if j == 0 else None)
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("epoch")
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    name_groups(groups, made, *panels[0].get_legend_handles_labels())
+    return True
+
+
+def means(runs: Sequence[Run], key: str) -> list[float]:
+    """Return, for each class, the mean over the seeds of a figure of the last epoch, nan where there is none."""
+    columns = zip(*(run.summary["last"][key] for run in runs), strict=True)
+    return [math.nan if None in column else statistics.mean(column) for column in columns]
+
+
+def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
+    """Draw the accuracy of each class in the last epoch, above its training images; nothing of unequal class counts."""
+    if len({len(runs[0].summary["cls_num_list"]) for runs in groups.values()}) > 1:
+        return False
+    counts: Sequence[int] = next(iter(groups.values()))[0].summary["cls_num_list"]
+    upper, lower = made.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bars = len(counts) <= 20
+    width = 0.8 / len(groups)
+    for i, (name, runs) in enumerate(groups.items()):
+        values = means(runs, "per_class")
+        if bars:
+            places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(values))]
+            upper.bar(places, values, width, label=name)
+        else:
+            upper.plot(values, label=name, lw=1)
+    upper.set_ylabel("test accuracy, %")
+    upper.set_ylim(0, 105)
+    name_groups(groups, made)
+    lower.bar(range(len(counts)), counts, color="0.6")
+    lower.set_yscale("log")
+    lower.set_ylabel("training images")
+    lower.set_xlabel("class")
+    if bars:
+        lower.set_xticks(range(len(counts)))
+    return True
+
+
+def draw_shots(groups: dict[str, list[Run]], made: Any) -> None:
+    """Draw bars of overall, many-, medium- and few-shot accuracy, mean and standard deviation over the seeds."""
+    panel = made.subplots()
+    keys = ("acc1", *SHOTS)
+    width = 0.8 / len(groups)
+    for i, (name, runs) in enumerate(groups.items()):
+        columns = [[figure(run.summary["last"], key) for run in runs] for key in keys]
+        errors = [np.std(column, ddof=1) if len(column) > 1 else 0 for column in columns]  # nan where a group is empty
+        places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(keys))]
+        panel.bar(places, [statistics.mean(column) for column in columns], width, yerr=errors, label=name, capsize=2)
+    panel.set_xticks(range(len(keys)), ["overall", *(f"{shot}-shot" for shot in SHOTS)])
+    panel.set_ylabel("test accuracy, %")
+    name_groups(groups, made)
+
+
+def draw_covariances(groups: dict[str, list[Run]], made: Any) -> bool:
+    """Draw each class's trace of Σ, estimated and as the meta steps moved it; return whether there is anything."""
+    there = {name: runs for name, runs in groups.items() if all("trace_learned" in run.summary["last"] for run in runs)}
+    if not there:
+        return False
+    panels = made.subplots(len(there), 1, squeeze=False, sharex=True).flatten()
+    for panel, (name, runs) in zip(panels, there.items(), strict=True):
+        for kind, style in (("estimated", "o"), ("learned", "x")):
+            panel.plot(means(runs, f"trace_{kind}"), style, ms=4, label=kind)
+        panel.set_title(name, fontsize=10)
+        panel.set_ylabel("trace of Σ")
+        panel.legend(fontsize=8)
+    panels[-1].set_xlabel("class")
+    return True
+
+
+def draw_confusion(confusion: np.ndarray, made: Any) -> None:
+    """Draw a confusion matrix (C, C), each row in per cent of its class."""
+    panel = made.subplots()
+    share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    shown = panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    panel.set_xlabel("predicted class")
+    panel.set_ylabel("true class")
+    made.colorbar(shown, ax=panel, label="% of the true class")
+    if len(confusion) <= 12:
+        for (i, j), value in np.ndenumerate(share):
+            panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 50 else "k")
+        panel.set_xticks(range(len(confusion)))
+        panel.set_yticks(range(len(confusion)))
+
+
+def draw_all(groups: dict[str, list[Run]], folder: Path) -> list[tuple[str, str]]:
+    """Write all figures that the runs have data for into `folder`; return file name and caption of each."""
+    made: list[tuple[str, str]] = []
+
+    def add(file: str, caption: str, size: tuple[float, float], draw: Draw) -> None:
+        if save(folder / file, size, draw):
+            made.append((file, caption))
+
+    learning = sum(all("trace_learned" in run.summary["last"] for run in runs) for runs in groups.values())
+    add("shots.png", "Accuracy in the last epoch by shot group, mean and standard deviation over seeds.", (8, 4),
+        lambda new: draw_shots(groups, new))  # fmt: skip
+    add("accuracy.png", "Accuracy of each class in the last epoch, mean over seeds, and its training images.", (8, 5),
+        lambda new: draw_classes(groups, new))  # fmt: skip
+    add("curves.png", "Training curves, one line a run.", (8, 7), lambda new: draw_curves(groups, new))
+    caption = "Trace of each class's covariance in the last epoch: estimated from features, and as the meta steps moved it."
+    add("covariances.png", caption, (8, 1 + 2.5 * max(learning, 1)), lambda new: draw_covariances(groups, new))
+    for number, (name, runs) in enumerate(groups.items()):
+        confusion = runs[0].confusion()
+        if confusion is not None:
+            add(f"confusion_{number}.png", f"Confusion matrix of {runs[0].name} ({name}), last epoch.", (6, 5),
+                partial(draw_confusion, confusion))  # fmt: skip
+    return made

@@ -1,0 +1,197 @@
+"""Finished runs as reports see them: read from disk, grouped over seeds, compared with the publication."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from errors import UserError
+from metrics import SHOTS, percent
+from options import FREE_FLAGS
+
+SUMMARY = "_summary.json"
+FIGURES = ("acc1", *SHOTS, "macro_f1", "ece")
+HEADINGS = {"acc1": "overall", "macro_f1": "macro-F1", "ece": "ECE"}
+PUBLISHED = Path(__file__).resolve().parent / "results" / "published_errors.csv"
+FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160}
+UNUSED = {"isda": {"meta_lr"}, "reweight": {"meta_lr", "lam"}, "none": {"meta_lr", "lam", "loss"}}  # by --stage2
+SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
+Table = list[list[str]]  # the first row is the heading
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its name, what <name>_summary.json holds, and that file."""
+
+    name: str
+    summary: dict[str, Any]
+    path: Path
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The loss and flags that change the outcome, without the seed."""
+        given = {"loss": self.summary.get("loss"), **self.summary.get("flags", {})}
+        if given.get("dataset") in ("folder", "custom"):  # one's own, told apart by the folder's name
+            given["dataset"] = f"{given['dataset']} {Path(given.get('data_root', '')).name}"
+        unused = UNUSED.get(str(given.get("stage2")), set()) | FREE_FLAGS - {"epochs"} | {"seed"}
+        return {key: value for key, value in given.items() if key not in unused}
+
+    def beside(self, end: str) -> Path:
+        """Return the run's file that ends in `end`."""
+        return self.path.with_name(self.path.name.removesuffix(SUMMARY) + end)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return a dict an epoch, an empty list where there is no log."""
+        path = self.beside("_metrics.jsonl")
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+
+    def confusion(self) -> np.ndarray | None:
+        """Return the last epoch's confusion matrix (C, C), rows the true classes, None without predictions."""
+        path = self.beside("_last_predictions.npz")
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                target, predicted = kept["target"], kept["predicted"]
+            classes = len(self.summary["cls_num_list"])
+            return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read summaries, or all those below a folder.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or no summary, or a folder holds none.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = [path]
+        if path.is_dir():
+            found = sorted(p for p in path.rglob(f"*{SUMMARY}") if "earlier" not in p.relative_to(path).parts)
+            if not found:
+                raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
+        files += [file for file in found if file not in files]
+    short = [file.name.removesuffix(SUMMARY) for file in files]
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    long = [os.path.relpath(file.absolute().with_name(name), common) for name, file in zip(short, files, strict=True)]
+    names = [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
+    return [Run(name, read_summary(file), file) for name, file in zip(names, files, strict=True)]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a summary.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or not a summary.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a run's summary: name a <save_name>{SUMMARY} ({error})") from error
+    if not isinstance(summary, dict) or not {"best", "last", "cls_num_list"} <= summary.keys():
+        raise UserError(f"{path} is not a run's summary: name a <save_name>{SUMMARY}")
+    return summary
+
+
+def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return the runs that differ in their seed only, under a name made of what tells the groups apart.
+
+    Where no two runs belong together, each keeps its own name.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.flags, sort_keys=True), []).append(run)
+    members = list(groups.values())
+    if all(len(group) == 1 for group in members):
+        return {group[0].name: group for group in members}
+    known = {key: None for group in members for key in group[0].flags}  # in order
+    telling = [key for key in known if len({str(g[0].flags[key]) for g in members if key in g[0].flags}) > 1]
+    named: dict[str, list[Run]] = {}
+    for group in members:
+        flags = group[0].flags
+        own = [key for key in telling if key in flags]
+        words = [str(flags[key]) if key in SAY_ALONE else f"{key} {flags[key]}" for key in own]
+        named[" ".join(words) or "all"] = group
+    return named
+
+
+def figure(outcome: dict[str, Any], key: str) -> float:
+    """Return a figure of an outcome, nan where it is not there or null."""
+    value = outcome.get(key)
+    return math.nan if value is None else float(value)
+
+
+def run_table(runs: Sequence[Run]) -> Table:
+    """Return accuracies in per cent, the last and the best epoch of each run; groups are means over classes."""
+    rows = [["run", "epoch", *(HEADINGS.get(key, key) for key in FIGURES)]]
+    for run in runs:
+        for which in ("last", "best"):
+            outcome = run.summary[which]
+            rows.append([run.name, f"{which} ({outcome['epoch']})", *(percent(figure(outcome, key)) for key in FIGURES)])
+    return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation (n − 1), the mean alone of one value, "-" if there is none."""
+    there = [value for value in values if not math.isnan(value)]
+    if len(there) < 2:
+        return percent(there[0] if there else math.nan)
+    return f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
+
+
+def group_table(groups: dict[str, list[Run]]) -> Table:
+    """Return the means over seeds of the last epoch."""
+    rows = [["runs", "seeds", *(HEADINGS.get(key, key) for key in FIGURES)]]
+    for name, runs in groups.items():
+        rows.append([name, str(len(runs)), *(spread([figure(r.summary["last"], key) for r in runs]) for key in FIGURES)])
+    return rows
+
+
+def published_tables(runs: Sequence[Run]) -> dict[str, Table]:
+    """Return, for each loss and set, published error, ours (last epoch, mean ± std) and the difference of the means.
+
+    Only runs at the published length and settings count; cells are empty where there is none.
+    """
+    with open(PUBLISHED, encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    tables: dict[str, Table] = {}
+    for cell in cells:
+        title = f"{cell['loss']}, {cell['dataset'].upper().replace('CIFAR', 'CIFAR-')}-LT"
+        rows = tables.setdefault(title, [["imbalance ratio"], ["published error"], ["ours"], ["difference"]])
+        wanted = {**FULL_LENGTH, "loss": cell["loss"], "dataset": cell["dataset"], "imb_factor": float(cell["imb_factor"])}
+        errors = [100 - run.summary["last"]["acc1"] for run in runs if wanted.items() <= run.flags.items()]
+        published = float(cell["error"])
+        column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], "", ""]
+        if errors:
+            column[2:] = [spread(errors), f"{statistics.mean(errors) - published:+.2f}"]
+        for row, word in zip(rows, column, strict=True):
+            row.append(word)
+    return tables
+
+
+def markdown(table: Table) -> str:
+    """Return a table as aligned markdown."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table]
+    rule = "| " + " | ".join("-" * width for width in widths) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])

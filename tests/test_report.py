@@ -1,0 +1,156 @@
+"""Reports of finished runs: tables against their own arithmetic, pages, figures, and files that are no runs."""
+
+import csv
+import json
+import statistics
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import runs as rooms
+from report import html_page, html_table, markdown_page
+
+FLAGS = {"dataset": "cifar10", "imb_factor": 0.01, "stage2": "metasaug", "lam": 0.75, "meta_lr": 0.1, "epochs": 200,
+         "arch": "resnet32", "batch_size": 100, "meta_start": 160, "seed": 1, "save_name": "x", "resume": None}  # fmt: skip
+COUNTS = [500, 60, 8]
+
+
+def write_run(folder, name, seed=1, loss="LDAM", accuracy=80.0, log=True, **flags):
+    """Write the files of a finished run of three classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    outcome = {"epoch": 199, "acc1": accuracy, "many": 90.0, "medium": 70.0, "few": None, "macro_f1": 66.6,
+               "ece": 4.0, "per_class": [90.0, 70.0, None], "trace_estimated": [1.0, 2.0, 3.0],
+               "trace_learned": [1.1, 2.0, 2.9]}  # fmt: skip
+    summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": COUNTS,
+               "best": {**outcome, "acc1": accuracy + 1, "epoch": 180}, "last": outcome}  # fmt: skip
+    (folder / f"{name}_summary.json").write_text(json.dumps(summary))
+    if log:
+        lines = [{"epoch": e, "train_loss": 2.0 / (e + 1), "test_acc1": 10.0 * e, "meta_loss": None} for e in range(3)]
+        (folder / f"{name}_metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        np.savez(folder / f"{name}_last_predictions.npz", target=np.array([0, 0, 1, 2]), predicted=np.array([0, 1, 1, 0]),
+                 confidence=np.ones(4))  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, accuracy in ((1, 80.0), (2, 82.0), (3, 81.5)):
+        write_run(tmp_path / "runs" / "a", f"metasaug_{seed}", seed, accuracy=accuracy)
+        write_run(tmp_path / "runs" / "b", f"plain_{seed}", seed, "CE", 70 + seed, log=seed == 1, stage2="none", lam=0.25)
+    write_run(tmp_path / "runs" / "a" / "earlier" / "1", "metasaug_1", accuracy=1.0)
+    return tmp_path / "runs"
+
+
+class Page(HTMLParser):
+    """Collects the images and cells of a page, and checks that its tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.cells = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs)["src"])
+        elif tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data)
+
+
+def test_a_report_of_a_folder_has_tables_pages_and_figures(run, folder, tmp_path):
+    out = run("report.py", folder, "--out", "out").stdout
+    tables = out.split("\n\n")
+    assert len([line for line in tables[0].splitlines() if line.startswith("| metasaug_")]) == 6
+    assert "| 1.00 " not in tables[0]  # what was set aside is no run of today
+    mean, std = statistics.mean([80, 82, 81.5]), statistics.stdev([80, 82, 81.5])
+    (row,) = [line for line in tables[1].splitlines() if line.startswith("| metasaug ")]
+    assert f"| {mean:.2f} ± {std:.2f} |" in row
+    assert row.split("|")[2].strip() == "3"
+    assert any(line.startswith("| none ") for line in tables[1].splitlines())  # plain: neither loss nor λ tells it apart
+    text, page = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("md", "html"))
+    images = Page(page).images
+    expected = ("shots", "accuracy", "curves", "covariances", "confusion_0", "confusion_1")
+    assert {f"{name}.png" for name in expected} == set(images)
+    for name in images:
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"]({name})" in text
+        assert name in out
+    assert f"{mean:.2f} ± {std:.2f}" in Page(page).cells
+
+
+def test_the_published_tables_take_full_length_runs_only(folder):
+    found = rooms.read_runs([folder])
+    tables = rooms.published_tables(found)
+    assert [row[0] for row in tables["LDAM, CIFAR-10-LT"]] == ["imbalance ratio", "published error", "ours", "difference"]
+    columns = dict(zip(tables["LDAM, CIFAR-10-LT"][0], zip(*tables["LDAM, CIFAR-10-LT"], strict=True), strict=True))
+    errors = [20, 18, 18.5]
+    expected = f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}"
+    assert columns["100"][1:] == ("19.34", expected, f"{statistics.mean(errors) - 19.34:+.2f}")
+    for title, table in tables.items():
+        filled = [cell for cell in table[2][1:] if cell]
+        assert len(filled) == (title == "LDAM, CIFAR-10-LT")
+    for change in ({"epochs": 199}, {"arch": "resnet20"}, {"stage2": "isda"}, {"imb_factor": 0.03}, {"batch_size": 64}):
+        write_run(folder / "c", "other", accuracy=50.0, **change)
+        others = rooms.published_tables(rooms.read_runs([folder / "c"]))
+        assert not any("".join(table[2][1:]) for table in others.values()), change
+
+
+def test_groups_are_named_by_what_tells_them_apart(tmp_path):
+    for name, flags in {"a": {}, "b": {"lam": 0.5}, "c": {"lam": 0.5, "seed": 2}, "d": {"stage2": "reweight"},
+                        "e": {"stage2": "reweight", "lam": 0.1}}.items():  # fmt: skip
+        write_run(tmp_path, name, **{"seed": 1, **flags})
+    groups = rooms.grouped(rooms.read_runs([tmp_path]))
+    members = {name: [run.name for run in group] for name, group in groups.items()}
+    assert members == {"metasaug lam 0.75": ["a"], "metasaug lam 0.5": ["b", "c"], "reweight": ["d", "e"]}
+    for k in (1, 2):
+        write_run(tmp_path / f"own{k}", "same", dataset="folder", data_root=f"/somewhere/images{k}")
+    found = rooms.read_runs([tmp_path / "own1", tmp_path / "own2"])
+    assert list(rooms.grouped(found)) == [run.name for run in found] == ["own1/same", "own2/same"]
+    write_run(tmp_path / "own1", "again", seed=2, dataset="folder", data_root="/somewhere/images1")
+    found = rooms.read_runs([tmp_path / "own1", tmp_path / "own2"])
+    assert list(rooms.grouped(found)) == ["folder images1", "folder images2"]
+    assert list(rooms.grouped(rooms.read_runs([tmp_path / "own1"]))) == ["all"]
+
+
+def test_names_of_runs_cannot_break_a_page():
+    table = [["run", "x"], ["<script>alert(1)</script>", "& more"]]
+    page = html_page([("a < b", "c & d", [("<b>", table)])], [('"><img src=x>.png', "<i>")])
+    assert "<script>" not in page
+    assert Page(page).cells == ["run", "x", "<script>alert(1)</script>", "& more"]
+    assert "<td>&amp; more</td>" in html_table("", table)
+    assert "a < b" in markdown_page([("a < b", "c & d", [])], [])
+
+
+def test_the_published_errors_are_those_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    with open(rooms.PUBLISHED, encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 20
+    for loss in ("LDAM", "CE"):
+        for dataset, title in (("cifar10", "CIFAR-10-LT"), ("cifar100", "CIFAR-100-LT")):
+            own = [cell["error"] for cell in cells if (cell["loss"], cell["dataset"]) == (loss, dataset)]
+            assert f"| {loss} | {title} | {' | '.join(own)} |" in readme
+
+
+@pytest.mark.parametrize(("name", "content"), [("x_summary.json", "[]"), ("x_summary.json", "{"), ("nowhere", None)])
+def test_files_that_are_no_runs_are_named(refused, tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert name in refused("report.py", name)
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no finished run" in refused("report.py", "empty")
+
+
+@pytest.mark.parametrize("end", ["_metrics.jsonl", "_last_predictions.npz"])
+def test_a_damaged_file_of_a_run_is_named(refused, folder, end):
+    path = folder / "a" / f"metasaug_1{end}"
+    path.write_bytes(path.read_bytes()[:40])
+    assert path.name in refused("report.py", folder)

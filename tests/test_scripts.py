@@ -65,3 +65,35 @@ def test_without_checkpoints_every_file_is_named(run):
         lines = result.stderr.splitlines()
         assert len(lines) == 10
         assert all(line.startswith(f"missing: {folder}/MetaSAug_cifar10") for line in lines)
+
+
+def test_the_ablation_trains_four_choices_from_one_stage_1_and_skips_what_is_finished(run, tmp_path):
+    script, flags = ROOT / "scripts" / "ablation.sh", ["--dataset", "digits", "--workdir", "w", "--lam=0.5"]
+
+    def commands():
+        command = f'PYTHON=echo SEEDS="1 7" sh {script} name "$@"'
+        return run("sh", "-c", command, "sh", *flags).stdout.splitlines()
+
+    lines = [line.split() for line in commands() if not line.startswith("==")]
+    *trainings, report = lines
+    parsed = [(words[0][-len("CE_train.py") :], options.parse_training("", words[1:])) for words in trainings]
+    assert [read.seed for _, read in parsed] == [1] * 7 + [7] * 7
+    assert [read.stage2 for _, read in parsed[:7]] == ["none", *["reweight", "isda", "metasaug"] * 2]
+    assert [script for script, _ in parsed[:7]] == ["CE_train.py"] * 4 + ["AM_train.py"] * 3
+    folder = "w/checkpoint/ours/ablation/name"
+    for _, read in parsed:
+        assert (read.dataset, read.lam, read.workdir) == ("digits", 0.5, "w")
+        assert (read.resume, read.idx) == ("auto", "ablation/name")
+        first = f"{folder}/none_seed{read.seed}_stage1.pth.tar"
+        assert read.stage1 == (None if read.stage2 == "none" else first)
+    names = [read.save_name for _, read in parsed]
+    assert len(set(names)) == 14
+    assert report[1:] == [f"{folder}/{name}_summary.json" for name in names] + ["--out", f"{folder}/report"]
+
+    (tmp_path / folder).mkdir(parents=True)
+    for name in names[:3]:
+        (tmp_path / folder / f"{name}_summary.json").touch()
+    again = commands()
+    assert again[:3] == [f"== {name} is finished" for name in names[:3]]
+    assert [line.split() for line in again if not line.startswith("==")] == lines[3:]
+    assert "usage" in run("sh", script, "--dataset", "digits", status=2).stderr

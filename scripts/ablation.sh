@@ -1,0 +1,42 @@
+#!/bin/sh
+# What each part of MetaSAug adds: four choices of stage 2, both losses, several seeds; ends with the table.
+# usage: sh scripts/ablation.sh NAME [flags of the training scripts]       SEEDS="1 2 3", PYTHON=python3
+#   sh scripts/ablation.sh cifar10 --dataset cifar10 --imb_factor 0.01 --lam 0.75
+# Stage 1 is the same for all and trained once a seed, by the run "none", whose loss is plain in both stages. A finished run
+# is skipped, an interrupted one resumed: give the same command again. Runs: WORKDIR/checkpoint/ours/ablation/NAME.
+set -eu
+case ${1:-} in "" | -*) echo "usage: sh scripts/ablation.sh NAME [flags of the training scripts]" >&2 && exit 2 ;; esac
+name=$1
+shift
+workdir=.
+take=false
+for word in "$@"; do
+  if $take; then workdir=$word; take=false; fi
+  case $word in --workdir) take=true ;; --workdir=*) workdir=${word#*=} ;; esac
+done
+code=$(dirname "$0")/..
+runs=$workdir/checkpoint/ours/ablation/$name
+train() {
+  loss=$1 save=$2 seed=$3
+  shift 3
+  if [ -f "$runs/${save}_summary.json" ]; then
+    echo "== $save is finished"
+  else
+    echo "== $save"
+    ${PYTHON:-python3} "$code/MetaSAug_${loss}_train.py" --idx "ablation/$name" --save_name "$save" --seed "$seed" \
+      --resume auto "$@"
+  fi
+}
+summaries=
+for seed in ${SEEDS:-1 2 3}; do
+  train CE none_seed$seed $seed --stage2 none "$@"
+  summaries="$summaries $runs/none_seed${seed}_summary.json"
+  for loss in CE LDAM; do
+    for stage2 in reweight isda metasaug; do
+      save=${loss}_${stage2}_seed$seed
+      train $loss $save $seed --stage2 $stage2 --stage1 "$runs/none_seed${seed}_stage1.pth.tar" "$@"
+      summaries="$summaries $runs/${save}_summary.json"
+    done
+  done
+done
+${PYTHON:-python3} "$code/report.py" $summaries --out "$runs/report"

@@ -102,16 +102,19 @@ def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
 
 
 def draw_shots(groups: dict[str, list[Run]], made: Any) -> None:
-    """Draw bars of overall, many-, medium- and few-shot accuracy, mean and standard deviation over the seeds."""
+    """Draw bars of overall, many-, medium- and few-shot accuracy: means, where there are seeds with standard deviations."""
     panel = made.subplots()
-    keys = ("acc1", *SHOTS)
+    last = [[run.summary["last"] for run in runs] for runs in groups.values()]
+    found = {key: [[figure(outcome, key) for outcome in group] for group in last] for key in ("acc1", *SHOTS)}
+    shown = {key: columns for key, columns in found.items() if not np.isnan(np.concatenate(columns)).all()}
     width = 0.8 / len(groups)
-    for i, (name, runs) in enumerate(groups.items()):
-        columns = [[figure(run.summary["last"], key) for run in runs] for key in keys]
-        errors = [np.std(column, ddof=1) if len(column) > 1 else 0 for column in columns]  # nan where a group is empty
-        places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(keys))]
-        panel.bar(places, [statistics.mean(column) for column in columns], width, yerr=errors, label=name, capsize=2)
-    panel.set_xticks(range(len(keys)), ["overall", *(f"{shot}-shot" for shot in SHOTS)])
+    for i, name in enumerate(groups):
+        columns = [of_group[i] for of_group in shown.values()]
+        errors = [np.std(column, ddof=1) for column in columns] if len(columns[0]) > 1 else None
+        places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(shown))]
+        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=name, capsize=2)
+    names = {"acc1": "overall", **{shot: f"{shot}-shot" for shot in SHOTS}}
+    panel.set_xticks(range(len(shown)), [names[key] for key in shown])
     panel.set_ylabel("test accuracy, %")
     name_groups(groups, made)
 

@@ -41,6 +41,8 @@ def main() -> None:
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
+    if counts and len(counts) != classes:
+        raise UserError(f"{path} counts the images of {len(counts)} classes, the data set has {classes}: see --dataset")
     result = tested.accuracy(counts or [0] * classes)
 
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]

@@ -19,17 +19,23 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
+from errors import UserError, writing
 
 MARK = b"sha256:"
 DIGEST = 64  # characters
 CHECKED = "checksum"  # the key of a dict whose file ends in one
+# What the keys of a checkpoint hold, besides state_dict and optimizer.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "epoch": int, "flags": dict, "arch": str, "dataset": str, "class_names": list, "cls_num_list": list,
+    "imb_factor": (int, float, type(None)),
+}  # fmt: skip
 
 
 def packed(state: Mapping[str, Any]) -> bytes:
@@ -84,6 +90,8 @@ def keep_previous(path: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(path, second)
     os.replace(second, previous(path))
+    with suppress(FileNotFoundError):  # two names of one file, as a kill can leave them, are not replaced but stay
+        second.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -101,13 +109,16 @@ def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     present = [name for name in names if (folder / name).exists()]
     if not present:
         return None
-    number = 1
-    while (folder / "earlier" / str(number)).exists():
-        number += 1
-    aside = folder / "earlier" / str(number)
-    aside.mkdir(parents=True)
-    for name in present:
-        os.replace(folder / name, aside / name)
+    earlier = folder / "earlier"
+    with writing(earlier):
+        earlier.mkdir(exist_ok=True)
+        for number in count(1):
+            with suppress(FileExistsError):  # another run of this folder may take the same number at the same time
+                (earlier / str(number)).mkdir()
+                break
+        aside = earlier / str(number)
+        for name in present:
+            os.replace(folder / name, aside / name)
     return aside
 
 
@@ -169,6 +180,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     weights = state["state_dict"]
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} is not a MetaSAug checkpoint: its state_dict holds other things than named tensors")
+    for key, kind in KINDS.items():
+        if key in state and not isinstance(state[key], kind):
+            raise UserError(f"{path} is not a MetaSAug checkpoint: its {key} is {type(state[key]).__name__}")
+    counts, imb_factor = state.get("cls_num_list", []), state.get("imb_factor")
+    sound = all(type(number) is int and number > 0 for number in counts) and (imb_factor is None or 0 < imb_factor <= 1)
+    if not sound:
+        raise UserError(f"{path} is not a MetaSAug checkpoint: its cls_num_list or imb_factor holds other numbers")
     return state
 
 

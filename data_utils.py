@@ -11,6 +11,7 @@ import random
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -134,10 +135,20 @@ def build_dataset(dataset: str, num_meta: int, imb_factor: float | None = None, 
 
 def normalize(pixels: Tensor) -> Tensor:
     """Map uint8 pixels (N, 32, 32, 3) to normalised floats (N, 3, 32, 32), channels last in memory."""
-    mean = torch.tensor(MEAN, device=pixels.device)
-    std = torch.tensor(STD, device=pixels.device)
-    x = pixels.to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
-    return x.permute(0, 3, 1, 2)
+    scale, shift = normalisation(pixels.device, torch.get_default_dtype())
+    return pixels.to(scale.dtype).mul_(scale).sub_(shift).permute(0, 3, 1, 2)
+
+
+@cache
+def normalisation(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return what pixels are multiplied by, and what is then taken off, (3,) each; kept, as a new copy makes a GPU wait."""
+    mean, std = torch.tensor(MEAN, dtype=dtype), torch.tensor(STD, dtype=dtype)
+    return (1 / (255 * std)).to(device), (mean / std).to(device)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on `device`; a GPU's work does not wait for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,7 @@ class CropsAndFlips:
 
     def to(self, device: torch.device) -> CropsAndFlips:
         """Return the same draws on `device`."""
-        return CropsAndFlips(self.top.to(device), self.left.to(device), self.flip.to(device))
+        return CropsAndFlips(sent(self.top, device), sent(self.left, device), sent(self.flip, device))
 
 
 def augment(pixels: Tensor, index: Tensor, draws: CropsAndFlips) -> Tensor:
@@ -203,7 +214,7 @@ def epoch_batches(
     """
     generator = seeded(seed, TRAIN_STREAM, epoch)
     count = len(data.targets)
-    order = torch.randperm(count, generator=generator).to(data.targets.device)
+    order = sent(torch.randperm(count, generator=generator), data.targets.device)
     draws = CropsAndFlips.draw(count, generator, data.flip).to(data.targets.device)
     for start in range(taken * batch_size, count, batch_size):
         part = slice(start, start + batch_size)
@@ -218,7 +229,7 @@ def meta_batches(data: ImageSet, batch_size: int, seed: int, taken: int = 0) -> 
     """
     generator = seeded(seed, META_STREAM)
     for number, chosen in enumerate(shuffled_passes(len(data.targets), batch_size, generator)):
-        index = chosen.to(data.targets.device)
+        index = sent(chosen, data.targets.device)
         draws = CropsAndFlips.draw(len(index), generator, data.flip).to(data.targets.device)
         if number < taken:
             continue

@@ -186,6 +186,8 @@ def is_image(path: Path, endings: Container[str]) -> bool:
     try:
         with Image.open(path):
             return True
+    except Image.DecompressionBombError:
+        return True  # to be named when it is read
     except OSError:
         return False
 

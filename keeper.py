@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,6 +66,12 @@ class Signals:
             signal.signal(number, handler)
 
 
+def open_lock(path: Path) -> TextIO:
+    """Open the lock file, or say that it cannot be."""
+    with writing(path):
+        return open(path, "a+", encoding="utf-8")
+
+
 @contextmanager
 def only_run(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does, however it ends.
@@ -81,7 +87,7 @@ def only_run(path: Path) -> Iterator[None]:
         yield
         return
     while True:
-        with open(path, "a+", encoding="utf-8") as file:
+        with open_lock(path) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's not held on by loading processes
             except (BlockingIOError, PermissionError) as error:

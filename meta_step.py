@@ -241,11 +241,18 @@ def meta_step(
     passes:
         How the model is run, `passes.Passes(model)` if left out. Losses, gradients of the weights, statistics and updates
         are in the weights' precision, whatever that of the passes.
+
+    Raises
+    ------
+    KeyError
+        If the head has no trained parameter `weight`, for instance because it is parametrised.
     """
     passes = passes or Passes(model)
     inputs, target = batch
     weights = trained_weights(model)
     head_weight = f"{head or model.head}.weight"
+    if head_weight not in weights:
+        raise KeyError(f"{head_weight} is no trained parameter: the head must be a plain nn.Linear, its weights trained")
     sigma = estimator.covariance
     state = random_state(inputs.device)
 

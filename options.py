@@ -85,7 +85,7 @@ class LearningFlags:
 # Flags that a resumed run may have otherwise: they change where and how it runs, not what comes out.
 FREE_FLAGS = {
     *("data_root", "num_classes", "workdir", "save_name", "idx", "print_freq", "gpu", "no_cuda", "threads", "workers"),
-    *("resume", "save_every", "epochs", "stage1", "cache_dir", "split", "pretrained"),
+    *("resume", "save_every", "epochs", "meta_start_given", "stage1", "cache_dir", "split", "pretrained"),
     *("train_list", "val_list", "meta_list"),  # what they list is compared, not where it stands
 }
 
@@ -96,6 +96,7 @@ class TrainingFlags(LearningFlags):
 
     imb_factor: float | None
     meta_start: int
+    meta_start_given: bool
     stage2: str
     stage1: str | None
     arch: str
@@ -166,7 +167,8 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
     values = vars(parser.parse_args(argv))
     if values["split"] is not None:
         print(SPLIT_NOTE)
-    if values["meta_start"] is None:
+    values["meta_start_given"] = values["meta_start"] is not None
+    if not values["meta_start_given"]:
         values["meta_start"] = first_meta_epoch(values["epochs"])
     values["imb_factor"] = default_imb_factor(values["dataset"], values["imb_factor"])
     flags = TrainingFlags(**{f.name: values[f.name] for f in fields(TrainingFlags)})

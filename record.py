@@ -38,7 +38,9 @@ def copy_run(source: Path, folder: Path, name: str) -> None:
         if end == "resume.pth.tar":
             file = source
         if file.is_file() and not target.exists():
-            shutil.copyfile(file, target)
+            part = target.with_name(target.name + ".tmp")
+            shutil.copyfile(file, part)
+            os.replace(part, target)
 
 
 def processor() -> str:
@@ -121,6 +123,8 @@ class Record:
             elif source is not None and source.resolve() != self.paths["resume"].resolve() and self.paths["resume"].exists():
                 # It is damaged, and must not take the place of the good one when the next is saved.
                 os.replace(self.paths["resume"], self.paths["resume"].with_name(self.paths["resume"].name + ".damaged"))
+            if source is not None:  # what the run came to when it was shorter
+                self.summary_path.unlink(missing_ok=True)
         found = resumed or {"epoch": 0, "since": 0, "seconds": 0.0, "best": {"epoch": -1, "acc1": -1.0}, "last": {}}
         with writing(folder):
             self.log = RunLog(folder, name, found["epoch"])
@@ -174,7 +178,9 @@ class Record:
             **surroundings(),
         }
         with writing(self.summary_path):
-            self.summary_path.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
+            part = self.summary_path.with_name(self.summary_path.name + ".tmp")
+            part.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
+            os.replace(part, self.summary_path)
             self.log.close()
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         written = ", ".join(str(path) for path in files if path.exists())

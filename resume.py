@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from checkpoint import load_checkpoint, previous
 from errors import UserError
+from loss import EstimatorCV
 from runlog import Meter
 
+RECORD = {"epoch": int, "since": int, "seconds": float, "best": dict, "last": dict}  # what a state says of the run so far
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
@@ -85,13 +86,21 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
             continue
         if not isinstance(state.get("resume"), dict):
             raise UserError(f"--resume {candidate} holds no run to go on with: take the file that ends in _resume.pth.tar")
+        if not candidate.name.removesuffix(".previous").endswith("_resume.pth.tar"):
+            lost = "is not named <save_name>_resume.pth.tar, by which the run's log and best epoch are found"
+            raise UserError(f"--resume {candidate} {lost}: give it its own name back, beside them")
         if mistakes:
             print(f"note: {mistakes[0]}; going on from {candidate}")
         return state, candidate
     raise UserError("; ".join(mistakes))
 
 
-def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path) -> None:
+def differs(recorded: object, own: object) -> bool:
+    """Return whether a value read from a file is another than ours; files hold anything, and a tensor has no truth value."""
+    return isinstance(recorded, torch.Tensor) or bool(recorded != own)
+
+
+def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, device: torch.device) -> None:
     """Refuse to go on with other flags or data than those in `inner`, a state's "resume"; say if the last bits may differ.
 
     Raises
@@ -104,18 +113,18 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path) -
     for key, value in own.items():
         if key not in recorded:
             raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
-        if recorded[key] != value:
+        if differs(recorded[key], value):
             theirs = " ".join(str(recorded[key]).split())
             raise UserError(f"--resume {source} was made with {key} {theirs}, this run has {value}: they must be the same")
     before = inner.get("surroundings")
-    for key, value in surroundings().items():
-        if isinstance(before, Mapping) and before.get(key) != value:
+    for key, value in surroundings(device).items():
+        if isinstance(before, Mapping) and differs(before.get(key), value):
             print(f"note: {key} {value}, before the interruption {before.get(key)}: the last bits may differ")
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(device: torch.device) -> dict[str, Any]:
     """Return what the last bits depend on, besides the flags."""
-    return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "CUDA": torch.cuda.is_available()}
+    return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
 
 
 def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:
@@ -141,18 +150,20 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
         If it is past this run's or its own run's stage 1, or was trained on other data or with other flags.
     """
     recorded = {**state, **state.get("flags", {})}
+    start = recorded.get("meta_start")
     epoch, end = state.get("epoch"), min(own["meta_start"], own["epochs"] - 1)
     if not isinstance(epoch, int) or epoch > end:
         raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
-    if epoch > recorded.get("meta_start", epoch):
-        raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {recorded['meta_start']}")
+    if isinstance(start, int) and epoch > start:
+        raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {start}")
     for key in ("dataset", "class_names", "cls_num_list", *STAGE1_FLAGS):
-        if key in recorded and recorded[key] != own[key]:
-            raise UserError(f"--stage1 {path} was trained with {key} {recorded[key]}, this run has {own[key]}")
+        if key in recorded and differs(recorded[key], own[key]):
+            theirs = " ".join(str(recorded[key]).split())
+            raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {own[key]}")
     return epoch
 
 
-def collect(estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any]) -> dict[str, Any]:
+def collect(estimator: EstimatorCV, meter: Meter, meta_taken: int, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
     return {
         "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
@@ -160,12 +171,12 @@ def collect(estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping
         "meta_taken": meta_taken,
         "record": dict(record),
         "random": random_states(),
-        "surroundings": surroundings(),
+        "surroundings": surroundings(estimator.count.device),
     }
 
 
 def restore(
-    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, device: torch.device
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: EstimatorCV, device: torch.device
 ) -> tuple[Meter, int, int]:
     """Put optimizer, class statistics and generators back; return the epoch's meter, the meta batches taken, the epoch.
 
@@ -176,14 +187,27 @@ def restore(
     """
     inner = state["resume"]
     try:
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         estimator.load_state_dict(inner["estimator"])
         meter = Meter.load(inner["meter"], device)
         set_random_states(inner["random"])
         record = inner["record"]
-        missing = {"epoch", "since", "seconds", "best", "last"} - set(record)
-        if missing:
-            raise KeyError(f"the record lacks {', '.join(sorted(missing))}")
-        return meter, int(inner["meta_taken"]), int(record["epoch"])
+        for key, kind in RECORD.items():
+            if not isinstance(record[key], kind):
+                raise TypeError(f"the record's {key} is {type(record[key]).__name__}")
+        if not isinstance(inner["meta_taken"], int) or not isinstance(record["best"]["acc1"], float):
+            raise TypeError("meta_taken or the best accuracy is no number")
+        return meter, inner["meta_taken"], record["epoch"]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise UserError(f"--resume: the state does not fit this run ({' '.join(str(error).split())}): train anew") from error
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Put the optimizer's state back; a KeyError, TypeError or ValueError says what does not fit."""
+    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
+        raise TypeError("there is no state of an optimizer")
+    optimizer.load_state_dict(state)
+    for weight, own in optimizer.state.items():
+        momentum = own.get("momentum_buffer")
+        if momentum is not None and (not isinstance(momentum, torch.Tensor) or momentum.shape != weight.shape):
+            raise ValueError(f"a momentum is not of its weight's shape {tuple(weight.shape)}")

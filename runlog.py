@@ -104,7 +104,11 @@ class Meter:
         """Return the meter that `state` was made of."""
         meter = cls()
         meter.steps, meter.count, meter.has_meta = state["steps"], state["count"], state["has_meta"]
+        if not (type(meter.steps) is type(meter.count) is int and type(meter.has_meta) is bool):
+            raise TypeError("steps, count or has_meta are of another kind")
         for name in cls.SUMS:
+            if state[name].dim() > (name in ("grad_trace", "present")):
+                raise ValueError(f"{name} is no number")
             setattr(meter, name, state[name].to(device))
         return meter
 
@@ -159,7 +163,7 @@ def lines_before(path: Path, epoch: int) -> list[str]:
     """Return the whole lines of a log whose epoch is before `epoch`."""
     kept = []
     if epoch and path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             with suppress(ValueError, KeyError, TypeError):  # the last line may be cut
                 if json.loads(line)["epoch"] < epoch and line.endswith("\n"):
                     kept.append(line)
@@ -177,7 +181,7 @@ class RunLog:
         kept = self.path.with_name(self.path.name + ".tmp")
         kept.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
         os.replace(kept, self.path)
-        self.board = SummaryWriter(str(board), purge_step=first_epoch or None)
+        self.board = SummaryWriter(str(board), purge_step=first_epoch)
 
     @staticmethod
     def files(folder: Path, name: str) -> tuple[Path, Path]:
@@ -189,6 +193,8 @@ class RunLog:
         clean = finite(values)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a resumed run does not write this line again
         for key, value in clean.items():
             if isinstance(value, int | float):
                 self.board.add_scalar(key, value, epoch)

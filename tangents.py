@@ -49,7 +49,9 @@ Tape = dict[nn.Module, list[Recorded]]
 
 
 def is_known(module: nn.Module) -> bool:
-    """Return whether `module` is a layer whose tangent is written here."""
+    """Return whether `module` is a layer whose tangent is written here, and nothing else has a hand in its output."""
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
     forward = type(module).forward
     if isinstance(module, nn.Conv2d):
         return forward is nn.Conv2d.forward and module.padding_mode == "zeros"
@@ -110,44 +112,41 @@ def joined(value: Tensor, *parts: Tensor | None) -> Tensor:
     return forward_ad.make_dual(value, total)
 
 
-def conv_tangent(layer: nn.Conv2d, of: Callable[[str], Tensor | None], seen: Recorded, x: Tensor) -> Tensor:
-    """Return the dual output of a convolution; `of` gives the direction of a parameter by its name."""
+def parameter(layer: nn.Module, name: str) -> tuple[Tensor | None, Tensor | None]:
+    """Return value and tangent of a layer's weight or bias, None for what it does not have."""
+    own = getattr(layer, name)
+    return (None, None) if own is None else split(own)
+
+
+def affine_tangent(
+    layer: nn.Conv2d | nn.Linear, apply: Callable[[Tensor, Tensor, Tensor | None], Tensor], seen: Recorded, x: Tensor
+) -> Tensor:
+    """Return the dual output of a convolution or linear layer; `apply` computes it from x, W and b."""
     value, dot = split(x)
-    conv = partial(F.conv2d, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
-    weight_dot, bias_dot = of("weight"), of("bias")
-    y = seen.value if seen.value is not None else conv(value, layer.weight, layer.bias)
-    through = None if dot is None else conv(dot, layer.weight)
-    own = None if weight_dot is None else conv(value, weight_dot, bias_dot)
+    (weight, weight_dot), (bias, bias_dot) = parameter(layer, "weight"), parameter(layer, "bias")
+    assert weight is not None
+    y = seen.value if seen.value is not None else apply(value, weight, bias)
+    through = None if dot is None else apply(dot, weight, None)
+    own = None if weight_dot is None else apply(value, weight_dot, bias_dot)
     if own is None and bias_dot is not None:
-        own = bias_dot.view(-1, 1, 1).expand_as(y).clone()
+        shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
+        own = bias_dot.view(shape).expand_as(y).clone()
     return joined(y, through, own)
 
 
-def linear_tangent(layer: nn.Linear, of: Callable[[str], Tensor | None], seen: Recorded, x: Tensor) -> Tensor:
-    """Return the dual output of a linear layer."""
-    value, dot = split(x)
-    weight_dot, bias_dot = of("weight"), of("bias")
-    y = seen.value if seen.value is not None else F.linear(value, layer.weight, layer.bias)
-    through = None if dot is None else F.linear(dot, layer.weight)
-    own = None if weight_dot is None else F.linear(value, weight_dot, bias_dot)
-    if own is None and bias_dot is not None:
-        own = bias_dot.expand_as(y).clone()
-    return joined(y, through, own)
-
-
-def batch_norm_tangent(layer: nn.BatchNorm2d, of: Callable[[str], Tensor | None], seen: Recorded, x: Tensor) -> Tensor:
+def batch_norm_tangent(layer: nn.BatchNorm2d, seen: Recorded, x: Tensor) -> Tensor:
     """Return the dual output of a batch norm in train mode."""
     assert seen.mean is not None
     assert seen.invstd is not None
     value, dot = split(x)
-    weight_dot, bias_dot = of("weight"), of("bias")
+    (weight, weight_dot), (bias, bias_dot) = parameter(layer, "weight"), parameter(layer, "bias")
     y = seen.value
     if y is None:
-        y = F.batch_norm(value, None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
+        y = F.batch_norm(value, None, None, weight, bias, training=True, eps=layer.eps)
     through = own = None
     if dot is not None:
         through = torch.ops.aten.native_batch_norm_backward(
-            dot, value, layer.weight, None, None, seen.mean, seen.invstd, True, layer.eps, [True, False, False]
+            dot, value, weight, None, None, seen.mean, seen.invstd, True, layer.eps, [True, False, False]
         )[0]
     if weight_dot is not None or bias_dot is not None:
         slope = torch.zeros_like(seen.mean) if weight_dot is None else weight_dot * seen.invstd
@@ -173,19 +172,13 @@ def tangent(
         The trained parameters and their derivatives, by name; those without an entry stand still.
     """
     load_forward_mode()
-    names = {module: name for name, module in model.named_modules()}
-    known: set[str] = set()
-    replaced = []
-    for module, passes in tape.items():
-        prefix = f"{names[module]}." if names[module] else ""
-        known |= {prefix + name for name, _ in module.named_parameters(recurse=False)}
-        replaced.append((module, replay(module, partial(found_in, direction, prefix), iter(passes))))
+    replaced = [(module, replay(module, iter(passes))) for module, passes in tape.items()]
     with forward_ad.dual_level():
-        rest = {n: forward_ad.make_dual(w.detach(), direction[n]) for n, w in weights.items() if n not in known}
+        duals = {name: forward_ad.make_dual(w.detach(), direction[name]) for name, w in weights.items()}
         for module, forward in replaced:
             module.forward = forward  # of this one object; its class keeps its own
         try:
-            _, logits = run_with(model, rest, inputs)
+            _, logits = run_with(model, duals, inputs)
         finally:
             for module, _ in replaced:
                 del module.forward
@@ -193,18 +186,14 @@ def tangent(
     return torch.zeros_like(logits) if found is None else found
 
 
-def found_in(direction: Mapping[str, Tensor], prefix: str, name: str) -> Tensor | None:
-    """Return the direction of a parameter, None if it stands still."""
-    return direction.get(prefix + name)
-
-
-def replay(
-    module: nn.Module, of: Callable[[str], Tensor | None], passes: Iterator[Recorded]
-) -> Callable[[Tensor], Tensor]:
+def replay(module: nn.Module, passes: Iterator[Recorded]) -> Callable[[Tensor], Tensor]:
     """Return a forward function that gives the recorded output, and its tangent, pass by pass."""
     if isinstance(module, nn.Conv2d):
-        return lambda x: conv_tangent(module, of, next(passes), x)
+        conv = partial(
+            F.conv2d, stride=module.stride, padding=module.padding, dilation=module.dilation, groups=module.groups
+        )
+        return lambda x: affine_tangent(module, conv, next(passes), x)
     if isinstance(module, nn.BatchNorm2d):
-        return lambda x: batch_norm_tangent(module, of, next(passes), x)
+        return lambda x: batch_norm_tangent(module, next(passes), x)
     assert isinstance(module, nn.Linear)
-    return lambda x: linear_tangent(module, of, next(passes), x)
+    return lambda x: affine_tangent(module, F.linear, next(passes), x)

@@ -26,14 +26,13 @@ from options import (
     binding,
     check_num_classes,
     choose_device,
-    first_meta_epoch,
     learning_rate,
     output_folder,
 )
 from passes import lacks_bf16, make_passes
 from record import Record
 from resnet import ResNet, build_model
-from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything, stage1_epoch
+from resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, seed_everything, stage1_epoch
 from runlog import Meter, StepResult, duration
 
 AMP = {"off": None, "bf16": torch.bfloat16}
@@ -93,7 +92,6 @@ class Run:
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
         self.cls_num_list = data.cls_num_list
         self.binding = {"loss": loss_name, **binding(flags), "data": data.digest()}
-        self.meta_start_is_default = flags.meta_start == first_meta_epoch(flags.epochs)
         seed_everything(flags.seed)
         found = find_state(flags.resume, folder / f"{flags.save_name}_resume.pth.tar") if flags.resume else None
         self.flags = self.resumed_flags(flags, *found) if found else flags
@@ -127,12 +125,11 @@ class Run:
         """
         inner = state["resume"]
         may_only_grow(inner, flags.epochs, source)
-        recorded = inner.get("binding")
-        if self.meta_start_is_default and inner.get("meta_start_is_default") and isinstance(recorded, dict):
-            start = recorded.get("--meta_start", flags.meta_start)
-            self.binding["--meta_start"] = start
-            flags = replace(flags, meta_start=start)
-        must_match(inner, self.binding, source)
+        before = state.get("flags", {})
+        if not flags.meta_start_given and not before.get("meta_start_given") and isinstance(before.get("meta_start"), int):
+            self.binding["--meta_start"] = before["meta_start"]
+            flags = replace(flags, meta_start=before["meta_start"])
+        must_match(inner, self.binding, source, self.device)
         return flags
 
     def load_state(self, state: dict[str, Any], source: Path) -> None:
@@ -147,7 +144,6 @@ class Run:
             "resume": {
                 "binding": self.binding,
                 "epochs": self.flags.epochs,
-                "meta_start_is_default": self.meta_start_is_default,
                 **collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch)),
             },
         }
@@ -168,8 +164,8 @@ class Run:
         epoch = stage1_epoch(state, own, path)
         load_weights(self.model, state["state_dict"], path)
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, ValueError) as error:
+            load_optimizer(self.optimizer, state.get("optimizer"))
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
         return epoch
 

@@ -7,6 +7,7 @@ of processes or workers.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, cycle, islice, repeat
 from pathlib import Path
@@ -85,9 +86,14 @@ def collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
     return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
 
 
-def leave_signals(_: int) -> None:
-    """Let a loading process leave Ctrl-C to the main one, which ends it."""
+def leave_stopping(_: int) -> None:
+    """Let a loading process leave Ctrl-C to the main one, which ends it, and say nothing at that end.
+
+    Beside its work it only has a thread of Python's that hands over tensors. If that one fails, the main process notices,
+    and says so itself, unless it is ending.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.excepthook = lambda _: None
 
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
@@ -105,7 +111,7 @@ def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, devic
         num_workers=workers,
         collate_fn=collate,
         pin_memory=cuda,
-        worker_init_fn=leave_signals,
+        worker_init_fn=leave_stopping,
         generator=torch.Generator(),  # else an iterator draws from the global one
     )
     for batch in loader:

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from backbone import FEATURES, fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
 from checkpoint import fit_weights
 from engine import EpochResult, make_optimizer, train_one_epoch_meta
-from errors import UserError
 from feature_cache import CachedFeatures, FeatureCache
 from features import Batch, LiveFeatures, extractor
 from head_options import HeadFlags
@@ -28,7 +27,7 @@ from large_sets import Sets, read_sets
 from loss import EstimatorCV, SemanticLoss
 from metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
 from options import SPLIT_NOTE, binding, output_folder
-from process_group import Group
+from process_group import Group, RankGoneError
 from record import Record
 from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything
 from runlog import Meter, duration
@@ -98,10 +97,11 @@ def head_run(flags: HeadFlags, group: Group) -> Iterator[HeadRun]:
         with run.keeper.signals:
             try:
                 yield run
-            except UserError:
-                if run.keeper.signals.asked:  # another process left first, and is missed
+            except RankGoneError as error:
+                if run.keeper.signals.asked:  # the other one had the same signal, and left first
                     run.keeper.stop()
-                raise
+                run.keeper.save()  # every process has the whole state, as it was after the last step
+                raise RankGoneError(f"{error} with --resume auto") from error
 
 
 class HeadRun:
@@ -176,7 +176,7 @@ class HeadRun:
         found = find_state(f.resume, folder / f"{f.save_name}_resume.pth.tar")
         if found:
             may_only_grow(found[0]["resume"], f.epochs, found[1])
-            must_match(found[0]["resume"], self.binding, found[1])
+            must_match(found[0]["resume"], self.binding, found[1], self.group.device)
         return found
 
     def _load(self, state: dict[str, Any], source: Path) -> None:

@@ -25,6 +25,12 @@ from errors import UserError
 from options import choose_device
 
 T = TypeVar("T")
+
+
+class RankGoneError(UserError):
+    """Another process is gone or no longer answers; this one is between two steps."""
+
+
 GRACE = 5.0  # seconds that a process waits to learn who else is still there
 
 
@@ -128,7 +134,7 @@ class Group:
             if not missing:
                 raise
             names = ", ".join(map(str, missing))
-            raise UserError(
+            raise RankGoneError(
                 f"rank {names} of {self.world} is gone or no longer answers; rank {self.rank} stops. See what rank {names} "
                 "printed, then start again"
             ) from error

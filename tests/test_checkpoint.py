@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import shutil
 import signal
 import zipfile
 from collections import OrderedDict
@@ -77,7 +78,7 @@ def damaged_copies(raw):
 
 
 def test_every_cut_and_every_flipped_bit_is_refused_or_replaced_by_the_file_before(saved):
-    path, model = saved
+    path, model = saved[0].with_name("x_resume.pth.tar"), saved[1]
     inner = {"binding": {}, "epochs": 1}
     for epoch in (1, 2):
         checkpoint.save_checkpoint({"epoch": epoch, "state_dict": model.state_dict(), "resume": inner}, path)
@@ -220,3 +221,47 @@ def test_earlier_files_are_set_aside_again_and_again(tmp_path):
         assert (aside / "a").read_text() == turn
     assert sorted(p.name for p in (tmp_path / "earlier").iterdir()) == ["1", "2"]
     assert checkpoint.set_earlier_aside(tmp_path, ["a", "b"]) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", "3"), ("flags", [1]), ("arch", 7), ("dataset", ["digits"]), ("class_names", "ab"), ("cls_num_list", [3, "4"]),
+     ("cls_num_list", [0, 2]), ("imb_factor", "0.1"), ("imb_factor", 0), ("imb_factor", 1.5)],
+)  # fmt: skip
+def test_a_whole_file_with_something_else_inside_is_refused(saved, key, value):
+    path, model = saved
+    good = {"epoch": 3, "state_dict": model.state_dict(), "flags": {}, "arch": "resnet8", "dataset": "digits",
+            "class_names": ["a"], "cls_num_list": [3], "imb_factor": None}  # fmt: skip
+    checkpoint.save_checkpoint(good, path)
+    assert checkpoint.load_checkpoint(path)["epoch"] == 3
+    checkpoint.save_checkpoint({**good, key: value}, path)
+    with pytest.raises(UserError, match=f"is not a MetaSAug checkpoint: its .*{key}"):
+        checkpoint.load_checkpoint(path)
+
+
+def test_a_kill_between_the_names_leaves_nothing_behind(saved):
+    path, _ = saved
+    os.link(path, checkpoint.previous(path))  # a kill after the old file got its second name
+    checkpoint.save_checkpoint({"epoch": 2, "state_dict": {}}, path)
+    assert {p.name for p in path.parent.iterdir()} == {path.name, checkpoint.previous(path).name}
+    assert [checkpoint.load_checkpoint(file)["epoch"] for file in (path, checkpoint.previous(path))] == [2, 1]
+
+
+def test_runs_that_set_files_aside_at_once_take_different_numbers(tmp_path, monkeypatch):
+    (tmp_path / "a").touch()
+    plain = Path.mkdir
+
+    def mkdir(self, *args, **kwargs):
+        if self == tmp_path / "earlier" / "1" and not self.exists():
+            plain(self)  # the other run is a moment ahead
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert checkpoint.set_earlier_aside(tmp_path, ["a", "b"]) == tmp_path / "earlier" / "2"
+    assert (tmp_path / "earlier" / "2" / "a").exists()
+    (tmp_path / "a").touch()
+    shutil.rmtree(tmp_path / "earlier")
+    (tmp_path / "earlier").touch()
+    with pytest.raises(UserError, match="earlier cannot be written"):
+        checkpoint.set_earlier_aside(tmp_path, ["a"])
+    assert (tmp_path / "a").exists()

@@ -80,6 +80,8 @@ def spoiled_image(kind):
         path.unlink()
         if kind == "bomb":
             bomb(path)
+        elif kind == "bomb without an ending":
+            bomb(path.with_name("picture"))
         elif kind != "missing":
             path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not an image"}[kind])
 
@@ -90,6 +92,19 @@ def full_disk(root, _):
     folder = root / "checkpoint" / "ours" / "0"
     folder.mkdir(parents=True)
     (folder / "name_ckpt.pth.tar.tmp").symlink_to("/dev/full")
+
+
+def taken_places(*names):
+    """The first name is a folder where a file is wanted, or a file where a folder is; the others are empty files."""
+
+    def spoil(root, _):
+        folder = root / "checkpoint" / "ours" / "0"
+        folder.mkdir(parents=True)
+        (folder / names[0]).mkdir() if "lock" in names[0] else (folder / names[0]).touch()
+        for name in names[1:]:
+            (folder / name).touch()
+
+    return spoil
 
 
 def lost_class(root, _):
@@ -123,6 +138,10 @@ ROWS = [
     (CE, FOLDER, spoiled_image("cut"), ["class1/1.png"]),
     (CE, FOLDER, spoiled_image("text"), ["class1/1.png"]),
     (CE, FOLDER, spoiled_image("bomb"), ["class1/1.png is absurdly large"]),
+    (CE, FOLDER, spoiled_image("bomb without an ending"), ["class1/picture is absurdly large"]),
+    (HEAD, LARGE, spoiled_image("bomb without an ending"), ["class1/picture is absurdly large"]),
+    (CE, DIGITS, taken_places("name.lock"), ["name.lock cannot be written (Is a directory)"]),
+    (CE, [*DIGITS, "--arch", "resnet8"], taken_places("earlier", "name_summary.json"), ["earlier cannot be written"]),
     (CE, [*DIGITS, "--lr", "1e30"], None, ["not finite in epoch 0, step", "nothing was saved yet"]),
     (CE, DIGITS, full_disk, ["name_ckpt.pth.tar cannot be written (No space left on device)"]),
     (CE, [*DIGITS, "--stage1", "flipped.pth.tar"], None, ["flipped.pth.tar is damaged (its checksum differs)"]),

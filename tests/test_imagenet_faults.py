@@ -161,6 +161,9 @@ def test_a_rank_that_is_killed_in_training_is_named_and_the_other_stops(prepared
         assert ranks[0].returncode == 2
         (line,) = err.strip().splitlines()
         assert "rank 1 of 2 is gone" in line
+        assert line.endswith("with --resume auto")
+        state = torch.load(tmp_path / "checkpoint/ours/custom/MetaSAug_custom_resume.pth.tar", weights_only=True)
+        assert state["resume"]["meta_taken"] >= 1  # what rank 0 had done is not lost
     finally:
         for rank in ranks:
             rank.kill()

@@ -263,3 +263,10 @@ def test_the_step_without_augmentation_is_the_weighted_loss_with_margins():
     twin.optimizer.step()
     for name, value in twin.model.state_dict().items():
         assert relative(problem.model.state_dict()[name], value) < 1e-12, name
+
+
+def test_a_head_without_a_weight_of_its_own_is_named():
+    problem = Problem()
+    torch.nn.utils.parametrizations.weight_norm(problem.model.classifier)
+    with pytest.raises(KeyError, match=r"classifier\.weight is no trained parameter"):
+        problem.step()

@@ -1,6 +1,7 @@
 """Runs that are killed or stopped anywhere, and go on to the same bytes."""
 
 import copy
+import fcntl
 import json
 import os
 import random
@@ -34,19 +35,26 @@ TRAIN = [*FLAGS, "--threads", "1", "--epochs", "4", "--meta_start", "2", "--lam"
 TRAIN += ["--save_every", "0", "-p", "1"]
 
 
-def tensors(value, path=""):
-    """All tensors inside a checkpoint, by where they stand."""
-    if isinstance(value, torch.Tensor):
-        return {path: value}
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return {k: v for key, inner in pairs for k, v in tensors(inner, f"{path}/{key}").items()}
+def leaves(value, path=""):
+    """Everything inside a checkpoint, by where it stands."""
+    if isinstance(value, dict | list | tuple):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, inner in pairs for k, v in leaves(inner, f"{path}/{key}").items()}
+    return {path: value}
 
 
 def same(ours, theirs):
-    """The names of the tensors that differ in a byte, and those that only one of two checkpoints has."""
-    ours, theirs = tensors(ours), tensors(theirs)
-    differ = [k for k in ours.keys() & theirs.keys() if ours[k].numpy().tobytes() != theirs[k].numpy().tobytes()]
-    return sorted(differ) + sorted(ours.keys() ^ theirs.keys())
+    """The places that differ in a byte or that only one of two checkpoints has, but for clocks and flags that may differ."""
+    ours, theirs = leaves(ours), leaves(theirs)
+
+    def equal(a, b):
+        return a.numpy().tobytes() == b.numpy().tobytes() if isinstance(a, torch.Tensor) else repr(a) == repr(b)
+
+    def is_free(place):
+        return place.endswith("/seconds") or (place.startswith("/flags/") and place.split("/")[-1] in options.FREE_FLAGS)
+
+    differ = {k for k in ours.keys() & theirs.keys() if not equal(ours[k], theirs[k])} | (ours.keys() ^ theirs.keys())
+    return sorted(place for place in differ if not is_free(place))
 
 
 def checkpoints(folder, name="a"):
@@ -137,6 +145,31 @@ def test_a_signal_saves_and_says_how_to_go_on(whole, start, run, tmp_path, numbe
         assert same(state, checkpoints(whole[0])[kind]) == [], kind
 
 
+def test_best_last_and_since_come_out_of_the_state(whole, run, tmp_path):
+    """No epoch is left that could bring them, and the state holds others than the run had."""
+    folder = shutil.copytree(whole[0], tmp_path / "checkpoint" / "ours" / "0")
+    before = json.loads((folder / "a_summary.json").read_text())
+    run("MetaSAug_LDAM_train.py", *TRAIN, "--resume", "auto")
+    again = json.loads((folder / "a_summary.json").read_text())
+    assert (again["best"], again["last"]) == (before["best"], before["last"])
+    state = load_checkpoint(folder / "a_resume.pth.tar")
+    record = state["resume"]["record"]
+    changed = {"best": {**record["best"], "epoch": 1, "acc1": 99.0}, "last": {**record["last"], "acc1": 12.0}}
+    del state["checksum"]
+    state["resume"]["record"] = {**record, **changed}
+    save_checkpoint(state, folder / "a_resume.pth.tar")
+    out = run("MetaSAug_LDAM_train.py", *TRAIN, "--resume", "auto").stdout
+    after = json.loads((folder / "a_summary.json").read_text())
+    assert (after["best"]["epoch"], after["best"]["acc1"], after["last"]["acc1"]) == (1, 99, 12)
+    assert "best epoch 1: accuracy 99.00" in out
+
+    given = [*TRAIN, "--workdir", str(tmp_path), "--save_name", "b", "--stage1", str(folder / "a_stage1.pth.tar")]
+    first = training.Run(options.parse_training("", given), "LDAM", folder)
+    first.keeper.save()
+    again = training.Run(options.parse_training("", [*given, "--resume", "auto"]), "LDAM", folder)
+    assert again.record.since == first.record.since == 2
+
+
 def test_a_damaged_state_is_replaced_by_the_one_before_it(whole, run, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / "checkpoint" / "ours" / "0")
     path = folder / "a_resume.pth.tar"
@@ -147,6 +180,37 @@ def test_a_damaged_state_is_replaced_by_the_one_before_it(whole, run, tmp_path):
     assert "a_resume.pth.tar is damaged (its checksum differs)" in out
     assert "going on from" in out
     assert same(checkpoints(folder)["resume"], checkpoints(whole[0])["resume"]) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("binding/--lr", torch.ones(2)), ("record/best", 3), ("record/best", {}), ("record/seconds", "1"),
+     ("record/epoch", "1"), ("meter/steps", "2"), ("meter/loss", torch.ones(3)), ("meta_taken", None), ("random", {}),
+     ("estimator", [])],
+)  # fmt: skip
+def test_a_state_with_something_else_inside_is_refused(whole, tmp_path, part, value):
+    folder = shutil.copytree(whole[0], tmp_path / "copy")
+    state = load_checkpoint(folder / "a_resume.pth.tar")
+    *outer, key = part.split("/")
+    inner = state["resume"]
+    for name in outer:
+        inner = inner[name]
+    inner[key] = value
+    save_checkpoint(state, folder / "a_resume.pth.tar")
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(UserError, match="--resume") as refused:
+        training.Run(options.parse_training("", [*TRAIN, "--resume", "auto"]), "LDAM", folder)
+    assert "\n" not in str(refused.value)
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_an_optimizer_of_another_shape_is_refused(whole, tmp_path):
+    state = load_checkpoint(whole[0] / "a_stage1.pth.tar")
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(1)
+    for optimizer in (state["optimizer"], 3, {}):
+        save_checkpoint({**state, "optimizer": optimizer}, tmp_path / "x.pth.tar")
+        with pytest.raises(UserError, match="holds no state of this optimizer"):
+            training.Run(options.parse_training("", [*TRAIN, "--stage1", str(tmp_path / "x.pth.tar")]), "LDAM", tmp_path)
 
 
 def test_a_run_that_has_grown_can_be_stopped_and_grown_again(whole, tmp_path):
@@ -165,8 +229,9 @@ def test_a_run_that_has_grown_can_be_stopped_and_grown_again(whole, tmp_path):
         run.keeper.save()
     with pytest.raises(UserError, match="--epochs 20, this run has 10"):
         run_of(tmp_path / "a", 10, "--resume", "auto")
-    with pytest.raises(UserError, match="--meta_start 4, this run has 3"):
-        run_of(tmp_path / "a", 20, "--resume", "auto", "--meta_start", "3")
+    for other in ("3", "16"):  # the second is the default of 20 epochs, but asked for
+        with pytest.raises(UserError, match=f"--meta_start 4, this run has {other}"):
+            run_of(tmp_path / "a", 20, "--resume", "auto", "--meta_start", other)
 
 
 def test_a_good_file_before_a_damaged_one_is_never_replaced_by_it(whole, tmp_path):
@@ -207,6 +272,8 @@ def test_another_folder_goes_on_with_copies_and_epochs_may_grow(whole, run, refu
         training.Run(options.parse_training("", [*TRAIN, "--resume", str(source)]), "CE", tmp_path)
     assert "is not there" in refused("MetaSAug_LDAM_train.py", *TRAIN, "--resume", "no.pth.tar")
     assert "holds no run" in refused("MetaSAug_LDAM_train.py", *TRAIN, "--resume", whole[0] / "a_last.pth.tar")
+    renamed = shutil.copy(source, tmp_path / "mine.pth.tar")
+    assert "is not named <save_name>_resume.pth.tar" in refused("MetaSAug_LDAM_train.py", *TRAIN, "--resume", renamed)
 
 
 class Dropping(nn.Module):
@@ -323,6 +390,23 @@ def test_a_lock_keeps_a_second_run_out(start, refused, tmp_path):
     with keeping.only_run(tmp_path / "checkpoint/ours/0/a.lock"):  # it died, so it holds nothing
         pass
     assert not (tmp_path / "checkpoint/ours/0/a.lock").exists()
+
+
+def test_a_lock_that_the_run_before_takes_away_is_taken_anew(tmp_path, monkeypatch):
+    """The file is unlinked between being opened and being locked: holding the old one would keep nobody out."""
+    path, plain, opened = tmp_path / "a.lock", fcntl.lockf, []
+
+    def lockf(file, flags):
+        opened.append(os.fstat(file.fileno()).st_ino)
+        if len(opened) == 1:
+            path.rename(tmp_path / "gone")
+            path.touch()
+        return plain(file, flags)
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with keeping.only_run(path):
+        assert len(opened) == 2
+        assert opened[1] == path.stat().st_ino != opened[0]
 
 
 @pytest.mark.parametrize("wrong", [[(1, "inf"), ("nan", 1)], [("nan", 1)], [(1, 1, "inf"), (1, 1)]])

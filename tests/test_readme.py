@@ -33,7 +33,7 @@ OWN_DATA = blocks_of((ROOT / "docs" / "own_data.md").read_text())
 
 
 def test_own_images_with_our_network_as_written(run, tmp_path):
-    for split, number in (("train", 14), ("test", 3)):
+    for split, number in (("train", 16), ("test", 3)):
         for k, name in enumerate(("cat", "dog", "owl")):
             for i in range(number - 2 * k * (split == "train")):
                 write_image(tmp_path / "my_images" / split / name / f"{i}.png", 10 * k + i % 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from errors import UserError
@@ -43,6 +44,14 @@ def fetch(url: str, archive: Path) -> None:
     """Download `url` to `archive` unless that is there; errors are those of urllib."""
     from torchvision.datasets.utils import download_url
 
-    if not archive.is_file():
-        archive.parent.mkdir(parents=True, exist_ok=True)
+    if archive.is_file():
+        return
+    there = archive.parent.is_dir()
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    try:
         download_url(url, archive.parent, archive.name)
+    except Exception:
+        if not there:  # perhaps a slip in the path
+            with suppress(OSError):
+                archive.parent.rmdir()
+        raise

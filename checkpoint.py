@@ -180,14 +180,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     weights = state["state_dict"]
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} is not a MetaSAug checkpoint: its state_dict holds other things than named tensors")
+    check_kinds(state, path)
+    return state
+
+
+def check_kinds(state: Mapping[str, Any], path: Path) -> None:
+    """Check the kinds of the values that a checkpoint may hold beside its weights.
+
+    Raises
+    ------
+    UserError
+        That names the first that is of another kind.
+    """
     for key, kind in KINDS.items():
         if key in state and not isinstance(state[key], kind):
             raise UserError(f"{path} is not a MetaSAug checkpoint: its {key} is {type(state[key]).__name__}")
     counts, imb_factor = state.get("cls_num_list", []), state.get("imb_factor")
     sound = all(type(number) is int and number > 0 for number in counts) and (imb_factor is None or 0 < imb_factor <= 1)
-    if not sound:
-        raise UserError(f"{path} is not a MetaSAug checkpoint: its cls_num_list or imb_factor holds other numbers")
-    return state
+    if not sound or not all(isinstance(name, str) for name in state.get("class_names", [])):
+        raise UserError(f"{path} is not a MetaSAug checkpoint: its cls_num_list, imb_factor or class_names are odd")
 
 
 def architecture(weights: Mapping[str, Tensor]) -> tuple[str, int | None]:

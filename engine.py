@@ -48,7 +48,7 @@ def train_one_epoch(
     *,
     total: int,
     label: str,
-    print_freq: int,
+    print_freq: int | None,
     meter: Meter | None = None,
     after_step: Callable[[], None] = nothing,
 ) -> EpochResult:

@@ -8,8 +8,7 @@ whose repeated values the compiler fuses with the tangents.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +83,9 @@ class CompiledPasses(Passes):
     def __init__(self, model: nn.Module, amp: torch.dtype | None = None, mode: str = "default") -> None:
         super().__init__(model, amp)
         self.mode = mode
+        # The virtual and the real step go back through one graph, so its buffers must not be given away. The setting is read
+        # when a backward pass is compiled, at its first call, and so has to last.
+        torch._functorch.config.donated_buffer = False
 
         def moved(weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
             with frozen_statistics(model):
@@ -94,19 +96,9 @@ class CompiledPasses(Passes):
             dots: Tensor = jvp(lambda w: moved(w, inputs), (weights,), (direction,))[1]
             return dots
 
-        self._plain = self._compiled(model)
-        self._moved = self._compiled(moved)
-        self._directional = self._compiled(directional)
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        compiled = torch.compile(function, dynamic=False, mode=self.mode)
-
-        def call(*args: Any) -> Any:
-            # The virtual and the real step go back through one graph, so its buffers must not be given away.
-            with torch._functorch.config.patch(donated_buffer=False):
-                return compiled(*args)
-
-        return call
+        self._plain, self._moved, self._directional = (
+            torch.compile(function, dynamic=False, mode=self.mode) for function in (model, moved, directional)
+        )
 
     def plain(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return features and logits at the model's own weights; batch norm's running statistics move."""

@@ -125,13 +125,16 @@ def duration(seconds: float) -> str:
 
 
 def progress(
-    batches: Iterable[T], total: int, label: str, meter: Meter | None, print_freq: int, done: int = 0
+    batches: Iterable[T], total: int, label: str, meter: Meter | None, print_freq: int | None, done: int = 0
 ) -> Iterator[T]:
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
-    Loss and accuracy are read from `meter`, if any, every `print_freq` batches, for the bar at least every tenth. `done`
-    batches of `total` were there before these.
+    Loss and accuracy are read from `meter`, if any, every `print_freq` batches, for the bar at least every tenth; with None
+    nothing is shown. `done` batches of `total` were there before these.
     """
+    if print_freq is None:
+        yield from batches
+        return
     terminal = sys.stdout.isatty()
     print_freq = min(print_freq, 10) if terminal else print_freq
     bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)

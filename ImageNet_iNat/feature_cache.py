@@ -49,7 +49,7 @@ def images_digest(images: ImageList) -> str:
             found = os.stat(Path(images.root) / path)
         except OSError as error:
             raise UserError(f"{Path(images.root) / path} is missing: check {images.source} and --data_root") from error
-        digest.update(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -25,7 +26,7 @@ from image_sets import decode
 from large_sets import Sets
 from process_group import Group, shard_sizes
 
-SIZE = 224
+SIZE, RESIZED = 224, 256  # the crop, and the short side before it
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 INATURALIST = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 
@@ -44,7 +45,7 @@ def transforms(dataset: str, train: bool) -> v2.Compose:
         if not inaturalist:
             first.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
     else:
-        first = [v2.Resize(256), v2.CenterCrop(SIZE)]
+        first = [v2.Resize(RESIZED), v2.CenterCrop(SIZE)]
     return v2.Compose([*first, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
@@ -64,10 +65,14 @@ class ListedImages(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
         index, number = key
+        path = Path(self.images.root) / self.images.paths[index]
         try:
-            image = decode(Path(self.images.root) / self.images.paths[index], self.upright)
+            image = decode(path, self.upright)
         except UserError as error:
             return error
+        short, long = sorted(image.size)
+        if Image.MAX_IMAGE_PIXELS and RESIZED**2 * long > Image.MAX_IMAGE_PIXELS * short:
+            return UserError(f"{path} is absurdly thin ({image.width} x {image.height}): remove it or crop it")
         with torch.random.fork_rng(devices=[]):
             # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
             torch.default_generator.manual_seed(mixed_seed(self.seed, number, self.stream, index + 1))
@@ -128,7 +133,8 @@ def in_order(
     share = range(total)[group.share(total)]
     starts = range(share.start, share.stop, batch_size)
     keys = ([(i, number) for i in range(start, min(start + batch_size, share.stop))] for start in starts)
-    return ((extract(pixels), target) for pixels, target in load(images, keys, workers, group.device))
+    batches = ((extract(pixels), target) for pixels, target in load(images, keys, workers, group.device))
+    return group.in_step(batches, -(-max(shard_sizes(total, group.world)) // batch_size))
 
 
 def plain_images(images: ImageList, dataset: str) -> ListedImages:

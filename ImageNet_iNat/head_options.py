@@ -58,7 +58,7 @@ def add_data_flags(parser: argparse.ArgumentParser, dataset: str | None, dataset
     parser.add_argument("--num_meta", type=int, help="meta images a class (default: 10; iNaturalist18: 2, iNaturalist17: 5)")
     parser.add_argument("--train_list", help="custom: lines of 'relative/path label'; without it DATA_ROOT/train/<class>/*")
     parser.add_argument("--val_list", help="custom: the list of the test images")
-    parser.add_argument("--meta_list", help="custom: the list that meta images are drawn from (default: the training list)")
+    parser.add_argument("--meta_list", help="custom: the list of the meta images (default: some out of the training list)")
     parser.add_argument("--test_batch_size", type=int, default=100, help="of one process (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=4, help="loading processes for each process (default: %(default)s)")
 
@@ -74,7 +74,9 @@ def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
 
 def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadFlags:
     """Read and check the flags of train.py."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add_group_flags(parser)
     add_data_flags(parser, "ImageNet_LT", "data set (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=256, help="of one process, also for meta (default: %(default)s)")
@@ -104,7 +106,9 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadF
 
 def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read and check the flags of test.py."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     add_group_flags(parser)
     add_data_flags(parser, None, "data set (default: the checkpoint's, else ImageNet_LT)")
     parser.add_argument("--loading_path", required=True, help="a released checkpoint, one of train.py, or a cRT one")

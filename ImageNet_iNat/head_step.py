@@ -14,7 +14,8 @@ P = ∂ℓ/∂o (N, C), whose rows sum to zero, and r = λ_t:
 A constant added to all logits of a sample changes neither a softmax nor an arg max, so constants are left out, and W enters
 as its rows' distance from their mean, which keeps digits that expanding a square would lose. That is 18 products of 2·N·C·A
 operations. Everything of shape (C, A) is made block by block, small enough to stay in the processor's cache, and only
-the rows of classes in the batch are moved: memory beyond the weights and their gradient is O(NC + NA).
+the rows of classes in the batch are moved: memory beyond the weights and their gradient is O(NC + NA),
+with a meta batch of M also O(NM).
 """
 
 from __future__ import annotations
@@ -190,6 +191,15 @@ def mixed_gradient(
     return (squares / 2 - own * curved_weight + outer - own_v * residual_weight - own * residual_v) * ratio
 
 
+def class_sums(rows: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return, for each of the rows (N, A), the sum of the rows of its class (N, A), and how many they are (N,)."""
+    if len(target) > classes:
+        sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, target, rows)
+        return sums[target], torch.bincount(target, minlength=classes)[target].to(rows.dtype)
+    same_class = (target.unsqueeze(1) == target).to(rows.dtype)  # (N, N)
+    return same_class @ rows, same_class.sum(dim=1)
+
+
 @torch.no_grad()
 def head_step(
     head: nn.Linear,
@@ -230,8 +240,8 @@ def head_step(
     meta_scale = meta_features.new_full((len(meta_target),), 1 / len(meta_target))
     loss_meta, _, meta_residual = cross_entropy(stepped, meta_target, meta_scale)
     mixed = mixed_gradient(samples, sigma, softmax, residual, residual_weight, meta_features, meta_residual)
-    same_class = (target.unsqueeze(1) == target).to(mixed.dtype)  # (N, N)
-    grad_rows = (same_class @ mixed).mul_(-virtual_lr)
+    grad_rows, members = class_sums(mixed, target, len(head.weight))
+    grad_rows.mul_(-virtual_lr)
     sigma_hat = sigma - meta_lr * grad_rows
 
     loss, _, residual = semantic_loss(samples, sigma_hat)
@@ -240,5 +250,5 @@ def head_step(
     head.bias.grad = residual.sum(dim=1)
     optimizer.step()
     estimator.update(features, target)
-    grad_norm = (grad_rows.square().sum(dim=1) / same_class.sum(dim=1)).sum().sqrt()  # each class once
+    grad_norm = (grad_rows.square().sum(dim=1) / members).sum().sqrt()  # each class once
     return HeadResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm)

@@ -22,6 +22,7 @@ from feature_cache import CachedFeatures, FeatureCache
 from features import Batch, LiveFeatures, extractor
 from head_options import HeadFlags
 from head_step import head_step
+from image_lists import check_there
 from keeper import Keeper, only_run
 from large_sets import Sets, read_sets
 from loss import EstimatorCV, SemanticLoss
@@ -146,6 +147,8 @@ class HeadRun:
     def _read(self) -> tuple[Sets, nn.Module, nn.Linear, str]:
         f = self.flags
         sets = read_sets(f.dataset, f.data_root, f.num_meta, f.num_classes, f.train_list, f.val_list, f.meta_list)
+        for part in (sets.train, sets.meta, sets.test):
+            check_there(part)
         path = Path(f.pretrained)
         backbone_weights, head_weights, _ = read_weights(path)
         backbone, head = make_backbone(), make_head(len(sets.cls_num_list), f.seed)
@@ -238,7 +241,7 @@ class HeadRun:
             keeper.after_step()
 
         batches = keeper.watched(islice(self.train_stream, self.steps - self.meter.steps))
-        print_freq = f.print_freq if self.group.main else self.steps + 1
+        print_freq = f.print_freq if self.group.main else None
         trained = train_one_epoch_meta(
             step, batches, keeper.watched(self.meta_stream), total=self.steps, label=f"epoch {epoch}/{f.epochs}",
             print_freq=print_freq, meter=self.meter, after_step=after_step,

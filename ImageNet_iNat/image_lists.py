@@ -42,12 +42,19 @@ class ImageList:
 
     def digest(self) -> str:
         """Return a short digest of paths and labels."""
-        digest = hashlib.sha256("\n".join(self.paths).encode())
+        digest = hashlib.sha256(os.fsencode("\n".join(self.paths)))
         digest.update(np.ascontiguousarray(self.targets).tobytes())
         return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def check_there(images: ImageList) -> None:
+    """Raise a `UserError` that names the first image that is not there: before anything else is done."""
+    for path in images.paths:
+        if not os.path.isfile(images.root / path):
+            raise UserError(f"{images.root / path} is missing: check {images.source} and --data_root")
 
 
 def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:

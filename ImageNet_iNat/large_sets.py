@@ -10,7 +10,7 @@ import numpy as np
 
 from data_utils import split_meta
 from errors import UserError
-from image_lists import CLASSES, ImageList, read_inaturalist17, read_list, read_tree
+from image_lists import CLASSES, MAX_CLASSES, ImageList, read_inaturalist17, read_list, read_tree
 from options import check_num_classes, require
 
 NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
@@ -49,6 +49,10 @@ def make_sets(train: ImageList, meta: ImageList, test: ImageList, notes: list[st
         k = counts.index(0)
         found = f"class {k} ({train.class_names[k]}) has no training image in {train.source} beside the meta images"
         raise UserError(f"{found}: add images, lower --num_meta, or check that labels count from 0 without gaps")
+    absent = set(range(len(counts))) - set(meta.targets.tolist())
+    if absent:
+        k = min(absent)
+        raise UserError(f"class {k} ({train.class_names[k]}) has no meta image in {meta.source}: every class needs one")
     return Sets(train, meta, test, counts, notes)
 
 
@@ -128,10 +132,13 @@ def training_counts(
         if train_list is None:
             return None
         train = read_list(Path(train_list), Path(data_root), num_classes, "check --train_list")
-    elif os.path.isfile(lists / f"{dataset}_train.txt"):
-        train = read_published(dataset, "train", Path(data_root), lists)
     else:
-        return None
+        places = [lists / f"{dataset}_train.txt"]
+        if dataset == "iNaturalist17":
+            places += [folder / "train2017.json" for folder in (lists, Path(data_root))]
+        if not any(map(os.path.isfile, places)):
+            return None
+        train = read_published(dataset, "train", Path(data_root), lists)
     counts: list[int] = np.bincount(train.targets, minlength=num_classes).tolist()
     return counts
 
@@ -154,7 +161,8 @@ def read_sets(
     if dataset not in DATASETS:
         raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
     require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
-    require(num_classes is None or num_classes >= 2, "--num_classes", num_classes, "at least 2")
+    sensible = num_classes is None or 2 <= num_classes <= MAX_CLASSES
+    require(sensible, "--num_classes", num_classes, f"from 2 to {MAX_CLASSES}")
     check_num_classes(num_classes, CLASSES.get(dataset), dataset)
     listed = any(flag is not None for flag in (train_list, val_list, meta_list))
     if dataset != "custom" and listed:

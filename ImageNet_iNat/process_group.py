@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -90,6 +91,16 @@ class Group:
         values: list[Any] = [None] * self.world
         self._together(lambda: dist.all_gather_object(values, value))
         return values
+
+    def in_step(self, items: Iterable[T], rounds: int) -> Iterator[T]:
+        """Pass this process's items on; after each of `rounds` all wait for one another.
+
+        So one that is slow is waited for, and one that dies is noticed at the next item, not at the end of a long work.
+        """
+        iterator = iter(items)
+        for _ in range(rounds):
+            yield from islice(iterator, 1)
+            self.objects(None)
 
     def from_main(self, value: T) -> T:
         """Return the main process's `value` on all; it must be of plain types and tensors on the CPU."""
@@ -205,7 +216,8 @@ def process_group(gpu: int | None, no_cuda: bool, local_rank: int | None, timeou
     try:
         yield group
     except UserError as error:
-        note(group, "failed")
+        if not isinstance(error, RankGoneError):  # that is the fault of another, which the others see themselves
+            note(group, "failed")
         raise error if group.main else UserError(f"rank {rank}: {error}") from error
     except Exception:
         note(group, "failed")

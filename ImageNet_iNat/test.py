@@ -10,20 +10,23 @@ between, then the mean accuracy over many-, medium- and few-shot classes, and wr
 import argparse
 import csv
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # the root's rooms
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the root's rooms, right after this folder
 
 import head_options
-from backbone import load_backbone, load_head, make_backbone, make_head, read_weights
+from backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
+from checkpoint import check_kinds
 from errors import UserError, run_main
 from features import extractor, in_order, plain_images
 from head_training import Tested, evaluate
 from image_lists import ImageList
-from large_sets import read_test, training_counts
+from large_sets import DATASETS, read_test, training_counts
 from metrics import percent, shot_of, shots_line
 from process_group import Group, process_group
 
@@ -39,7 +42,7 @@ def main() -> None:
 def test_set(args: argparse.Namespace, group: Group) -> None:
     """Test the checkpoint that the flags name."""
     path = Path(args.loading_path)
-    subject = group.agree(lambda: read_subject(args, path), lambda made: {"test list": made.images.digest()})
+    subject = group.agree(lambda: read_subject(args, path), lambda made: made.facts())
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
@@ -60,6 +63,11 @@ class Subject:
     backbone: nn.Module
     head: nn.Linear
 
+    def facts(self) -> dict[str, object]:
+        """Return what must be the same on all processes."""
+        weights = {"backbone weights": fingerprint(self.backbone), "head weights": fingerprint(self.head)}
+        return {"test list": self.images.digest(), **weights}
+
 
 def read_subject(args: argparse.Namespace, path: Path) -> Subject:
     """Read the checkpoint and the list of test images.
@@ -70,9 +78,12 @@ def read_subject(args: argparse.Namespace, path: Path) -> Subject:
         If one of them cannot be read, or they do not fit each other.
     """
     backbone_weights, head_weights, state = read_weights(path)
+    check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")
     if args.dataset not in (None, dataset):
         raise UserError(f"the checkpoint was trained with --dataset {dataset}, not {args.dataset}: leave the flag out")
+    if dataset == "custom" and args.val_list is None and state.get("flags", {}).get("val_list") is not None:
+        raise UserError(f"{path} was trained from lists, whose labels are its classes: give --val_list")
     root = args.data_root or f"../{dataset}"
     matrix = head_weights.get("weight")
     classes = args.num_classes or (len(matrix) if dataset == "custom" and matrix is not None and matrix.dim() == 2 else None)
@@ -80,8 +91,25 @@ def read_subject(args: argparse.Namespace, path: Path) -> Subject:
     backbone, head = make_backbone(), make_head(len(images.class_names), seed=0)
     load_backbone(backbone, backbone_weights, path)
     load_head(head, head_weights, path)
+    if len(state.get("cls_num_list", images.class_names)) != len(images.class_names):
+        raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")
     counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
     return Subject(dataset, images, counts, backbone, head)
+
+
+def check_facts(state: Mapping[str, Any], path: Path) -> None:
+    """Check what a checkpoint says of its data.
+
+    Raises
+    ------
+    UserError
+        If it is of another kind of run, or a state to resume.
+    """
+    if "resume" in state:
+        raise UserError(f"{path} is what an interrupted run goes on from: test the one that ends in _last or _ckpt.pth.tar")
+    check_kinds(state, path)
+    if state.get("dataset", DATASETS[0]) not in DATASETS:
+        raise UserError(f"{path} was trained on {state['dataset']}: test it with MetaSAug_test.py")
 
 
 def report(subject: Subject, tested: Tested, out: Path) -> None:

@@ -16,7 +16,7 @@ Own images in my/train/<class>/* and my/val/<class>/*, with torchvision's weight
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # the root's rooms
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the root's rooms, right after this folder
 
 import head_options
 from errors import run_main

@@ -8,34 +8,20 @@ set -eu
 case ${1:-} in "" | -*) echo "usage: sh scripts/ablation.sh NAME [flags of the training scripts]" >&2 && exit 2 ;; esac
 name=$1
 shift
-workdir=.
-take=false
-for word in "$@"; do
-  if $take; then workdir=$word; take=false; fi
-  case $word in --workdir) take=true ;; --workdir=*) workdir=${word#*=} ;; esac
-done
 code=$(dirname "$0")/..
+. "$code/scripts/resumable.sh"
+workdir=$(workdir_of "$@")
 runs=$workdir/checkpoint/ours/ablation/$name
-train() {
-  loss=$1 save=$2 seed=$3
-  shift 3
-  if [ -f "$runs/${save}_summary.json" ]; then
-    echo "== $save is finished"
-  else
-    echo "== $save"
-    ${PYTHON:-python3} "$code/MetaSAug_${loss}_train.py" --idx "ablation/$name" --save_name "$save" --seed "$seed" \
-      --resume auto "$@"
-  fi
-}
 summaries=
 for seed in ${SEEDS:-1 2 3}; do
-  train CE none_seed$seed $seed --stage2 none "$@"
+  train CE "ablation/$name" none_seed$seed --seed $seed --stage2 none "$@"
   summaries="$summaries $runs/none_seed${seed}_summary.json"
-  for loss in CE LDAM; do
+  for one_loss in CE LDAM; do
     for stage2 in reweight isda metasaug; do
-      save=${loss}_${stage2}_seed$seed
-      train $loss $save $seed --stage2 $stage2 --stage1 "$runs/none_seed${seed}_stage1.pth.tar" "$@"
-      summaries="$summaries $runs/${save}_summary.json"
+      run=${one_loss}_${stage2}_seed$seed
+      train $one_loss "ablation/$name" $run --seed $seed --stage2 $stage2 \
+        --stage1 "$runs/none_seed${seed}_stage1.pth.tar" "$@"
+      summaries="$summaries $runs/${run}_summary.json"
     done
   done
 done

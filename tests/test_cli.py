@@ -159,6 +159,17 @@ def test_bf16_trains_like_float32_and_saves_float32(main, tmp_path):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_compiled_passes_train_both_stages(run, tmp_path, amp):
+    flags = [*QUICK, "--epochs", "2", "--meta_start", "1", "--batch-size", "64", "--amp", amp]
+    for name, more in (("compiled", ["--compile"]), ("eager", [])):
+        run("MetaSAug_CE_train.py", *flags, *more, "--save_name", name, OMP_NUM_THREADS="1")
+    logs = ((tmp_path / "checkpoint" / "ours" / "0" / f"{name}_metrics.jsonl").read_text() for name in ("compiled", "eager"))
+    for ours, theirs in zip(*([json.loads(line) for line in log.splitlines()] for log in logs), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
+
+
 def test_weights_follow_the_seed_and_nothing_else():
     heads = [training.make_model("resnet8", 4, seed).linear.weight for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1])

@@ -7,6 +7,7 @@ import zlib
 
 import pytest
 import torch
+from PIL import Image
 from test_imagenet_cli import crt_checkpoint, write_image
 
 from checkpoint import save_checkpoint
@@ -69,6 +70,14 @@ def sound(tmp_path_factory):
     (root / "flipped.pth.tar").write_bytes(content)
     save_checkpoint({**state, "resume": {"binding": {"loss": "LDAM"}, "epochs": 2}}, root / "ldam_resume.pth.tar")
     save_checkpoint({"epoch": 0, "state_dict": {}, "resume": {"binding": {}, "epochs": 2}}, root / "old_resume.pth.tar")
+    inner = torch.load(root / "crt.pth", weights_only=True)["state_dict_best"]
+    feature = {name.removeprefix("module."): value for name, value in inner["feat_model"].items()}
+    classifier = {name.removeprefix("module."): value for name, value in inner["classifier"].items()}
+    head = {"epoch": 1, "state_dict": {"feature": feature, "classifier": classifier}, "dataset": "custom"}
+    for name, more in {"miscounted": {"cls_num_list": [4, 3, 2, 2, 1]}, "unnamed": {"dataset": 7},
+                       "listed": {"flags": {"val_list": "somewhere.txt"}}}.items():  # fmt: skip
+        save_checkpoint({**head, **more}, root / f"{name}.pth.tar")
+    save_checkpoint({"epoch": 0, "state_dict": classifier, "resume": {"epochs": 2}}, root / "head_resume.pth.tar")
     torch.save(os.system, root / "code.pth")
     return root
 
@@ -82,6 +91,8 @@ def spoiled_image(kind):
             bomb(path)
         elif kind == "bomb without an ending":
             bomb(path.with_name("picture"))
+        elif kind == "thin":
+            Image.new("RGB", (1, 30_000)).save(path)
         elif kind != "missing":
             path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not an image"}[kind])
 
@@ -107,9 +118,12 @@ def taken_places(*names):
     return spoil
 
 
-def lost_class(root, _):
-    for path in (root / "large/train/class1").iterdir():
-        path.unlink()
+def lost_class(part):
+    def spoil(root, _):
+        for path in (root / "large" / part / "class1").iterdir():
+            path.unlink()
+
+    return spoil
 
 
 def earlier(root, _):
@@ -169,7 +183,11 @@ ROWS = [
     (HEAD, LARGE, spoiled_image("empty"), ["class1/1.png (0 bytes)"]),
     (HEAD, LARGE, spoiled_image("cut"), ["class1/1.png"]),
     (HEAD, LARGE, spoiled_image("bomb"), ["class1/1.png is absurdly large"]),
-    (HEAD, LARGE, lost_class, ["class1"]),
+    (HEAD, LARGE, spoiled_image("thin"), ["class1/1.png is absurdly thin (1 x 30000)"]),
+    (HEAD, LARGE, lost_class("train"), ["class1"]),
+    (HEAD, LARGE, lost_class("meta"), ["class 1 (class1) has no meta image"]),
+    (HEAD, [*LARGE, "--timeou", "0"], None, ["--timeou"]),
+    (HEAD, [*LISTED, "good.txt", "--num_classes", "2000000000"], None, ["--num_classes 2000000000"]),
     (HEAD, [*LARGE, "--pretrained", "seven.pth"], None, ["seven.pth", "7 classes", "--fresh_head"]),
     (HEAD, [*LARGE, "--pretrained", "text"], None, ["text is cut, damaged or not a checkpoint"]),
     (HEAD, [*LARGE, "--dataset", "iNaturalist17"], None, ["train2017.json"]),
@@ -177,6 +195,11 @@ ROWS = [
     (HEAD, [*LARGE, "--cache_features", "1", "--cache_dir", "text"], None, ["text"]),
     (HEAD, [*LARGE, "--lr", "1e38"], None, ["not finite in epoch 0, step"]),
     (HEAD_TEST, ["--loading_path", "none.pth"], None, ["none.pth"]),
+    (HEAD_TEST, ["--loading_path", "fits.pth.tar"], None, ["fits.pth.tar was trained on digits", "MetaSAug_test.py"]),
+    (HEAD_TEST, ["--loading_path", "head_resume.pth.tar"], None, ["head_resume.pth.tar", "interrupted run"]),
+    (HEAD_TEST, ["--loading_path", "miscounted.pth.tar", "--data_root", "large"], None, ["miscounted.pth.tar", "5 classes"]),
+    (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar", "dataset is int"]),
+    (HEAD_TEST, ["--loading_path", "listed.pth.tar", "--data_root", "large"], None, ["listed.pth.tar", "--val_list"]),
     (HEAD_TEST, ["--loading_path", "flipped.pth.tar", "--dataset", "custom"], None, ["flipped.pth.tar is damaged"]),
     (LISTS, ["ImageNet_LT", "--from", "nowhere", "--out", "lists"], None, ["nowhere/ImageNet_LT_train.txt"]),
     (LISTS, ["iNaturalist17"], None, ["--json_dir"]),

@@ -39,6 +39,9 @@ class Part(Group):
         assert sizes[self.rank] == len(rows)
         return rows
 
+    def objects(self, value):
+        return [value] * self.world
+
 
 def parts(world):
     return [Part(rank, world, CPU) for rank in range(world)]

@@ -189,6 +189,14 @@ def test_no_tensor_of_three_dimensions_is_made():
     assert seen.numel == 60 * 50
 
 
+def test_a_batch_of_many_more_images_than_classes_takes_no_square_of_it():
+    problem = Problem(4, 3, 3000, 10)
+    training, meta = problem.batches()
+    with Largest() as seen:
+        problem.step(training, meta)
+    assert seen.numel <= 3000 * 10
+
+
 def test_rows_of_absent_classes_stay_and_an_update_equals_the_dense_one():
     problem = Problem(12, 4, 5, 5)
     before = {name: buffer.clone() for name, buffer in problem.estimator.named_buffers()}

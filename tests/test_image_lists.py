@@ -374,8 +374,10 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
     (tree / "val").rename(tree / "test")
     write(tree / "meta" / "b é" / "0.png", "")
     write(tree / "meta" / "b é" / "0.txt", "")
+    assert f"class 0 (a) has no meta image in {tree}/meta" in wrong(read_sets, "custom", tree, 3)
+    write(tree / "meta" / "a" / "0.png", "")
     sets = read_sets("custom", tree, 3, num_classes=2)
-    assert (sets.cls_num_list, sets.meta.paths, sets.meta.targets.tolist()) == ([4, 4], ["b é/0.png"], [1])
+    assert (sets.cls_num_list, sets.meta.paths, sets.meta.targets.tolist()) == ([4, 4], ["a/0.png", "b é/0.png"], [0, 1])
     assert (sets.test.root, sets.notes) == (tree / "test", [f"{tree}/meta: 1 files are not images and were passed over"])
     write(tree / "val" / "a" / "0.png", "")
     assert read_sets("custom", tree, 3).test.root == tree / "val"

@@ -2,6 +2,7 @@
 
 import hashlib
 import tarfile
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -235,6 +236,16 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path):
     with tarfile.open(archive) as tar:  # the control
         tar.extractall(folder, filter="fully_trusted")
     assert (tmp_path / "outside").exists()
+
+
+def test_a_download_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    with pytest.raises(UserError):
+        image_sets.read_cifar("cifar10", str(tmp_path / "slip"), train=True)
+    assert not (tmp_path / "slip").exists()
 
 
 def test_missing_cifar_without_a_network_says_where_it_looked(tmp_path, cifar):

@@ -11,7 +11,13 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from test_head_step import slow_loss
+from torch.nn import functional as F
 from torchvision.models import resnet50
+
+from features import meta_indices, train_indices
+from large_sets import read_sets
+from loss import EstimatorCV, MetaSAugCE
 
 # The published commands, word for word (python3.6 read as python3), inside ImageNet_iNat.
 LAUNCH = ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--master_port", "53212", "train.py"]
@@ -140,6 +146,63 @@ def test_two_processes_train_as_one_and_test_prints_what_training_printed(run, o
     assert np.mean([float(row["accuracy"]) for row in table]) == pytest.approx(float(accuracy), abs=0.01)
     summary = json.loads((tmp_path / "two/checkpoint/ours/custom/MetaSAug_custom_summary.json").read_text())
     assert summary["processes"] == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_training_takes_metasaug_steps_with_the_rates_that_the_flags_say(main, own_images, tmp_path):
+    """Against double backward over the cached features, in float64; and what it would be without one of the parts."""
+    epochs, lr, lam, meta_lr, decay, batch = 3, 0.02, 0.9, 40.0, 0.01, 8
+    flags = ["--epochs", epochs, "--lr", lr, "--lam", lam, "--meta_lr", meta_lr, "--wd", decay, "--momentum", 0.8,
+             "--batch_size", batch, "--cache_features", 1, "--cache_dir", "c", "--seed", 5]  # fmt: skip
+    out = main("train.py", *own(own_images, *flags))
+    sets = read_sets("custom", own_images / "my", 10)
+    parts = {}
+    for name, part in (("train", sets.train), ("meta", sets.meta)):
+        (path,) = (tmp_path / "c").glob(f"{name}_0_*.f16")
+        rows = np.fromfile(path, np.float16).reshape(len(part), 2048)
+        parts[name] = torch.from_numpy(rows.astype(np.float64)), torch.from_numpy(part.targets)
+    start = torch.load(own_images / "crt.pth", weights_only=True)["state_dict_best"]["classifier"]
+    begin = start["module.fc.weight"].double()
+
+    def loop(lam=lam, meta_lr=meta_lr, decay=decay, lr=lr, counts=sets.cls_num_list, nesterov=True):
+        torch.set_default_dtype(torch.float64)
+        head = torch.nn.Linear(2048, 4)
+        with torch.no_grad():
+            head.weight.copy_(begin)
+            head.bias.copy_(start["module.fc.bias"])
+        criterion, estimator = MetaSAugCE(counts), EstimatorCV(2048, 4, diagonal=True)
+        optimizer = torch.optim.SGD(head.parameters(), lr, momentum=0.8, nesterov=nesterov, weight_decay=decay)
+        batches, metas = train_indices(len(sets.train), batch, 5), meta_indices(len(sets.meta), batch, 5)
+        losses = []
+        for (epoch, index), (_, meta_index) in zip(batches, metas, strict=False):
+            if epoch == epochs:
+                break
+            training, meta = ((z[i], y[i]) for (z, y), i in ((parts["train"], index), (parts["meta"], meta_index)))
+            ratio, weights = lam * epoch / epochs, (head.weight, head.bias)
+            sigma = estimator.covariance.clone().requires_grad_()
+            grads = torch.autograd.grad(slow_loss(*weights, training, sigma, criterion, ratio), weights, create_graph=True)
+            stepped = [w - lr * g for w, g in zip(weights, grads, strict=True)]
+            loss_meta = F.cross_entropy(F.linear(meta[0], *stepped), meta[1])
+            moved = sigma - meta_lr * torch.autograd.grad(loss_meta, sigma)[0]
+            loss = slow_loss(*weights, training, moved.detach(), criterion, ratio)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            estimator.update(*training)
+            losses.append(float(loss.detach()) * len(index))
+        torch.set_default_dtype(torch.float32)
+        return head.weight.detach() - begin, estimator, sum(losses[-3:]) / len(sets.train)
+
+    state = torch.load(tmp_path / "checkpoint/ours/custom/MetaSAug_custom_last.pth.tar", weights_only=True)
+    ours = state["state_dict"]["classifier"]["fc.weight"].double() - begin
+    expected, estimator, loss = loop()
+    assert float((ours - expected).norm() / expected.norm()) < 1e-4
+    for name in ("count", "mean", "covariance"):
+        torch.testing.assert_close(state["estimator"][name].double(), getattr(estimator, name), rtol=1e-4, atol=1e-6)
+    assert float(re.findall(r"train loss ([\d.]+)", out)[-1]) == pytest.approx(loss, abs=2e-4)
+    for change in ({"lam": 0.0}, {"meta_lr": 0.0}, {"decay": 0.0}, {"lr": 0.021}, {"counts": [1] * 4}, {"nesterov": False}):
+        other = loop(**change)[0]
+        assert float((other - ours).norm() / ours.norm()) > 1e-3, change
 
 
 def test_cached_features_train_without_the_images(run, own_images, tmp_path):

@@ -1,6 +1,7 @@
 """Mistakes and faults around ImageNet_iNat's train.py and test.py: one line that names the thing, nothing written."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -130,12 +131,12 @@ def test_the_command_line_gives_one_line_and_status_2(refused, prepared):
     assert line.startswith("test.py: error: ")
 
 
-def start(tmp_path, rank, port, *flags):
+def start(tmp_path, rank, port, *flags, script="train.py"):
     """Start one of two ranks by hand, without a launcher that would stop the other."""
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank),
                  "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, TRAIN, *map(str, flags)], cwd=tmp_path, env={**os.environ, **variables},
+        [sys.executable, TRAIN.with_name(script), *map(str, flags)], cwd=tmp_path, env={**os.environ, **variables},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -190,3 +191,55 @@ def test_ranks_that_disagree_on_flags_or_data_say_so(quick, tmp_path, different,
     assert words in outs[0][1]
     assert outs[1][1] == ""
     assert not list(tmp_path.rglob("*.pth.tar"))
+
+
+def test_a_rank_that_dies_while_features_are_computed_is_noticed_at_the_next_batch(quick, tmp_path):
+    for k in range(40):
+        write_image(quick / "my" / "train" / "class0" / f"more {k}.png", k)
+    sorted((quick / "my" / "train" / "class0").iterdir())[27].write_bytes(b"no image")  # the second of rank 1's 26
+    port = free_port()
+    flags = own(quick, "--cache_features", "1", "--cache_dir", "c", "--test_batch_size", "1", "-p", "1")
+    ranks = [start(tmp_path, rank, port, *flags) for rank in range(2)]
+    (out, err), (_, other) = (rank.communicate(timeout=120) for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert "cannot be read as an image" in other
+    assert len(other.strip().splitlines()) == 1
+    assert "rank 1 of 2 is gone" in err
+    assert not list((tmp_path / "c").iterdir())  # no half of a set
+    steps = [int(step) for step in re.findall(r"features of the train set, view 0  \[(\d+)/", out)]
+    assert len(steps) <= 3
+
+
+def test_a_mistake_in_the_data_leaves_a_finished_run_where_it_is(main, quick, tmp_path):
+    flags = own(quick, "--epochs", "1", "--batch_size", "64")
+    main("train.py", *flags)
+    folder = tmp_path / "checkpoint" / "ours" / "custom"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    (quick / "gone.txt").write_text((quick / "good.txt").read_text() + "train/class1/gone.png 1\n")
+    lists = ["--train_list", quick / "gone.txt", "--val_list", quick / "good.txt", "--num_meta", "1"]
+    with pytest.raises(UserError, match=r"class1/gone\.png is missing"):
+        main("train.py", *own(quick, "--epochs", "1"), *lists)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_names_that_are_no_text_are_names(main, quick, tmp_path):
+    odd = os.fsencode(quick / "my" / "train" / "class0") + b"/caf\351.png"
+    shutil.copy(quick / "my" / "train" / "class0" / "0.png", odd)
+    out = main("train.py", *own(quick, "--epochs", "1", "--batch_size", "64", "--cache_features", "1", "--cache_dir", "c"))
+    assert "training 13 images" in out
+
+
+def test_ranks_that_test_different_checkpoints_say_so(quick, tmp_path):
+    port = free_port()
+    state = torch.load(quick / "crt.pth", weights_only=True)
+    state["state_dict_best"]["classifier"]["module.fc.bias"] += 1
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    shutil.copy(quick / "crt.pth", folders[0] / "c.pth")
+    torch.save(state, folders[1] / "c.pth")
+    flags = ["--dataset", "custom", "--data_root", quick / "my", "--loading_path", "c.pth", "--no-cuda", "--workers", "0"]
+    ranks = [start(folder, rank, port, *flags, script="test.py") for rank, folder in enumerate(folders)]
+    outs = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert "rank 1 has head weights" in outs[0][1]

@@ -1,7 +1,10 @@
 """The shell scripts: ten trainings and ten tests a table."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 
 import pytest
 import torch
@@ -97,3 +100,61 @@ def test_the_ablation_trains_four_choices_from_one_stage_1_and_skips_what_is_fin
     assert again[:3] == [f"== {name} is finished" for name in names[:3]]
     assert [line.split() for line in again if not line.startswith("==")] == lines[3:]
     assert "usage" in run("sh", script, "--dataset", "digits", status=2).stderr
+
+
+def cells_of(lines):
+    return [(read.dataset, str(read.imb_factor), line.split("MetaSAug_")[1].split("_train")[0], read.seed)
+            for line in lines if "_train.py" in line
+            for read in [options.parse_training("", line.split()[1:])]]  # fmt: skip
+
+
+def test_the_published_cells_are_shared_out_whole_and_once(run):
+    def cells(*flags):
+        command = f'PYTHON=echo SEEDS="1 2" sh {ROOT}/scripts/reproduce_cifar.sh "$@"'
+        lines = run("sh", "-c", command, "sh", *flags, "--epochs", "200").stdout.splitlines()
+        assert lines[-1].split()[1:] == ["./checkpoint/ours/reproduce", "--out", "./checkpoint/ours/reproduce/report"]
+        return cells_of(lines)
+
+    whole = cells()
+    assert sorted(whole) == sorted((d, r, loss, s) for d, r in CELLS for loss in ("CE", "LDAM") for s in (1, 2))
+    for count in (2, 3, 7):
+        parts = [cells("--shard", f"{i}/{count}") for i in range(1, count + 1)]
+        assert sorted(cell for part in parts for cell in part) == sorted(whole)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 2  # both losses of a cell stay together
+    for wrong in ("0/2", "3/2", "x", "1/"):
+        assert "--shard" in run("sh", ROOT / "scripts" / "reproduce_cifar.sh", "--shard", wrong, status=2).stderr
+    run("sh", "-n", ROOT / "scripts" / "slurm_reproduce_cifar.sh")
+
+
+@pytest.mark.slow
+def test_all_published_cells_killed_once_and_restarted_no_cell_twice(run, environment, tmp_path):
+    sums = make_cifar(tmp_path / "data", "cifar10", per_class=215, test_per_class=5)
+    sums |= make_cifar(tmp_path / "data", "cifar100", per_class=215, test_per_class=1)
+    command = ["sh", str(ROOT / "scripts" / "reproduce_cifar.sh"), "--epochs", "2", "--arch", "resnet8", "--no-cuda"]
+    env = {**environment, "CIFAR_MD5": json.dumps(sums), "PYTHONUNBUFFERED": "1"}
+    lines = []
+    popen = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, **popen) as first:
+        for line in first.stdout:
+            lines.append(line)
+            if sum("done in" in before for before in lines) == 4 and line.startswith("epoch 0 "):
+                os.killpg(first.pid, signal.SIGKILL)  # in the middle of the fifth cell
+                break
+    folder = tmp_path / "checkpoint" / "ours" / "reproduce"
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*_summary.json")}
+    assert len(kept) == 4
+    out = run(*command, **{k: env[k] for k in ("CIFAR_MD5",)}).stdout
+    assert out.count(" is finished") == 4
+    assert out.count("done in") == 16
+    assert "going on in epoch" in out
+    summaries = sorted(folder.glob("*_summary.json"))
+    assert len(summaries) == 20
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    for path in summaries:
+        log = path.with_name(path.name.replace("_summary.json", "_metrics.jsonl"))
+        epochs = [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
+        assert epochs == ([0, 1] if "_CE_" in path.name else [1])  # LDAM goes on from CE's stage 1
+    assert not (folder / "earlier").exists()
+    page = (folder / "report" / "report.md").read_text()
+    assert len([line for line in page.splitlines() if line.startswith("| MetaSAug_") and "| last (1)" in line]) == 20
+    assert "Against the publication" not in page  # two epochs are not the published length

@@ -1,0 +1,38 @@
+#!/bin/sh
+# The 20 published cells of CIFAR-10-LT and CIFAR-100-LT, five ratios and two losses, by seed; ends with the report.
+# usage: sh scripts/reproduce_cifar.sh [--shard I/N] [flags of the training scripts]      SEEDS="42", PYTHON=python3
+#   SEEDS="1 2 3" sh scripts/reproduce_cifar.sh
+#   sh scripts/reproduce_cifar.sh --shard 2/5          the second of five machines that share the work
+# A finished cell is skipped, an interrupted one resumed: give the same command again. Both losses of a cell have the same
+# stage 1: it is trained once, by CE. Runs: WORKDIR/checkpoint/ours/reproduce. With shards the report holds what is finished.
+set -eu
+shard=1 shards=1
+if [ "${1:-}" = --shard ]; then
+  shard=${2%/*} shards=${2#*/}
+  case $shard/$shards in /* | */ | */*/* | *[!0-9/]*) shards=0 ;; esac
+  if [ "$shards" -lt 1 ] || [ "$shard" -lt 1 ] || [ "$shard" -gt "$shards" ]; then
+    echo "reproduce_cifar.sh: error: --shard $2 makes no sense: write I/N, the I-th of N parts" >&2
+    exit 2
+  fi
+  shift 2
+fi
+code=$(dirname "$0")/..
+. "$code/scripts/resumable.sh"
+workdir=$(workdir_of "$@")
+runs=$workdir/checkpoint/ours/reproduce
+number=0
+for seed in ${SEEDS:-42}; do
+  for dataset in cifar10 cifar100; do
+    for imb_factor in 0.005 0.01 0.02 0.05 0.1; do
+      number=$((number + 1))
+      [ $((number % shards)) -eq $((shard % shards)) ] || continue
+      cell=imb${imb_factor}_seed$seed
+      set -- --seed $seed --dataset $dataset --num_classes ${dataset#cifar} --imb_factor $imb_factor --lr 0.1 --lam 0.75 "$@"
+      train CE reproduce MetaSAug_${dataset}_CE_$cell "$@"
+      train LDAM reproduce MetaSAug_${dataset}_LDAM_$cell \
+        --stage1 "$runs/MetaSAug_${dataset}_CE_${cell}_stage1.pth.tar" "$@"
+      shift 12
+    done
+  done
+done
+${PYTHON:-python3} "$code/report.py" "$runs" --out "$runs/report"

@@ -7,7 +7,7 @@ of processes or workers.
 from __future__ import annotations
 
 import signal
-import threading
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, cycle, islice, repeat
 from pathlib import Path
@@ -94,11 +94,11 @@ def collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
 def leave_stopping(_: int) -> None:
     """Let a loading process leave Ctrl-C to the main one, which ends it, and say nothing at that end.
 
-    Beside its work it only has a thread of Python's that hands over tensors. If that one fails, the main process notices,
-    and says so itself, unless it is ending.
+    Its own errors travel to the main process. What would be printed here is of Python's thread that hands over tensors
+    (multiprocessing.resource_sharer): if that fails, the main process notices, and says so itself, unless it is ending.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.excepthook = lambda _: None
+    sys.excepthook = lambda *_: None
 
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:

@@ -247,6 +247,9 @@ class HeadRun:
             print_freq=print_freq, meter=self.meter, after_step=after_step,
         )  # fmt: skip
         keeper.check()
+        if self.group.device.type == "cuda":
+            momenta = (state["momentum_buffer"] for state in self.optimizer.state.values() if "momentum_buffer" in state)
+            self.group.spread([*(w.detach() for w in self.head.parameters()), *momenta, *self.estimator.buffers()])
         tested = evaluate(self.head, keeper.watched(self.features.test()), self.cls_num_list, self.group)
         if self.record is not None:
             self.keep(self.record, epoch, trained, tested, time.time() - start)

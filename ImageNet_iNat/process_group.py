@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -91,6 +92,14 @@ class Group:
         values: list[Any] = [None] * self.world
         self._together(lambda: dist.all_gather_object(values, value))
         return values
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the main one's values, in place.
+
+        Sums on a GPU take no fixed order, so that copies which should be the same can part in their last bits.
+        """
+        for tensor in tensors if self.world > 1 else ():
+            self._together(partial(dist.broadcast, tensor, src=0))
 
     def in_step(self, items: Iterable[T], rounds: int) -> Iterator[T]:
         """Pass this process's items on; after each of `rounds` all wait for one another.

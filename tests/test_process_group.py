@@ -79,6 +79,16 @@ def own_mistake(group):
         raise UserError("x.jpg is cut")
     group.gather(torch.ones(2, 3), [2] * group.world)
 
+def spread(group):
+    parts = [torch.full((2, 3), float(group.rank)), torch.arange(4) + 10 * group.rank]
+    group.spread(parts)
+    assert torch.equal(parts[0], torch.zeros(2, 3)) and torch.equal(parts[1], torch.arange(4)), parts
+
+def in_step(group):
+    seen = list(group.in_step(range(2 * group.rank), 4))
+    assert seen == list(range(2 * group.rank)), seen
+    assert group.objects(group.rank) == list(range(group.world))  # nobody is a round behind
+
 def differing(group):
     group.agree(lambda: group.rank, lambda rank: {{"--lr": 0.1 * (1 + rank)}})
 
@@ -199,3 +209,9 @@ def test_one_process_needs_no_launcher_and_no_network():
     assert group.objects("a") == ["a"]
     assert group.agree(lambda: 5, lambda _: {}) == 5
     assert json.dumps(group.main) == "true"
+
+
+@pytest.mark.parametrize("function", ["spread", "in_step"])
+def test_values_are_spread_and_shares_of_any_length_are_taken_in_step(launch, function):
+    for status, _, err in launch(function, 3):
+        assert status == 0, err

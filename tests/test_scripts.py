@@ -130,7 +130,8 @@ def test_the_published_cells_are_shared_out_whole_and_once(run):
 def test_all_published_cells_killed_once_and_restarted_no_cell_twice(run, environment, tmp_path):
     sums = make_cifar(tmp_path / "data", "cifar10", per_class=215, test_per_class=5)
     sums |= make_cifar(tmp_path / "data", "cifar100", per_class=215, test_per_class=1)
-    command = ["sh", str(ROOT / "scripts" / "reproduce_cifar.sh"), "--epochs", "2", "--arch", "resnet8", "--no-cuda"]
+    quick = ["--epochs", "2", "--arch", "resnet8", "--batch-size", "500", "--no-cuda"]
+    command = ["sh", str(ROOT / "scripts" / "reproduce_cifar.sh"), *quick]
     env = {**environment, "CIFAR_MD5": json.dumps(sums), "PYTHONUNBUFFERED": "1"}
     lines = []
     popen = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}

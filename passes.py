@@ -118,12 +118,11 @@ class CompiledPasses(Passes):
 
     @torch.no_grad()
     def directional(self, weights: Weights, direction: Weights, inputs: Tensor) -> Tensor:
-        """Return the derivative of the logits along `direction`."""
+        """Return the derivative of the logits along `direction`, in the weights' precision: autocast fails under jvp."""
         load_forward_mode()
         values = {name: w.detach() for name, w in weights.items()}
-        with self.precision(inputs):
-            dots: Tensor = self._directional(values, dict(direction), inputs)
-        return dots.to(self.dtype)
+        dots: Tensor = self._directional(values, dict(direction), inputs)
+        return dots
 
 
 def make_passes(model: nn.Module, amp: torch.dtype | None = None, mode: str | None = None) -> Passes:

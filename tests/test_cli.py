@@ -162,7 +162,7 @@ def test_bf16_trains_like_float32_and_saves_float32(main, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_compiled_passes_train_both_stages(run, tmp_path, amp):
-    flags = [*QUICK, "--epochs", "2", "--meta_start", "1", "--batch-size", "64", "--amp", amp]
+    flags = [*QUICK, "--epochs", "2", "--meta_start", "1", "--batch-size", "64", "--lr", "0.01", "--amp", amp]
     for name, more in (("compiled", ["--compile"]), ("eager", [])):
         run("MetaSAug_CE_train.py", *flags, *more, "--save_name", name, OMP_NUM_THREADS="1")
     logs = ((tmp_path / "checkpoint" / "ours" / "0" / f"{name}_metrics.jsonl").read_text() for name in ("compiled", "eager"))

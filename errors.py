@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,21 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path} cannot be written ({reason}): make room or choose another --workdir") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a file to write, which then takes the place of `path`: that is the old file or the whole new one.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with writing(path):
+        yield temporary
+        os.replace(temporary, path)
 
 
 def run_main(main: Callable[[], None]) -> None:

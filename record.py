@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from checkpoint import previous, save_checkpoint, set_earlier_aside
-from errors import writing
+from errors import replacing, writing
 from metrics import SHOTS, Accuracy, percent, shot_of, shots_line
 from runlog import RunLog, duration, finite
 
@@ -38,9 +38,8 @@ def copy_run(source: Path, folder: Path, name: str) -> None:
         if end == "resume.pth.tar":
             file = source
         if file.is_file() and not target.exists():
-            part = target.with_name(target.name + ".tmp")
-            shutil.copyfile(file, part)
-            os.replace(part, target)
+            with replacing(target) as part:
+                shutil.copyfile(file, part)
 
 
 def processor() -> str:
@@ -76,11 +75,8 @@ def surroundings() -> dict[str, Any]:
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     """Write arrays as .npz so that `path` is the old file or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 class Record:
@@ -177,10 +173,9 @@ class Record:
             "seconds": seconds,
             **surroundings(),
         }
-        with writing(self.summary_path):
-            part = self.summary_path.with_name(self.summary_path.name + ".tmp")
+        with replacing(self.summary_path) as part:
             part.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")
-            os.replace(part, self.summary_path)
+        with writing(self.log.path):
             self.log.close()
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         written = ", ".join(str(path) for path in files if path.exists())

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from errors import replacing
+
 T = TypeVar("T")
 
 
@@ -181,9 +183,8 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         self.path, board = self.files(folder, name)
-        kept = self.path.with_name(self.path.name + ".tmp")
-        kept.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
-        os.replace(kept, self.path)
+        with replacing(self.path) as part:
+            part.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
         self.board = SummaryWriter(str(board), purge_step=first_epoch)
 
     @staticmethod

@@ -40,7 +40,7 @@ lock:
 	  "torch==2.14.1 ; platform_machine != 'aarch64'" "torch==2.9.1 ; platform_machine == 'aarch64'" \
 	  "torchvision==0.29.1 ; platform_machine != 'aarch64'" "torchvision==0.24.1 ; platform_machine == 'aarch64'" \
 	  | uv pip compile --universal --python-version 3.10 --no-emit-index-url --no-annotate --no-header \
-	      --extra dev --constraints - pyproject.toml -o requirements.lock
+	      --extra dev --extra export --constraints - pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf .venv demo_runs

@@ -15,17 +15,20 @@ from typing import Any
 import torch
 
 import options
-from checkpoint import load_checkpoint, load_weights
+from checkpoint import beside, load_checkpoint
 from data_utils import get_img_num_per_cls, plain_batches
 from engine import validate
 from errors import UserError, run_main
+from exports import ENDINGS, export
 from image_sets import PUBLISHED_FOLDERS, read_images
 from metrics import percent, shot_of, shots_line
-from training import make_model
+from trained import FromPixels, restored
+
+COMPARED = 64  # images that an exported network is checked on
 
 
 def main() -> None:
-    """Load, evaluate, print."""
+    """Load, evaluate, print, and write the network in another form if that is asked for."""
     args = options.parse_test(__doc__)
     device = options.choose_device(args.gpu, args.no_cuda)
     path = Path(args.checkpoint_path)
@@ -33,8 +36,7 @@ def main() -> None:
     dataset, imb_factor = experiment(state, args.dataset, args.imb_factor)
     test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
-    model = make_model(args.arch or state.get("arch", "resnet32"), classes)
-    load_weights(model, state["state_dict"], path)
+    model = restored(state, path, args.arch, classes)
     model.to(device).to(memory_format=torch.channels_last)
 
     tested = validate(model, plain_batches(test.to(device), args.test_batch_size))
@@ -53,6 +55,12 @@ def main() -> None:
         print(f"Accuracy per shot: {shots_line(result.per_shot)}")
     print(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
+    if args.export:
+        network = FromPixels(restored(state, path, args.arch, classes))
+        names, pixels = state.get("class_names") or test.class_names, test.pixels[:COMPARED]
+        written = beside(path, ENDINGS[args.export])
+        difference = export(network, args.export, written, names, pixels)
+        print(f"wrote {written}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
 
 
 def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:

@@ -53,6 +53,11 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
+def beside(path: Path, ending: str) -> Path:
+    """Return the name of a file beside a checkpoint: of x.pth.tar, x and the ending."""
+    return path.with_name(path.name.removesuffix(".tar").removesuffix(".pth") + ending)
+
+
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write `state` so that `path` holds the old file or the whole new one, never a part; the old one stays as `previous`.
 

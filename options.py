@@ -26,6 +26,7 @@ STAGE2 = {
     "reweight": "re-weighting without augmentation",
     "none": "plain cross-entropy carried on",
 }
+EXPORTS = ("onnx", "torchscript")
 CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 
 
@@ -116,8 +117,19 @@ def add_common_flags(parser: Parser, dataset: str | None, dataset_help: str) -> 
     )
     parser.add_argument("--num_meta", type=int, default=10, help="meta images a class (default: %(default)s)")
     parser.add_argument("--test-batch-size", type=int, default=100, help="default: %(default)s")
+    add_device_flags(parser)
+
+
+def add_device_flags(parser: Parser) -> None:
+    """Add the flags that `choose_device` takes."""
     parser.add_argument("--gpu", type=int, default=0, help="which CUDA device (default: %(default)s)")
     parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
+
+
+def add_checkpoint_flags(parser: Parser) -> None:
+    """Add the flags that name a trained network."""
+    parser.add_argument("--arch", help="default: the checkpoint's, else resnet32")
+    parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
 
 
 def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
@@ -180,8 +192,9 @@ def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.
     """Read and check the flags of MetaSAug_test.py."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_flags(parser, None, "data set (default: the checkpoint's, else cifar10)")
-    parser.add_argument("--arch", help="default: the checkpoint's, else resnet32")
-    parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
+    add_checkpoint_flags(parser)
+    parser.add_argument("--export", choices=EXPORTS, help="also write the network beside its checkpoint, to be run without "
+                        "this code: pixels (N, 32, 32, 3) uint8 to logits (N, C); checked against PyTorch")  # fmt: skip
     args = parser.parse_args(argv)
     check_data(args.imb_factor, args.num_meta, args.test_batch_size)
     return args

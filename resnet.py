@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import UserError
 from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule
 
 
@@ -90,3 +91,19 @@ def build_model(arch: str, num_classes: int) -> ResNet:
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"unknown architecture {arch!r}: use resnet and a depth of 6n + 2, as resnet20 or resnet32")
     return ResNet(num_classes, num_blocks=depth // 6)
+
+
+def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
+    """Return a new network with weights drawn from `seed`; the global random state is left as it was.
+
+    Raises
+    ------
+    UserError
+        If there is no such architecture.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return build_model(arch, num_classes)
+        except ValueError as error:
+            raise UserError(f"--arch: {error}") from error

@@ -31,29 +31,13 @@ from options import (
 )
 from passes import lacks_bf16, make_passes
 from record import Record
-from resnet import ResNet, build_model
+from resnet import make_model
 from resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, seed_everything, stage1_epoch
 from runlog import Meter, StepResult, duration
 
 AMP = {"off": None, "bf16": torch.bfloat16}
 
 META_COST = 10 / 3  # a MetaSAug step against a plain one, in forward passes
-
-
-def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
-    """Return a new network with weights drawn from `seed`; the global random state is left as it was.
-
-    Raises
-    ------
-    UserError
-        If there is no such architecture.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return build_model(arch, num_classes)
-        except ValueError as error:
-            raise UserError(f"--arch: {error}") from error
 
 
 @contextmanager

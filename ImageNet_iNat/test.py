@@ -21,7 +21,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the root's ro
 
 import head_options
 from backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
-from checkpoint import check_kinds
+from checkpoint import beside, check_kinds
 from errors import UserError, run_main
 from features import extractor, in_order, plain_images
 from head_training import Tested, evaluate
@@ -49,8 +49,7 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     classes = subject.images.class_names
     tested = evaluate(head, batches, subject.counts or [0] * len(classes), group)
     if group.main:
-        stem = path.name.removesuffix(".tar").removesuffix(".pth")
-        report(subject, tested, Path(args.out) if args.out else path.with_name(f"{stem}_classes.csv"))
+        report(subject, tested, Path(args.out) if args.out else beside(path, "_classes.csv"))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from image_sets import ImageSet
 from loss import EstimatorCV, MetaSAugLDAM
 from options import Parser, choose_device, require
 from passes import lacks_bf16, make_passes
-from training import make_model
+from resnet import make_model
 
 Step = Callable[[], object]
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16}

@@ -30,7 +30,7 @@ from data_utils import epoch_batches
 from errors import run_main
 from image_sets import ImageSet
 from options import Parser, require
-from training import make_model
+from resnet import make_model
 
 CLASSES = 100
 CPU = torch.device("cpu")

@@ -32,7 +32,7 @@ from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import StepResult, meta_step
 from options import Parser, require
 from passes import Passes
-from training import make_model
+from resnet import make_model
 
 BATCH, PLAIN_LR = 64, 0.05
 

@@ -15,7 +15,7 @@ from data_utils import CropsAndFlips, augment, normalize
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
 from passes import lacks_bf16
-from training import make_model
+from resnet import make_model
 
 
 def rows_of(run, tmp_path, script, *flags):

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 
 import MetaSAug_test
 import options
+import resnet
 import training
 from errors import UserError
 
@@ -171,7 +172,7 @@ def test_compiled_passes_train_both_stages(run, tmp_path, amp):
 
 
 def test_weights_follow_the_seed_and_nothing_else():
-    heads = [training.make_model("resnet8", 4, seed).linear.weight for seed in (1, 1, 2)]
+    heads = [resnet.make_model("resnet8", 4, seed).linear.weight for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
@@ -302,7 +303,7 @@ def test_mistakes_get_one_line(refused, tmp_path, script, flags, words):
 
 
 def test_checkpoints_that_do_not_fit_are_named(refused, tmp_path, monkeypatch):
-    model = training.make_model("resnet8", 10)
+    model = resnet.make_model("resnet8", 10)
     state = {"state_dict": model.state_dict(), "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1}
     fits, seven, cut = (tmp_path / f"{name}.pth.tar" for name in ("fits", "seven", "cut"))
     torch.save(state, fits)

@@ -11,7 +11,7 @@ from data_utils import build_dataset, epoch_batches, meta_batches
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
 from passes import CompiledPasses, Passes, make_passes
-from training import make_model
+from resnet import make_model
 
 RATES = {"ratio": 0.6, "virtual_lr": 0.05, "meta_lr": 0.1}
 

@@ -13,15 +13,15 @@ FLOORS = [
     ["image_sets", "record", "resume", "keeper", "tangents"],
     ["data_utils", "options", "resnet"],
     ["runs"],
-    ["passes", "plots"],
-    ["meta_step"],
+    ["passes", "plots", "trained"],
+    ["meta_step", "exports"],
     ["engine"],
     ["training", "image_lists", "backbone", "process_group", "head_step"],
     ["large_sets"],
     ["features", "head_options"],
     ["feature_cache"],
     ["head_training"],
-    ["MetaSAug_LDAM_train", "MetaSAug_CE_train", "MetaSAug_test", "report", "train", "test", "prepare_lists"],
+    ["MetaSAug_LDAM_train", "MetaSAug_CE_train", "MetaSAug_test", "predict", "report", "train", "test", "prepare_lists"],
 ]
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
 PATHS = {path.stem: path for path in [*ROOT.glob("*.py"), *ROOT.glob("ImageNet_iNat/**/*.py")]}

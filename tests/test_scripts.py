@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, make_cifar
 
 import options
-import training
+import resnet
 
 RATIOS = ["0.005", "0.01", "0.02", "0.05", "0.1"]
 CELLS = [(dataset, ratio) for dataset in ("cifar10", "cifar100") for ratio in RATIOS]
@@ -45,7 +45,7 @@ def test_ten_checkpoints_are_tested_and_a_missing_one_is_named(run, tmp_path):
     sums |= make_cifar(tmp_path / "data", "cifar100", per_class=20, test_per_class=2)
     folder = tmp_path / "checkpoint" / "ours" / "LDAM"
     folder.mkdir(parents=True)
-    models = {"cifar10": training.make_model("resnet32", 10), "cifar100": training.make_model("resnet32", 100)}
+    models = {"cifar10": resnet.make_model("resnet32", 10), "cifar100": resnet.make_model("resnet32", 100)}
     for dataset, ratio in CELLS:
         state = {"epoch": 200, "state_dict": models[dataset].state_dict(), "best_acc1": 1.0, "optimizer": {}}
         torch.save(state, folder / f"MetaSAug_{dataset}_LDAM_imb{ratio}_ckpt.pth.tar")

@@ -1,0 +1,142 @@
+"""A trained network in use: names for image files, ONNX and TorchScript with the logits of PyTorch."""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from data_utils import MEAN, STD
+from errors import UserError
+from exports import export
+from resnet import make_model
+from trained import FromPixels, restored
+
+NAMES = [f"sign {k}" for k in range(10)]
+
+
+@pytest.fixture
+def state():
+    """A network whose batch norm has statistics of its own, as training leaves it."""
+    model = make_model("resnet8", 10, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    for name in weights:
+        if "running" in name:
+            weights[name] += torch.rand(weights[name].shape, generator=generator)
+    return {"state_dict": weights, "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1, "class_names": NAMES}
+
+
+@pytest.fixture
+def checkpoint(state, tmp_path):
+    path = tmp_path / "a_ckpt.pth.tar"
+    torch.save(state, path)
+    return path
+
+
+def slow_logits(state, pixels):
+    """Normalise in numpy, pixel by pixel as the definition says, and run the network in float64."""
+    images = (np.asarray(pixels, dtype=np.float64) / 255 - np.array(MEAN)) / np.array(STD)
+    model = make_model("resnet8", 10).double().eval()
+    model.load_state_dict({k: v.double() for k, v in state["state_dict"].items()})
+    with torch.no_grad():
+        return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))[1]
+
+
+def random_pixels(count):
+    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def close(found, wanted):
+    return float((torch.as_tensor(found).double() - wanted).abs().max() / wanted.abs().max()) < 1e-5
+
+
+def test_pixels_to_logits(state, checkpoint):
+    pixels = random_pixels(5)
+    model = FromPixels(restored(state, checkpoint))
+    with torch.no_grad():
+        assert close(model(pixels), slow_logits(state, pixels))
+        assert not close(model(pixels), slow_logits(state, pixels.flip(3)))  # the control: BGR
+
+
+def test_onnx_through_the_command_line(main, state, checkpoint):
+    out = main("MetaSAug_test.py", "--checkpoint_path", checkpoint, "--export", "onnx", "--no-cuda")
+    path = checkpoint.with_name("a_ckpt.onnx")
+    assert out.splitlines()[-1].startswith(f"wrote {path}: logits of 64 test images within ")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    pixels = random_pixels(7)
+    assert close(session.run(None, {"pixels": pixels.numpy()})[0], slow_logits(state, pixels))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == NAMES
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load`:FutureWarning")
+def test_torchscript_through_the_command_line(main, state, checkpoint):
+    out = main("MetaSAug_test.py", "--checkpoint_path", checkpoint, "--export", "torchscript", "--no-cuda")
+    path = checkpoint.with_name("a_ckpt.pt")
+    assert f"wrote {path}: " in out
+    extra = {"class_names": ""}
+    model = torch.jit.load(path, _extra_files=extra)
+    pixels = random_pixels(7)
+    assert close(model(pixels).detach(), slow_logits(state, pixels))
+    assert json.loads(extra["class_names"]) == NAMES
+
+
+def test_a_network_that_does_not_come_out_the_same_is_not_written(state, checkpoint, tmp_path):
+    model = FromPixels(restored(state, checkpoint)).train()  # the logits hang together with the other images of the batch
+    before = set(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="other logits"):
+        export(model, "torchscript", tmp_path / "x.pt", NAMES, random_pixels(6))
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_onnx_names_the_package_that_is_not_there(state, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="needs the package onnxruntime: pip install onnx onnxscript onnxruntime"):
+        export(FromPixels(restored(state, checkpoint)), "onnx", tmp_path / "x.onnx", NAMES, random_pixels(3))
+
+
+def test_predictions_of_image_files(main, state, checkpoint, tmp_path):
+    pixels = random_pixels(3).numpy()
+    files = [tmp_path / f"{k}.png" for k in range(3)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file)
+    out = main("predict.py", "--checkpoint_path", checkpoint, "--top", "2", "--no-cuda", *files)
+    wanted = slow_logits(state, pixels).softmax(dim=1)
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[0] for line in lines] == [str(file) for file in files]
+    for line, found in zip(lines, wanted, strict=True):
+        best = found.argsort(descending=True)[:2]
+        assert [word.rpartition(" ")[0] for word in line[1:]] == [NAMES[k] for k in best]
+        for word, k in zip(line[1:], best, strict=True):
+            assert float(word.rpartition(" ")[2]) == pytest.approx(100 * float(found[k]), abs=0.006)
+
+
+def test_a_released_checkpoint_has_no_names_and_any_image_will_do(main, state, tmp_path):
+    path = tmp_path / "released.pth.tar"
+    torch.save({"state_dict": state["state_dict"], "epoch": 200}, path)
+    Image.new("L", (300, 77), 128).save(tmp_path / "grey.jpg")
+    flags = ["--checkpoint_path", path, "--no-cuda", "--arch", "resnet8", tmp_path / "grey.jpg"]
+    words = main("predict.py", *flags).strip().split("\t")
+    assert len(words) == 6
+    assert all(word.startswith("class ") for word in words[1:])
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(run, checkpoint, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
+    result = run("predict.py", "--checkpoint_path", checkpoint, "bad.png", "good.png", "gone.png", status=2)
+    assert result.stdout.startswith("good.png\tsign ")
+    assert len(result.stdout.splitlines()) == len(result.stderr.splitlines()) == 1
+    assert "bad.png" in result.stderr
+    assert "(and 1 more)" in result.stderr
+
+
+def test_mistakes(refused, checkpoint, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
+    assert "--top 0 makes no sense" in refused("predict.py", "--checkpoint_path", checkpoint, "--top", "0", "good.png")
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "headless.pth.tar")
+    line = refused("predict.py", "--checkpoint_path", "headless.pth.tar", "good.png")
+    assert "headless.pth.tar holds no weights of a classifier" in line

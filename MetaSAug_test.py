@@ -22,6 +22,7 @@ from errors import UserError, run_main
 from exports import ENDINGS, export
 from image_sets import PUBLISHED_FOLDERS, read_images
 from metrics import percent, shot_of, shots_line
+from places import choose_device
 from trained import FromPixels, restored
 
 COMPARED = 64  # images that an exported network is checked on
@@ -30,7 +31,7 @@ COMPARED = 64  # images that an exported network is checked on
 def main() -> None:
     """Load, evaluate, print, and write the network in another form if that is asked for."""
     args = options.parse_test(__doc__)
-    device = options.choose_device(args.gpu, args.no_cuda)
+    device = choose_device(args.gpu, args.no_cuda)
     path = Path(args.checkpoint_path)
     state = load_checkpoint(path)
     dataset, imb_factor = experiment(state, args.dataset, args.imb_factor)

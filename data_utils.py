@@ -22,6 +22,9 @@ from image_sets import ImageSet, read_images
 
 PUBLISHED_SIZES = {"cifar10": (50000, 10), "cifar100": (50000, 100)}  # training images, classes
 META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not change the subsets
+HELDOUT_SEED = 7
+HELDOUT_IMAGES = 2000  # about so many are held out in all, unless --num_heldout says how many a class
+HELDOUT_SHARE = 5  # one of so many training images may be held out
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 PAD = 4
@@ -70,11 +73,34 @@ def long_tailed_subset(targets: np.ndarray, candidates: np.ndarray, cls_num_list
     return np.sort(np.array(kept, dtype=np.int64))
 
 
+def hold_out(
+    targets: np.ndarray, train: np.ndarray, rest: np.ndarray, num_heldout: int, cls_num: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw up to `num_heldout` images a class to choose settings on; return their indices and those left to train on.
+
+    First those of `rest` that the long tail leaves out, so that the training set stays what it is; where they do not
+    suffice, up to a fifth of the class's images in `train`.
+    """
+    generator = np.random.RandomState(HELDOUT_SEED)
+    spare = np.setdiff1d(rest, train)
+    heldout: list[int] = []
+    for k in range(cls_num):
+        left_out, trained = spare[targets[spare] == k], train[targets[train] == k]
+        generator.shuffle(left_out)
+        generator.shuffle(trained)
+        chosen = left_out[:num_heldout].tolist()
+        chosen += trained[: min(num_heldout - len(chosen), len(trained) // HELDOUT_SHARE)].tolist()
+        heldout.extend(chosen)
+    kept = np.sort(np.array(heldout, dtype=np.int64))
+    return kept, np.setdiff1d(train, kept)
+
+
 @dataclass(frozen=True)
 class LongTailedData:
-    """The three sets of an experiment, the counts of the training set and how they came about.
+    """The sets of an experiment, the counts of the training set and how they came about.
 
-    `notes` are lines for the user: classes that hold fewer images than the long tail asks for, files passed over.
+    `heldout` are training images to choose settings on, None unless asked for. `notes` are lines for the user: classes that
+    hold fewer images than the long tail asks for, files passed over.
     """
 
     train: ImageSet
@@ -82,16 +108,19 @@ class LongTailedData:
     test: ImageSet
     cls_num_list: list[int]
     notes: list[str]
+    heldout: ImageSet | None = None
 
     def digest(self) -> str:
         """Return eight digits that tell these images and labels from others."""
         value = 0
-        for part in (self.train, self.meta, self.test):
+        for part in (self.train, self.meta, self.test, *([self.heldout] if self.heldout else [])):
             value = zlib.crc32(part.targets.numpy().tobytes(), zlib.crc32(part.pixels.numpy().tobytes(), value))
         return f"{value:08x}"
 
 
-def build_dataset(dataset: str, num_meta: int, imb_factor: float | None = None, root: str = "data") -> LongTailedData:
+def build_dataset(
+    dataset: str, num_meta: int, imb_factor: float | None = None, root: str = "data", num_heldout: int = 0
+) -> LongTailedData:
     """Read a data set, set a balanced meta set aside and make the rest long-tailed.
 
     Parameters
@@ -103,6 +132,8 @@ def build_dataset(dataset: str, num_meta: int, imb_factor: float | None = None, 
     imb_factor:
         Smallest class over largest. Class k of C keeps (largest class − num_meta) · imb_factor^(k / (C − 1)) images, or
         all it has when that is fewer. None keeps every image.
+    num_heldout:
+        Images a class to hold out, see `hold_out`; -1: 2,000 in all.
 
     Raises
     ------
@@ -129,8 +160,14 @@ def build_dataset(dataset: str, num_meta: int, imb_factor: float | None = None, 
             )
         if count < wanted[k]:
             notes.append(f"class {names[k]} has {count} images, the long tail would keep {wanted[k]}")
-    train = long_tailed_subset(targets, rest, counts)
-    return LongTailedData(everything.subset(train), everything.subset(meta), test, counts, notes + test_notes)
+    train, heldout = long_tailed_subset(targets, rest, counts), None
+    if num_heldout:
+        wished = max(HELDOUT_IMAGES // len(names), 1) if num_heldout < 0 else num_heldout
+        kept, train = hold_out(targets, train, rest, wished, len(names))
+        if not len(kept):
+            raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
+        heldout, counts = everything.subset(kept), np.bincount(targets[train], minlength=len(names)).tolist()
+    return LongTailedData(everything.subset(train), everything.subset(meta), test, counts, notes + test_notes, heldout)
 
 
 def normalize(pixels: Tensor) -> Tensor:

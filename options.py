@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from errors import UserError
 from image_sets import DATASETS
 
@@ -100,6 +98,8 @@ class TrainingFlags(LearningFlags):
     meta_start_given: bool
     stage2: str
     stage1: str | None
+    select_on: str
+    num_heldout: int | None
     arch: str
     amp: str
     compile: str | None
@@ -121,7 +121,7 @@ def add_common_flags(parser: Parser, dataset: str | None, dataset_help: str) -> 
 
 
 def add_device_flags(parser: Parser) -> None:
-    """Add the flags that `choose_device` takes."""
+    """Add the flags that `places.choose_device` takes."""
     parser.add_argument("--gpu", type=int, default=0, help="which CUDA device (default: %(default)s)")
     parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
 
@@ -152,7 +152,9 @@ def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
 
 def binding(flags: LearningFlags) -> dict[str, object]:
     """Return the flags that a resumed run must have as the interrupted one had them, by name."""
-    return {f"--{name}": value for name, value in asdict(flags).items() if name not in FREE_FLAGS}
+    values = asdict(flags)
+    unused = {"select_on", "num_heldout"} if values.get("select_on") == "test" else set()  # runs of before have neither
+    return {f"--{name}": value for name, value in values.items() if name not in FREE_FLAGS | unused}
 
 
 def parse_training(description: str, argv: Sequence[str] | None = None) -> TrainingFlags:
@@ -166,6 +168,14 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> Train
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in STAGE2.items())
     parser.add_argument("--stage2", choices=STAGE2, default="metasaug", help=f"{meanings} (default: %(default)s)")
     parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")
+    parser.add_argument(
+        "--select_on", choices=("test", "heldout"), default="test",
+        help="what the best epoch is chosen on: the test set, or held-out training images (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num_heldout", type=int, help="held-out images a class, of those that the long tail leaves out if there are any, "
+        "else up to a fifth of the class (default: 2,000 in all)",
+    )  # fmt: skip
     add_learning_flags(parser, epochs=200, lr=0.1)
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
     parser.add_argument(
@@ -243,6 +253,9 @@ def check_training(flags: TrainingFlags) -> None:
     check_data(flags.imb_factor, flags.num_meta, flags.test_batch_size)
     require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
     check_learning(flags)
+    require(flags.num_heldout is None or flags.num_heldout >= 1, "--num_heldout", flags.num_heldout, "at least 1")
+    if flags.num_heldout is not None and flags.select_on == "test":
+        raise UserError(f"--num_heldout {flags.num_heldout} holds nothing out unless --select_on is heldout: add that")
     require(0 <= flags.threads <= 1024, "--threads", flags.threads, "from 0 to 1024")
     inside = Path(flags.idx)
     require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")
@@ -278,41 +291,3 @@ def check_num_classes(num_classes: int | None, known: int | None, dataset: str) 
     """Raise a `UserError` when --num_classes contradicts the data set's own count."""
     if num_classes is not None and known is not None and num_classes != known:
         raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave it out")
-
-
-def output_folder(workdir: str, idx: str, save_name: str) -> Path:
-    """Make WORKDIR/checkpoint/ours/IDX and check that files named after `save_name` can be written there.
-
-    Raises
-    ------
-    UserError
-        If they cannot.
-    """
-    folder = Path(workdir) / "checkpoint" / "ours" / idx
-    probe = folder / f"{save_name}_probe.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{probe} cannot be written ({error.strerror}): choose another --workdir or name") from error
-    return folder
-
-
-def choose_device(gpu: int, no_cuda: bool) -> torch.device:
-    """Return CUDA device `gpu`, else Apple's GPU, else the CPU.
-
-    Raises
-    ------
-    UserError
-        If there are CUDA devices, but not that one.
-    """
-    if no_cuda:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        if not 0 <= gpu < torch.cuda.device_count():
-            raise UserError(f"--gpu {gpu}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-        return torch.device("cuda", gpu)
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

@@ -18,6 +18,7 @@ import options
 from checkpoint import load_checkpoint
 from errors import UserError, run_main
 from image_sets import SIZE, read_image
+from places import choose_device
 from trained import FromPixels, names_of_classes, probabilities, restored
 
 AT_ONCE = 256  # images
@@ -30,7 +31,7 @@ def main() -> None:
     state = load_checkpoint(path)
     network = restored(state, path, args.arch)
     names = names_of_classes(state, network.linear.out_features)
-    device = options.choose_device(args.gpu, args.no_cuda)
+    device = choose_device(args.gpu, args.no_cuda)
     model = FromPixels(network).to(device).to(memory_format=torch.channels_last)
     problems: list[str] = []
     for start in range(0, len(args.images), AT_ONCE):

@@ -22,6 +22,7 @@ from runlog import RunLog, duration, finite
 
 KINDS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
+CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
 
 
 def with_previous(path: Path) -> tuple[Path, Path]:
@@ -95,12 +96,15 @@ class Record:
     source:
         The file that `resumed` comes from. If it is that of another folder or name, files of this name are set aside and
         those of the interrupted run copied.
+    chosen_by:
+        The figure by which the best epoch is chosen, a key of CHOSEN_ON.
     """
 
     def __init__(
         self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
-        resumed: Mapping[str, Any] | None = None, source: Path | None = None,
+        resumed: Mapping[str, Any] | None = None, source: Path | None = None, chosen_by: str = "acc1",
     ) -> None:  # fmt: skip
+        self.chosen_by = chosen_by
         self.cls_num_list = list(cls_num_list)
         self.paths = {kind: folder / f"{name}_{kind}.pth.tar" for kind in KINDS}
         self.predictions = {kind: folder / f"{name}_{kind}_predictions.npz" for kind in TESTED}
@@ -121,7 +125,8 @@ class Record:
                 os.replace(self.paths["resume"], self.paths["resume"].with_name(self.paths["resume"].name + ".damaged"))
             if source is not None:  # what the run came to when it was shorter
                 self.summary_path.unlink(missing_ok=True)
-        found = resumed or {"epoch": 0, "since": 0, "seconds": 0.0, "best": {"epoch": -1, "acc1": -1.0}, "last": {}}
+        nothing = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}
+        found = resumed or {"epoch": 0, "since": 0, "seconds": 0.0, "best": nothing, "last": {}}
         with writing(folder):
             self.log = RunLog(folder, name, found["epoch"])
         self.best: dict[str, Any] = found["best"]
@@ -149,7 +154,7 @@ class Record:
             self.log.epoch(epoch, {**values, **logged})
         self.last = {"epoch": epoch, **figures, **(more or {})}
         kinds = ["last"]
-        if tested.overall > self.best["acc1"]:
+        if self.last[self.chosen_by] > self.best[self.chosen_by]:
             self.best = self.last
             kinds = ["ckpt", "last"]
         for kind in kinds:
@@ -164,7 +169,8 @@ class Record:
             print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
         groups = [shot_of(n) for n in self.cls_num_list]
         from_epoch = f" from epoch {self.since} on" if self.since else ""
-        print(f"(best is chosen on the test set{from_epoch}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
+        print(f"(best is chosen on {chosen_on}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
         summary = {
             **facts,
             "cls_num_list": self.cls_num_list,

@@ -20,6 +20,7 @@ from metrics import FEW, MANY
 from options import Parser
 from plots import draw_all
 from runs import Run, Table, group_table, grouped, markdown, published_tables, read_runs, run_table
+from sweeps import find_sweeps, sweep_table, write_choices
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
@@ -33,8 +34,9 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { c
 EXPLAINED = (
     f"Test accuracy in per cent. many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, and fewer "
     f"than {FEW} training images. ECE: expected calibration error in per cent, smaller is better. The best epoch is chosen "
-    "on the test set, so compare the last ones."
+    "on the test set unless --select_on heldout is given, so compare the last ones."
 )
+CHOICES = "λ chosen without the test set"
 Section = tuple[str, str, list[tuple[str, Table]]]  # heading, text, titled tables
 
 
@@ -47,10 +49,13 @@ def main() -> None:
     runs = read_runs(args.runs)
     groups = grouped(runs)
     sections = make_sections(runs, groups)
-    print("\n\n".join(markdown(table) for _, table in sections[0][2]))
+    shown = [sections[0], *(section for section in sections if section[0] == CHOICES)]
+    print("\n\n".join(markdown(table) for _, _, tables in shown for _, table in tables))
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         figures = draw_all(groups, args.out)
+        if sweeps := find_sweeps(runs):
+            write_choices(sweeps, args.out / "chosen_lam.csv")
         (args.out / "report.md").write_text(markdown_page(sections, figures), encoding="utf-8")
         (args.out / "report.html").write_text(html_page(sections, figures), encoding="utf-8")
     except OSError as error:
@@ -69,6 +74,10 @@ def make_sections(runs: Sequence[Run], groups: dict[str, list[Run]]) -> list[Sec
     if any("".join(table[2][1:]) for table in published.values()):
         text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
         sections.append(("Against the publication", text, list(published.items())))
+    sweeps = find_sweeps(runs)
+    if sweeps:
+        text = "Chosen: the highest accuracy on held-out training images, mean over classes, last epoch; see chosen_lam.csv."
+        sections.append((CHOICES, text, [(sweep.title, sweep_table(sweep)) for sweep in sweeps]))
     return sections
 
 

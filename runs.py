@@ -45,6 +45,8 @@ class Run:
         if given.get("dataset") in ("folder", "custom"):  # one's own, told apart by the folder's name
             given["dataset"] = f"{given['dataset']} {Path(given.get('data_root', '')).name}"
         unused = UNUSED.get(str(given.get("stage2")), set()) | FREE_FLAGS - {"epochs"} | {"seed"}
+        if given.get("select_on", "test") == "test":  # as in runs of before there was a choice
+            unused |= {"select_on", "num_heldout"}
         return {key: value for key, value in given.items() if key not in unused}
 
     def beside(self, end: str) -> Path:
@@ -179,7 +181,8 @@ def published_tables(runs: Sequence[Run]) -> dict[str, Table]:
         title = f"{cell['loss']}, {cell['dataset'].upper().replace('CIFAR', 'CIFAR-')}-LT"
         rows = tables.setdefault(title, [["imbalance ratio"], ["published error"], ["ours"], ["difference"]])
         wanted = {**FULL_LENGTH, "loss": cell["loss"], "dataset": cell["dataset"], "imb_factor": float(cell["imb_factor"])}
-        errors = [100 - run.summary["last"]["acc1"] for run in runs if wanted.items() <= run.flags.items()]
+        whole = [run for run in runs if "select_on" not in run.flags]  # the others trained on fewer images
+        errors = [100 - run.summary["last"]["acc1"] for run in whole if wanted.items() <= run.flags.items()]
         published = float(cell["error"])
         column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], "", ""]
         if errors:

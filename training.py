@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from announce import describe, stages
 from checkpoint import load_checkpoint, load_weights, save_checkpoint
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from engine import Batch, EpochResult, make_optimizer, train_one_epoch, train_one_epoch_meta, validate
@@ -19,17 +21,10 @@ from errors import UserError
 from keeper import Keeper, only_run
 from loss import EstimatorCV, traces
 from meta_step import Criterion, augmented_step, meta_step, plain_step
-from metrics import per_shot
-from options import (
-    STAGE2,
-    TrainingFlags,
-    binding,
-    check_num_classes,
-    choose_device,
-    learning_rate,
-    output_folder,
-)
-from passes import lacks_bf16, make_passes
+from metrics import mean, per_shot
+from options import TrainingFlags, binding, check_num_classes, learning_rate
+from passes import make_passes
+from places import choose_device, output_folder
 from record import Record
 from resnet import make_model
 from resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, seed_everything, stage1_epoch
@@ -71,7 +66,8 @@ class Run:
         self.device = choose_device(flags.gpu, flags.no_cuda)
         if flags.threads:
             torch.set_num_threads(flags.threads)
-        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root)
+        num_heldout = (flags.num_heldout or -1) if flags.select_on == "heldout" else 0
+        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, num_heldout)
         self.class_names = data.train.class_names
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
         self.cls_num_list = data.cls_num_list
@@ -80,6 +76,7 @@ class Run:
         found = find_state(flags.resume, folder / f"{flags.save_name}_resume.pth.tar") if flags.resume else None
         self.flags = self.resumed_flags(flags, *found) if found else flags
         self.train, self.meta, self.test = (s.to(self.device) for s in (data.train, data.meta, data.test))
+        self.heldout = data.heldout.to(self.device) if data.heldout else None
         self.model = make_model(flags.arch, len(self.class_names), flags.seed)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model.parameters(), flags, self.device)
@@ -90,9 +87,12 @@ class Run:
             self.load_state(*found)
         elif flags.stage1:
             self.first_epoch = self.load_stage1(Path(flags.stage1))
-        self.describe(data.notes, found[1] if found else None)
+        source = found[1] if found else None
+        going_on = f"after step {self.meter.steps}: taken from {source}" if found else None
+        describe(self.flags, loss_name, self.device, data, self.first_epoch, going_on)
         resumed = found[0]["resume"]["record"] if found else None
-        self.record = Record(folder, flags.save_name, self.cls_num_list, flags.stage1, resumed, found[1] if found else None)
+        chosen_by = "heldout_acc1" if data.heldout else "acc1"
+        self.record = Record(folder, flags.save_name, self.cls_num_list, flags.stage1, resumed, source, chosen_by)
         self.record.since = self.record.since if found else self.first_epoch
         self.epoch = self.first_epoch
         self.meta_stream = meta_batches(self.meta, flags.batch_size, flags.seed, self.meta_taken)
@@ -153,33 +153,15 @@ class Run:
             raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
         return epoch
 
-    def describe(self, notes: list[str], source: Path | None) -> None:
-        """Print what is trained, on what, and the two stages."""
-        f = self.flags
-        print(f"{f.arch} on {self.device}, {f.dataset}, {len(self.class_names)} classes, MetaSAug with {self.loss_name}")
-        print(f"training images a class: {self.cls_num_list}")
-        print(f"training {sum(self.cls_num_list)}  meta {len(self.meta.targets)}  test {len(self.test.targets)}")
-        if f.amp == "bf16" and lacks_bf16(self.device):
-            print("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
-        for note in notes:
-            print(f"note: {note}")
-        if source:
-            print(f"going on in epoch {self.first_epoch} after step {self.meter.steps}: taken from {source}")
-        elif f.stage1:
-            print(f"stage 1 to epoch {self.first_epoch - 1}: taken from {f.stage1}")
-        stages = {"stage 1, plain cross-entropy": self.stage1_epochs, f"stage 2, {STAGE2[f.stage2]}": self.stage2_epochs}
-        for name, left in stages.items():
-            print(f"{name}: {f'epochs {left[0]} to {left[-1]}' if left else 'none'}", flush=True)
-
     @property
     def stage1_epochs(self) -> range:
         """The epochs of plain cross-entropy from `first_epoch` on."""
-        return range(self.first_epoch, min(self.flags.meta_start, self.flags.epochs))
+        return stages(self.flags, self.first_epoch)[0]
 
     @property
     def stage2_epochs(self) -> range:
         """The epochs of stage 2 from `first_epoch` on."""
-        return range(max(self.first_epoch, self.flags.meta_start), self.flags.epochs)
+        return stages(self.flags, self.first_epoch)[1]
 
     @property
     def steps(self) -> int:
@@ -249,10 +231,12 @@ class Run:
         batches = self.keeper.watched(plain_batches(self.test, self.flags.test_batch_size))
         predictions = validate(self.model, batches)
         tested = predictions.accuracy(self.cls_num_list)
+        heldout = self.heldout_figures()
         seconds = time.time() - self.epoch_start
+        chosen = f"held-out acc {heldout['heldout_acc1']:.2f}  " if heldout else ""
         print(
             f"epoch {epoch}  train loss {trained.loss:.4f}  train acc {trained.acc1:.2f}  "
-            f"test loss {predictions.loss:.4f}  test acc {tested.overall:.2f}  "
+            f"test loss {predictions.loss:.4f}  test acc {tested.overall:.2f}  {chosen}"
             f"{duration(seconds)}, left {duration(self.time_left(epoch, seconds))}",
             flush=True,
         )
@@ -265,16 +249,26 @@ class Run:
             "grad_norm": trained.grad_norm,
             "test_loss": predictions.loss,
             "seconds": seconds,
+            **heldout,
         }
         traces_of = self.covariance_traces()
         for name, per_class in traces_of.items():
             values |= {f"{name}_{shot}": value for shot, value in per_shot(per_class, self.cls_num_list).items()}
-        self.record.epoch(epoch, tested, values, lambda: self.state(epoch), predictions.arrays(), traces_of)
+        more = {**traces_of, **heldout}
+        self.record.epoch(epoch, tested, values, lambda: self.state(epoch), predictions.arrays(), more)
         if epoch + 1 == self.flags.meta_start < self.flags.epochs:
             save_checkpoint(self.state(epoch), self.record.paths["stage1"])
         self.epoch, self.meter = epoch + 1, Meter()
         self.keeper.begin(self.epoch, self.meter)
         self.keeper.save()
+
+    def heldout_figures(self) -> dict[str, float]:
+        """Return the mean over the classes of the accuracy on held-out images, in per cent; nothing without such images."""
+        if self.heldout is None:
+            return {}
+        batches = self.keeper.watched(plain_batches(self.heldout, self.flags.test_batch_size))
+        per_class = validate(self.model, batches).accuracy(self.cls_num_list).per_class
+        return {"heldout_acc1": mean([value for value in per_class if not math.isnan(value)])}
 
     def covariance_traces(self) -> dict[str, list[float]]:
         """Return the traces of the classes' covariances (C,), estimated and, after MetaSAug, as moved by the meta steps.

@@ -27,7 +27,8 @@ from keeper import Keeper, only_run
 from large_sets import Sets, read_sets
 from loss import EstimatorCV, SemanticLoss
 from metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
-from options import SPLIT_NOTE, binding, output_folder
+from options import SPLIT_NOTE, binding
+from places import output_folder
 from process_group import Group, RankGoneError
 from record import Record
 from resume import collect, find_state, may_only_grow, must_match, restore, seed_everything

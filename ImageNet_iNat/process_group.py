@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from errors import UserError
-from options import choose_device
+from places import choose_device
 
 T = TypeVar("T")
 

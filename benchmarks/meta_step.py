@@ -31,8 +31,9 @@ from data_utils import meta_batches
 from errors import run_main
 from image_sets import ImageSet
 from loss import EstimatorCV, MetaSAugLDAM
-from options import Parser, choose_device, require
+from options import Parser, require
 from passes import lacks_bf16, make_passes
+from places import choose_device
 from resnet import make_model
 
 Step = Callable[[], object]

@@ -9,7 +9,7 @@ case ${1:-} in "" | -*) echo "usage: sh scripts/ablation.sh NAME [flags of the t
 name=$1
 shift
 code=$(dirname "$0")/..
-. "$code/scripts/resumable.sh"
+. "$code/scripts/common.sh"
 workdir=$(workdir_of "$@")
 runs=$workdir/checkpoint/ours/ablation/$name
 summaries=

@@ -4,7 +4,7 @@
 #   SEEDS="1 2 3" sh scripts/reproduce_cifar.sh
 #   sh scripts/reproduce_cifar.sh --shard 2/5          the second of five machines that share the work
 # A finished cell is skipped, an interrupted one resumed: give the same command again. Both losses of a cell have the same
-# stage 1: it is trained once, by CE. Runs: WORKDIR/checkpoint/ours/reproduce. With shards the report holds what is finished.
+# stage 1: it is trained once, by CE. λ: results/lam.csv, before it LAM_TABLE=FILE of select_lam.sh. Runs: WORKDIR/checkpoint/ours/reproduce. With shards the report holds what is finished.
 set -eu
 shard=1 shards=1
 if [ "${1:-}" = --shard ]; then
@@ -17,7 +17,7 @@ if [ "${1:-}" = --shard ]; then
   shift 2
 fi
 code=$(dirname "$0")/..
-. "$code/scripts/resumable.sh"
+. "$code/scripts/common.sh"
 workdir=$(workdir_of "$@")
 runs=$workdir/checkpoint/ours/reproduce
 number=0
@@ -27,11 +27,13 @@ for seed in ${SEEDS:-42}; do
       number=$((number + 1))
       [ $((number % shards)) -eq $((shard % shards)) ] || continue
       cell=imb${imb_factor}_seed$seed
-      set -- --seed $seed --dataset $dataset --num_classes ${dataset#cifar} --imb_factor $imb_factor --lr 0.1 --lam 0.75 "$@"
-      train CE reproduce MetaSAug_${dataset}_CE_$cell "$@"
-      train LDAM reproduce MetaSAug_${dataset}_LDAM_$cell \
+      ce=$(lam_of $dataset CE $imb_factor)
+      ldam=$(lam_of $dataset LDAM $imb_factor)
+      set -- --seed $seed --dataset $dataset --num_classes ${dataset#cifar} --imb_factor $imb_factor --lr 0.1 "$@"
+      train CE reproduce MetaSAug_${dataset}_CE_$cell --lam "$ce" "$@"
+      train LDAM reproduce MetaSAug_${dataset}_LDAM_$cell --lam "$ldam" \
         --stage1 "$runs/MetaSAug_${dataset}_CE_${cell}_stage1.pth.tar" "$@"
-      shift 12
+      shift 10
     done
   done
 done

@@ -15,6 +15,8 @@ import options
 import resnet
 import training
 from errors import UserError
+from metrics import Accuracy
+from record import Record
 
 # The published command, word for word (python3.6 read as python3), in its script.
 PUBLISHED = [
@@ -248,6 +250,38 @@ def test_the_four_choices_of_stage_2(main, tmp_path):
         assert [line["grad_norm"] is None for line in lines] == [True, True, *[name != "metasaug"] * 2]
         assert f"stage 2, {options.STAGE2[name]}: epochs 2 to 3" in out
     assert choices["metasaug"][1][3]["grad_norm"] > 0
+
+
+def test_the_best_epoch_is_chosen_on_held_out_images(main, tmp_path):
+    """The log says what the choice was made on."""
+    held = ["--select_on", "heldout", "--num_heldout", "20"]
+    flags = [*QUICK, "--epochs", "6", "--meta_start", "5", "--batch-size", "64", *held]
+    out = main("MetaSAug_CE_train.py", *flags, "--save_name", "held")
+    folder = tmp_path / "checkpoint" / "ours" / "0"
+    lines = [json.loads(line) for line in (folder / "held_metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "held_summary.json").read_text())
+    accuracies = [line["heldout_acc1"] for line in lines]
+    assert summary["best"]["epoch"] == accuracies.index(max(accuracies))
+    assert summary["best"]["heldout_acc1"] == max(accuracies)
+    assert summary["last"]["heldout_acc1"] == accuracies[-1]
+    assert summary["best"]["acc1"] == lines[summary["best"]["epoch"]]["test_acc1"]
+    assert re.search(r"meta 100  held out \d+  test 540", out)
+    assert f"held-out acc {accuracies[-1]:.2f}" in out
+    assert "best is chosen on held-out training images" in out
+    state = torch.load(checkpoints(tmp_path, "0", "held")[0], weights_only=True)
+    assert state["epoch"] == summary["best"]["epoch"] + 1
+    assert state["cls_num_list"] == summary["cls_num_list"]
+
+
+def test_which_figure_chooses_the_best_epoch(tmp_path):
+    def best(chosen_by):
+        record = Record(tmp_path, chosen_by, [3, 2], chosen_by=chosen_by)
+        for epoch, (test, heldout) in enumerate(((50.0, 10.0), (60.0, 30.0), (70.0, 20.0))):
+            tested = Accuracy(test, [test, test], {"many": test, "medium": test, "few": test}, test)
+            record.epoch(epoch, tested, {}, lambda: {"state_dict": {}}, more={"heldout_acc1": heldout})
+        return record.best["epoch"]
+
+    assert (best("acc1"), best("heldout_acc1")) == (2, 1)
 
 
 def test_own_images_in_folders(run, tmp_path):

@@ -119,6 +119,45 @@ def test_long_tailed_counts(classes, imb_factor, img_max):
     assert all(a >= b for a, b in pairwise(counts))
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=2, max_size=5),
+    st.integers(1, 40),
+)
+@settings(max_examples=50)
+def test_held_out_images_are_spare_ones_first_and_a_fifth_of_a_class_at_most(spare_and_kept, wished):
+    targets = np.concatenate([np.full(s + n, k) for k, (s, n) in enumerate(spare_and_kept)])
+    rest = np.arange(len(targets))
+    train = np.concatenate([np.flatnonzero(targets == k)[:n] for k, (_, n) in enumerate(spare_and_kept)])
+    heldout, left = data_utils.hold_out(targets, train, rest, wished, len(spare_and_kept))
+    assert not set(heldout) & set(left)
+    assert set(left) <= set(train)
+    assert len(set(heldout)) == len(heldout)
+    for k, (spare, kept) in enumerate(spare_and_kept):
+        of_class = [i for i in heldout if targets[i] == k]
+        taken = len(set(of_class) & set(train))
+        assert taken == kept - sum(targets[left] == k)
+        assert len(of_class) - taken == min(wished, spare)
+        assert taken == (0 if spare >= wished else min(wished - spare, kept // 5))
+    assert set(heldout) | set(left) >= set(train)
+
+
+def test_held_out_images_are_apart_from_all_others():
+    """Digits: about 125 images a class, of which the long tail leaves most of the rare classes' out."""
+    whole = data_utils.build_dataset("digits", 10, 0.05)
+    data = data_utils.build_dataset("digits", 10, 0.05, num_heldout=30)
+    sets = [{bytes(p.numpy()) for p in part.pixels} for part in (data.train, data.meta, data.test, data.heldout)]
+    assert sum(map(len, sets)) == len(set().union(*sets))
+    assert sets[1:3] == [{bytes(p.numpy()) for p in part.pixels} for part in (whole.meta, whole.test)]
+    assert torch.bincount(data.train.targets).tolist() == data.cls_num_list
+    assert data.cls_num_list[5:] == whole.cls_num_list[5:]  # enough were left out
+    lost = whole.cls_num_list[0] - data.cls_num_list[0]
+    assert 0 < lost <= whole.cls_num_list[0] // 5
+    assert torch.bincount(data.heldout.targets)[5:].tolist() == [30] * 5
+    assert whole.digest() != data.digest()
+    default = data_utils.build_dataset("digits", 10, 0.05, num_heldout=-1).heldout
+    assert torch.bincount(default.targets)[9] > 30  # 200 a class are wished for, or all that are there
+
+
 def test_published_counts():
     assert data_utils.get_img_num_per_cls("cifar10", 0.01, 100)[::9] == [4990, 49]
     assert data_utils.get_img_num_per_cls("cifar100", None, 1000) == [490] * 100
@@ -166,6 +205,12 @@ def test_a_class_never_keeps_more_than_it_has_and_that_is_said(monkeypatch):
     data = data_utils.build_dataset("folder", 10, 0.1)  # the long tail asks for 100, 31, 10
     assert data.cls_num_list == [100, 5, 10]
     assert data.notes == ["class b has 5 images, the long tail would keep 31"]
+
+
+def test_nothing_to_hold_out_is_said(monkeypatch):
+    fake([14, 13], monkeypatch)
+    with pytest.raises(UserError, match="no class has an image to hold out"):
+        data_utils.build_dataset("folder", 10, None, num_heldout=3)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import options
+import places
 from errors import UserError
 
 PUBLISHED = {
@@ -97,18 +98,18 @@ def test_values_that_make_no_sense_are_named(argv, named):
 def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "checkpoint").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
-        options.output_folder(str(tmp_path), "0", "name")
+        places.output_folder(str(tmp_path), "0", "name")
     with pytest.raises(UserError, match="cannot be written"):
-        options.output_folder(str(tmp_path / "new"), "0", "n" * 300)
+        places.output_folder(str(tmp_path / "new"), "0", "n" * 300)
 
 
 def test_devices(monkeypatch):
-    assert options.choose_device(0, no_cuda=True).type == "cpu"
+    assert places.choose_device(0, no_cuda=True).type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert options.choose_device(1, no_cuda=False) == torch.device("cuda", 1)
+    assert places.choose_device(1, no_cuda=False) == torch.device("cuda", 1)
     with pytest.raises(UserError, match="2 CUDA devices"):
-        options.choose_device(2, no_cuda=False)
+        places.choose_device(2, no_cuda=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert options.choose_device(0, no_cuda=False).type == "mps"
+    assert places.choose_device(0, no_cuda=False).type == "mps"

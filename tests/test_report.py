@@ -42,6 +42,34 @@ def folder(tmp_path):
     return tmp_path / "runs"
 
 
+def test_lam_is_chosen_by_held_out_accuracy_over_seeds_cell_by_cell(main, tmp_path):
+    """Where the test set would choose another, and where one seed would."""
+    held = {"select_on": "heldout", "num_heldout": None}
+    table = {  # data set, λ: held-out accuracy of two seeds
+        ("cifar10", 0.25): (50.0, 52.0), ("cifar10", 0.5): (51.9, 51.9), ("cifar10", 1.0): (40.0, 53.0),
+        ("cifar100", 0.25): (20.0, 21.0), ("cifar100", 0.5): (20.0, 21.0), ("digits", 0.5): (90.0, 91.0),
+    }  # fmt: skip
+    for (dataset, lam), accuracies in table.items():
+        for seed, accuracy in enumerate(accuracies):
+            name = f"{dataset}_{lam}_{seed}"
+            write_run(tmp_path / "runs", name, seed, accuracy=90 - accuracy, dataset=dataset, lam=lam, **held)
+            path = tmp_path / "runs" / f"{name}_summary.json"
+            summary = json.loads(path.read_text())
+            summary["last"]["heldout_acc1"] = accuracy
+            path.write_text(json.dumps(summary))
+    out = main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    chosen = [line.split("|")[1:4] for line in out.splitlines() if "| chosen |" in line]
+    # cifar100 comes before cifar10, as the files' names go
+    assert [[cell.strip() for cell in row[:2]] for row in chosen] == [["0.25", "2"], ["0.5", "2"]]
+    assert "51.90 ± 0.00" in chosen[1][2]
+    with open(tmp_path / "out" / "chosen_lam.csv", newline="") as file:
+        rows = [[row[key] for key in ("dataset", "loss", "imb_factor", "lam")] for row in csv.DictReader(file)]
+    assert rows == [["cifar100", "LDAM", "0.01", "0.25"], ["cifar10", "LDAM", "0.01", "0.5"]]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "λ chosen without the test set" in page
+    assert "Against the publication" not in page  # trained on fewer images than the published ones
+
+
 class Page(HTMLParser):
     """Collects the images and cells of a page, and checks that its tags close."""
 

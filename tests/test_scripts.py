@@ -1,5 +1,6 @@
 """The shell scripts: ten trainings and ten tests a table."""
 
+import csv
 import json
 import os
 import re
@@ -100,6 +101,49 @@ def test_the_ablation_trains_four_choices_from_one_stage_1_and_skips_what_is_fin
     assert again[:3] == [f"== {name} is finished" for name in names[:3]]
     assert [line.split() for line in again if not line.startswith("==")] == lines[3:]
     assert "usage" in run("sh", script, "--dataset", "digits", status=2).stderr
+
+
+def test_a_table_of_lam_goes_before_that_of_the_project(run, tmp_path):
+    """Every cell finds its λ; the published command's is the published one."""
+    (tmp_path / "own.csv").write_text("dataset,loss,imb_factor,lam,source\ncifar10,CE,0.05,0.125,tried\n")
+    script = ROOT / "scripts" / "MetaSAug_CE_train.sh"
+    for table, wanted in ((None, 0.75), ("own.csv", 0.125)):
+        lines = run("sh", script, PYTHON="echo", **({"LAM_TABLE": table} if table else {})).stdout.splitlines()
+        parsed = [options.parse_training("", line.split()[1:]) for line in lines]
+        lams = {(read.dataset, read.imb_factor): read.lam for read in parsed}
+        assert lams[("cifar10", 0.05)] == wanted
+        assert [lam for cell, lam in lams.items() if cell != ("cifar10", 0.05)] == [0.75] * 9
+    assert "gone.csv is not there" in run("sh", script, PYTHON="echo", LAM_TABLE="gone.csv", status=2).stderr
+    with open(ROOT / "results" / "lam.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row for row in rows if row["source"] == "published command"] == [
+        {"dataset": "cifar100", "loss": "LDAM", "imb_factor": "0.05", "lam": "0.75", "source": "published command"}
+    ]
+
+
+def test_lam_is_chosen_on_held_out_images(run, tmp_path):
+    """Real trainings: one stage 1 for both λ, the better one on held-out images in the table that the trainings read."""
+    flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "3", "--meta_start", "2",
+             "--no-cuda", "--threads", "1", "--batch-size", "16", "--lr", "0.05"]  # fmt: skip
+    command = f'LAMS="0.5 100" sh {ROOT}/scripts/select_lam.sh LDAM digits "$@"'
+    out = run("sh", "-c", command, "sh", *flags).stdout
+    folder = tmp_path / "checkpoint" / "ours" / "select" / "digits"
+    last = {}
+    for lam in ("0.5", "100"):
+        summary = json.loads((folder / f"LDAM_lam{lam}_seed42_summary.json").read_text())
+        assert summary["flags"]["select_on"] == "heldout"
+        last[lam] = summary["last"]["heldout_acc1"]
+    assert out.count("epoch 0  train loss") == 1  # stage 1 was trained once
+    best = max(last, key=last.get)
+    assert last["0.5"] != last["100"]
+    assert re.search(rf"^\| {best} +\| 1 +\| {last[best]:.2f} +\| [\d.]+ +\| chosen \|$", out, re.M)
+    with open(folder / "report" / "chosen_lam.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [row[key] for key in ("dataset", "loss", "imb_factor", "lam")] == ["digits", "LDAM", "0.05", best]
+    again = run("sh", "-c", command, "sh", *flags).stdout
+    assert again.count(" is finished") == 2
+    for wrong in ([], ["LDAM"], ["ldam", "x"], ["CE", "--epochs"]):
+        assert "usage" in run("sh", ROOT / "scripts" / "select_lam.sh", *wrong, status=2).stderr
 
 
 def cells_of(lines):

@@ -55,7 +55,9 @@ def draw_curves(groups: dict[str, list[Run]], made: Any) -> bool:
              if any(values_of(log, key)[0] for group in logs.values() for log in group)}  # fmt: skip
     if not shown:
         return False
-    panels = made.subplots(-(-len(shown) // 2), 2, squeeze=False).flatten()
+    rows = -(-len(shown) // 2)
+    made.set_size_inches(8, 0.7 + 2.3 * rows)
+    panels = made.subplots(rows, 2, squeeze=False).flatten()
     for panel, (key, title) in zip(panels, shown.items(), strict=False):
         for i, (name, group) in enumerate(logs.items()):
             for j, log in enumerate(group):
@@ -124,14 +126,20 @@ def draw_covariances(groups: dict[str, list[Run]], made: Any) -> bool:
     there = {name: runs for name, runs in groups.items() if all("trace_learned" in run.summary["last"] for run in runs)}
     if not there:
         return False
-    panels = made.subplots(len(there), 1, squeeze=False, sharex=True).flatten()
-    for panel, (name, runs) in zip(panels, there.items(), strict=True):
-        for kind, style in (("estimated", "o"), ("learned", "x")):
-            panel.plot(means(runs, f"trace_{kind}"), style, ms=4, label=kind)
-        panel.set_title(name, fontsize=10)
-        panel.set_ylabel("trace of Σ")
-        panel.legend(fontsize=8)
-    panels[-1].set_xlabel("class")
+    panels = made.subplots(len(there), 2, squeeze=False, sharex=True)
+    for (left, right), (name, runs) in zip(panels, there.items(), strict=True):
+        estimated, learned = (np.array(means(runs, f"trace_{kind}")) for kind in ("estimated", "learned"))
+        left.plot(estimated, "o", ms=4, label="estimated")
+        left.plot(learned, "x", ms=4, label="learned")
+        left.set_title(name, fontsize=10)
+        left.set_ylabel("trace of Σ")
+        left.legend(fontsize=8)
+        moved = 100 * np.divide(learned - estimated, estimated, out=np.full_like(estimated, math.nan), where=estimated > 0)
+        right.plot(moved, "x", ms=4, color="C1")
+        right.set_title(f"{name}: learned against estimated", fontsize=10)
+        right.set_ylabel("difference, %")
+    for panel in panels[-1]:
+        panel.set_xlabel("class")
     return True
 
 
@@ -164,7 +172,7 @@ def draw_all(groups: dict[str, list[Run]], folder: Path) -> list[tuple[str, str]
     add("accuracy.png", "Accuracy of each class in the last epoch, mean over seeds, and its training images.", (8, 5),
         lambda new: draw_classes(groups, new))  # fmt: skip
     add("curves.png", "Training curves, one line a run.", (8, 7), lambda new: draw_curves(groups, new))
-    caption = "Trace of each class's covariance in the last epoch: estimated from features, and as the meta steps moved it."
+    caption = "Trace of each class's covariance in the last epoch: estimated, as the meta steps moved it, and how far."
     add("covariances.png", caption, (8, 1 + 2.5 * max(learning, 1)), lambda new: draw_covariances(groups, new))
     for number, (name, runs) in enumerate(groups.items()):
         confusion = runs[0].confusion()

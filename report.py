@@ -24,12 +24,13 @@ from sweeps import find_sweeps, sweep_table, write_choices
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
+p, figcaption { overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+figure { margin: 1rem 0; } img { width: 100%; min-width: 34rem; height: auto; } figcaption { color: #555; font-size: .9rem; }
 """
 EXPLAINED = (
     f"Test accuracy in per cent. many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, and fewer "
@@ -66,9 +67,9 @@ def main() -> None:
 
 def make_sections(runs: Sequence[Run], groups: dict[str, list[Run]]) -> list[Section]:
     """Return the tables of the report, those that have something to show."""
-    tables = [("", run_table(runs))]
+    tables = [("Each run", run_table(runs))]
     if any(len(group) > 1 for group in groups.values()):
-        tables.append(("Last epoch, mean ± standard deviation over seeds", group_table(groups)))
+        tables.insert(0, ("Last epoch, mean ± standard deviation over seeds", group_table(groups)))
     sections: list[Section] = [("Runs", EXPLAINED, tables)]
     published = published_tables(runs)
     if any("".join(table[2][1:]) for table in published.values()):
@@ -116,7 +117,9 @@ def html_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -
     parts.append("<h2>Figures</h2>")
     for name, caption in figures:
         words = html.escape(caption)
-        parts.append(f'<figure><img src="{html.escape(name)}" alt="{words}"><figcaption>{words}</figcaption></figure>')
+        file = html.escape(name)
+        image = f'<div class="wide"><a href="{file}"><img src="{file}" alt="{words}"></a></div>'
+        parts.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     return "\n".join([*parts, "</body></html>"]) + "\n"
 
 

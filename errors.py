@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,15 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def leave_if_nobody_reads() -> None:
+    """End the process with the status of a program killed by SIGPIPE, if stdout is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at the end is no error
+        sys.exit(141)
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's main; a `UserError` becomes one line on stderr and exit status 2, Ctrl-C status 130.
 
@@ -60,6 +70,9 @@ def run_main(main: Callable[[], None]) -> None:
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(stopped.status)
+    except BrokenPipeError:  # whoever reads our output, as `| head`, has read enough
+        leave_if_nobody_reads()
+        raise
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         sys.exit(130)

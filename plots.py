@@ -121,9 +121,15 @@ def draw_shots(groups: dict[str, list[Run]], made: Any) -> None:
     name_groups(groups, made)
 
 
+def learning(groups: dict[str, list[Run]]) -> dict[str, list[Run]]:
+    """Return the groups with runs whose meta steps moved covariances, and those runs."""
+    found = {name: [run for run in runs if "trace_learned" in run.summary["last"]] for name, runs in groups.items()}
+    return {name: runs for name, runs in found.items() if runs}
+
+
 def draw_covariances(groups: dict[str, list[Run]], made: Any) -> bool:
     """Draw each class's trace of Σ, estimated and as the meta steps moved it; return whether there is anything."""
-    there = {name: runs for name, runs in groups.items() if all("trace_learned" in run.summary["last"] for run in runs)}
+    there = learning(groups)
     if not there:
         return False
     panels = made.subplots(len(there), 2, squeeze=False, sharex=True)
@@ -166,17 +172,17 @@ def draw_all(groups: dict[str, list[Run]], folder: Path) -> list[tuple[str, str]
         if save(folder / file, size, draw):
             made.append((file, caption))
 
-    learning = sum(all("trace_learned" in run.summary["last"] for run in runs) for runs in groups.values())
     add("shots.png", "Accuracy in the last epoch by shot group, mean and standard deviation over seeds.", (8, 4),
         lambda new: draw_shots(groups, new))  # fmt: skip
     add("accuracy.png", "Accuracy of each class in the last epoch, mean over seeds, and its training images.", (8, 5),
         lambda new: draw_classes(groups, new))  # fmt: skip
     add("curves.png", "Training curves, one line a run.", (8, 7), lambda new: draw_curves(groups, new))
     caption = "Trace of each class's covariance in the last epoch: estimated, as the meta steps moved it, and how far."
-    add("covariances.png", caption, (8, 1 + 2.5 * max(learning, 1)), lambda new: draw_covariances(groups, new))
+    add("covariances.png", caption, (8, 1 + 2.5 * max(len(learning(groups)), 1)), lambda new: draw_covariances(groups, new))
     for number, (name, runs) in enumerate(groups.items()):
-        confusion = runs[0].confusion()
+        found = ((run, run.confusion()) for run in runs)
+        run, confusion = next((pair for pair in found if pair[1] is not None), (runs[0], None))
         if confusion is not None:
-            add(f"confusion_{number}.png", f"Confusion matrix of {runs[0].name} ({name}), last epoch.", (6, 5),
+            add(f"confusion_{number}.png", f"Confusion matrix of {run.name} ({name}), last epoch.", (6, 5),
                 partial(draw_confusion, confusion))  # fmt: skip
     return made

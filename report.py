@@ -26,7 +26,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
 p, figcaption { overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } summary { margin: 1rem 0; cursor: pointer; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -37,6 +37,7 @@ EXPLAINED = (
     f"than {FEW} training images. ECE: expected calibration error in per cent, smaller is better. The best epoch is chosen "
     "on the test set unless --select_on heldout is given, so compare the last ones."
 )
+FOLDED = 12  # longer tables open at a click
 CHOICES = "λ chosen without the test set"
 Section = tuple[str, str, list[tuple[str, Table]]]  # heading, text, titled tables
 
@@ -95,12 +96,15 @@ def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]
 
 
 def html_table(title: str, table: Table) -> str:
-    """Return a table that scrolls sideways where the page is narrow."""
+    """Return a table that scrolls sideways where the page is narrow, folded if it is long."""
     head, *rows = [[html.escape(cell) for cell in row] for row in table]
     lines = ["<tr><th>" + "</th><th>".join(head) + "</th></tr>"]
     lines += ["<tr><td>" + "</td><td>".join(row) + "</td></tr>" for row in rows]
-    caption = f"<p><b>{html.escape(title)}</b></p>\n" if title else ""
-    return f'{caption}<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
+    words = f"<b>{html.escape(title)}</b>"
+    inner = '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
+    if len(rows) > FOLDED:
+        return f"<details><summary>{words} ({len(rows)} lines)</summary>\n{inner}\n</details>"
+    return f"<p>{words}</p>\n{inner}" if title else inner
 
 
 def html_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:

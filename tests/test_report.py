@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -112,6 +113,15 @@ def test_a_report_of_a_folder_has_tables_pages_and_figures(run, folder, tmp_path
         assert f"]({name})" in text
         assert name in out
     assert f"{mean:.2f} ± {std:.2f}" in Page(page).cells
+
+
+def test_who_reads_the_first_line_only_gets_no_traceback(run, folder):
+    for k in range(300):  # more than a pipe holds
+        write_run(folder / "many", f"run_{'x' * 200}_{k}", seed=k, log=False)
+    command = f'{sys.executable} {ROOT}/report.py {folder} --out out 2>err | head -n 1; cat err >&2'
+    result = run("sh", "-c", command)
+    assert result.stdout.startswith("| runs ")
+    assert result.stderr == ""
 
 
 def test_the_published_tables_take_full_length_runs_only(folder):

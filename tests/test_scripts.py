@@ -146,6 +146,20 @@ def test_lam_is_chosen_on_held_out_images(run, tmp_path):
         assert "usage" in run("sh", ROOT / "scripts" / "select_lam.sh", *wrong, status=2).stderr
 
 
+def test_the_study_is_an_ablation_of_short_runs(run):
+    script = ROOT / "scripts" / "study.sh"
+    for variables, wanted in (({}, ("cifar100", "data")), ({"CIFAR_FOLDERS": "my"}, ("folder", "my/cifar100"))):
+        out = run("sh", script, "cifar100", "--lam", "0.5", PYTHON="echo", **variables).stdout
+        parsed = [options.parse_training("", line.split()[1:]) for line in out.splitlines() if "_train.py" in line]
+        assert len(parsed) == 21
+        assert {read.seed for read in parsed} == {1, 2, 3}
+        for read in parsed:
+            assert (read.dataset, read.data_root) == wanted
+            assert (read.arch, read.epochs, read.imb_factor, read.lam) == ("resnet14", 30, 0.01, 0.5)
+            assert read.idx == "ablation/cifar100"
+    assert "usage" in run("sh", script, "digits", status=2).stderr
+
+
 def cells_of(lines):
     return [(read.dataset, str(read.imb_factor), line.split("MetaSAug_")[1].split("_train")[0], read.seed)
             for line in lines if "_train.py" in line

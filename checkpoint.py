@@ -34,6 +34,7 @@ CHECKED = "checksum"  # the key of a dict whose file ends in one
 # What the keys of a checkpoint hold, besides state_dict and optimizer.
 KINDS: dict[str, type | tuple[type, ...]] = {
     "epoch": int, "flags": dict, "arch": str, "dataset": str, "class_names": list, "cls_num_list": list,
+    "train_digest": str,
     "imb_factor": (int, float, type(None)),
 }  # fmt: skip
 
@@ -212,7 +213,7 @@ def architecture(weights: Mapping[str, Tensor]) -> tuple[str, int | None]:
     head = weights.get("linear.weight")
     first = weights.get("conv1.weight")
     cifar_form = first is not None and first.shape == (16, 3, 3, 3) and len(set(blocks)) == 1 and blocks[0] > 0
-    return f"resnet{6 * blocks[0] + 2}" if cifar_form else "unknown", None if head is None else len(head)
+    return f"resnet{6 * blocks[0] + 2}" if cifar_form else "unknown", None if head is None or head.dim() != 2 else len(head)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{path} cannot be written ({reason}): make room or choose another --workdir") from error
+        raise UserError(f"{path} cannot be written ({reason}): make room or choose another folder") from error
 
 
 @contextmanager
@@ -42,18 +42,27 @@ def replacing(path: Path) -> Iterator[Path]:
         If it cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
-        yield temporary
-        os.replace(temporary, path)
+    try:
+        with writing(path):
+            yield temporary
+            os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
-def leave_if_nobody_reads() -> None:
-    """End the process with the status of a program killed by SIGPIPE, if stdout is a pipe that nobody reads any more."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    if any(event & select.POLLERR for _, event in poll.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at the end is no error
-        sys.exit(141)
+def nobody_reads() -> bool:
+    """Return whether stdout is a pipe whose reader is gone, as `| head` when it has read enough; if so, print to nowhere."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows, or no file
+        return False
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at the end is no error
+    return True
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -64,14 +73,16 @@ def run_main(main: Callable[[], None]) -> None:
     name = Path(sys.argv[0]).name
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         sys.exit(stopped.status)
-    except BrokenPipeError:  # whoever reads our output, as `| head`, has read enough
-        leave_if_nobody_reads()
+    except BrokenPipeError:
+        if nobody_reads():
+            sys.exit(141)  # the status of a program that SIGPIPE ended
         raise
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from checkpoint import keep_previous
 from errors import UserError, replacing
 from trained import FromPixels
 
@@ -31,7 +33,7 @@ def export(model: FromPixels, form: str, path: Path, class_names: Sequence[str],
     class_names:
         Kept as a JSON list: `class_names` of ONNX's metadata, the extra file class_names of TorchScript.
     pixels:
-        Images to compare on, two or more.
+        Images to compare on. A file that is at `path` already is kept as `path`.previous.
 
     Raises
     ------
@@ -41,14 +43,16 @@ def export(model: FromPixels, form: str, path: Path, class_names: Sequence[str],
         If the file's logits differ from those of PyTorch; then nothing is written.
     """
     names = json.dumps(list(class_names))
+    if len(pixels) == 1:
+        pixels = pixels.repeat(2, 1, 1, 1)  # the number of images must not become a constant of the file
     with replacing(path) as part, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both ways warn of deprecations inside PyTorch
         made = (onnx_logits if form == "onnx" else torchscript_logits)(model, part, names, pixels)
         own = model(pixels)
         difference = float((made - own).abs().max())
         if not difference <= TOLERANCE * float(own.abs().max().clamp(min=1)):
-            part.unlink()
             raise RuntimeError(f"the {form} file gives other logits than PyTorch: they differ by {difference:.3g}")
+        keep_previous(path)
     return difference
 
 
@@ -74,6 +78,8 @@ def onnx_logits(model: FromPixels, path: Path, names: str, pixels: Tensor) -> Te
 def torchscript_logits(model: FromPixels, path: Path, names: str, pixels: Tensor) -> Tensor:
     """Write TorchScript; return the logits that the file gives for `pixels`, one image alone and the others together."""
     traced = torch.jit.trace(model, (pixels[:2],))
-    traced.save(str(path), _extra_files={NAMES: names})
+    buffer = io.BytesIO()  # PyTorch's own writing of a file fails with other errors than a system's
+    torch.jit.save(traced, buffer, _extra_files={NAMES: names})
+    path.write_bytes(buffer.getbuffer())
     again = torch.jit.load(str(path))
     return torch.cat([again(pixels[:1]), again(pixels[1:])])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,14 @@ class ImageSet:
         """Return the images at `index`."""
         rows = torch.from_numpy(index)
         return replace(self, pixels=self.pixels[rows], targets=self.targets[rows])
+
+    def crc(self, value: int = 0) -> int:
+        """Return a checksum of pixels and targets, which are on the CPU, going on from `value`."""
+        return zlib.crc32(self.targets.numpy().tobytes(), zlib.crc32(self.pixels.numpy().tobytes(), value))
+
+    def digest(self) -> str:
+        """Return eight digits that tell these images and labels from others."""
+        return f"{self.crc():08x}"
 
     def to(self, device: torch.device) -> ImageSet:
         """Return the set on `device`."""
@@ -212,7 +221,7 @@ def decode(path: Path, upright: bool) -> Image.Image:
             with Image.open(path) as image:
                 return to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: check the list and the folder of the data") from error
+        raise UserError(f"{path} is missing: check the path, or the list and the folder of the data") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is absurdly large ({error}): remove it or make it smaller") from error
     except Exception as error:  # what a decoder raises on a damaged file depends on the format

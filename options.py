@@ -152,9 +152,7 @@ def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
 
 def binding(flags: LearningFlags) -> dict[str, object]:
     """Return the flags that a resumed run must have as the interrupted one had them, by name."""
-    values = asdict(flags)
-    unused = {"select_on", "num_heldout"} if values.get("select_on") == "test" else set()  # runs of before have neither
-    return {f"--{name}": value for name, value in values.items() if name not in FREE_FLAGS | unused}
+    return {f"--{name}": value for name, value in asdict(flags).items() if name not in FREE_FLAGS}
 
 
 def parse_training(description: str, argv: Sequence[str] | None = None) -> TrainingFlags:

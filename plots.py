@@ -76,6 +76,12 @@ def means(runs: Sequence[Run], key: str) -> list[float]:
     return [math.nan if None in column else statistics.mean(column) for column in columns]
 
 
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return, for each class, the mean over it and the four on either side, as far as there are any."""
+    near = (np.array(values[max(k - 4, 0) : k + 5]) for k in range(len(values)))
+    return [math.nan if np.isnan(part).all() else float(np.nanmean(part)) for part in near]
+
+
 def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
     """Draw the accuracy of each class in the last epoch, above its training images; nothing of unequal class counts."""
     if len({len(runs[0].summary["cls_num_list"]) for runs in groups.values()}) > 1:
@@ -90,7 +96,8 @@ def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
             places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(values))]
             upper.bar(places, values, width, label=name)
         else:
-            upper.plot(values, label=name, lw=1)
+            upper.plot(values, ".", ms=2, alpha=0.4, color=f"C{i % 10}")
+            upper.plot(smoothed(values), label=name, lw=1.5, color=f"C{i % 10}")
     upper.set_ylabel("test accuracy, %")
     upper.set_ylim(0, 105)
     name_groups(groups, made)
@@ -174,7 +181,8 @@ def draw_all(groups: dict[str, list[Run]], folder: Path) -> list[tuple[str, str]
 
     add("shots.png", "Accuracy in the last epoch by shot group, mean and standard deviation over seeds.", (8, 4),
         lambda new: draw_shots(groups, new))  # fmt: skip
-    add("accuracy.png", "Accuracy of each class in the last epoch, mean over seeds, and its training images.", (8, 5),
+    add("accuracy.png", "Accuracy of each class in the last epoch, mean over seeds, and its training images. With more than "
+        "20 classes the lines are means over nine neighbours.", (8, 5),
         lambda new: draw_classes(groups, new))  # fmt: skip
     add("curves.png", "Training curves, one line a run.", (8, 7), lambda new: draw_curves(groups, new))
     caption = "Trace of each class's covariance in the last epoch: estimated, as the meta steps moved it, and how far."

@@ -8,7 +8,7 @@ may have any size and format that Pillow reads; they are resized to 32x32, as in
 """
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +38,9 @@ def main() -> None:
         files = args.images[start : start + AT_ONCE]
         read = [read_or_reason(file) for file in files]
         problems += [str(found) for found in read if isinstance(found, UserError)]
-        pixels = {file: found for file, found in zip(files, read, strict=True) if not isinstance(found, UserError)}
-        for file, found in zip(pixels, probabilities(model, stacked(pixels.values())), strict=True):
+        good = [(file, found) for file, found in zip(files, read, strict=True) if not isinstance(found, UserError)]
+        pixels = stacked([found for _, found in good])
+        for (file, _), found in zip(good, probabilities(model, pixels), strict=True):
             print("\t".join([str(file), *most_probable(found, names, args.top)]))
     if problems:
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -66,9 +67,9 @@ def read_or_reason(file: Path) -> np.ndarray | UserError:
         return error
 
 
-def stacked(images: Collection[np.ndarray]) -> torch.Tensor:
+def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
     """Return pixels (N, 32, 32, 3) of images."""
-    return torch.from_numpy(np.array(list(images), dtype=np.uint8).reshape(-1, SIZE, SIZE, 3))
+    return torch.from_numpy(np.array(images, dtype=np.uint8).reshape(-1, SIZE, SIZE, 3))
 
 
 def most_probable(found: Sequence[float], names: Sequence[str], top: int) -> list[str]:

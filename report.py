@@ -38,7 +38,6 @@ EXPLAINED = (
     "on the test set unless --select_on heldout is given, so compare the last ones."
 )
 FOLDED = 12  # longer tables open at a click
-CHOICES = "λ chosen without the test set"
 Section = tuple[str, str, list[tuple[str, Table]]]  # heading, text, titled tables
 
 
@@ -51,17 +50,20 @@ def main() -> None:
     runs = read_runs(args.runs)
     groups = grouped(runs)
     sections = make_sections(runs, groups)
-    shown = [sections[0], *(section for section in sections if section[0] == CHOICES)]
-    print("\n\n".join(markdown(table) for _, _, tables in shown for _, table in tables))
+    print("\n\n".join(markdown(table) for _, table in sections[0][2]))
+    sweeps = find_sweeps(runs)
+    for sweep in sweeps:
+        print(f"\nλ on held-out training images, {sweep.title}\n{markdown(sweep_table(sweep))}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         figures = draw_all(groups, args.out)
-        if sweeps := find_sweeps(runs):
-            write_choices(sweeps, args.out / "chosen_lam.csv")
+        notes = write_choices(sweeps, args.out / "chosen_lam.csv")
         (args.out / "report.md").write_text(markdown_page(sections, figures), encoding="utf-8")
         (args.out / "report.html").write_text(html_page(sections, figures), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written ({error.strerror})") from error
+    for note in notes:
+        print(note)
     names = ", ".join(name for name, _ in figures)
     print(f"wrote {args.out / 'report.html'}, report.md and {names} beside it")
 
@@ -79,7 +81,7 @@ def make_sections(runs: Sequence[Run], groups: dict[str, list[Run]]) -> list[Sec
     sweeps = find_sweeps(runs)
     if sweeps:
         text = "Chosen: the highest accuracy on held-out training images, mean over classes, last epoch; see chosen_lam.csv."
-        sections.append((CHOICES, text, [(sweep.title, sweep_table(sweep)) for sweep in sweeps]))
+        sections.append(("λ chosen without the test set", text, [(sweep.title, sweep_table(sweep)) for sweep in sweeps]))
     return sections
 
 

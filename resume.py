@@ -25,6 +25,8 @@ RECORD = {"epoch": int, "since": int, "seconds": float, "best": dict, "last": di
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
+BEFORE = {"--select_on": "test", "--num_heldout": None}  # of runs that were made before there was a choice
+
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch (every device), numpy and Python."""
@@ -109,7 +111,7 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
         That names the first that differs, and both values.
     """
     recorded = inner.get("binding")
-    recorded = recorded if isinstance(recorded, Mapping) else {}
+    recorded = {**BEFORE, **(recorded if isinstance(recorded, Mapping) else {})}
     for key, value in own.items():
         if key not in recorded:
             raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
@@ -156,7 +158,9 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
         raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
     if isinstance(start, int) and epoch > start:
         raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {start}")
-    for key in ("dataset", "class_names", "cls_num_list", *STAGE1_FLAGS):
+    if "train_digest" not in recorded and own["select_on"] == "heldout":
+        raise UserError(f"--stage1 {path} is of an older version, which does not say what it was trained on: train it anew")
+    for key in ("dataset", "class_names", "cls_num_list", "train_digest", *STAGE1_FLAGS):
         if key in recorded and differs(recorded[key], own[key]):
             theirs = " ".join(str(recorded[key]).split())
             raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {own[key]}")

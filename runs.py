@@ -45,8 +45,8 @@ class Run:
         if given.get("dataset") in ("folder", "custom"):  # one's own, told apart by the folder's name
             given["dataset"] = f"{given['dataset']} {Path(given.get('data_root', '')).name}"
         unused = UNUSED.get(str(given.get("stage2")), set()) | FREE_FLAGS - {"epochs"} | {"seed"}
-        if given.get("select_on", "test") == "test":  # as in runs of before there was a choice
-            unused |= {"select_on", "num_heldout"}
+        if given.setdefault("select_on", "test") == "test":  # as in runs of before there was a choice
+            unused |= {"num_heldout"}
         return {key: value for key, value in given.items() if key not in unused}
 
     def beside(self, end: str) -> Path:
@@ -133,7 +133,8 @@ def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
         flags = group[0].flags
         own = [key for key in telling if key in flags]
         words = [str(flags[key]) if key in SAY_ALONE else f"{key} {flags[key]}" for key in own]
-        named[" ".join(words) or "all"] = group
+        name = " ".join(words) or "all"
+        named[f"{name} ({group[0].name})" if name in named else name] = group
     return named
 
 
@@ -181,7 +182,7 @@ def published_tables(runs: Sequence[Run]) -> dict[str, Table]:
         title = f"{cell['loss']}, {cell['dataset'].upper().replace('CIFAR', 'CIFAR-')}-LT"
         rows = tables.setdefault(title, [["imbalance ratio"], ["published error"], ["ours"], ["difference"]])
         wanted = {**FULL_LENGTH, "loss": cell["loss"], "dataset": cell["dataset"], "imb_factor": float(cell["imb_factor"])}
-        whole = [run for run in runs if "select_on" not in run.flags]  # the others trained on fewer images
+        whole = [run for run in runs if run.flags["select_on"] == "test"]  # the others trained on fewer images
         errors = [100 - run.summary["last"]["acc1"] for run in whole if wanted.items() <= run.flags.items()]
         published = float(cell["error"])
         column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], "", ""]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from errors import replacing
 from runs import Run, Table, figure, spread
 
 COLUMNS = ("dataset", "loss", "imb_factor", "lam", "source")
@@ -16,17 +18,18 @@ HELDOUT = "heldout_acc1"
 
 
 class Sweep(NamedTuple):
-    """Runs that differ in λ and seed only, by λ, and the λ whose held-out accuracy in the last epoch is the highest."""
+    """Runs that differ in λ and seed only, by λ, all with the same seeds, and the λ with the highest held-out accuracy."""
 
     cell: tuple[str, str, str]  # data set, loss, imb_factor
+    network: str  # architecture and length
     runs: dict[float, list[Run]]
     chosen: float
 
     @property
     def title(self) -> str:
-        """Data set, loss and imb_factor in words."""
+        """Data set, loss, imb_factor and network in words."""
         dataset, loss, imb_factor = self.cell
-        return f"{loss}, {dataset}" + (f", imb_factor {imb_factor}" if imb_factor else "")
+        return ", ".join([loss, dataset, *([f"imb_factor {imb_factor}"] if imb_factor else []), self.network])
 
 
 def heldout_mean(runs: Sequence[Run]) -> float:
@@ -34,10 +37,17 @@ def heldout_mean(runs: Sequence[Run]) -> float:
     return statistics.mean(figure(run.summary["last"], HELDOUT) for run in runs)
 
 
+def of_common_seeds(by_lam: dict[float, list[Run]]) -> dict[float, list[Run]]:
+    """Return the runs of those seeds that every λ has, λ ascending: others would compare seeds, not λ."""
+    seeds = {lam: {run.summary["flags"].get("seed"): run for run in runs} for lam, runs in by_lam.items()}
+    common = set.intersection(*(set(own) for own in seeds.values()))
+    return {lam: [own[seed] for seed in sorted(common)] for lam, own in sorted(seeds.items())} if common else {}
+
+
 def find_sweeps(runs: Sequence[Run]) -> list[Sweep]:
     """Return the sweeps over λ among `runs`: of those with held-out images that differ in λ and seed only, two λ or more.
 
-    Of equally good λ the smallest is chosen.
+    The last epoch's accuracy counts. Of equally good λ the smallest is chosen.
     """
     found: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
@@ -46,12 +56,12 @@ def find_sweeps(runs: Sequence[Run]) -> list[Sweep]:
             found.setdefault(others, {}).setdefault(float(run.flags["lam"]), []).append(run)
     sweeps = []
     for key, by_lam in found.items():
-        if len(by_lam) > 1:
-            flags = json.loads(key)
+        flags, common = json.loads(key), of_common_seeds(by_lam)
+        if len(common) > 1:
             imb_factor = flags.get("imb_factor")
             cell = str(flags.get("dataset")), str(flags.get("loss")), "" if imb_factor is None else f"{imb_factor:g}"
-            ordered = dict(sorted(by_lam.items()))
-            sweeps.append(Sweep(cell, ordered, max(ordered, key=lambda lam: heldout_mean(ordered[lam]))))
+            network = f"{flags.get('arch')}, {flags.get('epochs')} epochs"
+            sweeps.append(Sweep(cell, network, common, max(common, key=lambda lam: heldout_mean(common[lam]))))
     return sweeps
 
 
@@ -61,17 +71,25 @@ def sweep_table(sweep: Sweep) -> Table:
     for lam, runs in sweep.runs.items():
         columns = [[figure(run.summary["last"], key) for run in runs] for key in (HELDOUT, "acc1")]
         mark = "chosen" if lam == sweep.chosen else ""
-        rows.append([f"{lam:g}", str(len(runs)), *map(spread, columns), mark])
+        rows.append([repr(lam), str(len(runs)), *map(spread, columns), mark])
     return rows
 
 
-def write_choices(sweeps: Sequence[Sweep], path: Path) -> None:
-    """Write the chosen λ of each sweep as CSV, in the form of results/lam.csv."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for sweep in sweeps:
-            accuracy, seeds = heldout_mean(sweep.runs[sweep.chosen]), len(sweep.runs[sweep.chosen])
-            tried = " ".join(f"{lam:g}" for lam in sweep.runs)
-            source = f"best of {tried} on held-out training images ({accuracy:.2f} %; seeds: {seeds})"
-            writer.writerow((*sweep.cell, f"{sweep.chosen:g}", source))
+def write_choices(sweeps: Sequence[Sweep], path: Path) -> list[str]:
+    """Write the chosen λ as CSV, in the form of results/lam.csv; without a choice there is no file.
+
+    Returns lines to print about cells that have several sweeps, as of two networks: none of them is written.
+    """
+    path.unlink(missing_ok=True)
+    number = Counter(sweep.cell for sweep in sweeps)
+    alone = [sweep for sweep in sweeps if number[sweep.cell] == 1]
+    if alone:
+        with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for sweep in alone:
+                runs = sweep.runs[sweep.chosen]
+                tried = " ".join(map(repr, sweep.runs))
+                source = f"best of {tried} on held-out training images ({heldout_mean(runs):.2f} %; seeds: {len(runs)})"
+                writer.writerow((*sweep.cell, repr(sweep.chosen), source))
+    return [f"note: several sweeps of {' '.join(cell)}: not in {path}" for cell, times in number.items() if times > 1]

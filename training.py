@@ -17,7 +17,7 @@ from announce import describe, stages
 from checkpoint import load_checkpoint, load_weights, save_checkpoint
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from engine import Batch, EpochResult, make_optimizer, train_one_epoch, train_one_epoch_meta, validate
-from errors import UserError
+from errors import Stopped, UserError, nobody_reads
 from keeper import Keeper, only_run
 from loss import EstimatorCV, traces
 from meta_step import Criterion, augmented_step, meta_step, plain_step
@@ -44,14 +44,19 @@ def training_run(flags: TrainingFlags, loss_name: str) -> Iterator[Run]:
     UserError
         If flags, data or files do not fit.
     Stopped
-        At SIGTERM or SIGINT, after what `--resume` needs is saved.
+        At SIGTERM or SIGINT, after what `--resume` needs is saved; or where stdout is a pipe that nobody reads any more.
     """
     make_model(flags.arch, 2)  # a wrong name is said before the data are read
     folder = output_folder(flags.workdir, flags.idx, flags.save_name)
     with only_run(folder / f"{flags.save_name}.lock"):
         run = Run(flags, loss_name, folder)
-        with run.keeper.signals:
-            yield run
+        try:
+            with run.keeper.signals:
+                yield run
+        except BrokenPipeError as error:
+            if nobody_reads():
+                raise Stopped("nobody reads its output; to go on, give the same command with --resume auto", 141) from error
+            raise
 
 
 class Run:
@@ -70,7 +75,7 @@ class Run:
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, num_heldout)
         self.class_names = data.train.class_names
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
-        self.cls_num_list = data.cls_num_list
+        self.cls_num_list, self.train_digest = data.cls_num_list, data.train.digest()
         self.binding = {"loss": loss_name, **binding(flags), "data": data.digest()}
         seed_everything(flags.seed)
         found = find_state(flags.resume, folder / f"{flags.save_name}_resume.pth.tar") if flags.resume else None
@@ -144,7 +149,8 @@ class Run:
             If the checkpoint is past --meta_start, or was trained on other data or with other flags.
         """
         state = load_checkpoint(path)
-        own = {**asdict(self.flags), "class_names": self.class_names, "cls_num_list": self.cls_num_list}
+        facts = {name: getattr(self, name) for name in ("class_names", "cls_num_list", "train_digest")}
+        own = {**asdict(self.flags), **facts}
         epoch = stage1_epoch(state, own, path)
         load_weights(self.model, state["state_dict"], path)
         try:
@@ -304,6 +310,7 @@ class Run:
             "imb_factor": self.flags.imb_factor,
             "class_names": self.class_names,
             "cls_num_list": self.cls_num_list,
+            "train_digest": self.train_digest,
             "flags": asdict(self.flags),
         }
 

@@ -10,6 +10,7 @@ name=$1
 shift
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
+own_flags "--seed --stage2 --stage1" "$@"
 workdir=$(workdir_of "$@")
 runs=$workdir/checkpoint/ours/ablation/$name
 summaries=

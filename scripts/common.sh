@@ -23,13 +23,46 @@ train() {
   fi
 }
 
-# lam_of DATASET LOSS IMB_FACTOR: print the cell's λ: that of the file LAM_TABLE, if there is one, else of results/lam.csv.
+# lam_of DATASET LOSS IMB_FACTOR: print the cell's λ: that of the file LAM_TABLE, if it has one, else of results/lam.csv.
 lam_of() {
-  if [ -n "${LAM_TABLE:-}" ] && [ ! -f "$LAM_TABLE" ]; then
-    echo "error: LAM_TABLE $LAM_TABLE is not there: name a file of the form of results/lam.csv" >&2
+  for table in "${LAM_TABLE:-}" "$code/results/lam.csv"; do
+    [ -n "$table" ] || continue
+    lam=$(awk -F, -v dataset="$1" -v loss="$2" -v factor="$3" '
+      { sub(/\r$/, "") }
+      NR == 1 && !/^dataset,loss,imb_factor,lam/ { exit 2 }
+      $1 == dataset && $2 == loss && $3 + 0 == factor + 0 { print $4 == "" ? "nothing" : $4; exit }' "$table" 2>/dev/null) || {
+      echo "error: $table cannot be read as a table of λ: its first line is to be dataset,loss,imb_factor,lam,source" >&2
+      return 2
+    }
+    case $lam in
+      "") ;;
+      *[!0-9.e-]*) echo "error: $table has λ $lam for $1 $2 $3: a number is needed" >&2 && return 2 ;;
+      *) printf '%s\n' "$lam" && return ;;
+    esac
+  done
+  echo "error: no table has a λ for $1 $2 $3" >&2
+  return 2
+}
+
+# own_flags "FLAG..." WORD...: refuse the flags, which the script sets itself, among the words; dashes and underscores alike.
+own_flags() {
+  flags=$1
+  shift
+  for word in "$@"; do
+    spelled=$(printf '%s' "$word" | tr _ -)
+    for flag in $flags; do
+      case $spelled in "$flag" | "$flag"=*) echo "error: this script sets $flag itself: leave it out" >&2 && return 2 ;; esac
+    done
+  done
+}
+
+# same_lam SAVE_NAME LAM: refuse a finished run of another λ than the table now says.
+same_lam() {
+  summary=$runs/${1}_summary.json
+  [ -n "${LAM_TABLE:-}" ] && [ -s "$summary" ] || return 0
+  trained=$(sed -n 's/^ *"lam": \([0-9.e-]*\),*$/\1/p' "$summary")
+  awk -v a="$trained" -v b="$2" 'BEGIN { exit !(a + 0 == b + 0) }' || {
+    echo "error: $1 was trained with λ $trained, $LAM_TABLE says $2: name another --workdir" >&2
     return 2
-  fi
-  cat ${LAM_TABLE:+"$LAM_TABLE"} "$code/results/lam.csv" |
-    awk -F, -v dataset="$1" -v loss="$2" -v factor="$3" \
-      '$1 == dataset && $2 == loss && $3 + 0 == factor + 0 { print $4; found = 1; exit } END { exit !found }'
+  }
 }

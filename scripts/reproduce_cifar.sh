@@ -4,7 +4,8 @@
 #   SEEDS="1 2 3" sh scripts/reproduce_cifar.sh
 #   sh scripts/reproduce_cifar.sh --shard 2/5          the second of five machines that share the work
 # A finished cell is skipped, an interrupted one resumed: give the same command again. Both losses of a cell have the same
-# stage 1: it is trained once, by CE. λ: results/lam.csv, before it LAM_TABLE=FILE of select_lam.sh. Runs: WORKDIR/checkpoint/ours/reproduce. With shards the report holds what is finished.
+# stage 1: it is trained once, by CE. λ is that of results/lam.csv, or of LAM_TABLE=FILE, as select_lam.sh writes one.
+# Runs: WORKDIR/checkpoint/ours/reproduce. With shards the report holds what is finished.
 set -eu
 shard=1 shards=1
 if [ "${1:-}" = --shard ]; then
@@ -18,6 +19,8 @@ if [ "${1:-}" = --shard ]; then
 fi
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
+own_flags "--seed --imb-factor --dataset" "$@"
+[ -z "${LAM_TABLE:-}" ] || own_flags --lam "$@"
 workdir=$(workdir_of "$@")
 runs=$workdir/checkpoint/ours/reproduce
 number=0
@@ -29,6 +32,8 @@ for seed in ${SEEDS:-42}; do
       cell=imb${imb_factor}_seed$seed
       ce=$(lam_of $dataset CE $imb_factor)
       ldam=$(lam_of $dataset LDAM $imb_factor)
+      same_lam MetaSAug_${dataset}_CE_$cell "$ce"
+      same_lam MetaSAug_${dataset}_LDAM_$cell "$ldam"
       set -- --seed $seed --dataset $dataset --num_classes ${dataset#cifar} --imb_factor $imb_factor --lr 0.1 "$@"
       train CE reproduce MetaSAug_${dataset}_CE_$cell --lam "$ce" "$@"
       train LDAM reproduce MetaSAug_${dataset}_LDAM_$cell --lam "$ldam" \

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -271,6 +272,38 @@ def test_the_best_epoch_is_chosen_on_held_out_images(main, tmp_path):
     state = torch.load(checkpoints(tmp_path, "0", "held")[0], weights_only=True)
     assert state["epoch"] == summary["best"]["epoch"] + 1
     assert state["cls_num_list"] == summary["cls_num_list"]
+
+
+def test_a_stage_1_of_the_images_now_held_out_is_refused(main, tmp_path):
+    """As many images a class, but others: 15 to the meta set, or 10 to it and 5 held out."""
+    flags = [*QUICK, "--imb_factor", "1", "--epochs", "2", "--meta_start", "1"]
+    main("MetaSAug_CE_train.py", *flags, "--num_meta", "15", "--save_name", "a")
+    folder = tmp_path / "checkpoint" / "ours" / "0"
+    held = [*flags, "--select_on", "heldout", "--num_heldout", "5"]
+    stage1 = ["--stage1", str(folder / "a_stage1.pth.tar")]
+
+    def begin(*given):
+        words = [*held, *given, "--workdir", str(tmp_path), "--save_name", "b"]
+        return training.Run(options.parse_training("", words), "CE", folder)
+
+    with pytest.raises(UserError, match="was trained with train_digest"):
+        begin(*stage1)
+    state = torch.load(folder / "a_stage1.pth.tar", weights_only=True)
+    assert state["cls_num_list"] == begin().cls_num_list  # so the counts do not tell
+    for key in ("train_digest", "checksum"):
+        del state[key]
+    torch.save(state, folder / "a_stage1.pth.tar")
+    with pytest.raises(UserError, match="older version"):
+        begin(*stage1)
+
+
+def test_a_training_whose_output_nobody_reads_says_how_to_go_on(run):
+    script, flags = ROOT / "MetaSAug_CE_train.py", " ".join([*QUICK, "--epochs", "30", "-p", "1"])
+    result = run("sh", "-c", f"{{ {sys.executable} {script} {flags}; echo status $? >&2; }} | head -n 8")
+    assert result.stdout.count("\n") == 8
+    assert "nobody reads its output; to go on, give the same command with --resume auto" in result.stderr
+    assert result.stderr.splitlines()[-1] == "status 141"
+    assert len(result.stderr.splitlines()) == 2
 
 
 def test_which_figure_chooses_the_best_epoch(tmp_path):

@@ -144,6 +144,9 @@ def test_held_out_images_are_spare_ones_first_and_a_fifth_of_a_class_at_most(spa
 def test_held_out_images_are_apart_from_all_others():
     """Digits: about 125 images a class, of which the long tail leaves most of the rare classes' out."""
     whole = data_utils.build_dataset("digits", 10, 0.05)
+    kept = np.arange(50)
+    assert set(data_utils.hold_out(np.zeros(99, int), kept, np.arange(99), 9, 1)[0]) != set(range(50, 59))  # drawn, not cut
+    assert set(data_utils.hold_out(np.zeros(50, int), kept, kept, 9, 1)[0]) != set(range(9))
     data = data_utils.build_dataset("digits", 10, 0.05, num_heldout=30)
     sets = [{bytes(p.numpy()) for p in part.pixels} for part in (data.train, data.meta, data.test, data.heldout)]
     assert sum(map(len, sets)) == len(set().union(*sets))

@@ -103,6 +103,13 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path):
         places.output_folder(str(tmp_path / "new"), "0", "n" * 300)
 
 
+def test_held_out_images_need_the_choice_that_uses_them():
+    with pytest.raises(UserError, match="--num_heldout 5 holds nothing out unless --select_on is heldout"):
+        options.parse_training("", ["--num_heldout", "5"])
+    with pytest.raises(UserError, match="--num_heldout 0 makes no sense"):
+        options.parse_training("", ["--num_heldout", "0", "--select_on", "heldout"])
+
+
 def test_devices(monkeypatch):
     assert places.choose_device(0, no_cuda=True).type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

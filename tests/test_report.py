@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import statistics
 import sys
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 import runs as rooms
+from plots import smoothed
 from report import html_page, html_table, markdown_page
 
 FLAGS = {"dataset": "cifar10", "imb_factor": 0.01, "stage2": "metasaug", "lam": 0.75, "meta_lr": 0.1, "epochs": 200,
@@ -45,27 +47,19 @@ def folder(tmp_path):
 
 def test_lam_is_chosen_by_held_out_accuracy_over_seeds_cell_by_cell(main, tmp_path):
     """Where the test set would choose another, and where one seed would."""
-    held = {"select_on": "heldout", "num_heldout": None}
     table = {  # data set, λ: held-out accuracy of two seeds
         ("cifar10", 0.25): (50.0, 52.0), ("cifar10", 0.5): (51.9, 51.9), ("cifar10", 1.0): (40.0, 53.0),
         ("cifar100", 0.25): (20.0, 21.0), ("cifar100", 0.5): (20.0, 21.0), ("digits", 0.5): (90.0, 91.0),
     }  # fmt: skip
     for (dataset, lam), accuracies in table.items():
         for seed, accuracy in enumerate(accuracies):
-            name = f"{dataset}_{lam}_{seed}"
-            write_run(tmp_path / "runs", name, seed, accuracy=90 - accuracy, dataset=dataset, lam=lam, **held)
-            path = tmp_path / "runs" / f"{name}_summary.json"
-            summary = json.loads(path.read_text())
-            summary["last"]["heldout_acc1"] = accuracy
-            path.write_text(json.dumps(summary))
+            held_out(tmp_path / "runs", f"{dataset}_{lam}_{seed}", accuracy, seed, dataset=dataset, lam=lam)
     out = main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
     chosen = [line.split("|")[1:4] for line in out.splitlines() if "| chosen |" in line]
     # cifar100 comes before cifar10, as the files' names go
     assert [[cell.strip() for cell in row[:2]] for row in chosen] == [["0.25", "2"], ["0.5", "2"]]
     assert "51.90 ± 0.00" in chosen[1][2]
-    with open(tmp_path / "out" / "chosen_lam.csv", newline="") as file:
-        rows = [[row[key] for key in ("dataset", "loss", "imb_factor", "lam")] for row in csv.DictReader(file)]
-    assert rows == [["cifar100", "LDAM", "0.01", "0.25"], ["cifar10", "LDAM", "0.01", "0.5"]]
+    assert choices(tmp_path) == [["cifar100", "LDAM", "0.01", "0.25"], ["cifar10", "LDAM", "0.01", "0.5"]]
     page = (tmp_path / "out" / "report.md").read_text()
     assert "λ chosen without the test set" in page
     assert "Against the publication" not in page  # trained on fewer images than the published ones
@@ -115,6 +109,64 @@ def test_a_report_of_a_folder_has_tables_pages_and_figures(run, folder, tmp_path
     assert f"{mean:.2f} ± {std:.2f}" in Page(page).cells
 
 
+def held_out(folder, name, accuracy, seed=0, **flags):
+    """Write a run of a sweep, whose accuracy on the test set would choose the other way round."""
+    write_run(folder, name, seed, accuracy=90 - accuracy, **{"select_on": "heldout", "num_heldout": None, **flags})
+    path = folder / f"{name}_summary.json"
+    summary = json.loads(path.read_text())
+    summary["last"]["heldout_acc1"] = accuracy
+    path.write_text(json.dumps(summary))
+
+
+def choices(tmp_path):
+    path = tmp_path / "out" / "chosen_lam.csv"
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        return [[row[key] for key in ("dataset", "loss", "imb_factor", "lam")] for row in csv.DictReader(file)]
+
+
+def test_lam_is_compared_on_the_seeds_that_all_have(main, tmp_path):
+    for seed, accuracy in ((1, 60.0), (2, 50.0), (3, 40.0)):
+        held_out(tmp_path / "runs", f"low_{seed}", accuracy, seed, lam=0.25)
+    held_out(tmp_path / "runs", "high_1", 55.0, 1, lam=0.1234567)
+    out = main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    assert choices(tmp_path) == [["cifar10", "LDAM", "0.01", "0.25"]]
+    assert "60.00" in next(line for line in out.splitlines() if "| chosen |" in line)
+    held_out(tmp_path / "runs", "high_1", 65.0, 1, lam=0.1234567)
+    main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    assert choices(tmp_path) == [["cifar10", "LDAM", "0.01", "0.1234567"]]
+    held_out(tmp_path / "runs", "high_1", 55.0, 4, lam=0.1234567)  # no seed in common: nothing to choose
+    main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    assert choices(tmp_path) is None
+
+
+def test_sweeps_of_two_networks_make_no_choice_for_the_cell(main, tmp_path):
+    for arch in ("resnet20", "resnet32"):
+        for lam in (0.25, 0.5):
+            held_out(tmp_path / "runs", f"{arch}_{lam}", 50 + lam, arch=arch, lam=lam)
+    out = main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    assert choices(tmp_path) is None
+    assert "note: several sweeps of cifar10 LDAM 0.01: not in" in out
+    for arch in ("resnet20", "resnet32"):
+        assert f"λ on held-out training images, LDAM, cifar10, imb_factor 0.01, {arch}, 200 epochs" in out
+
+
+def test_a_table_of_many_rows_is_folded():
+    rows = [["run"], *[[str(k)] for k in range(12)]]
+    assert "<details>" not in html_table("Each run", rows)
+    assert "<details><summary><b>Each run</b> (13 lines)</summary>" in html_table("Each run", [*rows, ["12"]])
+
+
+def test_runs_from_before_there_were_held_out_images_are_those_without(tmp_path):
+    write_run(tmp_path, "old", seed=1)
+    write_run(tmp_path, "new", seed=2, select_on="test", num_heldout=None)
+    write_run(tmp_path, "held", seed=3, select_on="heldout", num_heldout=None)
+    groups = rooms.grouped(rooms.read_runs([tmp_path]))
+    members = {name: sorted(run.name for run in group) for name, group in groups.items()}
+    assert members == {"select_on heldout": ["held"], "select_on test": ["new", "old"]}
+
+
 def test_who_reads_the_first_line_only_gets_no_traceback(run, folder):
     for k in range(300):  # more than a pipe holds
         write_run(folder / "many", f"run_{'x' * 200}_{k}", seed=k, log=False)
@@ -122,6 +174,8 @@ def test_who_reads_the_first_line_only_gets_no_traceback(run, folder):
     result = run("sh", "-c", command)
     assert result.stdout.startswith("| runs ")
     assert result.stderr == ""
+    few = f"{{ {sys.executable} {ROOT}/report.py {folder}/a --out out; echo status $? >&2; }} | true"
+    assert run("sh", "-c", few).stderr == "status 141\n"  # less than fills the buffer
 
 
 def test_the_published_tables_take_full_length_runs_only(folder):
@@ -192,3 +246,13 @@ def test_a_damaged_file_of_a_run_is_named(refused, folder, end):
     path = folder / "a" / f"metasaug_1{end}"
     path.write_bytes(path.read_bytes()[:40])
     assert path.name in refused("report.py", folder)
+
+
+def test_the_line_over_many_classes_is_the_mean_of_nine_neighbours():
+    values = [float(k**2) for k in range(12)]
+    values[3] = math.nan
+    found = smoothed(values)
+    for k in range(12):
+        near = [v for v in values[max(k - 4, 0) : min(k + 5, 12)] if not math.isnan(v)]
+        assert found[k] == pytest.approx(statistics.mean(near))
+    assert math.isnan(smoothed([math.nan])[0])

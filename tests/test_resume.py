@@ -31,7 +31,8 @@ from loss import MetaSAugLDAM
 from runlog import Meter
 
 FLAGS = ["--dataset", "digits", "--imb_factor", "0.1", "--arch", "resnet8", "--batch-size", "64", "--no-cuda"]
-TRAIN = [*FLAGS, "--threads", "1", "--epochs", "4", "--meta_start", "2", "--lam", "0.5", "--save_name", "a"]
+TRAIN = [*FLAGS, "--threads", "1", "--epochs", "4", "--meta_start", "2", "--lam", "0.5", "--save_name", "a",
+         "--select_on", "heldout"]  # fmt: skip
 TRAIN += ["--save_every", "0", "-p", "1"]
 
 
@@ -264,6 +265,8 @@ def test_another_folder_goes_on_with_copies_and_epochs_may_grow(whole, run, refu
         ("data", ["--imb_factor", "0.2"]),
         ("--epochs 4, this run has 3", ["--epochs", "3"]),
         ("--meta_start 2, this run has 1", ["--meta_start", "1"]),
+        ("--select_on heldout, this run has test", ["--select_on", "test"]),
+        ("--num_heldout None, this run has 3", ["--num_heldout", "3"]),
     ):
         flags = options.parse_training("", [str(w) for w in [*TRAIN, "--resume", source, "--workdir", tmp_path, *changed]])
         with pytest.raises(UserError, match=re.escape(words) if words != "data" else "imb_factor 0.1, this run has 0.2"):

@@ -113,7 +113,11 @@ def test_a_table_of_lam_goes_before_that_of_the_project(run, tmp_path):
         lams = {(read.dataset, read.imb_factor): read.lam for read in parsed}
         assert lams[("cifar10", 0.05)] == wanted
         assert [lam for cell, lam in lams.items() if cell != ("cifar10", 0.05)] == [0.75] * 9
-    assert "gone.csv is not there" in run("sh", script, PYTHON="echo", LAM_TABLE="gone.csv", status=2).stderr
+    (tmp_path / "semicolons.csv").write_text("dataset;loss;imb_factor;lam\ncifar10;CE;0.05;0.125\n")
+    (tmp_path / "word.csv").write_text("dataset,loss,imb_factor,lam\ncifar10,CE,0.05,much\n")
+    for table in ("gone.csv", "semicolons.csv", "word.csv"):
+        assert table in run("sh", script, PYTHON="echo", LAM_TABLE=table, status=2).stderr
+    assert "gone.csv cannot be read" in run("sh", script, PYTHON="echo", LAM_TABLE="gone.csv", status=2).stderr
     with open(ROOT / "results" / "lam.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row for row in rows if row["source"] == "published command"] == [
@@ -136,12 +140,21 @@ def test_lam_is_chosen_on_held_out_images(run, tmp_path):
     assert out.count("epoch 0  train loss") == 1  # stage 1 was trained once
     best = max(last, key=last.get)
     assert last["0.5"] != last["100"]
-    assert re.search(rf"^\| {best} +\| 1 +\| {last[best]:.2f} +\| [\d.]+ +\| chosen \|$", out, re.M)
+    assert re.search(rf"^\| {float(best)} +\| 1 +\| {last[best]:.2f} +\| [\d.]+ +\| chosen \|$", out, re.M)
     with open(folder / "report" / "chosen_lam.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert [row[key] for key in ("dataset", "loss", "imb_factor", "lam")] == ["digits", "LDAM", "0.05", best]
+    assert [row[key] for key in ("dataset", "loss", "imb_factor", "lam")] == ["digits", "LDAM", "0.05", str(float(best))]
     again = run("sh", "-c", command, "sh", *flags).stdout
     assert again.count(" is finished") == 2
+    more = command.replace("0.5 100", "100 200")
+    out = run("sh", "-c", more, "sh", *flags).stdout  # a further λ joins, with the same stage 1
+    assert "epoch 0  train loss" not in out
+    assert re.search(r"^\| 200\.0 ", out, re.M)
+    assert re.search(r"^\| 0\.5 ", out, re.M)
+    for owned in ("--lam", "--seed", "--select_on", "--select-on=test"):
+        assert "leave it out" in run("sh", "-c", command, "sh", *flags, owned, "1", status=2).stderr
+    alone = f'LAMS=0.5 sh {ROOT}/scripts/select_lam.sh CE alone "$@"'
+    assert "nothing was chosen" in run("sh", "-c", alone, "sh", *flags, status=2).stderr
     for wrong in ([], ["LDAM"], ["ldam", "x"], ["CE", "--epochs"]):
         assert "usage" in run("sh", ROOT / "scripts" / "select_lam.sh", *wrong, status=2).stderr
 

@@ -92,6 +92,29 @@ def test_a_network_that_does_not_come_out_the_same_is_not_written(state, checkpo
     assert set(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_one_image_is_enough_and_what_was_there_is_kept(state, checkpoint, tmp_path, form):
+    path = tmp_path / "x.pt"
+    path.write_text("precious")
+    export(FromPixels(restored(state, checkpoint)), form, path, NAMES, random_pixels(1))
+    assert (tmp_path / "x.pt.previous").read_text() == "precious"
+    pixels = random_pixels(4)
+    if form == "onnx":
+        found = onnxruntime.InferenceSession(path).run(None, {"pixels": pixels.numpy()})[0]
+        assert close(found, slow_logits(state, pixels))
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_a_place_that_cannot_be_written_is_named(state, checkpoint, tmp_path, form):
+    (tmp_path / "x").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="x cannot be written"):
+        export(FromPixels(restored(state, checkpoint)), form, tmp_path / "x", NAMES, random_pixels(2))
+    with pytest.raises(UserError, match="y cannot be written"):
+        export(FromPixels(restored(state, checkpoint)), form, tmp_path / "gone" / "y", NAMES, random_pixels(2))
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_onnx_names_the_package_that_is_not_there(state, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="needs the package onnxruntime: pip install onnx onnxscript onnxruntime"):
@@ -103,6 +126,8 @@ def test_predictions_of_image_files(main, state, checkpoint, tmp_path):
     files = [tmp_path / f"{k}.png" for k in range(3)]
     for file, image in zip(files, pixels, strict=True):
         Image.fromarray(image).save(file)
+    files.append(files[0])  # named twice, told twice
+    pixels = np.concatenate([pixels, pixels[:1]])
     out = main("predict.py", "--checkpoint_path", checkpoint, "--top", "2", "--no-cuda", *files)
     wanted = slow_logits(state, pixels).softmax(dim=1)
     lines = [line.split("\t") for line in out.splitlines()]
@@ -138,5 +163,7 @@ def test_mistakes(refused, checkpoint, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
     assert "--top 0 makes no sense" in refused("predict.py", "--checkpoint_path", checkpoint, "--top", "0", "good.png")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "headless.pth.tar")
+    torch.save({"state_dict": {"linear.weight": torch.zeros(())}}, tmp_path / "scalar.pth.tar")
+    assert "holds no weights of a classifier" in refused("predict.py", "--checkpoint_path", "scalar.pth.tar", "good.png")
     line = refused("predict.py", "--checkpoint_path", "headless.pth.tar", "good.png")
     assert "headless.pth.tar holds no weights of a classifier" in line

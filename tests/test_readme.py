@@ -121,7 +121,7 @@ def test_nothing_is_left_to_fill_in():
     for path in (ROOT / "README.md", LARGE / "README.md", *(ROOT / "results").glob("*.md")):
         text = path.read_text()
         assert "@" + "@" not in text, path
-        assert "TABLE" not in text, path
+        assert "TABLE" not in text.replace("LAM_TABLE", ""), path
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
             assert (path.parent / target).exists(), target
 

@@ -134,7 +134,7 @@ def test_a_run_leaves_its_files_and_repeats_itself(run, main, tmp_path):
 
     report = run("report.py", folder, "--out", "compared").stdout
     rows = [line.split("|")[1].strip() for line in report.splitlines() if line.startswith("|")]
-    assert rows[2:6] == ["a", "a", "b", "b"]
+    assert [row for row in rows if row in ("a", "b")][:4] == ["a", "a", "b", "b"], report
     for name in ("accuracy", "curves", "covariances", "confusion_0"):
         assert (tmp_path / "compared" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

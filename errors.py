@@ -15,7 +15,10 @@ class UserError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
-    """The run was asked to stop, and has saved; the message says how to go on. `status` is the exit status."""
+    """The run ends before its end: it was asked to, and has saved, or (`status` 0) there is nothing left to do.
+
+    The message says how to go on; `status` is the exit status.
+    """
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -68,7 +71,7 @@ def nobody_reads() -> bool:
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's main; a `UserError` becomes one line on stderr and exit status 2, Ctrl-C status 130.
 
-    `Stopped` becomes one line and its own status, 128 and the number of the signal.
+    `Stopped` becomes one line and its own status, 128 and the number of the signal, or 0 and a line on stdout.
     """
     name = Path(sys.argv[0]).name
     try:
@@ -78,7 +81,7 @@ def run_main(main: Callable[[], None]) -> None:
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr)
+        print(f"{name}: {stopped}", file=sys.stderr if stopped.status else sys.stdout, flush=True)
         sys.exit(stopped.status)
     except BrokenPipeError:
         if nobody_reads():

@@ -29,7 +29,13 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with one-line errors in which --batch-size and --batch_size are the same."""
+    """An argument parser with one-line errors in which --batch-size and --batch_size are the same.
+
+    Flags are not to be cut short: a script that looks at the flags it passes on would not know them.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse after bringing each flag to its declared spelling."""

@@ -58,6 +58,8 @@ def commit() -> str | None:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:
+        if Path(git("rev-parse", "--show-toplevel").strip()).resolve() != here:
+            return None  # a copy of the files within another repository
         return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -72,6 +74,17 @@ def surroundings() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": commit(),
     }
+
+
+def finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -> bool:
+    """Return whether a run of that name has ended with these flags and data, `options.binding` and "loss" and "data"."""
+    try:
+        summary = json.loads((folder / f"{name}_summary.json").read_text(encoding="utf-8"))
+        facts = {f"--{key}": value for key, value in summary["flags"].items()}
+        facts |= {key: summary[key] for key in ("loss", "data")}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or that of an older version
+        return False
+    return facts.items() >= {**binding, "--epochs": epochs}.items()
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -105,6 +118,7 @@ class Record:
         resumed: Mapping[str, Any] | None = None, source: Path | None = None, chosen_by: str = "acc1",
     ) -> None:  # fmt: skip
         self.chosen_by = chosen_by
+        self.surroundings = surroundings()  # now, for the code may be changed while it runs
         self.cls_num_list = list(cls_num_list)
         self.paths = {kind: folder / f"{name}_{kind}.pth.tar" for kind in KINDS}
         self.predictions = {kind: folder / f"{name}_{kind}_predictions.npz" for kind in TESTED}
@@ -177,7 +191,7 @@ class Record:
             "best": self.best,
             "last": self.last,
             "seconds": seconds,
-            **surroundings(),
+            **self.surroundings,
         }
         with replacing(self.summary_path) as part:
             part.write_text(json.dumps(finite(summary), indent=1) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ from metrics import mean, per_shot
 from options import TrainingFlags, binding, check_num_classes, learning_rate
 from passes import make_passes
 from places import choose_device, output_folder
-from record import Record
+from record import Record, finished
 from resnet import make_model
 from resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, seed_everything, stage1_epoch
 from runlog import Meter, StepResult, duration
@@ -44,7 +44,8 @@ def training_run(flags: TrainingFlags, loss_name: str) -> Iterator[Run]:
     UserError
         If flags, data or files do not fit.
     Stopped
-        At SIGTERM or SIGINT, after what `--resume` needs is saved; or where stdout is a pipe that nobody reads any more.
+        At SIGTERM or SIGINT, after what `--resume` needs is saved; where stdout is a pipe that nobody reads any more; or
+        where `--resume auto` finds the run finished.
     """
     make_model(flags.arch, 2)  # a wrong name is said before the data are read
     folder = output_folder(flags.workdir, flags.idx, flags.save_name)
@@ -77,6 +78,8 @@ class Run:
         check_num_classes(flags.num_classes, len(self.class_names), flags.data_root)
         self.cls_num_list, self.train_digest = data.cls_num_list, data.train.digest()
         self.binding = {"loss": loss_name, **binding(flags), "data": data.digest()}
+        if flags.resume == "auto" and finished(folder, flags.save_name, self.binding, flags.epochs):
+            raise Stopped(f"{flags.save_name} is finished: see {folder / flags.save_name}_summary.json", 0)
         seed_everything(flags.seed)
         found = find_state(flags.resume, folder / f"{flags.save_name}_resume.pth.tar") if flags.resume else None
         self.flags = self.resumed_flags(flags, *found) if found else flags
@@ -316,5 +319,5 @@ class Run:
 
     def finish(self) -> None:
         """Print best and last epoch, write the summary, and say what was written where."""
-        facts = {"loss": self.loss_name, "flags": asdict(self.flags), "device": str(self.device)}
-        self.record.finish(facts)
+        flags, digest = asdict(self.flags), self.binding["data"]
+        self.record.finish({"loss": self.loss_name, "flags": flags, "data": digest, "device": str(self.device)})

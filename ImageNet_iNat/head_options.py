@@ -65,7 +65,7 @@ def add_data_flags(parser: argparse.ArgumentParser, dataset: str | None, dataset
 
 def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
     """Read only what is needed to find the other processes, so that all else can be checked together with them."""
-    parser = Parser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False)
     add_group_flags(parser)
     known, _ = parser.parse_known_args(argv)
     require(math.isfinite(known.timeout) and known.timeout > 0, "--timeout", known.timeout, "a number of seconds above 0")
@@ -74,9 +74,7 @@ def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
 
 def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadFlags:
     """Read and check the flags of train.py."""
-    parser = Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_group_flags(parser)
     add_data_flags(parser, "ImageNet_LT", "data set (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=256, help="of one process, also for meta (default: %(default)s)")
@@ -106,9 +104,7 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadF
 
 def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read and check the flags of test.py."""
-    parser = Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_group_flags(parser)
     add_data_flags(parser, None, "data set (default: the checkpoint's, else ImageNet_LT)")
     parser.add_argument("--loading_path", required=True, help="a released checkpoint, one of train.py, or a cRT one")

@@ -11,19 +11,16 @@ shift
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
 own_flags "--seed --stage2 --stage1" "$@"
-workdir=$(workdir_of "$@")
+workdir=$(value_of --workdir . "$@")
 runs=$workdir/checkpoint/ours/ablation/$name
-summaries=
 for seed in ${SEEDS:-1 2 3}; do
   train CE "ablation/$name" none_seed$seed --seed $seed --stage2 none "$@"
-  summaries="$summaries $runs/none_seed${seed}_summary.json"
   for one_loss in CE LDAM; do
     for stage2 in reweight isda metasaug; do
       run=${one_loss}_${stage2}_seed$seed
       train $one_loss "ablation/$name" $run --seed $seed --stage2 $stage2 \
         --stage1 "$runs/none_seed${seed}_stage1.pth.tar" "$@"
-      summaries="$summaries $runs/${run}_summary.json"
     done
   done
 done
-${PYTHON:-python3} "$code/report.py" $summaries --out "$runs/report"
+${PYTHON:-python3} "$code/report.py" "$runs" --out "$runs/report"

@@ -1,26 +1,30 @@
 # Read by the other scripts: trainings that are skipped when finished and resumed when not, and the λ of each cell.
 
-# workdir_of FLAG...: print the value of --workdir among the flags, "." without one.
-workdir_of() {
-  found=.
+# value_of FLAG DEFAULT WORD...: print the value of a flag among the words, the default without one.
+value_of() {
+  flag=$1 found=$2
+  shift 2
   take=false
   for word in "$@"; do
     if $take; then found=$word; take=false; fi
-    case $word in --workdir) take=true ;; --workdir=*) found=${word#*=} ;; esac
+    case $word in "$flag") take=true ;; "$flag"=*) found=${word#*=} ;; esac
   done
   printf '%s\n' "$found"
 }
 
-# train LOSS IDX SAVE_NAME FLAG...: one training in $workdir/checkpoint/ours/IDX, unless its summary is there.
+# train LOSS IDX SAVE_NAME FLAG...: one training in $workdir/checkpoint/ours/IDX. The training script itself says that it is
+# finished, or refuses other flags than it was made with; but it would carry a shorter one on, whose stage 2 began too early.
 train() {
   loss=$1 idx=$2 save=$3
   shift 3
-  if [ -f "$workdir/checkpoint/ours/$idx/${save}_summary.json" ]; then
-    echo "== $save is finished"
-  else
-    echo "== $save"
-    ${PYTHON:-python3} "$code/MetaSAug_${loss}_train.py" --idx "$idx" --save_name "$save" --resume auto "$@"
+  summary=$workdir/checkpoint/ours/$idx/${save}_summary.json
+  epochs=$(value_of --epochs 200 "$@")
+  if [ -f "$summary" ] && ! grep -q "^ *\"epochs\": $epochs,*\$" "$summary"; then
+    echo "error: $save is finished with another length than --epochs $epochs: name another --workdir" >&2
+    return 2
   fi
+  echo "== $save"
+  ${PYTHON:-python3} "$code/MetaSAug_${loss}_train.py" --idx "$idx" --save_name "$save" --resume auto "$@"
 }
 
 # lam_of DATASET LOSS IMB_FACTOR: print the cell's λ: that of the file LAM_TABLE, if it has one, else of results/lam.csv.
@@ -44,9 +48,10 @@ lam_of() {
   return 2
 }
 
-# own_flags "FLAG..." WORD...: refuse the flags, which the script sets itself, among the words; dashes and underscores alike.
+# own_flags "FLAG..." WORD...: refuse the flags, which the script sets itself, among the words, and those of `train`; dashes
+# and underscores alike.
 own_flags() {
-  flags=$1
+  flags="$1 --idx --save-name --resume"
   shift
   for word in "$@"; do
     spelled=$(printf '%s' "$word" | tr _ -)
@@ -54,15 +59,4 @@ own_flags() {
       case $spelled in "$flag" | "$flag"=*) echo "error: this script sets $flag itself: leave it out" >&2 && return 2 ;; esac
     done
   done
-}
-
-# same_lam SAVE_NAME LAM: refuse a finished run of another λ than the table now says.
-same_lam() {
-  summary=$runs/${1}_summary.json
-  [ -n "${LAM_TABLE:-}" ] && [ -s "$summary" ] || return 0
-  trained=$(sed -n 's/^ *"lam": \([0-9.e-]*\),*$/\1/p' "$summary")
-  awk -v a="$trained" -v b="$2" 'BEGIN { exit !(a + 0 == b + 0) }' || {
-    echo "error: $1 was trained with λ $trained, $LAM_TABLE says $2: name another --workdir" >&2
-    return 2
-  }
 }

@@ -19,9 +19,9 @@ if [ "${1:-}" = --shard ]; then
 fi
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
-own_flags "--seed --imb-factor --dataset" "$@"
+own_flags "--seed --imb-factor --dataset --num-classes --stage1" "$@"
 [ -z "${LAM_TABLE:-}" ] || own_flags --lam "$@"
-workdir=$(workdir_of "$@")
+workdir=$(value_of --workdir . "$@")
 runs=$workdir/checkpoint/ours/reproduce
 number=0
 for seed in ${SEEDS:-42}; do
@@ -32,8 +32,6 @@ for seed in ${SEEDS:-42}; do
       cell=imb${imb_factor}_seed$seed
       ce=$(lam_of $dataset CE $imb_factor)
       ldam=$(lam_of $dataset LDAM $imb_factor)
-      same_lam MetaSAug_${dataset}_CE_$cell "$ce"
-      same_lam MetaSAug_${dataset}_LDAM_$cell "$ldam"
       set -- --seed $seed --dataset $dataset --num_classes ${dataset#cifar} --imb_factor $imb_factor --lr 0.1 "$@"
       train CE reproduce MetaSAug_${dataset}_CE_$cell --lam "$ce" "$@"
       train LDAM reproduce MetaSAug_${dataset}_LDAM_$cell --lam "$ldam" \

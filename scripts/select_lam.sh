@@ -16,7 +16,7 @@ shift 2
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
 own_flags "--seed --lam --select-on --stage1" "$@"
-workdir=$(workdir_of "$@")
+workdir=$(value_of --workdir . "$@")
 runs=$workdir/checkpoint/ours/select/$name
 for seed in ${SEEDS:-42}; do
   for lam in ${LAMS:-0.25 0.5 0.75 1.0}; do

@@ -6,6 +6,9 @@ loss=$1
 shift
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
+for word in "$@"; do
+  case $word in --save[-_]name*) echo "error: this script sets --save_name itself: leave it out" >&2 && exit 2 ;; esac
+done
 for dataset in cifar10 cifar100; do
   for imb_factor in 0.005 0.01 0.02 0.05 0.1; do
     lam=$(lam_of $dataset "$loss" $imb_factor)

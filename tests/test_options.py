@@ -38,6 +38,13 @@ def test_both_spellings_and_short_forms(argv):
     assert (flags.save_name, flags.print_freq, flags.lr, flags.meta_lr, flags.data_root) == ("s", 3, 0.2, 0.3, "d_-")
 
 
+def test_a_flag_cannot_be_cut_short():
+    """The shell scripts look for flags by their whole names."""
+    for short in ("--imb", "--see", "--work"):
+        with pytest.raises(UserError, match=short):
+            parse(short, "1")
+
+
 def test_nesterov_is_read_as_a_truth_value():
     assert not parse("--nesterov", "False").nesterov
     assert parse("--nesterov", "True").nesterov

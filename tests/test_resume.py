@@ -150,6 +150,11 @@ def test_best_last_and_since_come_out_of_the_state(whole, run, tmp_path):
     """No epoch is left that could bring them, and the state holds others than the run had."""
     folder = shutil.copytree(whole[0], tmp_path / "checkpoint" / "ours" / "0")
     before = json.loads((folder / "a_summary.json").read_text())
+    kept = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    out = run("MetaSAug_LDAM_train.py", *TRAIN, "--resume", "auto").stdout
+    assert out.splitlines()[-1].endswith("a is finished: see checkpoint/ours/0/a_summary.json")
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == kept
+    (folder / "a_summary.json").unlink()
     run("MetaSAug_LDAM_train.py", *TRAIN, "--resume", "auto")
     again = json.loads((folder / "a_summary.json").read_text())
     assert (again["best"], again["last"]) == (before["best"], before["last"])
@@ -159,6 +164,7 @@ def test_best_last_and_since_come_out_of_the_state(whole, run, tmp_path):
     del state["checksum"]
     state["resume"]["record"] = {**record, **changed}
     save_checkpoint(state, folder / "a_resume.pth.tar")
+    (folder / "a_summary.json").unlink()
     out = run("MetaSAug_LDAM_train.py", *TRAIN, "--resume", "auto").stdout
     after = json.loads((folder / "a_summary.json").read_text())
     assert (after["best"]["epoch"], after["best"]["acc1"], after["last"]["acc1"]) == (1, 99, 12)

@@ -71,7 +71,7 @@ def test_without_checkpoints_every_file_is_named(run):
         assert all(line.startswith(f"missing: {folder}/MetaSAug_cifar10") for line in lines)
 
 
-def test_the_ablation_trains_four_choices_from_one_stage_1_and_skips_what_is_finished(run, tmp_path):
+def test_the_ablation_trains_four_choices_from_one_stage_1(run, tmp_path):
     script, flags = ROOT / "scripts" / "ablation.sh", ["--dataset", "digits", "--workdir", "w", "--lam=0.5"]
 
     def commands():
@@ -92,15 +92,42 @@ def test_the_ablation_trains_four_choices_from_one_stage_1_and_skips_what_is_fin
         assert read.stage1 == (None if read.stage2 == "none" else first)
     names = [read.save_name for _, read in parsed]
     assert len(set(names)) == 14
-    assert report[1:] == [f"{folder}/{name}_summary.json" for name in names] + ["--out", f"{folder}/report"]
+    assert report[1:] == [folder, "--out", f"{folder}/report"]
 
     (tmp_path / folder).mkdir(parents=True)
-    for name in names[:3]:
-        (tmp_path / folder / f"{name}_summary.json").touch()
-    again = commands()
-    assert again[:3] == [f"== {name} is finished" for name in names[:3]]
-    assert [line.split() for line in again if not line.startswith("==")] == lines[3:]
+    for epochs, status in ((200, 0), (2, 2)):  # a shorter one would be carried on, with a stage 2 from epoch 1 on
+        (tmp_path / folder / f"{names[0]}_summary.json").write_text(json.dumps({"flags": {"epochs": epochs}}, indent=1))
+        err = run("sh", script, "name", *flags, PYTHON="echo", status=status).stderr
+        assert ("none_seed1 is finished with another length than --epochs 200" in err) == bool(status)
     assert "usage" in run("sh", script, "--dataset", "digits", status=2).stderr
+
+
+def test_finished_runs_are_told_from_others_by_their_flags(run, tmp_path):
+    """Real trainings, in a folder with a space: nothing is done twice, and nothing of other flags is taken for finished."""
+    flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "2", "--batch-size", "64",
+             "--no-cuda", "--threads", "1", "--workdir", "my runs"]  # fmt: skip
+    command = f'SEEDS=1 sh {ROOT}/scripts/ablation.sh digits "$@"'
+    assert run("sh", "-c", command, "sh", *flags).stdout.count("done in") == 7
+    folder = tmp_path / "my runs" / "checkpoint" / "ours" / "ablation" / "digits"
+    kept = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    again = run("sh", "-c", command, "sh", *flags).stdout
+    assert (again.count(" is finished: see "), again.count("done in")) == (7, 0)
+    assert "my runs/checkpoint/ours/ablation/digits/report/report.html" in again
+    for flag, value, named in (("--lr", 0.05, "--lr 0.1"), ("--imb_factor", 0.1, "0.05"), ("--epochs", 3, "--epochs 3")):
+        assert named in run("sh", "-c", command, "sh", *flags, flag, value, status=2).stderr
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == kept
+
+
+@pytest.mark.parametrize("script", ["ablation.sh name", "select_lam.sh CE name", "reproduce_cifar.sh", "train_all.sh CE"])
+def test_what_a_script_relies_on_cannot_be_given(run, script):
+    words = script.split()
+    for flag in ("--save_name", "--save-name"):
+        line = run("sh", ROOT / "scripts" / words[0], *words[1:], flag, "x", PYTHON="echo", status=2).stderr
+        assert "leave it out" in line
+    if words[0] != "train_all.sh":
+        for flag in ("--idx", "--resume", "--resume=auto", "--stage1", "--seed"):
+            line = run("sh", ROOT / "scripts" / words[0], *words[1:], flag, "x", PYTHON="echo", status=2).stderr
+            assert "leave it out" in line
 
 
 def test_a_table_of_lam_goes_before_that_of_the_project(run, tmp_path):
@@ -153,6 +180,8 @@ def test_lam_is_chosen_on_held_out_images(run, tmp_path):
     assert re.search(r"^\| 0\.5 ", out, re.M)
     for owned in ("--lam", "--seed", "--select_on", "--select-on=test"):
         assert "leave it out" in run("sh", "-c", command, "sh", *flags, owned, "1", status=2).stderr
+    other = run("sh", "-c", command, "sh", *flags, "--imb_factor", "0.1", status=2).stderr
+    assert "--imb_factor 0.05" in other  # its λ would have been chosen from the runs of another cell
     alone = f'LAMS=0.5 sh {ROOT}/scripts/select_lam.sh CE alone "$@"'
     assert "nothing was chosen" in run("sh", "-c", alone, "sh", *flags, status=2).stderr
     for wrong in ([], ["LDAM"], ["ldam", "x"], ["CE", "--epochs"]):
@@ -194,7 +223,20 @@ def test_the_published_cells_are_shared_out_whole_and_once(run):
         assert max(map(len, parts)) - min(map(len, parts)) <= 2  # both losses of a cell stay together
     for wrong in ("0/2", "3/2", "x", "1/"):
         assert "--shard" in run("sh", ROOT / "scripts" / "reproduce_cifar.sh", "--shard", wrong, status=2).stderr
-    run("sh", "-n", ROOT / "scripts" / "slurm_reproduce_cifar.sh")
+
+
+def test_a_slurm_array_can_be_run_again_in_part(run):
+    def cells(index, **variables):
+        told = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_SUBMIT_DIR": str(ROOT), "PYTHON": "echo", **variables}
+        out = run("sh", "-c", f"bash {ROOT}/scripts/slurm_reproduce_cifar.sh", **told).stdout
+        return cells_of(out.splitlines())
+
+    whole = [cells(index, SLURM_ARRAY_TASK_COUNT="10") for index in range(1, 11)]
+    assert sorted(cell for part in whole for cell in part) == sorted(
+        (d, r, loss, 42) for d, r in CELLS for loss in ("CE", "LDAM")
+    )
+    assert cells(4, SLURM_ARRAY_TASK_COUNT="1") == whole[3]  # --array=4
+    assert len(cells(1, SHARDS="5")) == 4
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metrics import SHOTS
-from runs import Run, figure
+from runs import Run, figure, grouped
 
 CURVES = {
     "train_loss": "training loss",
@@ -36,10 +36,19 @@ def save(path: Path, size: tuple[float, float], draw: Draw) -> bool:
     return True
 
 
+def colour(i: int, count: int) -> Any:
+    """Return the colour of group `i` of `count`: matplotlib's ten, or as many as it takes."""
+    from matplotlib import colormaps
+
+    return f"C{i}" if count <= 10 else colormaps["turbo"](i / (count - 1))
+
+
 def name_groups(groups: dict[str, list[Run]], made: Any, *entries: Any) -> None:
-    """Draw the legend above all panels, if there is more than one group."""
+    """Draw the legend above all panels, if there is more than one group, in as many columns as the names leave room for."""
     if len(groups) > 1:
-        made.legend(*entries, loc="outside upper center", ncols=min(len(groups), 4), fontsize=8)
+        widest = 0.5 + 0.07 * max(map(len, groups))  # inches, of a line and a name in this size
+        columns = max(1, min(len(groups), 4, int(made.get_figwidth() / widest)))
+        made.legend(*entries, loc="outside upper center", ncols=columns, fontsize=8)
 
 
 def values_of(log: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
@@ -61,7 +70,7 @@ def draw_curves(groups: dict[str, list[Run]], made: Any) -> bool:
     for panel, (key, title) in zip(panels, shown.items(), strict=False):
         for i, (name, group) in enumerate(logs.items()):
             for j, log in enumerate(group):
-                panel.plot(*values_of(log, key), color=f"C{i % 10}", lw=1, label=name if j == 0 else None)
+                panel.plot(*values_of(log, key), color=colour(i, len(logs)), lw=1, label=name if j == 0 else None)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("epoch")
     for panel in panels[len(shown) :]:
@@ -82,10 +91,8 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return [math.nan if np.isnan(part).all() else float(np.nanmean(part)) for part in near]
 
 
-def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
-    """Draw the accuracy of each class in the last epoch, above its training images; nothing of unequal class counts."""
-    if len({len(runs[0].summary["cls_num_list"]) for runs in groups.values()}) > 1:
-        return False
+def draw_classes(groups: dict[str, list[Run]], made: Any) -> None:
+    """Draw the accuracy of each class in the last epoch, above its training images."""
     counts: Sequence[int] = next(iter(groups.values()))[0].summary["cls_num_list"]
     upper, lower = made.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bars = len(counts) <= 20
@@ -94,10 +101,10 @@ def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
         values = means(runs, "per_class")
         if bars:
             places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(values))]
-            upper.bar(places, values, width, label=name)
+            upper.bar(places, values, width, label=name, color=colour(i, len(groups)))
         else:
-            upper.plot(values, ".", ms=2, alpha=0.4, color=f"C{i % 10}")
-            upper.plot(smoothed(values), label=name, lw=1.5, color=f"C{i % 10}")
+            upper.plot(values, ".", ms=2, alpha=0.4, color=colour(i, len(groups)))
+            upper.plot(smoothed(values), label=name, lw=1.5, color=colour(i, len(groups)))
     upper.set_ylabel("test accuracy, %")
     upper.set_ylim(0, 105)
     name_groups(groups, made)
@@ -107,7 +114,6 @@ def draw_classes(groups: dict[str, list[Run]], made: Any) -> bool:
     lower.set_xlabel("class")
     if bars:
         lower.set_xticks(range(len(counts)))
-    return True
 
 
 def draw_shots(groups: dict[str, list[Run]], made: Any) -> None:
@@ -121,7 +127,8 @@ def draw_shots(groups: dict[str, list[Run]], made: Any) -> None:
         columns = [of_group[i] for of_group in shown.values()]
         errors = [np.std(column, ddof=1) for column in columns] if len(columns[0]) > 1 else None
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(shown))]
-        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=name, capsize=2)
+        own = colour(i, len(groups))
+        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=name, capsize=2, color=own)
     names = {"acc1": "overall", **{shot: f"{shot}-shot" for shot in SHOTS}}
     panel.set_xticks(range(len(shown)), [names[key] for key in shown])
     panel.set_ylabel("test accuracy, %")
@@ -171,13 +178,35 @@ def draw_confusion(confusion: np.ndarray, made: Any) -> None:
         panel.set_yticks(range(len(confusion)))
 
 
-def draw_all(groups: dict[str, list[Run]], folder: Path) -> list[tuple[str, str]]:
+def long_tails(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.long_tail, str(run.summary["cls_num_list"])), []).append(run)
+    names = [name for name, _ in found]
+    return {
+        name if names.count(name) == 1 else f"{name}, {len(own[0].summary['cls_num_list'])} classes ({own[0].name})": own
+        for (name, _), own in found.items()
+    }
+
+
+def draw_all(runs: Iterable[Run], folder: Path) -> list[tuple[str, str]]:
     """Write all figures that the runs have data for into `folder`; return file name and caption of each."""
+    sets = long_tails(runs)
+    made: list[tuple[str, str]] = []
+    for number, (name, own) in enumerate(sets.items()):
+        several = len(sets) > 1
+        made += draw_set(grouped(own), folder, f"{number}_" if several else "", f"{name}: " if several else "")
+    return made
+
+
+def draw_set(groups: dict[str, list[Run]], folder: Path, before_file: str, before_caption: str) -> list[tuple[str, str]]:
+    """Write the figures of runs on one long-tailed set; names and captions begin as the last two arguments say."""
     made: list[tuple[str, str]] = []
 
     def add(file: str, caption: str, size: tuple[float, float], draw: Draw) -> None:
-        if save(folder / file, size, draw):
-            made.append((file, caption))
+        if save(folder / (before_file + file), size, draw):
+            made.append((before_file + file, before_caption + caption))
 
     add("shots.png", "Accuracy in the last epoch by shot group, mean and standard deviation over seeds.", (8, 4),
         lambda new: draw_shots(groups, new))  # fmt: skip

@@ -15,7 +15,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError, run_main
+from errors import UserError, replacing, run_main
 from metrics import FEW, MANY
 from options import Parser
 from plots import draw_all
@@ -56,10 +56,11 @@ def main() -> None:
         print(f"\nλ on held-out training images, {sweep.title}\n{markdown(sweep_table(sweep))}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        figures = draw_all(groups, args.out)
+        figures = draw_all(runs, args.out)
         notes = write_choices(sweeps, args.out / "chosen_lam.csv")
-        (args.out / "report.md").write_text(markdown_page(sections, figures), encoding="utf-8")
-        (args.out / "report.html").write_text(html_page(sections, figures), encoding="utf-8")
+        for end, page in (("md", markdown_page), ("html", html_page)):
+            with replacing(args.out / f"report.{end}") as part:
+                part.write_text(page(sections, figures), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written ({error.strerror})") from error
     for note in notes:

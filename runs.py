@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ SUMMARY = "_summary.json"
 FIGURES = ("acc1", *SHOTS, "macro_f1", "ece")
 HEADINGS = {"acc1": "overall", "macro_f1": "macro-F1", "ece": "ECE"}
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published_errors.csv"
-FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160}
+FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
+               "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1}  # fmt: skip
 UNUSED = {"isda": {"meta_lr"}, "reweight": {"meta_lr", "lam"}, "none": {"meta_lr", "lam", "loss"}}  # by --stage2
 SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
 Table = list[list[str]]  # the first row is the heading
@@ -49,6 +51,17 @@ class Run:
             unused |= {"num_heldout"}
         return {key: value for key, value in given.items() if key not in unused}
 
+    @property
+    def kind(self) -> str:
+        """What runs that differ in their seed only have in common: flags, class sizes, and images if a summary has them."""
+        return json.dumps([self.flags, self.summary["cls_num_list"], self.summary.get("data")], sort_keys=True)
+
+    @property
+    def long_tail(self) -> str:
+        """Data set and imb_factor, in words."""
+        imb_factor = self.flags.get("imb_factor")
+        return f"{self.flags.get('dataset')}" + ("" if imb_factor is None else f", imb_factor {imb_factor:g}")
+
     def beside(self, end: str) -> Path:
         """Return the run's file that ends in `end`."""
         return self.path.with_name(self.path.name.removesuffix(SUMMARY) + end)
@@ -57,9 +70,12 @@ class Run:
         """Return a dict an epoch, an empty list where there is no log."""
         path = self.beside("_metrics.jsonl")
         try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-        except ValueError as error:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+            if not all(isinstance(line, dict) and isinstance(line.get("epoch"), int) for line in lines):
+                raise ValueError("a line is no epoch")
+        except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+        return lines
 
     def confusion(self) -> np.ndarray | None:
         """Return the last epoch's confusion matrix (C, C), rows the true classes, None without predictions."""
@@ -71,7 +87,7 @@ class Run:
                 target, predicted = kept["target"], kept["predicted"]
             classes = len(self.summary["cls_num_list"])
             return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
 
 
@@ -83,14 +99,16 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     UserError
         If a file is missing or no summary, or a folder holds none.
     """
-    files: list[Path] = []
+    different: dict[Path, Path] = {}
     for path in paths:
         found = [path]
         if path.is_dir():
             found = sorted(p for p in path.rglob(f"*{SUMMARY}") if "earlier" not in p.relative_to(path).parts)
             if not found:
                 raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
-        files += [file for file in found if file not in files]
+        for file in found:
+            different.setdefault(file.resolve(), file)
+    files = list(different.values())
     short = [file.name.removesuffix(SUMMARY) for file in files]
     common = os.path.commonpath([file.absolute().parent for file in files])
     long = [os.path.relpath(file.absolute().with_name(name), common) for name, file in zip(short, files, strict=True)]
@@ -110,19 +128,35 @@ def read_summary(path: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a run's summary: name a <save_name>{SUMMARY} ({error})") from error
-    if not isinstance(summary, dict) or not {"best", "last", "cls_num_list"} <= summary.keys():
+    if not is_summary(summary):
         raise UserError(f"{path} is not a run's summary: name a <save_name>{SUMMARY}")
     return summary
+
+
+def is_summary(found: Any) -> bool:
+    """Return whether what a file holds has the form of a summary."""
+    if not isinstance(found, dict) or not isinstance(found.get("flags", {}), dict):
+        return False
+    counts, outcomes = found.get("cls_num_list"), (found.get("best"), found.get("last"))
+    return isinstance(counts, list) and all(isinstance(n, int) for n in counts) and all(map(is_outcome, outcomes))
+
+
+def is_outcome(found: Any) -> bool:
+    """Return whether this is the outcome of an epoch."""
+    return isinstance(found, dict) and isinstance(found.get("epoch"), int) and isinstance(found.get("acc1"), int | float)
 
 
 def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Return the runs that differ in their seed only, under a name made of what tells the groups apart.
 
-    Where no two runs belong together, each keeps its own name.
+    Where no two runs belong together, each keeps its own name. A second run of the same seed begins a second group.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[tuple[str, int], list[Run]] = {}
+    times: Counter[tuple[str, Any]] = Counter()
     for run in runs:
-        groups.setdefault(json.dumps(run.flags, sort_keys=True), []).append(run)
+        seed = run.summary.get("flags", {}).get("seed")
+        groups.setdefault((run.kind, times[run.kind, seed]), []).append(run)
+        times[run.kind, seed] += 1
     members = list(groups.values())
     if all(len(group) == 1 for group in members):
         return {group[0].name: group for group in members}
@@ -173,7 +207,8 @@ def group_table(groups: dict[str, list[Run]]) -> Table:
 def published_tables(runs: Sequence[Run]) -> dict[str, Table]:
     """Return, for each loss and set, published error, ours (last epoch, mean ± std) and the difference of the means.
 
-    Only runs at the published length and settings count; cells are empty where there is none.
+    Only runs at the published length and settings count (λ and the precision are free, for the publication does not give
+    them); cells are empty where there is none. Runs that belong to several groups are not averaged: each has its own figure.
     """
     with open(PUBLISHED, encoding="utf-8", newline="") as file:
         cells = list(csv.DictReader(file))
@@ -183,14 +218,22 @@ def published_tables(runs: Sequence[Run]) -> dict[str, Table]:
         rows = tables.setdefault(title, [["imbalance ratio"], ["published error"], ["ours"], ["difference"]])
         wanted = {**FULL_LENGTH, "loss": cell["loss"], "dataset": cell["dataset"], "imb_factor": float(cell["imb_factor"])}
         whole = [run for run in runs if run.flags["select_on"] == "test"]  # the others trained on fewer images
-        errors = [100 - run.summary["last"]["acc1"] for run in whole if wanted.items() <= run.flags.items()]
-        published = float(cell["error"])
-        column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], "", ""]
-        if errors:
-            column[2:] = [spread(errors), f"{statistics.mean(errors) - published:+.2f}"]
+        groups = grouped(run for run in whole if wanted.items() <= run.flags.items())
+        column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], *compared(groups, float(cell["error"]))]
         for row, word in zip(rows, column, strict=True):
             row.append(word)
     return tables
+
+
+def compared(groups: dict[str, list[Run]], published: float) -> tuple[str, str]:
+    """Return the groups' errors in the last epoch and their differences from the published one, in words."""
+    ours, difference = [], []
+    for name, runs in groups.items():
+        errors = [100 - run.summary["last"]["acc1"] for run in runs]
+        label = f"{name}: " if len(groups) > 1 else ""
+        ours.append(label + spread(errors))
+        difference.append(f"{statistics.mean(errors) - published:+.2f}")
+    return "; ".join(ours), "; ".join(difference)
 
 
 def markdown(table: Table) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from checkpoint import keep_previous, previous
 from errors import replacing
 from runs import Run, Table, figure, spread
 
@@ -21,7 +22,7 @@ class Sweep(NamedTuple):
     """Runs that differ in λ and seed only, by λ, all with the same seeds, and the λ with the highest held-out accuracy."""
 
     cell: tuple[str, str, str]  # data set, loss, imb_factor
-    network: str  # architecture and length
+    network: str  # stage 2, architecture and length
     runs: dict[float, list[Run]]
     chosen: float
 
@@ -52,15 +53,16 @@ def find_sweeps(runs: Sequence[Run]) -> list[Sweep]:
     found: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         if HELDOUT in run.summary["last"] and "lam" in run.flags:
-            others = json.dumps({key: value for key, value in run.flags.items() if key != "lam"}, sort_keys=True)
-            found.setdefault(others, {}).setdefault(float(run.flags["lam"]), []).append(run)
+            others = {key: value for key, value in run.flags.items() if key != "lam"}
+            kind = json.dumps([others, run.summary["cls_num_list"], run.summary.get("data")], sort_keys=True)
+            found.setdefault(kind, {}).setdefault(float(run.flags["lam"]), []).append(run)
     sweeps = []
     for key, by_lam in found.items():
-        flags, common = json.loads(key), of_common_seeds(by_lam)
+        flags, common = json.loads(key)[0], of_common_seeds(by_lam)
         if len(common) > 1:
             imb_factor = flags.get("imb_factor")
             cell = str(flags.get("dataset")), str(flags.get("loss")), "" if imb_factor is None else f"{imb_factor:g}"
-            network = f"{flags.get('arch')}, {flags.get('epochs')} epochs"
+            network = f"{flags.get('stage2')}, {flags.get('arch')}, {flags.get('epochs')} epochs"
             sweeps.append(Sweep(cell, network, common, max(common, key=lambda lam: heldout_mean(common[lam]))))
     return sweeps
 
@@ -78,11 +80,16 @@ def sweep_table(sweep: Sweep) -> Table:
 def write_choices(sweeps: Sequence[Sweep], path: Path) -> list[str]:
     """Write the chosen λ as CSV, in the form of results/lam.csv; without a choice there is no file.
 
-    Returns lines to print about cells that have several sweeps, as of two networks: none of them is written.
+    A file that is there becomes its `previous`. Returns lines to print: that this happened and nothing took its place, and
+    which cells have several sweeps, as of two networks: none of them is written.
     """
-    path.unlink(missing_ok=True)
+    notes = []
     number = Counter(sweep.cell for sweep in sweeps)
     alone = [sweep for sweep in sweeps if number[sweep.cell] == 1]
+    keep_previous(path)
+    if path.exists() and not alone:
+        path.unlink()
+        notes.append(f"note: these runs choose no λ: {path} of before is now {previous(path)}")
     if alone:
         with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -92,4 +99,5 @@ def write_choices(sweeps: Sequence[Sweep], path: Path) -> list[str]:
                 tried = " ".join(map(repr, sweep.runs))
                 source = f"best of {tried} on held-out training images ({heldout_mean(runs):.2f} %; seeds: {len(runs)})"
                 writer.writerow((*sweep.cell, repr(sweep.chosen), source))
-    return [f"note: several sweeps of {' '.join(cell)}: not in {path}" for cell, times in number.items() if times > 1]
+    several = (" ".join(cell) for cell, times in number.items() if times > 1)
+    return [*notes, *(f"note: several sweeps of {cell}: not in {path}" for cell in several)]

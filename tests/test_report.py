@@ -10,23 +10,26 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.figure import Figure
 
 import runs as rooms
-from plots import smoothed
+from plots import draw_shots, smoothed
 from report import html_page, html_table, markdown_page
 
 FLAGS = {"dataset": "cifar10", "imb_factor": 0.01, "stage2": "metasaug", "lam": 0.75, "meta_lr": 0.1, "epochs": 200,
-         "arch": "resnet32", "batch_size": 100, "meta_start": 160, "seed": 1, "save_name": "x", "resume": None}  # fmt: skip
+         "arch": "resnet32", "batch_size": 100, "meta_start": 160, "seed": 1, "save_name": "x", "resume": None, "lr": 0.1,
+         "num_meta": 10, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}  # fmt: skip
 COUNTS = [500, 60, 8]
 
 
-def write_run(folder, name, seed=1, loss="LDAM", accuracy=80.0, log=True, **flags):
-    """Write the files of a finished run of three classes."""
+def write_run(folder, name, seed=1, loss="LDAM", accuracy=80.0, log=True, counts=COUNTS, data=None, **flags):
+    """Write the files of a finished run of a few classes."""
     folder.mkdir(parents=True, exist_ok=True)
     outcome = {"epoch": 199, "acc1": accuracy, "many": 90.0, "medium": 70.0, "few": None, "macro_f1": 66.6,
-               "ece": 4.0, "per_class": [90.0, 70.0, None], "trace_estimated": [1.0, 2.0, 3.0],
-               "trace_learned": [1.1, 2.0, 2.9]}  # fmt: skip
-    summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": COUNTS,
+               "ece": 4.0, "per_class": [90.0, *[70.0] * (len(counts) - 2), None], "trace_estimated": [2.0] * len(counts),
+               "trace_learned": [2.1] * len(counts)}  # fmt: skip
+    summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": counts,
+               **({"data": data} if data else {}),
                "best": {**outcome, "acc1": accuracy + 1, "epoch": 180}, "last": outcome}  # fmt: skip
     (folder / f"{name}_summary.json").write_text(json.dumps(summary))
     if log:
@@ -137,8 +140,12 @@ def test_lam_is_compared_on_the_seeds_that_all_have(main, tmp_path):
     main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
     assert choices(tmp_path) == [["cifar10", "LDAM", "0.01", "0.1234567"]]
     held_out(tmp_path / "runs", "high_1", 55.0, 4, lam=0.1234567)  # no seed in common: nothing to choose
-    main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    out = main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
     assert choices(tmp_path) is None
+    assert "these runs choose no λ" in out  # and the choice of before is not lost
+    assert "0.1234567" in (tmp_path / "out" / "chosen_lam.csv.previous").read_text()
+    main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    assert "0.1234567" in (tmp_path / "out" / "chosen_lam.csv.previous").read_text()
 
 
 def test_sweeps_of_two_networks_make_no_choice_for_the_cell(main, tmp_path):
@@ -149,7 +156,7 @@ def test_sweeps_of_two_networks_make_no_choice_for_the_cell(main, tmp_path):
     assert choices(tmp_path) is None
     assert "note: several sweeps of cifar10 LDAM 0.01: not in" in out
     for arch in ("resnet20", "resnet32"):
-        assert f"λ on held-out training images, LDAM, cifar10, imb_factor 0.01, {arch}, 200 epochs" in out
+        assert f"λ on held-out training images, LDAM, cifar10, imb_factor 0.01, metasaug, {arch}, 200 epochs" in out
 
 
 def test_a_table_of_many_rows_is_folded():
@@ -189,15 +196,64 @@ def test_the_published_tables_take_full_length_runs_only(folder):
     for title, table in tables.items():
         filled = [cell for cell in table[2][1:] if cell]
         assert len(filled) == (title == "LDAM, CIFAR-10-LT")
-    for change in ({"epochs": 199}, {"arch": "resnet20"}, {"stage2": "isda"}, {"imb_factor": 0.03}, {"batch_size": 64}):
+    for change in ({"epochs": 199}, {"arch": "resnet20"}, {"stage2": "isda"}, {"imb_factor": 0.03}, {"batch_size": 64},
+                   {"lr": 1.0}, {"weight_decay": 0.0}, {"nesterov": False}, {"num_meta": 5}, {"meta_lr": 1.0}):  # fmt: skip
         write_run(folder / "c", "other", accuracy=50.0, **change)
         others = rooms.published_tables(rooms.read_runs([folder / "c"]))
         assert not any("".join(table[2][1:]) for table in others.values()), change
 
 
+def test_figures_at_several_lam_are_not_averaged(tmp_path):
+    for seed, accuracy in ((1, 80.0), (2, 82.0)):
+        write_run(tmp_path, f"a{seed}", seed, accuracy=accuracy)
+        write_run(tmp_path, f"b{seed}", seed, accuracy=accuracy - 10, lam=0.25)
+    table = rooms.published_tables(rooms.read_runs([tmp_path]))["LDAM, CIFAR-10-LT"]
+    column = table[0].index("100")
+    assert table[2][column] == "lam 0.75: 19.00 ± 1.41; lam 0.25: 29.00 ± 1.41"
+    assert table[3][column] == "-0.34; +9.66"
+
+
+def test_a_seed_counts_once(folder, tmp_path, monkeypatch):
+    write_run(folder / "c", "metasaug_again", 1, accuracy=10.0)
+    groups = rooms.grouped(rooms.read_runs([folder / "a", folder / "c"]))
+    assert sorted(len(group) for group in groups.values()) == [1, 3]
+    monkeypatch.chdir(tmp_path)
+    twice = rooms.read_runs([folder.relative_to(tmp_path), folder])
+    assert len(twice) == len(rooms.read_runs([folder])) > 0
+
+
+def test_other_images_and_other_classes_are_other_groups(main, tmp_path):
+    """Own image sets whose folders have the same last name: of three classes, of four, and others of the same sizes."""
+    own = {"dataset": "folder", "imb_factor": None, "data_root": "/a/images"}
+    write_run(tmp_path / "runs", "a1", 1, data="00000001", **own)
+    write_run(tmp_path / "runs", "a2", 2, data="00000001", **own)
+    write_run(tmp_path / "runs", "b1", 3, data="00000002", **own)
+    write_run(tmp_path / "runs", "c1", 4, counts=[300, 50, 40, 6], **own, log=False)
+    groups = rooms.grouped(rooms.read_runs([tmp_path / "runs"]))
+    assert sorted([run.name for run in group] for group in groups.values()) == [["a1", "a2"], ["b1"], ["c1"]]
+    out = main("report.py", tmp_path / "runs", "--out", tmp_path / "out")
+    for name in ("0_shots.png", "0_accuracy.png", "1_shots.png", "1_accuracy.png"):  # a picture for each long tail
+        assert name in out
+        assert (tmp_path / "out" / name).is_file()
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "folder images, 4 classes (c1): Accuracy of each class" in page
+
+
+def test_a_legend_is_no_wider_than_its_picture(tmp_path):
+    for k in range(20):
+        write_run(tmp_path, f"MetaSAug_cifar100_LDAM_imb0.005_seed{k}", k, lam=k / 10, log=False)
+    made = Figure(figsize=(8, 4), layout="constrained")
+    draw_shots(rooms.grouped(rooms.read_runs([tmp_path])), made)
+    made.draw_without_rendering()
+    box = made.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= made.bbox.width
+    colours = {bar.get_facecolor() for bar in made.axes[0].patches}
+    assert len(colours) == 20
+
+
 def test_groups_are_named_by_what_tells_them_apart(tmp_path):
     for name, flags in {"a": {}, "b": {"lam": 0.5}, "c": {"lam": 0.5, "seed": 2}, "d": {"stage2": "reweight"},
-                        "e": {"stage2": "reweight", "lam": 0.1}}.items():  # fmt: skip
+                        "e": {"stage2": "reweight", "lam": 0.1, "seed": 2}}.items():  # fmt: skip
         write_run(tmp_path, name, **{"seed": 1, **flags})
     groups = rooms.grouped(rooms.read_runs([tmp_path]))
     members = {name: [run.name for run in group] for name, group in groups.items()}
@@ -232,7 +288,12 @@ def test_the_published_errors_are_those_of_the_readme():
             assert f"| {loss} | {title} | {' | '.join(own)} |" in readme
 
 
-@pytest.mark.parametrize(("name", "content"), [("x_summary.json", "[]"), ("x_summary.json", "{"), ("nowhere", None)])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x_summary.json", "[]"), ("x_summary.json", "{"), ("nowhere", None),
+     ("x_summary.json", '{"best": 1, "last": 2, "cls_num_list": [1]}'),
+     ("x_summary.json", '{"best": {"epoch": 1, "acc1": 1}, "last": {"epoch": 1, "acc1": "x"}, "cls_num_list": [1]}')],
+)  # fmt: skip
 def test_files_that_are_no_runs_are_named(refused, tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_text(content)
@@ -244,8 +305,12 @@ def test_files_that_are_no_runs_are_named(refused, tmp_path, name, content):
 @pytest.mark.parametrize("end", ["_metrics.jsonl", "_last_predictions.npz"])
 def test_a_damaged_file_of_a_run_is_named(refused, folder, end):
     path = folder / "a" / f"metasaug_1{end}"
-    path.write_bytes(path.read_bytes()[:40])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
     assert path.name in refused("report.py", folder)
+    if end == "_metrics.jsonl":
+        path.write_text("[1]\n")
+        assert path.name in refused("report.py", folder)
 
 
 def test_the_line_over_many_classes_is_the_mean_of_nine_neighbours():

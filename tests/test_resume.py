@@ -177,8 +177,13 @@ def test_best_last_and_since_come_out_of_the_state(whole, run, tmp_path):
     assert again.record.since == first.record.since == 2
 
 
+def interrupted_copy(whole, folder):
+    """Copy a run up to its last save: without a summary it does not count as finished."""
+    return shutil.copytree(whole[0], folder, ignore=shutil.ignore_patterns("*_summary.json"))
+
+
 def test_a_damaged_state_is_replaced_by_the_one_before_it(whole, run, tmp_path):
-    folder = shutil.copytree(whole[0], tmp_path / "checkpoint" / "ours" / "0")
+    folder = interrupted_copy(whole, tmp_path / "checkpoint" / "ours" / "0")
     path = folder / "a_resume.pth.tar"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -196,7 +201,7 @@ def test_a_damaged_state_is_replaced_by_the_one_before_it(whole, run, tmp_path):
      ("estimator", [])],
 )  # fmt: skip
 def test_a_state_with_something_else_inside_is_refused(whole, tmp_path, part, value):
-    folder = shutil.copytree(whole[0], tmp_path / "copy")
+    folder = interrupted_copy(whole, tmp_path / "copy")
     state = load_checkpoint(folder / "a_resume.pth.tar")
     *outer, key = part.split("/")
     inner = state["resume"]
@@ -242,7 +247,7 @@ def test_a_run_that_has_grown_can_be_stopped_and_grown_again(whole, tmp_path):
 
 
 def test_a_good_file_before_a_damaged_one_is_never_replaced_by_it(whole, tmp_path):
-    folder = shutil.copytree(whole[0], tmp_path / "copy")
+    folder = interrupted_copy(whole, tmp_path / "copy")
     path = folder / "a_resume.pth.tar"
     path.write_bytes(path.read_bytes()[:-9])
     good, bad = previous(path).read_bytes(), path.read_bytes()

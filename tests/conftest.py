@@ -56,44 +56,35 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def zygote(environment):
-    """The process that forks for every command; see zygote.py."""
-    with subprocess.Popen([sys.executable, ROOT / "tests" / "zygote.py"], env=environment, text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
-        yield process
-        process.stdin.close()
+def forked_python3(environment, tmp_path_factory):
+    """A command that does what python3 does with a script of the project, without the wait for libraries; see zygote.py."""
+    folder = tmp_path_factory.mktemp("zygote")
+    shim = folder / "python3"
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{ROOT}/tests/fork.py" "{folder}/socket" "$@"\n')
+    shim.chmod(0o755)
+    with subprocess.Popen([sys.executable, ROOT / "tests" / "zygote.py", folder / "socket"], env=environment, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout.readline() == "ready\n"
+        yield str(shim)
+        process.terminate()
 
 
 @pytest.fixture
-def forked(zygote, environment, tmp_path, tmp_path_factory):
-    """Run a script of the project as by `python3 script ...` in a new folder; return status, stdout and stderr."""
+def run(forked_python3, environment, tmp_path):
+    """Run a command in a new folder, as a user would: `run("script.py", "--flag", ...)` with python, or `run("sh", ...)`.
 
-    def call(name, *flags, cwd=tmp_path, **variables):
-        folder = tmp_path_factory.mktemp("printed")
-        out, err = folder / "out", folder / "err"
-        argv = [str(ROOT / name), *map(str, flags)]
-        told = {"argv": argv, "cwd": str(cwd), "env": {**environment, **variables}, "out": str(out), "err": str(err)}
-        zygote.stdin.write(json.dumps(told) + "\n")
-        zygote.stdin.flush()
-        status = int(zygote.stdout.readline())
-        return subprocess.CompletedProcess(argv, status, out.read_text(), err.read_text())
-
-    return call
-
-
-@pytest.fixture
-def run(forked, environment, tmp_path):
-    """Run a command in a new folder, as a user would: `run("script.py", "--flag", ...)` with python, or `run("sh", ...)`."""
+    A shell script gets the forked python3 where the test says PYTHON=forked_python3.
+    """
 
     def call(*command, cwd=tmp_path, status=0, timeout=600, **variables):
-        if command[0] == "sh" or variables.keys() & READ_AT_START:  # a new interpreter
-            words = [sys.executable, ROOT / command[0]] if command[0] != "sh" else ["sh"]
-            result = subprocess.run(
-                [*map(str, words), *map(str, command[1:])], cwd=cwd, env={**environment, **variables}, capture_output=True,
-                text=True, timeout=timeout, check=False,
-            )  # fmt: skip
+        if command[0] == "sh":
+            words = ["sh"]
         else:
-            result = forked(*command, cwd=cwd, **variables)
+            words = [sys.executable if variables.keys() & READ_AT_START else forked_python3, ROOT / command[0]]
+        result = subprocess.run(
+            [*map(str, words), *map(str, command[1:])], cwd=cwd, env={**environment, **variables}, capture_output=True,
+            text=True, timeout=timeout, check=False,
+        )  # fmt: skip
         assert result.returncode == status, result.stdout + result.stderr
         return result
 

@@ -41,7 +41,7 @@ def test_demo_trains_twice_and_compares(run):
         assert summary == f"{flags.workdir}/checkpoint/ours/{flags.idx}/{flags.save_name}_summary.json"
 
 
-def test_ten_checkpoints_are_tested_and_a_missing_one_is_named(run, tmp_path):
+def test_ten_checkpoints_are_tested_and_a_missing_one_is_named(run, forked_python3, tmp_path):
     sums = make_cifar(tmp_path / "data", "cifar10", per_class=20, test_per_class=20)
     sums |= make_cifar(tmp_path / "data", "cifar100", per_class=20, test_per_class=2)
     folder = tmp_path / "checkpoint" / "ours" / "LDAM"
@@ -53,7 +53,8 @@ def test_ten_checkpoints_are_tested_and_a_missing_one_is_named(run, tmp_path):
     gone = "MetaSAug_cifar10_LDAM_imb0.02_ckpt.pth.tar"
     (folder / gone).unlink()
     script = ROOT / "scripts" / "MetaSAug_LDAM_test.sh"
-    result = run("sh", script, "checkpoint/ours/LDAM", "--no-cuda", status=1, CIFAR_MD5=json.dumps(sums))
+    variables = {"CIFAR_MD5": json.dumps(sums), "PYTHON": forked_python3}
+    result = run("sh", script, "checkpoint/ours/LDAM", "--no-cuda", status=1, **variables)
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"missing: checkpoint/ours/LDAM/{gone} ")
     lines = [line for line in result.stdout.splitlines() if line.startswith("Dataset")]
@@ -102,11 +103,11 @@ def test_the_ablation_trains_four_choices_from_one_stage_1(run, tmp_path):
     assert "usage" in run("sh", script, "--dataset", "digits", status=2).stderr
 
 
-def test_finished_runs_are_told_from_others_by_their_flags(run, tmp_path):
+def test_finished_runs_are_told_from_others_by_their_flags(run, forked_python3, tmp_path):
     """Real trainings, in a folder with a space: nothing is done twice, and nothing of other flags is taken for finished."""
     flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "2", "--batch-size", "64",
              "--no-cuda", "--threads", "1", "--workdir", "my runs"]  # fmt: skip
-    command = f'SEEDS=1 sh {ROOT}/scripts/ablation.sh digits "$@"'
+    command = f'SEEDS=1 PYTHON={forked_python3} sh {ROOT}/scripts/ablation.sh digits "$@"'
     assert run("sh", "-c", command, "sh", *flags).stdout.count("done in") == 7
     folder = tmp_path / "my runs" / "checkpoint" / "ours" / "ablation" / "digits"
     kept = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -152,11 +153,11 @@ def test_a_table_of_lam_goes_before_that_of_the_project(run, tmp_path):
     ]
 
 
-def test_lam_is_chosen_on_held_out_images(run, tmp_path):
+def test_lam_is_chosen_on_held_out_images(run, forked_python3, tmp_path):
     """Real trainings: one stage 1 for both λ, the better one on held-out images in the table that the trainings read."""
     flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "3", "--meta_start", "2",
              "--no-cuda", "--threads", "1", "--batch-size", "16", "--lr", "0.05"]  # fmt: skip
-    command = f'LAMS="0.5 100" sh {ROOT}/scripts/select_lam.sh LDAM digits "$@"'
+    command = f'LAMS="0.5 100" PYTHON={forked_python3} sh {ROOT}/scripts/select_lam.sh LDAM digits "$@"'
     out = run("sh", "-c", command, "sh", *flags).stdout
     folder = tmp_path / "checkpoint" / "ours" / "select" / "digits"
     last = {}

@@ -1,12 +1,15 @@
 """A process that has loaded the large libraries, and forks for every command that it is told: no script waits for them.
 
-Each line of its input is a JSON object with argv (a script of the project first), cwd, env, and the files out and err; it
-answers with the exit status. The script runs as by `python3 script ...`, with a process, folder and environment of its own.
+It listens at the socket that its argument names. A call (fork.py) is a JSON object with argv (a script of the project
+first), cwd and env, and comes with stdin, stdout and stderr; the answer is the exit status. The script runs as by
+`python3 script ...`, with a process, folder and environment of its own.
 """
 
+import contextlib
 import json
 import os
 import runpy
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -21,14 +24,14 @@ import torchvision.transforms.v2  # noqa: F401
 import tqdm  # noqa: F401
 
 
-def become(call):
+def become(call, streams):
     """Be the command: never returns."""
     os.environ.clear()
     os.environ.update(call["env"])
     os.chdir(call["cwd"])
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(call[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     status = 0
     try:
         sys.argv = call["argv"]
@@ -46,8 +49,21 @@ def become(call):
         os._exit(status)
 
 
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        become(json.loads(line))
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(sys.argv[1])
+    server.listen()
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            words, streams, _, _ = socket.recv_fds(connection, 65536, 3)
+            while part := connection.recv(65536):
+                words += part
+            child = os.fork()
+            if child == 0:
+                become(json.loads(words), streams)
+            for stream in streams:
+                os.close(stream)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            with contextlib.suppress(BrokenPipeError):  # who asked is gone
+                connection.sendall(b"%d" % status)

@@ -5,12 +5,13 @@
   python3 report.py checkpoint/ours/LDAM checkpoint/ours/CE
 
 A run is named by the <save_name>_summary.json that training writes; a folder stands for all runs in it. Prints the table of
-runs, and with several seeds the means; writes report.md, report.html and PNG files into the folder of --out.
+runs, and with several seeds the means; writes report.md, report.html, runs.csv and PNG files into the folder of --out.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from errors import UserError, replacing, run_main
 from metrics import FEW, MANY
 from options import Parser
 from plots import draw_all
-from runs import Run, Table, group_table, grouped, markdown, published_tables, read_runs, run_table
+from runs import Run, Table, group_table, grouped, long_table, markdown, published_tables, read_runs, run_table
 from sweeps import find_sweeps, sweep_table, write_choices
 
 STYLE = """
@@ -61,12 +62,14 @@ def main() -> None:
         for end, page in (("md", markdown_page), ("html", html_page)):
             with replacing(args.out / f"report.{end}") as part:
                 part.write_text(page(sections, figures), encoding="utf-8")
+        with replacing(args.out / "runs.csv") as part, open(part, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(long_table(runs))
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written ({error.strerror})") from error
     for note in notes:
         print(note)
     names = ", ".join(name for name, _ in figures)
-    print(f"wrote {args.out / 'report.html'}, report.md and {names} beside it")
+    print(f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
 
 
 def make_sections(runs: Sequence[Run], groups: dict[str, list[Run]]) -> list[Section]:

@@ -188,6 +188,21 @@ def run_table(runs: Sequence[Run]) -> Table:
     return rows
 
 
+def long_table(runs: Sequence[Run]) -> Table:
+    """Return the figures of `run_table` unrounded, with seed, flags, seconds and commit of each run: for other programs."""
+    flags = list({key: None for run in runs for key in run.flags})
+    rows = [["run", "which", "epoch", *FIGURES, "seed", *flags, "seconds", "commit"]]
+    for run in runs:
+        seed = run.summary.get("flags", {}).get("seed")
+        facts = [seed, *(run.flags.get(key) for key in flags), run.summary.get("seconds"), run.summary.get("commit")]
+        words = ["" if fact is None else str(fact) for fact in facts]
+        for which in ("last", "best"):
+            outcome = run.summary[which]
+            figures = (outcome.get(key) for key in FIGURES)
+            rows.append([run.name, which, str(outcome["epoch"]), *("" if x is None else repr(x) for x in figures), *words])
+    return rows
+
+
 def spread(values: Sequence[float]) -> str:
     """Return mean ± standard deviation (n − 1), the mean alone of one value, "-" if there is none."""
     there = [value for value in values if not math.isnan(value)]

@@ -110,6 +110,16 @@ def test_a_report_of_a_folder_has_tables_pages_and_figures(run, folder, tmp_path
         assert f"]({name})" in text
         assert name in out
     assert f"{mean:.2f} ± {std:.2f}" in Page(page).cells
+    with open(tmp_path / "out" / "runs.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12
+    last = [line for line in lines if line["stage2"] == "metasaug" and line["which"] == "last"]
+    assert [(line["run"], line["seed"], float(line["acc1"]), line["few"], line["epoch"], line["lam"]) for line in last] == [
+        ("metasaug_1", "1", 80.0, "", "199", "0.75"), ("metasaug_2", "2", 82.0, "", "199", "0.75"),
+        ("metasaug_3", "3", 81.5, "", "199", "0.75"),
+    ]  # fmt: skip
+    best = next(line for line in lines if line["run"] == "plain_3" and line["which"] == "best")
+    assert (float(best["acc1"]), best["loss"], best["lam"]) == (74.0, "", "")  # plain knows neither
 
 
 def held_out(folder, name, accuracy, seed=0, **flags):

@@ -121,7 +121,7 @@ def test_two_processes_train_as_one_and_test_prints_what_training_printed(run, o
     two = python(run, *LAUNCH[:-1], train, *own(own_images, *flags, "--batch_size", "4", "--workdir", "two"), **QUIET).stdout
     assert "2 processes" in two
     assert two.count("done in") == 1  # only one process prints
-    one = python(run, train, *own(own_images, *flags, "--batch_size", "8", "--workdir", "one")).stdout
+    one = run(train, *own(own_images, *flags, "--batch_size", "8", "--workdir", "one")).stdout
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     states = [
         torch.load(tmp_path / d / "checkpoint/ours/custom/MetaSAug_custom_last.pth.tar", weights_only=True)
@@ -138,7 +138,7 @@ def test_two_processes_train_as_one_and_test_prints_what_training_printed(run, o
     assert 0 < float(accuracy) < 100
     path = tmp_path / "one/checkpoint/ours/custom/MetaSAug_custom_last.pth.tar"
     flags = ["--data_root", own_images / "my", "--loading_path", path, "--no-cuda", "--workers", "1"]
-    tested = python(run, ROOT / "ImageNet_iNat" / "test.py", *flags).stdout
+    tested = run(ROOT / "ImageNet_iNat" / "test.py", *flags).stdout
     expected = f"Dataset: custom\tAccuracy: {accuracy}\tError: {100 - float(accuracy):.2f}\tTop-5: {top5}"
     assert tested.splitlines()[0] == expected
     table = list(csv.DictReader(path.with_name("MetaSAug_custom_last_classes.csv").read_text().splitlines()))
@@ -211,14 +211,14 @@ def test_cached_features_train_without_the_images(run, own_images, tmp_path):
     flags = own(own_images, "--epochs", "3", "--lr", "0.01", "--batch_size", "8", *cache)
     flags[3] = images
     train = ROOT / "ImageNet_iNat" / "train.py"
-    python(run, train, *flags)
+    run(train, *flags)
     assert len(list((tmp_path / "c").glob("*.f16"))) == 5  # two views of training and meta, one of test
     first = torch.load(tmp_path / "checkpoint/ours/custom/MetaSAug_custom_last.pth.tar", weights_only=True)
     for path in images.rglob("*.png"):  # the same size and time, no longer an image
         stat = path.stat()
         path.write_bytes(b"x" * stat.st_size)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    out = python(run, train, *flags).stdout
+    out = run(train, *flags).stdout
     assert out.count("read from") == 5
     second = torch.load(tmp_path / "checkpoint/ours/custom/MetaSAug_custom_last.pth.tar", weights_only=True)
     assert torch.equal(first["state_dict"]["classifier"]["fc.weight"], second["state_dict"]["classifier"]["fc.weight"])

@@ -156,7 +156,7 @@ def test_a_table_of_lam_goes_before_that_of_the_project(run, tmp_path):
 def test_lam_is_chosen_on_held_out_images(run, forked_python3, tmp_path):
     """Real trainings: one stage 1 for both λ, the better one on held-out images in the table that the trainings read."""
     flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "3", "--meta_start", "2",
-             "--no-cuda", "--threads", "1", "--batch-size", "16", "--lr", "0.05"]  # fmt: skip
+             "--no-cuda", "--threads", "1", "--batch-size", "32", "--lr", "0.05"]  # fmt: skip
     command = f'LAMS="0.5 100" PYTHON={forked_python3} sh {ROOT}/scripts/select_lam.sh LDAM digits "$@"'
     out = run("sh", "-c", command, "sh", *flags).stdout
     folder = tmp_path / "checkpoint" / "ours" / "select" / "digits"

@@ -14,6 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import matplotlib.figure  # noqa: F401
 import numpy as np  # noqa: F401
 import PIL.Image  # noqa: F401
 import sklearn.datasets

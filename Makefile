@@ -1,4 +1,4 @@
-# make demo    trains plain cross-entropy and MetaSAug on long-tailed digits and prints both in one table
+# make demo    compares plain cross-entropy, re-weighting, ISDA and MetaSAug on long-tailed digits over three seeds
 # make test    runs the tests
 # make slow    runs the tests that make test leaves out, some minutes each
 # make lint    ruff and mypy
@@ -12,13 +12,13 @@ STAMP := .venv/installed
 .PHONY: demo test slow lint bench lock clean
 
 demo: $(STAMP)
-	PYTHON=$(PY) sh scripts/demo.sh
+	$(PY) scripts/demo.py
 
 test: $(STAMP)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 slow: $(STAMP)
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -n 2 -m slow
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -30,9 +30,9 @@ bench: $(STAMP)
 # A failed installation leaves no stamp, so the next call goes on with it.
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "make: $(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
-	@echo "installing the pinned packages into .venv (several GB with CUDA's libraries on Linux; a few minutes)"
+	@echo "installing the pinned packages into .venv: about 6 GB with CUDA's libraries on Linux, a few minutes"
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check -r requirements.lock
 	@touch $(STAMP)
 
 lock:

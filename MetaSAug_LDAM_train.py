@@ -1,32 +1,111 @@
 #!/usr/bin/env python3
 """Train MetaSAug with the LDAM loss on a long-tailed image set.
 
-Published command (error 42.47 on CIFAR-100-LT, ratio 20, is the published figure):
+Published command (error 42.47 on CIFAR-100-LT, imbalance ratio 20, is the published figure):
   python3 MetaSAug_LDAM_train.py --gpu 0 --lr 0.1 --lam 0.75 --imb_factor 0.05 --dataset cifar100 --num_classes 100 \
       --save_name MetaSAug_cifar100_LDAM_imb0.05 --idx 1
 Without any data, in a minute or two on a CPU:
   python3 MetaSAug_LDAM_train.py --dataset digits --imb_factor 0.02 --epochs 20
-Own images in my/train/<class>/* and my/test/<class>/*:
+Your own images in my/train/<class>/* and my/test/<class>/*:
   python3 MetaSAug_LDAM_train.py --dataset folder --data_root my
 """
 
-import loss
-import options
-import training
-from errors import run_main
+import torch
+
+from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
+from harness.devices import choose_device
+from harness.errors import blamed_on, run_main
+from harness.evaluation import validate
+from harness.flags import check_num_classes
+from harness.process_group import Group
+from harness.progress import StepFigures
+from harness.run import Run
+from harness.training_flags import TrainingFlags, parse_training
+from loss import EstimatorCV, MetaSAugLDAM, covariance_traces
+from meta_layers import head_of
+from meta_step import augmented_step, meta_step, plain_step
+from passes import lacks_bf16, make_passes
+from resnet import make_model
+
+STAGE2 = {  # the choices of --stage2, the default first
+    "metasaug": "MetaSAug",
+    "isda": "ISDA, estimated covariances without meta-learning",
+    "reweight": "re-weighting without augmentation",
+    "none": "plain cross-entropy carried on",
+}
+META_COST = 10 / 3  # a MetaSAug step against a plain one, in forward passes
 
 
-def main() -> None:
-    """Two stages: plain cross-entropy, then MetaSAug with LDAM margins, or what --stage2 says."""
-    flags = options.parse_training(__doc__)
-    with training.training_run(flags, loss_name="LDAM") as run:
-        criterion = loss.MetaSAugLDAM(run.cls_num_list).to(run.device)
-        for epoch in run.stage1_epochs:
-            run.cross_entropy_epoch(epoch)
-        for epoch in run.stage2_epochs:
-            run.stage2_epoch(epoch, criterion)
-        run.finish()
+def learning_rate(lr: float, epoch: int, epochs: int) -> float:
+    """Return `lr`, times 0.01 from epoch 160 of 200 and again from 180, both rounded up for other lengths."""
+    return lr * 0.01 ** sum(epoch * 200 >= drop * epochs for drop in (160, 180))
+
+
+def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: str = "LDAM") -> None:
+    """Stage 1 is plain cross-entropy; stage 2, from --meta_start on, is MetaSAug or what --stage2 says."""
+    device = choose_device(flags.gpu, flags.no_cuda)
+    torch.set_num_threads(flags.threads or torch.get_num_threads())
+    with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
+        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout)
+        classes = len(data.cls_num_list)
+        check_num_classes(flags.num_classes, classes, flags.data_root)
+        with blamed_on("--arch"):
+            model = make_model(flags.arch, classes, flags.seed).to(device).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            model.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )  # fmt: skip
+        criterion = make_criterion(data.cls_num_list).to(device)
+        estimator = EstimatorCV(head_of(model).in_features, classes).to(device)  # empty until stage 2
+        passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
+        flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
+            model, optimizer, estimator, extra={"loss": loss_name, "data": data.digest()}, stage1=flags.stage1,
+            facts={"arch": flags.arch, "dataset": flags.dataset, "imb_factor": flags.imb_factor, **data.facts()},
+            cost=lambda epoch: META_COST if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
+        )  # fmt: skip
+        run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
+        run.say(f"{flags.epochs} epochs, from epoch {flags.meta_start} on stage 2: {STAGE2[flags.stage2]}")
+        if flags.amp == "bf16" and lacks_bf16(device):
+            run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
+
+        train_set, meta_set, test_set = data.train.to(device), data.meta.to(device), data.test.to(device)
+        heldout_set = data.heldout.to(device) if data.heldout else None
+        meta = meta_batches(meta_set, flags.batch_size, flags.seed, run.meta_taken)
+        steps = -(-len(train_set.targets) // flags.batch_size)
+        for epoch in run.epochs:
+            # The virtual step's rate drops an epoch after the real one's, as published.
+            lr, virtual_lr = (learning_rate(flags.lr, now, flags.epochs) for now in (epoch + 1, epoch))
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            lam_t = flags.lam * epoch / flags.epochs  # λ_t
+            stage = 1 if epoch < flags.meta_start else 2
+            method = "none" if stage == 1 else flags.stage2
+            model.train()
+            batches = epoch_batches(train_set, flags.batch_size, flags.seed, epoch, run.meter.steps)
+            for batch in run.watch(batches, steps, f"epoch {epoch}/{flags.epochs} stage {stage}"):
+                seen: StepFigures
+                if method == "metasaug":
+                    seen = meta_step(
+                        model, criterion, estimator, optimizer, batch, next(meta),
+                        lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.meta_lr, passes=passes,
+                    )  # fmt: skip
+                elif method == "isda":
+                    seen = augmented_step(model, criterion, estimator, optimizer, batch, lam_t=lam_t, passes=passes)
+                elif method == "reweight":
+                    seen = augmented_step(model, criterion, estimator, optimizer, batch, lam_t=0.0, passes=passes)
+                else:
+                    seen = plain_step(passes, optimizer, batch)
+                run.after_step(seen, batch[1])
+
+            values = {"stage": stage, "lr": lr}
+            tested = validate(model, run.interruptible(plain_batches(test_set, flags.test_batch_size)))
+            if heldout_set is not None:  # the best epoch is chosen on these images
+                heldout = validate(model, run.interruptible(plain_batches(heldout_set, flags.test_batch_size)))
+                values["heldout_acc1"] = heldout.accuracy(data.cls_num_list).mean_over_classes
+            moved = flags.meta_lr * run.meter.read_grad_trace() if run.meter.has_meta else None
+            spread = covariance_traces(estimator, moved)
+            run.after_epoch(tested, values, spread, ends_stage1=epoch + 1 == flags.meta_start < flags.epochs)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: train(parse_training(__doc__, STAGE2)))

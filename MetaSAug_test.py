@@ -14,23 +14,24 @@ from typing import Any
 
 import torch
 
-import options
-from checkpoint import beside, load_checkpoint
 from data_utils import get_img_num_per_cls, plain_batches
-from engine import validate
-from errors import UserError, run_main
-from exports import ENDINGS, export
-from image_sets import PUBLISHED_FOLDERS, read_images
-from metrics import percent, shot_of, shots_line
-from places import choose_device
-from trained import FromPixels, restored
+from harness.checkpoint import load_checkpoint
+from harness.devices import choose_device
+from harness.errors import UserError, run_main
+from harness.evaluation import validate
+from harness.files import beside
+from harness.image_sets import PUBLISHED_FOLDERS, read_images
+from harness.metrics import percent, shot_of, shots_line
+from harness.training_flags import TESTED_IMB_FACTOR, default_imb_factor, parse_test
+from reporting.exports import ENDINGS, export
+from reporting.trained import FromPixels, restored
 
 COMPARED = 64  # images that an exported network is checked on
 
 
 def main() -> None:
     """Load, evaluate, print, and write the network in another form if that is asked for."""
-    args = options.parse_test(__doc__)
+    args = parse_test(__doc__)
     device = choose_device(args.gpu, args.no_cuda)
     path = Path(args.checkpoint_path)
     state = load_checkpoint(path)
@@ -65,18 +66,12 @@ def main() -> None:
 
 
 def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
-    """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults.
-
-    Raises
-    ------
-    UserError
-        If a flag contradicts the checkpoint.
-    """
+    """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults."""
     for key, value in (("dataset", dataset), ("imb_factor", imb_factor)):
         if key in state and value is not None and value != state[key]:
             raise UserError(f"the checkpoint was trained with --{key} {state[key]}, not {value}: leave the flag out")
     name = state.get("dataset", dataset or "cifar10")
-    return name, state["imb_factor"] if "imb_factor" in state else options.default_imb_factor(name, imb_factor)
+    return name, state["imb_factor"] if "imb_factor" in state else default_imb_factor(name, imb_factor, TESTED_IMB_FACTOR)
 
 
 def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class: Sequence[float]) -> None:

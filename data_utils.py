@@ -11,13 +11,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from errors import UserError
-from image_sets import ImageSet, read_images
+from harness.errors import UserError
+from harness.image_sets import ImageSet, read_images
 
 PUBLISHED_SIZES = {"cifar10": (50000, 10), "cifar100": (50000, 100)}  # training images, classes
 META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not change the subsets
@@ -109,10 +110,26 @@ class LongTailedData:
     notes: list[str]
     heldout: ImageSet | None = None
 
+    @property
+    def parts(self) -> list[ImageSet]:
+        """Training, meta and test set, and the held-out images if there are any."""
+        return [self.train, self.meta, self.test, *([self.heldout] if self.heldout else [])]
+
+    def about(self) -> list[str]:
+        """Return lines that say how many images there are of what."""
+        sizes = zip(("training", "meta", "test", "held out"), self.parts, strict=False)
+        words = "  ".join(f"{name} {len(part.targets)}" for name, part in sizes)
+        return [f"training images a class: {self.cls_num_list}", words, *(f"note: {note}" for note in self.notes)]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the training set."""
+        names, digest = self.train.class_names, self.train.digest()
+        return {"class_names": names, "cls_num_list": self.cls_num_list, "train_digest": digest}
+
     def digest(self) -> str:
         """Return eight digits that tell these images and labels from others."""
         value = 0
-        for part in (self.train, self.meta, self.test, *([self.heldout] if self.heldout else [])):
+        for part in self.parts:
             value = part.crc(value)
         return f"{value:08x}"
 
@@ -133,11 +150,6 @@ def build_dataset(
         all it has when that is fewer. None keeps every image.
     num_heldout:
         Images a class to hold out, see `hold_out`; -1: 2,000 in all.
-
-    Raises
-    ------
-    UserError
-        If the data cannot be read, a class has no image for training or fewer than `num_meta` in all.
     """
     everything, notes = read_images(dataset, root, train=True)
     test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names)
@@ -241,9 +253,7 @@ def seeded(seed: int, stream: int, epoch: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mixed_seed(seed, epoch, stream))
 
 
-def epoch_batches(
-    data: ImageSet, batch_size: int, seed: int, epoch: int, taken: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(data: ImageSet, batch_size: int, seed: int, epoch: int, taken: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the augmented batches of one epoch: normalised images (N, 3, 32, 32) and target (N,).
 
     Order, crops and flips depend on seed and epoch alone. The last batch may be smaller. The first `taken` are left out.

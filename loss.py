@@ -112,12 +112,12 @@ def semantic_distances(weight: Tensor, target: Tensor, covariance: Tensor) -> Te
     return distances[target] if per_class else distances
 
 
-def semantic_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, ratio: float) -> Tensor:
-    """Return o_ij = logits_ij + (ratio / 2) (w_j − w_y)ᵀ Σ_y (w_j − w_y), (N, C) (ISDA, arXiv 1909.12220, eq. 7).
+def semantic_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
+    """Return o_ij = logits_ij + (lam_t / 2) (w_j − w_y)ᵀ Σ_y (w_j − w_y), (N, C) (ISDA, arXiv 1909.12220, eq. 7).
 
-    `ratio` is λ_t = lam · epoch / epochs.
+    `lam_t` is λ_t = lam · epoch / epochs.
     """
-    return logits + (ratio / 2) * semantic_distances(weight, target, covariance)
+    return logits + (lam_t / 2) * semantic_distances(weight, target, covariance)
 
 
 class SemanticLoss(nn.Module):
@@ -137,9 +137,9 @@ class SemanticLoss(nn.Module):
         self.register_buffer("class_weights", class_weights.to(torch.get_default_dtype()))
         self.register_buffer("margins", margins.to(torch.get_default_dtype()))
 
-    def forward(self, logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, ratio: float) -> Tensor:
+    def forward(self, logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
         """Return the loss (scalar) of logits (N, C), the head's weight (C, A), target (N,), Σ and λ_t."""
-        semantic = semantic_logits(logits, weight, target, covariance, ratio)
+        semantic = semantic_logits(logits, weight, target, covariance, lam_t)
         index = target.unsqueeze(1)  # (N, 1)
         semantic = semantic.scatter_add(1, index, -self.margins[index])
         return F.cross_entropy(semantic, target, weight=self.class_weights)
@@ -209,3 +209,16 @@ class EstimatorCV(nn.Module):
         merged = merge_statistics(old, (number, mean, covariance))
         for buffer, rows in zip(buffers, merged, strict=True):
             buffer.index_copy_(0, target, rows[first])
+
+
+def covariance_traces(estimator: EstimatorCV, moved: Tensor | float | None) -> dict[str, list[float]]:
+    """Return the traces of the classes' covariances (C,) by name: estimated and, after meta steps, learned.
+
+    `moved` is by how much the meta steps lowered them, mean over the steps with an image of the class. Nothing is returned
+    before the first statistics.
+    """
+    if not bool(estimator.count.any()):
+        return {}
+    estimated = traces(estimator.covariance)
+    learned = {} if moved is None else {"trace_learned": (estimated - moved).tolist()}
+    return {"trace_estimated": estimated.tolist(), **learned}

@@ -56,6 +56,66 @@ def run_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Tensor) 
         return functional_call(module, {**buffers, **weights}, inputs)
 
 
+class WithFeatures(nn.Module):
+    """A network that returns logits, made into one that returns (features, logits) and names its `head`, as the step needs.
+
+    Its state dict is that of the network alone.
+
+    Parameters
+    ----------
+    model:
+        The network.
+    head:
+        The name of its last layer, an `nn.Linear` (for a torchvision ResNet "fc"). Features are that layer's input.
+    """
+
+    def __init__(self, model: nn.Module, head: str) -> None:
+        super().__init__()
+        self.model = model
+        self.head = f"model.{head}"
+        if not isinstance(self.get_submodule(self.head), nn.Linear):
+            raise TypeError(f"{head} is not an nn.Linear, it is a {type(model.get_submodule(head)).__name__}")
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's own."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load the network's own."""
+        return self.model.load_state_dict(*args, **kwargs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, A) and logits (N, C)."""
+        seen: list[Tensor] = []
+        hook = self.get_submodule(self.head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self.model(x)
+        finally:
+            hook.remove()
+        return seen[-1], logits
+
+
+def last_linear(model: nn.Module, num_classes: int) -> str:
+    """Return the name of the last `nn.Linear` with `num_classes` outputs, in the order of the network's own list.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no nn.Linear with {num_classes} outputs: the last layer must be one")
+    return found[-1]
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """Return the last layer of a network that names it by its attribute `head`."""
+    head = model.get_submodule(str(model.head))
+    assert isinstance(head, nn.Linear)
+    return head
+
+
 class MetaModule(nn.Module):
     """An `nn.Module` that can be evaluated at other weights; see `run_with`."""
 

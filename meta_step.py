@@ -31,36 +31,7 @@ from loss import EstimatorCV, traces
 from passes import Passes
 
 Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
-Weights = dict[str, Tensor]
-
-
-class WithFeatures(nn.Module):
-    """Wrap a network that returns logits so that it returns (features, logits), as the step needs.
-
-    Parameters
-    ----------
-    model:
-        The network.
-    head:
-        The name of its last layer, an `nn.Linear` (for a torchvision ResNet "fc"). Features are that layer's input.
-    """
-
-    def __init__(self, model: nn.Module, head: str) -> None:
-        super().__init__()
-        self.model = model
-        self.head = f"model.{head}"
-        if not isinstance(self.get_submodule(self.head), nn.Linear):
-            raise TypeError(f"{head} is not an nn.Linear, it is a {type(model.get_submodule(head)).__name__}")
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (N, A) and logits (N, C)."""
-        seen: list[Tensor] = []
-        hook = self.get_submodule(self.head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits = self.model(x)
-        finally:
-            hook.remove()
-        return seen[-1], logits
+Rule = Callable[[Tensor, Tensor, float], Tensor]  # (Σ, G, meta_lr) -> Σ̂
 
 
 @contextmanager
@@ -94,7 +65,7 @@ def set_random_state(states: list[Tensor], device: torch.device) -> None:
 
 
 @dataclass(frozen=True)
-class PlainResult:
+class PlainStepResult:
     """What a step without a meta batch saw: loss (scalar) and logits (N, C)."""
 
     loss: Tensor
@@ -105,7 +76,7 @@ class PlainResult:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class MetaStepResult:
     """What one MetaSAug step saw: losses (scalars), logits (N, C), the meta gradient G and the covariances Σ̂ it led to."""
 
     loss_virtual: Tensor
@@ -126,33 +97,27 @@ class StepResult:
         return traces(self.grad_covariance)
 
 
-def trained_weights(model: nn.Module) -> Weights:
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters that are trained, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def virtual_step(weights: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr: float) -> Weights:
+def virtual_step(weights: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr: float) -> dict[str, Tensor]:
     """Return θ' = θ − lr · g as new leaf tensors: plain SGD, no momentum, no decay."""
     stepped = torch._foreach_add([w.detach() for w in weights.values()], [grads[n] for n in weights], alpha=-lr)
     return {name: w.requires_grad_() for name, w in zip(weights, stepped, strict=True)}
 
 
-def gradients(loss: Tensor, weights: Mapping[str, Tensor], retain_graph: bool = False) -> Weights:
+def gradients(loss: Tensor, weights: Mapping[str, Tensor], retain_graph: bool = False) -> dict[str, Tensor]:
     """Return the gradient of `loss` for each weight; zeros for those it does not depend on."""
     grads = torch.autograd.grad(loss, list(weights.values()), retain_graph=retain_graph, materialize_grads=True)
     return dict(zip(weights, grads, strict=True))
 
 
 def mixed_gradient(
-    criterion: Criterion,
-    logits: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    covariance: Tensor,
-    ratio: float,
-    logits_dot: Tensor,
-    weight_dot: Tensor,
-) -> Tensor:
+    criterion: Criterion, logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float,
+    logits_dot: Tensor, weight_dot: Tensor,
+) -> Tensor:  # fmt: skip
     """Return ∇_Σ [⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, Ẇ⟩], of Σ's shape: a double backward through the loss alone.
 
     logits and ȯ are (N, C), weight and Ẇ (C, A).
@@ -160,9 +125,14 @@ def mixed_gradient(
     o = logits.detach().requires_grad_()
     w = weight.detach().requires_grad_()
     sigma = covariance.detach().requires_grad_()
-    inner = torch.autograd.grad(criterion(o, w, target, sigma, ratio), (o, w), create_graph=True, materialize_grads=True)
+    inner = torch.autograd.grad(criterion(o, w, target, sigma, lam_t), (o, w), create_graph=True, materialize_grads=True)
     along = (inner[0] * logits_dot).sum() + (inner[1] * weight_dot).sum()
     return torch.autograd.grad(along, sigma, materialize_grads=True)[0]
+
+
+def gradient_rule(sigma: Tensor, grad_covariance: Tensor, meta_lr: float) -> Tensor:
+    """Return Σ̂ = Σ − meta_lr · G, the published rule (algorithm 1, line 6)."""
+    return sigma - meta_lr * grad_covariance
 
 
 def move(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -172,70 +142,56 @@ def move(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def plain_step(passes: Passes, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> PlainResult:
+def plain_step(passes: Passes, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> PlainStepResult:
     """Take one step of plain, unweighted cross-entropy, as stage 1 does."""
     inputs, target = batch
     _, logits = passes.plain(inputs)
     loss = F.cross_entropy(logits, target)
     move(optimizer, loss)
-    return PlainResult(loss.detach(), logits.detach())
+    return PlainStepResult(loss.detach(), logits.detach())
 
 
 def augmented_step(
-    model: nn.Module,
-    criterion: Criterion,
-    estimator: EstimatorCV,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    *,
-    ratio: float,
-    head: str | None = None,
-    passes: Passes | None = None,
-) -> PlainResult:
+    model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor], *, lam_t: float, head: str | None = None, passes: Passes | None = None,
+) -> PlainStepResult:  # fmt: skip
     """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does (arXiv 1909.12220); there is no meta-learning.
 
-    The same as `meta_step` with a `meta_lr` of 0, at the cost of plain cross-entropy. With a `ratio` of 0 there is no
+    The same as `meta_step` with a `meta_lr` of 0, at the cost of plain cross-entropy. With a `lam_t` of 0 there is no
     augmentation either: what is left are the criterion's class weights and margins. Parameters are those of `meta_step`.
     """
     passes = passes or Passes(model)
     inputs, target = batch
     features, logits = passes.plain(inputs)
     weight = model.get_parameter(f"{head or model.head}.weight")
-    loss = criterion(logits, weight, target, estimator.covariance, ratio)
+    loss = criterion(logits, weight, target, estimator.covariance, lam_t)
     move(optimizer, loss)
     estimator.update(features.detach(), target)
-    return PlainResult(loss.detach(), logits.detach())
+    return PlainStepResult(loss.detach(), logits.detach())
 
 
 def meta_step(
-    model: nn.Module,
-    criterion: Criterion,
-    estimator: EstimatorCV,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    meta_batch: tuple[Tensor, Tensor],
-    *,
-    ratio: float,
-    virtual_lr: float,
-    meta_lr: float,
-    head: str | None = None,
-    passes: Passes | None = None,
-) -> StepResult:
+    model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor], meta_batch: tuple[Tensor, Tensor], *, lam_t: float, virtual_lr: float, meta_lr: float,
+    rule: Rule = gradient_rule, head: str | None = None, passes: Passes | None = None,
+) -> MetaStepResult:  # fmt: skip
     """Take one MetaSAug step: the weights, the batch-norm statistics and the class statistics move once.
 
     Parameters
     ----------
     model:
-        Returns (features (N, A), logits (N, C)), the logits being its linear head's output; see `WithFeatures`. In
-        train mode batch norm uses the statistics of each batch, also of the meta batch.
+        Returns (features (N, A), logits (N, C)), the logits being its linear head's output; see `meta_layers.WithFeatures`.
+        In train mode batch norm uses the statistics of each batch, also of the meta batch.
     criterion:
         `loss.MetaSAugCE`, `loss.MetaSAugLDAM` or any function of (logits, W, target, Σ, λ_t), twice differentiable.
     estimator, optimizer:
         The class statistics and the optimizer of the real step; both are updated.
     batch, meta_batch:
         (inputs, target) each.
-    ratio, virtual_lr, meta_lr:
+    lam_t, virtual_lr, meta_lr:
         λ_t, the α of the virtual step, and the step size of Σ.
+    rule:
+        Makes Σ̂ from Σ, G and meta_lr.
     head:
         Name of the linear head; `model.head` if left out.
     passes:
@@ -257,7 +213,7 @@ def meta_step(
     state = random_state(inputs.device)
 
     features, logits = passes.shared(inputs)  # serves the virtual step, the directional pass and the real step
-    loss_virtual = criterion(logits, weights[head_weight], target, sigma, ratio)
+    loss_virtual = criterion(logits, weights[head_weight], target, sigma, lam_t)
     grads = gradients(loss_virtual, weights, retain_graph=True)
     stepped = virtual_step(weights, grads, virtual_lr)
 
@@ -266,11 +222,12 @@ def meta_step(
 
     with replayed(state, inputs.device):  # dropout, if any, drops the same units as in the shared pass
         logits_dot = passes.directional(weights, direction, inputs)
-    mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, ratio, logits_dot, direction[head_weight])
+    mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, lam_t, logits_dot, direction[head_weight])
     grad_covariance = -virtual_lr * mixed
-    sigma_hat = sigma - meta_lr * grad_covariance
+    sigma_hat = rule(sigma, grad_covariance, meta_lr)
 
-    loss = criterion(logits, weights[head_weight], target, sigma_hat, ratio)
+    loss = criterion(logits, weights[head_weight], target, sigma_hat, lam_t)
     move(optimizer, loss)
     estimator.update(features.detach(), target)
-    return StepResult(loss_virtual.detach(), loss_meta.detach(), loss.detach(), logits.detach(), grad_covariance, sigma_hat)
+    losses = loss_virtual.detach(), loss_meta.detach(), loss.detach()
+    return MetaStepResult(*losses, logits.detach(), grad_covariance, sigma_hat)

@@ -14,23 +14,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import options
-from checkpoint import load_checkpoint
-from errors import UserError, run_main
-from image_sets import SIZE, read_image
-from places import choose_device
-from trained import FromPixels, names_of_classes, probabilities, restored
+from harness.checkpoint import load_checkpoint
+from harness.devices import choose_device
+from harness.errors import UserError, run_main
+from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
+from harness.image_sets import SIZE, read_image
+from meta_layers import head_of
+from reporting.trained import FromPixels, names_of_classes, probabilities, restored
 
 AT_ONCE = 256  # images
 
 
 def main() -> None:
     """Load the network, read images in batches, print."""
-    args = parse()
+    args = parser().parse_args()
+    require(args.top >= 1, "--top", args.top, "at least 1")
     path = Path(args.checkpoint_path)
     state = load_checkpoint(path)
     network = restored(state, path, args.arch)
-    names = names_of_classes(state, network.linear.out_features)
+    names = names_of_classes(state, head_of(network).out_features)
     device = choose_device(args.gpu, args.no_cuda)
     model = FromPixels(network).to(device).to(memory_format=torch.channels_last)
     problems: list[str] = []
@@ -47,16 +49,14 @@ def main() -> None:
         raise UserError(f"{problems[0]}{others}")
 
 
-def parse() -> argparse.Namespace:
-    """Read and check the flags."""
-    parser = options.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
-    options.add_checkpoint_flags(parser)
-    options.add_device_flags(parser)
-    args = parser.parse_args()
-    options.require(args.top >= 1, "--top", args.top, "at least 1")
-    return args
+def parser() -> Parser:
+    """Return the parser of the flags."""
+    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    made.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
+    add_checkpoint_flags(made)
+    add_device_flags(made)
+    return made
 
 
 def read_or_reason(file: Path) -> np.ndarray | UserError:

@@ -16,12 +16,23 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from errors import UserError, replacing, run_main
-from metrics import FEW, MANY
-from options import Parser
-from plots import draw_all
-from runs import Run, Table, group_table, grouped, long_table, markdown, published_tables, read_runs, run_table
-from sweeps import find_sweeps, sweep_table, write_choices
+from harness.errors import UserError, run_main
+from harness.files import replacing
+from harness.flags import Parser
+from harness.metrics import FEW, MANY
+from reporting.finished_runs import (
+    FinishedRun,
+    Table,
+    group_table,
+    grouped,
+    long_table,
+    markdown,
+    published_tables,
+    read_runs,
+    run_table,
+)
+from reporting.lam_sweeps import find_sweeps, sweep_table, write_choices
+from reporting.plots import draw_all
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
@@ -72,7 +83,7 @@ def main() -> None:
     print(f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
 
 
-def make_sections(runs: Sequence[Run], groups: dict[str, list[Run]]) -> list[Section]:
+def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRun]]) -> list[Section]:
     """Return the tables of the report, those that have something to show."""
     tables = [("Each run", run_table(runs))]
     if any(len(group) > 1 for group in groups.values()):

@@ -7,14 +7,17 @@ of the released checkpoints.
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import sys
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import UserError
-from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule
+from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule, WithFeatures, last_linear
 
 
 class BasicBlock(MetaModule):
@@ -89,21 +92,62 @@ def build_model(arch: str, num_classes: int) -> ResNet:
     match = re.fullmatch(r"resnet(\d+)", arch)
     depth = int(match[1]) if match else 0
     if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"unknown architecture {arch!r}: use resnet and a depth of 6n + 2, as resnet20 or resnet32")
+        raise ValueError(
+            f"{arch!r} is unknown: use resnet and a depth of 6n + 2, as in resnet32, or package.module:function"
+        )
     return ResNet(num_classes, num_blocks=depth // 6)
 
 
-def make_model(arch: str, num_classes: int, seed: int = 0) -> ResNet:
-    """Return a new network with weights drawn from `seed`; the global random state is left as it was.
+def architecture(weights: Mapping[str, Tensor]) -> tuple[str | None, int | None]:
+    """Read the architecture, for instance "resnet32", and the class count off the names and shapes of weights.
+
+    None, None where they are those of another network.
+    """
+    blocks = [len({m[1] for k in weights if (m := re.match(rf"layer{s}\.(\d+)\.conv1\.weight$", k))}) for s in (1, 2, 3, 4)]
+    first, head = weights.get("conv1.weight"), weights.get("linear.weight")
+    of_cifar = first is not None and first.shape == (16, 3, 3, 3) and blocks[0] > 0 and blocks == [*[blocks[0]] * 3, 0]
+    return (f"resnet{6 * blocks[0] + 2}", len(head)) if of_cifar and head is not None and head.dim() == 2 else (None, None)
+
+
+def own_network(arch: str, num_classes: int) -> nn.Module:
+    """Return what `package.module:function` makes of the class count; the current folder is searched too.
+
+    It has to return (features, logits) and name its last layer by an attribute `head`, or logits, the output of its last
+    `nn.Linear`.
 
     Raises
     ------
-    UserError
+    ValueError
+        If there is no such function, or it returns something else.
+    """
+    module, _, function = arch.partition(":")
+    path = [*sys.path]
+    sys.path.append(os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{arch!r} cannot be imported ({error}): write package.module:function") from error
+    finally:
+        sys.path[:] = path
+    model = make(num_classes)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{arch} returned a {type(model).__name__}, not an nn.Module")
+    return model if isinstance(getattr(model, "head", None), str) else WithFeatures(model, last_linear(model, num_classes))
+
+
+def make_model(arch: str, num_classes: int, seed: int = 0) -> nn.Module:
+    """Return a new network with weights drawn from `seed`; the global random state is left as it was.
+
+    Parameters
+    ----------
+    arch:
+        As for `build_model`, or as for `own_network`.
+
+    Raises
+    ------
+    ValueError
         If there is no such architecture.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            return build_model(arch, num_classes)
-        except ValueError as error:
-            raise UserError(f"--arch: {error}") from error
+        return own_network(arch, num_classes) if ":" in arch else build_model(arch, num_classes)

@@ -23,26 +23,22 @@ import torch
 from torch import Tensor
 
 from data_utils import seeded
-from errors import UserError
-from features import Batch, LiveFeatures, meta_indices, train_indices
+from features import LiveFeatures, meta_indices, train_indices
+from harness.errors import UserError
+from harness.evaluation import Batch
+from harness.files import replacing, sync, writing
+from harness.process_group import Group
+from harness.progress import progress
 from image_lists import ImageList
-from process_group import Group
-from runlog import progress
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 FORMAT = 1
-CHUNK = 1 << 24
+CRC_CHUNK = 1 << 24
 ABANDONED = 24 * 3600  # seconds after which a part that nobody finished is removed
 
 
 def images_digest(images: ImageList) -> str:
-    """Return a digest of paths, labels, and each file's size and time of change.
-
-    Raises
-    ------
-    UserError
-        If an image is missing.
-    """
+    """Return a digest of paths, labels, and each file's size and time of change."""
     digest = hashlib.sha256(np.asarray(images.targets).tobytes())
     for path in images.paths:
         try:
@@ -57,7 +53,7 @@ def checksum(path: Path) -> int:
     """Return the CRC-32 of a file."""
     value = 0
     with open(path, "rb") as file:
-        while part := file.read(CHUNK):
+        while part := file.read(CRC_CHUNK):
             value = zlib.crc32(part, value)
     return value
 
@@ -74,13 +70,7 @@ def is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def write_rows(path: Path, rows: int, features: int, first: int, batches: Iterator[Tensor]) -> None:
-    """Write batches (N, A) into the fp16 matrix (rows, features) at `path`, from row `first` on.
-
-    Raises
-    ------
-    UserError
-        If a feature is not finite in fp16.
-    """
+    """Write batches (N, A) into the fp16 matrix (rows, features) at `path`, from row `first` on."""
     matrix = np.memmap(path, np.float16, "r+", shape=(rows, features))
     for batch in batches:
         half = batch.to(torch.float16)
@@ -92,13 +82,7 @@ def write_rows(path: Path, rows: int, features: int, first: int, batches: Iterat
 
 
 def reserve(path: Path, size: int | None) -> bool:
-    """Make a file of `size` bytes that the disk has room for; None makes none.
-
-    Raises
-    ------
-    UserError
-        If it has not, or the folder cannot be written.
-    """
+    """Make a file of `size` bytes that the disk has room for; None makes none."""
     if size is None:
         return True
     try:
@@ -117,26 +101,17 @@ def reserve(path: Path, size: int | None) -> bool:
 
 
 def publish(part: Path, path: Path, facts: Mapping[str, Any]) -> None:
-    """Give the finished rows their name, and then write their JSON.
-
-    Raises
-    ------
-    UserError
-        If the disk is full.
-    """
-    stated = path.with_suffix(".tmp")
-    try:
+    """Give the finished rows their name, and then write their JSON."""
+    with writing(path):
         path.with_suffix(".json").unlink(missing_ok=True)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
+        sync(part)
         os.replace(part, path)
-        stated.write_text(json.dumps({**facts, "crc32": checksum(path)}), encoding="utf-8")
-        os.replace(stated, path.with_suffix(".json"))
-    except OSError as error:
-        for left in (stated, path):
-            with suppress(OSError):
-                left.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error.strerror}): see --cache_dir") from error
+    try:
+        with replacing(path.with_suffix(".json")) as stated:
+            stated.write_text(json.dumps({**facts, "crc32": checksum(path)}), encoding="utf-8")
+    except UserError:  # the disk is full: rows without their JSON would only take room
+        path.unlink(missing_ok=True)
+        raise
 
 
 def remove_abandoned(path: Path) -> None:
@@ -182,23 +157,17 @@ class FeatureCache:
         }
 
     def open(self, name: str, view: int) -> np.ndarray:
-        """Return the features of a set (M, A), fp16, memory-mapped; compute them first if they are not there.
-
-        Raises
-        ------
-        UserError
-            If images cannot be read, or the folder not written or not shared.
-        """
+        """Return the features of a set (M, A), fp16, memory-mapped; compute them first if they are not there."""
         facts = self.group.agree(lambda: self.facts(name, view), dict)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{name}_{view}_{key}.f16"
-        whole = self.group.objects(is_whole(path, facts) if self.group.main else None)[0]
+        whole = self.group.all_gather_object(is_whole(path, facts) if self.group.main else None)[0]
         if whole:
             if self.group.main:
                 print(f"features of the {name} set, view {view}: read from {path}")
         else:
             self._compute(name, view, facts, path)
-        self.group.agree(lambda: self._see(path), lambda _: {})
+        self.group.agree(lambda: self._see(path))
         return np.memmap(path, np.float16, "r", shape=(facts["rows"], self.features))
 
     def _see(self, path: Path) -> bool:
@@ -210,9 +179,9 @@ class FeatureCache:
         rows = facts["rows"]
         if self.group.main:
             remove_abandoned(path)
-        part = path.with_suffix(f".part{self.group.objects(os.getpid())[0]}")
-        self.group.agree(lambda: reserve(part, rows * self.features * 2 if self.group.main else None), lambda _: {})
-        self.group.agree(lambda: self._see(part), lambda _: {})
+        part = path.with_suffix(f".part{self.group.all_gather_object(os.getpid())[0]}")
+        self.group.agree(lambda: reserve(part, rows * self.features * 2 if self.group.main else None))
+        self.group.agree(lambda: self._see(part))
         share = self.group.share(rows)
         total = -(-(share.stop - share.start) // self.live.test_batch_size)
         batches: Iterator[Tensor] = (features for features, _ in self.live.in_order(name, view))
@@ -220,13 +189,27 @@ class FeatureCache:
             batches = progress(batches, total, f"features of the {name} set, view {view}", None, self.print_freq)
         try:
             write_rows(part, rows, self.features, share.start, batches)
-            self.group.objects(None)  # all rows are there
+            self.group.barrier()  # all rows are there
             if self.group.main:
                 publish(part, path, facts)
         finally:
             if self.group.main:
                 part.unlink(missing_ok=True)
-        self.group.objects(None)  # the file has its name
+        self.group.barrier()  # the file has its name
+
+
+def cached_features(
+    live: LiveFeatures, views: int, folder: Path, weights: str, features: int, print_freq: int
+) -> CachedFeatures:
+    """Return the features of `views` views of the training and meta images and one of the test images, from the cache.
+
+    The parameters are those of `FeatureCache`.
+    """
+    cache = FeatureCache(folder, live, weights, live.group, features, print_freq)
+    train, meta = ([cache.open(name, view) for view in range(views)] for name in ("train", "meta"))
+    targets = {name: torch.from_numpy(part.targets) for name, part in live.sets.parts.items()}
+    sizes = live.batch_size, live.test_batch_size
+    return CachedFeatures(train, meta, cache.open("test", 0), targets, live.group, *sizes, live.seed)
 
 
 class CachedFeatures:

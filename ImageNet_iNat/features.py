@@ -20,17 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
-from errors import UserError
+from harness.errors import UserError
+from harness.evaluation import Batch
+from harness.image_sets import decode
+from harness.process_group import Group, shard_sizes
 from image_lists import ImageList
-from image_sets import decode
 from large_sets import Sets
-from process_group import Group, shard_sizes
 
-SIZE, RESIZED = 224, 256  # the crop, and the short side before it
+CROP, RESIZED = 224, 256  # the crop, and the short side before it
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 INATURALIST = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 
-Batch = tuple[Tensor, Tensor]  # features (N, A), target (N,)
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
 
@@ -41,11 +41,11 @@ def transforms(dataset: str, train: bool) -> v2.Compose:
     mean, std = INATURALIST if inaturalist else IMAGENET
     first: list[Any]
     if train:
-        first = [v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()]
+        first = [v2.RandomResizedCrop(CROP), v2.RandomHorizontalFlip()]
         if not inaturalist:
             first.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
     else:
-        first = [v2.Resize(RESIZED), v2.CenterCrop(SIZE)]
+        first = [v2.Resize(RESIZED), v2.CenterCrop(CROP)]
     return v2.Compose([*first, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
@@ -87,7 +87,7 @@ def collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
             return item
         good.append(item)
     if not good:
-        return torch.zeros(0, 3, SIZE, SIZE), torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, 3, CROP, CROP), torch.zeros(0, dtype=torch.int64)
     return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
 
 
@@ -102,13 +102,7 @@ def leave_stopping(_: int) -> None:
 
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Yield images (N, 3, 224, 224) and target (N,) of each batch of keys, on `device`.
-
-    Raises
-    ------
-    UserError
-        That names an image that cannot be read.
-    """
+    """Yield images (N, 3, 224, 224) and target (N,) of each batch of keys, on `device`."""
     cuda = device.type == "cuda"
     loader: DataLoader[Any] = DataLoader(
         images,
@@ -134,7 +128,7 @@ def in_order(
     starts = range(share.start, share.stop, batch_size)
     keys = ([(i, number) for i in range(start, min(start + batch_size, share.stop))] for start in starts)
     batches = ((extract(pixels), target) for pixels, target in load(images, keys, workers, group.device))
-    return group.in_step(batches, -(-max(shard_sizes(total, group.world)) // batch_size))
+    return group.with_barriers(batches, -(-max(shard_sizes(total, group.world_size)) // batch_size))
 
 
 def plain_images(images: ImageList, dataset: str) -> ListedImages:
@@ -208,9 +202,9 @@ class LiveFeatures:
         keys = ([(i, number) for i in index[self.group.share(len(index))].tolist()] for number, index in batches)
         loaded = load(self.images[name], keys, self.workers, self.group.device)
         for size, (images, target) in zip(sizes, loaded, strict=False):
-            shards = shard_sizes(size, self.group.world)
-            features = self.group.gather(self.extract(images), shards)
-            yield features, self.group.gather(target, shards)
+            shards = shard_sizes(size, self.group.world_size)
+            features = self.group.all_gather(self.extract(images), shards)
+            yield features, self.group.all_gather(target, shards)
 
 
 def extractor(backbone: torch.nn.Module) -> Extract:

@@ -56,7 +56,7 @@ class CentredRows:
 
 
 @dataclass(frozen=True)
-class HeadResult:
+class HeadStepResult:
     """What one step saw.
 
     Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i};
@@ -90,7 +90,7 @@ def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor
 class Samples:
     """A training batch as the step sees it.
 
-    `own` (N, A) are the centred rows of W of the samples' classes, `scale` (N,) as in `cross_entropy`, `ratio` is λ_t, and
+    `own` (N, A) are the centred rows of W of the samples' classes, `scale` (N,) as in `cross_entropy`, `lam_t` is λ_t, and
     `logits` (C, N) are those without augmentation, up to a constant a sample.
     """
 
@@ -100,15 +100,15 @@ class Samples:
     own: Tensor
     scale: Tensor
     margins: Tensor
-    ratio: float
+    lam_t: float
     logits: Tensor
 
     def towards(self, sigma: Tensor) -> Tensor:
         """Return z − r s∘w_y (N, A)."""
-        return torch.addcmul(self.features, sigma, self.own, value=-self.ratio)
+        return torch.addcmul(self.features, sigma, self.own, value=-self.lam_t)
 
 
-def prepare(head: nn.Linear, criterion: SemanticLoss, features: Tensor, target: Tensor, ratio: float) -> Samples:
+def prepare(head: nn.Linear, criterion: SemanticLoss, features: Tensor, target: Tensor, lam_t: float) -> Samples:
     """Return the batch with all that does not depend on Σ."""
     rows = CentredRows(head.weight)
     scale = criterion.class_weights[target]
@@ -116,7 +116,7 @@ def prepare(head: nn.Linear, criterion: SemanticLoss, features: Tensor, target: 
     for block, w, _, _ in rows:
         torch.addmm(head.bias[block].unsqueeze(1), w, features.T, out=logits[block])
     margins = criterion.margins[target]
-    return Samples(rows, features, target, rows.at(target), scale / scale.sum(), margins, ratio, logits)
+    return Samples(rows, features, target, rows.at(target), scale / scale.sum(), margins, lam_t, logits)
 
 
 def semantic_loss(batch: Samples, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +126,7 @@ def semantic_loss(batch: Samples, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor
     for block, w, square, _ in batch.rows:
         torch.mm(torch.mul(w, w, out=square), sigma.T, out=semantic[block])
         semantic[block].addmm_(w, crossed)
-    semantic.mul_(batch.ratio / 2).add_(batch.logits)
+    semantic.mul_(batch.lam_t / 2).add_(batch.logits)
     semantic.scatter_add_(0, batch.target.unsqueeze(0), -batch.margins.unsqueeze(0))
     return cross_entropy(semantic, batch.target, batch.scale)
 
@@ -140,7 +140,7 @@ def gradient_blocks(
         if out is not None:
             grad = out[block]
         torch.mm(residual[block], sigma, out=spare)
-        torch.addmm(spare.mul_(w), residual[block], towards, beta=batch.ratio, out=grad)
+        torch.addmm(spare.mul_(w), residual[block], towards, beta=batch.lam_t, out=grad)
         yield block, w, grad, spare
 
 
@@ -155,7 +155,7 @@ def meta_logits(
         residual_weight.addmm_(residual[block].T, w)
     logits += (bias - lr * residual.sum(dim=1)).unsqueeze(1)
     own_rows = (sigma * residual_weight) @ meta_features.T  # (N, M)
-    return logits.index_add_(0, batch.target, own_rows, alpha=lr * batch.ratio), residual_weight
+    return logits.index_add_(0, batch.target, own_rows, alpha=lr * batch.lam_t), residual_weight
 
 
 def weight_gradient(batch: Samples, sigma: Tensor, residual: Tensor, out: Tensor) -> Tensor:
@@ -163,15 +163,15 @@ def weight_gradient(batch: Samples, sigma: Tensor, residual: Tensor, out: Tensor
     residual_weight = torch.zeros_like(batch.features)
     for block, w, _, _ in gradient_blocks(batch, sigma, residual, out):
         residual_weight.addmm_(residual[block].T, w)
-    return out.index_add_(0, batch.target, sigma * residual_weight, alpha=-batch.ratio)
+    return out.index_add_(0, batch.target, sigma * residual_weight, alpha=-batch.lam_t)
 
 
-def mixed_gradient(
+def mixed_gradient_rows(
     batch: Samples, sigma: Tensor, softmax: Tensor, residual: Tensor, residual_weight: Tensor,
     meta_features: Tensor, meta_residual: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return, for each sample, ∇_{s_i} of ⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, v⟩, (N, A)."""
-    ratio, own = batch.ratio, batch.own
+    lam_t, own = batch.lam_t, batch.own
     own_v = meta_residual[batch.target] @ meta_features  # (N, A): v_y
     towards = batch.towards(sigma) @ meta_features.T  # (N, M)
     logits_dot = meta_residual.sum(dim=1, keepdim=True).addmm(meta_residual, towards.T)  # (C, N)
@@ -179,7 +179,7 @@ def mixed_gradient(
     outer = torch.zeros_like(own)  # P (W∘v)
     for block, w, wv, _ in batch.rows:
         torch.mm(meta_residual[block], meta_features, out=wv).mul_(w)
-        logits_dot[block].addmm_(wv, sigma.T, alpha=ratio).addmm_(w, crossed, alpha=-ratio)
+        logits_dot[block].addmm_(wv, sigma.T, alpha=lam_t).addmm_(w, crossed, alpha=-lam_t)
         outer.addmm_(residual[block].T, wv)
     weighted = softmax * logits_dot
     curvature = weighted.sub_(softmax * weighted.sum(dim=0)).mul_(batch.scale)  # R (C, N)
@@ -188,7 +188,7 @@ def mixed_gradient(
         squares.addmm_(curvature[block].T, torch.mul(w, w, out=square))
         curved_weight.addmm_(curvature[block].T, w)
     residual_v = (residual.T @ meta_residual) @ meta_features  # P v
-    return (squares / 2 - own * curved_weight + outer - own_v * residual_weight - own * residual_v) * ratio
+    return (squares / 2 - own * curved_weight + outer - own_v * residual_weight - own * residual_v) * lam_t
 
 
 def class_sums(rows: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -202,17 +202,9 @@ def class_sums(rows: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def head_step(
-    head: nn.Linear,
-    criterion: SemanticLoss,
-    estimator: EstimatorCV,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor],
-    meta_batch: tuple[Tensor, Tensor],
-    *,
-    ratio: float,
-    virtual_lr: float,
-    meta_lr: float,
-) -> HeadResult:
+    head: nn.Linear, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor], meta_batch: tuple[Tensor, Tensor], *, lam_t: float, virtual_lr: float, meta_lr: float,
+) -> HeadStepResult:  # fmt: skip
     """Take one MetaSAug step of the head: its weights, the optimizer and the class statistics move once.
 
     The same figures as `meta_step.meta_step` gives for a network that is this head alone.
@@ -227,19 +219,19 @@ def head_step(
         With diagonal covariances.
     batch, meta_batch:
         (features (N, A), target (N,)) and (features (M, A), target (M,)).
-    ratio, virtual_lr, meta_lr:
+    lam_t, virtual_lr, meta_lr:
         λ_t, the α of the virtual step, and the step size of Σ.
     """
     features, target = batch
     meta_features, meta_target = meta_batch
-    samples = prepare(head, criterion, features, target, ratio)
+    samples = prepare(head, criterion, features, target, lam_t)
     sigma = estimator.covariance[target]  # (N, A)
 
     loss_virtual, softmax, residual = semantic_loss(samples, sigma)
     stepped, residual_weight = meta_logits(samples, sigma, residual, head.bias, virtual_lr, meta_features)
     meta_scale = meta_features.new_full((len(meta_target),), 1 / len(meta_target))
     loss_meta, _, meta_residual = cross_entropy(stepped, meta_target, meta_scale)
-    mixed = mixed_gradient(samples, sigma, softmax, residual, residual_weight, meta_features, meta_residual)
+    mixed = mixed_gradient_rows(samples, sigma, softmax, residual, residual_weight, meta_features, meta_residual)
     grad_rows, members = class_sums(mixed, target, len(head.weight))
     grad_rows.mul_(-virtual_lr)
     sigma_hat = sigma - meta_lr * grad_rows
@@ -251,4 +243,4 @@ def head_step(
     optimizer.step()
     estimator.update(features, target)
     grad_norm = (grad_rows.square().sum(dim=1) / members).sum().sqrt()  # each class once
-    return HeadResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm)
+    return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm)

@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from errors import UserError
-from image_sets import is_image
+from harness.errors import UserError
+from harness.image_files import class_folders
 
-CLASSES = {"ImageNet_LT": 1000, "iNaturalist18": 8142, "iNaturalist17": 5089}
 MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
 LIST_FORM = "a list has one image a line, 'relative/path label'"
 
@@ -34,11 +32,11 @@ class ImageList:
     targets: np.ndarray
     class_names: list[str]
     source: str
-    passed_over: int = 0  # files of the folder that are not images
+    notes: tuple[str, ...] = ()  # lines for the user
 
     def subset(self, index: np.ndarray) -> ImageList:
         """Return the images at `index`."""
-        return replace(self, paths=[self.paths[i] for i in index.tolist()], targets=self.targets[index], passed_over=0)
+        return replace(self, paths=[self.paths[i] for i in index.tolist()], targets=self.targets[index], notes=())
 
     def digest(self) -> str:
         """Return a short digest of paths and labels."""
@@ -67,7 +65,7 @@ def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "ch
     if not text:
         raise UserError(f"{file} is empty: {LIST_FORM}")
     lines = text.split("\n")  # not splitlines, which also splits at characters that names may hold
-    return collect(map(split_line, lines), f"{file} line", file, root, num_classes)
+    return checked_list(map(split_line, lines), f"{file} line", file, root, num_classes)
 
 
 def read_text(file: Path, advice: str) -> str:
@@ -90,7 +88,9 @@ def split_line(line: str) -> tuple[str, int]:
     return path, int(word)
 
 
-def collect(entries: Iterable[tuple[str, int]], place: str, file: Path, root: Path, num_classes: int | None) -> ImageList:
+def checked_list(
+    entries: Iterable[tuple[str, int]], place: str, file: Path, root: Path, num_classes: int | None
+) -> ImageList:
     """Check paths and labels and make a list of them; an error, also a ValueError of `entries`, is said with its number."""
     base = os.path.join(os.path.abspath(root), "")
     limit = MAX_CLASSES if num_classes is None else num_classes
@@ -101,7 +101,7 @@ def collect(entries: Iterable[tuple[str, int]], place: str, file: Path, root: Pa
                 raise ValueError(f"label {label} lies outside [0, {limit}): labels count from 0")
             within = os.path.normpath(os.path.join(base, path)).startswith(base)  # as written: links are not followed
             if not within or "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
-                raise ValueError(f"{path!r} is no path inside {base}: mend it, or check --data_root")
+                raise ValueError(f"{path!r} lies outside {base}: correct the list, or check --data_root")
             kept.append((path, label))
     except ValueError as error:
         raise UserError(f"{place} {len(kept) + 1}: {error}") from error
@@ -110,7 +110,7 @@ def collect(entries: Iterable[tuple[str, int]], place: str, file: Path, root: Pa
     return ImageList(Path(root), [path for path, _ in kept], targets, names, str(file))
 
 
-def read_inaturalist17(file: Path, root: Path, num_classes: int, advice: str = "check the path") -> ImageList:
+def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:
     """Read an official json of iNaturalist: images[] with file_name and id, annotations[] with category_id and image_id.
 
     The order is that of images[]. Without image_id, annotations[n] belongs to images[n]. The rest is as in `read_list`.
@@ -119,7 +119,7 @@ def read_inaturalist17(file: Path, root: Path, num_classes: int, advice: str = "
         entries = json_entries(json.loads(read_text(file, advice)))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is no official json with annotations, or damaged: {error}") from error
-    return collect(entries, f"{file} image", file, root, num_classes)
+    return checked_list(entries, f"{file} image", file, root, num_classes)
 
 
 def json_entries(content: Any) -> list[tuple[str, int]]:
@@ -155,42 +155,8 @@ def json_column(rows: list[Any], part: str, key: str, *kinds: type) -> list[Any]
 
 
 def read_tree(folder: Path, class_names: list[str] | None) -> ImageList:
-    """List `folder/<class>/**`: the files whose ending Pillow reads; classes, if not given, in alphabetical order.
-
-    What is hidden or no image is passed over and counted. A missing folder, class or image is a `UserError`, and so is
-    a class that is not among `class_names`.
-    """
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
-    try:
-        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        names = found if class_names is None else class_names
-        label_of = {name: label for label, name in enumerate(names)}
-        for name in found:
-            if name not in label_of:
-                raise UserError(f"{folder / name} is a class that the training set does not have: move it away")
-        files = [(path, label_of[name]) for name in found for path in files_below(folder, name)]
-    except OSError as error:
-        advice = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
-    chosen = [(path, label) for path, label in files if is_listed(folder, path, endings)]
-    if not chosen:
-        raise UserError(f"{folder} holds no image in a format that can be read: put them into {folder}/<class>/")
-    targets = np.array([label for _, label in chosen], dtype=np.int64)
-    return ImageList(folder, [path for path, _ in chosen], targets, names, str(folder), len(files) - len(chosen))
-
-
-def files_below(folder: Path, name: str) -> list[str]:
-    """Return the files at any depth below `folder / name` as paths relative to `folder`, sorted."""
-
-    def stop(error: OSError) -> None:
-        raise error  # os.walk would pass over a folder that cannot be read
-
-    walk = os.walk(folder / name, onerror=stop)
-    return sorted(os.path.join(os.path.relpath(place, folder), file) for place, _, files in walk for file in files)
-
-
-def is_listed(folder: Path, path: str, endings: Container[str]) -> bool:
-    """Return whether to list a file: by its ending alone, if it has one, as a look at a million files takes long."""
-    hidden = any(part.startswith(".") for part in path.split(os.sep))
-    ending = os.path.splitext(path)[1]
-    return not hidden and (ending.lower() in endings if ending else is_image(folder / path, endings))
+    """List the images of `folder/<class>/**`, see `image_files.class_folders`."""
+    advice = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
+    found = class_folders(folder, class_names, advice)
+    targets = np.array(found.labels, dtype=np.int64)
+    return ImageList(folder, found.paths, targets, found.class_names, str(folder), tuple(found.notes(folder)))

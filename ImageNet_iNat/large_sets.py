@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from data_utils import split_meta
-from errors import UserError
-from image_lists import CLASSES, MAX_CLASSES, ImageList, read_inaturalist17, read_list, read_tree
-from options import check_num_classes, require
+from harness.errors import UserError
+from harness.flags import check_num_classes, require
+from image_lists import MAX_CLASSES, ImageList, read_inaturalist17, read_list, read_tree
 
 NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
-DATASETS = (*CLASSES, "custom")
+LARGE_SETS = tuple(NUM_META)
 LISTS = Path(__file__).resolve().parent / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
@@ -28,6 +28,21 @@ class Sets:
     test: ImageList
     cls_num_list: list[int]
     notes: list[str]
+
+    @property
+    def parts(self) -> dict[str, ImageList]:
+        """The lists by name."""
+        return {"train": self.train, "meta": self.meta, "test": self.test}
+
+    def about(self) -> list[str]:
+        """Return lines that say how many images there are of what."""
+        words = "  ".join(f"{name} {len(part)}" for name, part in self.parts.items())
+        counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images a class"
+        return [f"{words}  ({counts})", *(f"note: {note}" for note in self.notes)]
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of each list."""
+        return {f"{name} list": part.digest() for name, part in self.parts.items()}
 
 
 def draw_meta(source: ImageList, num_meta: int) -> tuple[ImageList, ImageList]:
@@ -56,23 +71,29 @@ def make_sets(train: ImageList, meta: ImageList, test: ImageList, notes: list[st
     return Sets(train, meta, test, counts, notes)
 
 
-def read_published(dataset: str, part: str, root: Path, lists: Path) -> ImageList:
-    """Read the train, val or test list of a published set; iNaturalist 2017 also from its official jsons."""
+def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
+    """Read the train, val or test list of a published set; iNaturalist 2017 also from its official jsons.
+
+    `num_classes` is that of the training list, None where this is the one: then its largest label decides.
+    """
     file = lists / f"{dataset}_{part}.txt"
     if dataset != "iNaturalist17" or os.path.isfile(file):
-        return read_list(file, root, CLASSES[dataset], f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat")
+        return read_list(file, root, num_classes, f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat")
     places = [folder / f"{part}2017.json" for folder in (lists, root)]
     found = next((place for place in places if os.path.isfile(place)), None)
     if found is None:
         raise UserError(f"{places[0]} and {places[1]} are not there: fetch the file as github.com/visipedia/inat_comp says")
-    return read_inaturalist17(found, root, CLASSES[dataset], "fetch it again")
+    return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
-def published_sets(dataset: str, root: Path, num_meta: int, lists: Path) -> Sets:
-    """Read a published data set, its meta images where the published code takes them."""
-    train, val = (read_published(dataset, part, root, lists) for part in ("train", "val"))
+def published_sets(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Sets:
+    """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
+    train = read_published(dataset, "train", root, lists)
+    classes = len(train.class_names)
+    check_num_classes(num_classes, classes, train.source)
+    val = read_published(dataset, "val", root, lists, classes)
     if dataset == "ImageNet_LT":
-        return make_sets(train, draw_meta(val, num_meta)[0], read_published(dataset, "test", root, lists), [])
+        return make_sets(train, draw_meta(val, num_meta)[0], read_published(dataset, "test", root, lists, classes), [])
     source, use = (val, "test") if dataset == "iNaturalist18" else (train, "training")
     meta, _ = draw_meta(source, num_meta)
     note = f"the {len(meta)} meta images are also among the {len(source)} {use} images, as published"
@@ -99,8 +120,7 @@ def tree_sets(root: Path, num_meta: int, num_classes: int | None) -> Sets:
     test = read_test_tree(root, train.class_names)
     own_meta = read_tree(root / "meta", train.class_names) if os.path.isdir(root / "meta") else None
     meta, rest = (own_meta, train) if own_meta is not None else draw_meta(train, num_meta)
-    incomplete = [part for part in (train, test, meta) if part.passed_over]
-    notes = [f"{part.source}: {part.passed_over} files are not images and were passed over" for part in incomplete]
+    notes = [*train.notes, *test.notes, *(own_meta.notes if own_meta is not None else ())]
     return make_sets(rest, meta, test, notes)
 
 
@@ -116,9 +136,8 @@ def read_test(
 ) -> ImageList:  # fmt: skip
     """Read only what is tested on; `class_names` are those of training where they are known."""
     root = Path(data_root)
-    check_num_classes(num_classes, CLASSES.get(dataset), dataset)
     if dataset != "custom":
-        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, lists)
+        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, lists, num_classes)
     if val_list is not None:
         return read_list(Path(val_list), root, num_classes, "check --val_list")
     return read_test_tree(root, class_names)
@@ -138,7 +157,7 @@ def training_counts(
             places += [folder / "train2017.json" for folder in (lists, Path(data_root))]
         if not any(map(os.path.isfile, places)):
             return None
-        train = read_published(dataset, "train", Path(data_root), lists)
+        train = read_published(dataset, "train", Path(data_root), lists, num_classes)
     counts: list[int] = np.bincount(train.targets, minlength=num_classes).tolist()
     return counts
 
@@ -152,23 +171,22 @@ def read_sets(
     Parameters
     ----------
     dataset:
-        One of `DATASETS`. The lists of the published sets lie in `lists`; "custom" has its own lists, or without them
+        One of `LARGE_SETS`. The lists of the published sets lie in `lists`; "custom" has its own lists, or without them
         the folders train, val (or test) and, if wanted, meta in `data_root`, each with a folder for every class.
     num_meta:
         Meta images a class, drawn from the val list (iNaturalist17: the training list, where they stay). Those of
         "custom" are taken out of its training list, unless it has a meta list or folder.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
+    if dataset not in LARGE_SETS:
+        raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(LARGE_SETS)}")
     require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
     sensible = num_classes is None or 2 <= num_classes <= MAX_CLASSES
     require(sensible, "--num_classes", num_classes, f"from 2 to {MAX_CLASSES}")
-    check_num_classes(num_classes, CLASSES.get(dataset), dataset)
     listed = any(flag is not None for flag in (train_list, val_list, meta_list))
     if dataset != "custom" and listed:
         raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
     if dataset != "custom":
-        return published_sets(dataset, Path(data_root), num_meta, lists)
+        return published_sets(dataset, Path(data_root), num_meta, num_classes, lists)
     if listed:
         return listed_sets(Path(data_root), num_meta, num_classes, train_list, val_list, meta_list)
     return tree_sets(Path(data_root), num_meta, num_classes)

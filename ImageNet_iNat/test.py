@@ -17,25 +17,26 @@ from typing import Any
 
 from torch import nn
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the root's rooms, right after this folder
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
 
-import head_options
-from backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
-from checkpoint import beside, check_kinds
-from errors import UserError, run_main
+import head_flags
+from backbone import fingerprint, load_network, read_weights
 from features import extractor, in_order, plain_images
-from head_training import Tested, evaluate
+from harness.checkpoint import check_kinds
+from harness.errors import UserError, run_main
+from harness.evaluation import Predictions, evaluate
+from harness.files import beside, replacing
+from harness.metrics import percent, shot_of, shots_line
+from harness.process_group import Group, process_group
 from image_lists import ImageList
-from large_sets import DATASETS, read_test, training_counts
-from metrics import percent, shot_of, shots_line
-from process_group import Group, process_group
+from large_sets import LARGE_SETS, read_test, training_counts
 
 
 def main() -> None:
     """Load, evaluate, print, write."""
-    found = head_options.parse_group()
+    found = head_flags.parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        args = group.agree(lambda: head_options.parse_test(__doc__), head_options.shared_facts)
+        args = group.agree(lambda: head_flags.parse_test(__doc__), head_flags.shared_facts)
         test_set(args, group)
 
 
@@ -46,8 +47,7 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
-    classes = subject.images.class_names
-    tested = evaluate(head, batches, subject.counts or [0] * len(classes), group)
+    tested = evaluate(head, batches, group)
     if group.main:
         report(subject, tested, Path(args.out) if args.out else beside(path, "_classes.csv"))
 
@@ -69,14 +69,8 @@ class Subject:
 
 
 def read_subject(args: argparse.Namespace, path: Path) -> Subject:
-    """Read the checkpoint and the list of test images.
-
-    Raises
-    ------
-    UserError
-        If one of them cannot be read, or they do not fit each other.
-    """
-    backbone_weights, head_weights, state = read_weights(path)
+    """Read the checkpoint and the list of test images."""
+    weights, state = read_weights(path)
     check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")
     if args.dataset not in (None, dataset):
@@ -84,12 +78,10 @@ def read_subject(args: argparse.Namespace, path: Path) -> Subject:
     if dataset == "custom" and args.val_list is None and state.get("flags", {}).get("val_list") is not None:
         raise UserError(f"{path} was trained from lists, whose labels are its classes: give --val_list")
     root = args.data_root or f"../{dataset}"
-    matrix = head_weights.get("weight")
-    classes = args.num_classes or (len(matrix) if dataset == "custom" and matrix is not None and matrix.dim() == 2 else None)
+    matrix = weights[1].get("weight")
+    classes = args.num_classes or (len(matrix) if matrix is not None and matrix.dim() == 2 else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
-    backbone, head = make_backbone(), make_head(len(images.class_names), seed=0)
-    load_backbone(backbone, backbone_weights, path)
-    load_head(head, head_weights, path)
+    backbone, head = load_network(weights, len(images.class_names), path)
     if len(state.get("cls_num_list", images.class_names)) != len(images.class_names):
         raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")
     counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
@@ -97,43 +89,30 @@ def read_subject(args: argparse.Namespace, path: Path) -> Subject:
 
 
 def check_facts(state: Mapping[str, Any], path: Path) -> None:
-    """Check what a checkpoint says of its data.
-
-    Raises
-    ------
-    UserError
-        If it is of another kind of run, or a state to resume.
-    """
+    """Check what a checkpoint says of its data."""
     if "resume" in state:
         raise UserError(f"{path} is what an interrupted run goes on from: test the one that ends in _last or _ckpt.pth.tar")
     check_kinds(state, path)
-    if state.get("dataset", DATASETS[0]) not in DATASETS:
+    if state.get("dataset", LARGE_SETS[0]) not in LARGE_SETS:
         raise UserError(f"{path} was trained on {state['dataset']}: test it with MetaSAug_test.py")
 
 
-def report(subject: Subject, tested: Tested, out: Path) -> None:
-    """Print the accuracies and write those per class.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be written.
-    """
-    overall, counts = tested.accuracy.overall, subject.counts
+def report(subject: Subject, tested: Predictions, out: Path) -> None:
+    """Print the accuracies and write those per class."""
+    names, counts = subject.images.class_names, subject.counts
+    accuracy = tested.accuracy(counts or [0] * len(names))
+    overall = accuracy.overall
     print(f"Dataset: {subject.dataset}\tAccuracy: {overall:.2f}\tError: {100 - overall:.2f}\tTop-5: {tested.top5:.2f}")
     if counts:
-        print(f"Accuracy per shot: {shots_line(tested.accuracy.per_shot)}")
+        print(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
     else:
         print("note: no shot groups, for neither the checkpoint nor a training list says how many images a class had")
-    try:
-        with open(out, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("class", "name", "training images", "shot", "accuracy"))
-            for k, (name, value) in enumerate(zip(subject.images.class_names, tested.accuracy.per_class, strict=True)):
-                trained = (counts[k], shot_of(counts[k])) if counts else ("", "")
-                writer.writerow((k, name, *trained, percent(value)))
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}): name another file by --out") from error
+    with replacing(out) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("class", "name", "training images", "shot", "accuracy"))
+        for k, (name, value) in enumerate(zip(names, accuracy.per_class, strict=True)):
+            trained = (counts[k], shot_of(counts[k])) if counts else ("", "")
+            writer.writerow((k, name, *trained, percent(value)))
     print(f"wrote {out}")
 
 

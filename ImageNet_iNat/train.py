@@ -9,32 +9,107 @@ The same by torchrun, or as one process:
   python3 train.py --dataset ImageNet_LT --data_root ../ImageNet
 Without GPUs: compute the features once, then train the head from them:
   python3 train.py --dataset ImageNet_LT --data_root ../ImageNet --cache_features 1
-Own images in my/train/<class>/* and my/val/<class>/*, with torchvision's weights:
+Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's weights:
   python3 train.py --dataset custom --data_root my --pretrained resnet50.pth --fresh_head --lr 0.01
 """
 
 import sys
+from itertools import islice
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the root's rooms, right after this folder
+import torch
+from torch import nn
 
-import head_options
-from errors import run_main
-from head_training import head_run
-from loss import MetaSAugCE
-from process_group import process_group
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
+
+import head_flags
+from backbone import FEATURES, fingerprint, load_network, published_form, read_weights
+from feature_cache import CachedFeatures, cached_features
+from features import LiveFeatures, extractor
+from harness.errors import run_main
+from harness.evaluation import evaluate
+from harness.flags import SPLIT_NOTE
+from harness.process_group import Group, process_group
+from harness.run import Run
+from head_step import head_step
+from image_lists import check_there
+from large_sets import Sets, read_sets
+from loss import EstimatorCV, MetaSAugCE
+
+
+def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
+    """Return the lists, the backbone, the head and a digest of the backbone's weights."""
+    f = flags
+    sets = read_sets(f.dataset, f.data_root, f.num_meta, f.num_classes, f.train_list, f.val_list, f.meta_list)
+    for part in sets.parts.values():
+        check_there(part)
+    path = Path(f.pretrained)
+    backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
+    return sets, backbone, head, fingerprint(backbone)
+
+
+def facts(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
+    """Return what must be the same on all processes."""
+    digests = {"backbone weights": weights[:16], "head weights": fingerprint(head)[:16], "PyTorch": torch.__version__}
+    return {**flags.facts(), **sets.digests(), **digests}
+
+
+def train(flags: head_flags.HeadFlags, group: Group) -> None:
+    """Every epoch is MetaSAug: the backbone has had its plain stage. The rate is the same throughout, as published."""
+    with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
+        sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: facts(flags, *made))
+        backbone.to(group.device)
+        head.to(group.device)
+        counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
+        optimizer = torch.optim.SGD(
+            head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
+            fused=group.device.type in ("cpu", "cuda"),
+        )  # fmt: skip
+        criterion = MetaSAugCE(counts).to(group.device)
+        estimator = EstimatorCV(FEATURES, len(counts), diagonal=True).to(group.device)
+        run.begin(  # goes on with an interrupted run, or ends here if it is finished
+            nn.ModuleDict({"fc": head}), optimizer, estimator, keep=flags.pretrained,
+            extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
+            facts={
+                "dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
+                "global_batch_size": batch_size,
+            },
+            saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
+        )  # fmt: skip
+        where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
+        run.say(f"{flags.dataset}, {len(counts)} classes, head of the ResNet-50 in {flags.pretrained}, {where}")
+        run.say(f"batch {flags.batch_size} a process, {batch_size} in all; so are meta batches, if there are as many images")
+        run.say(*sets.about(), *([SPLIT_NOTE] if flags.split is not None else []))
+
+        live = LiveFeatures(
+            sets, flags.dataset, extractor(backbone), group, batch_size, flags.test_batch_size, flags.workers, flags.seed
+        )
+        features: LiveFeatures | CachedFeatures = live
+        if flags.cache_features:
+            folder = Path(flags.cache_dir or Path(flags.workdir) / "feature_cache")
+            features = cached_features(live, flags.cache_features, folder, weights, FEATURES, flags.print_freq)
+        steps = -(-len(sets.train) // batch_size)
+        batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
+        meta = run.interruptible(features.meta(run.meta_taken))
+        for epoch in run.epochs:
+            lam_t = flags.lam * epoch / flags.epochs  # λ_t
+            left = islice(batches, steps - run.meter.steps)
+            for batch in run.watch(left, steps, f"epoch {epoch}/{flags.epochs}"):
+                seen = head_step(
+                    head, criterion, estimator, optimizer, batch, next(meta),
+                    lam_t=lam_t, virtual_lr=flags.lr, meta_lr=flags.meta_lr,
+                )  # fmt: skip
+                run.after_step(seen, batch[1])
+            tested = evaluate(head, run.interruptible(features.test()), group)
+            run.after_epoch(tested, {"lr": flags.lr, "test_acc5": tested.top5})
 
 
 def main() -> None:
-    """Every epoch is MetaSAug: the backbone has had its plain stage."""
-    found = head_options.parse_group()
+    """Find the other processes, read the flags with them, train."""
+    found = head_flags.parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: head_options.parse_training(__doc__), lambda made: made.facts())
-        with head_run(flags, group) as run:
-            criterion = MetaSAugCE(run.cls_num_list).to(group.device)
-            for epoch in run.epochs:
-                run.train_epoch(epoch, criterion)
-            run.finish()
+        flags = group.agree(lambda: head_flags.parse_training(__doc__), lambda made: made.facts())
+        train(flags, group)
 
 
 if __name__ == "__main__":

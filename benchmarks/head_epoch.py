@@ -16,7 +16,6 @@ import json
 import sys
 import tempfile
 import time
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,16 +25,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ImageNet_iNat"))
 
+
 from benchmarks.common import in_fresh_process, peak_mb, write_rows
-from engine import EpochResult, train_one_epoch, train_one_epoch_meta
-from errors import run_main
 from feature_cache import CachedFeatures
+from harness.errors import run_main
+from harness.flags import Parser, require
+from harness.process_group import Group
+from harness.progress import Meter, StepFigures, progress
 from head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
 from meta_step import plain_step
-from options import Parser, require
 from passes import Passes
-from process_group import Group
 
 SIZE = 2048
 
@@ -65,29 +65,32 @@ class Linear(torch.nn.Linear):
         return x, super().forward(x)
 
 
-def child(version: str, folder: Path, images: int, classes: int, batch: int) -> None:
+def child(version: str, folder: Path, images: int, classes: int, batch_size: int) -> None:
     """Train one epoch in this process and print the figures as JSON."""
     bare = peak_mb()
     labels = {"train": long_tailed_labels(images, classes), "meta": torch.arange(10 * classes) // 10}
     views = {k: [np.memmap(folder / f"{k}.f16", np.float16, "r", shape=(len(v), SIZE))] for k, v in labels.items()}
     group = Group(0, 1, torch.device("cpu"))
-    features = CachedFeatures(views["train"], views["meta"], np.zeros((0, SIZE), np.float16), labels, group, batch, 100, 0)
-    head, steps = Linear(SIZE, classes), -(-images // batch)
+    features = CachedFeatures(
+        views["train"], views["meta"], np.zeros((0, SIZE), np.float16), labels, group, batch_size, 100, 0
+    )
+    head, steps = Linear(SIZE, classes), -(-images // batch_size)
     optimizer = torch.optim.SGD(head.parameters(), 3e-4, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
-    batches, shown = islice(features.train(), steps), {"total": steps, "label": version, "print_freq": 50}
+    counts = labels["train"].bincount(minlength=classes).tolist()
+    criterion, estimator = MetaSAugCE(counts), EstimatorCV(SIZE, classes, diagonal=True)
+    passes, meter, meta = Passes(head), Meter(), features.meta()
     start = time.perf_counter()
-    result: EpochResult
-    if version == "plain":
-        result = train_one_epoch(partial(plain_step, Passes(head), optimizer), batches, **shown)  # type: ignore[arg-type]
-    else:
-        counts = labels["train"].bincount(minlength=classes).tolist()
-        estimator = EstimatorCV(SIZE, classes, diagonal=True)
-        step = partial(
-            head_step, head, MetaSAugCE(counts), estimator, optimizer, ratio=0.1, virtual_lr=3e-4, meta_lr=0.1
-        )  # fmt: skip
-        result = train_one_epoch_meta(step, batches, features.meta(), **shown)
+    for batch in progress(islice(features.train(), steps), steps, version, meter, 50):
+        seen: StepFigures
+        if version == "plain":
+            seen = plain_step(passes, optimizer, batch)
+        else:
+            seen = head_step(
+                head, criterion, estimator, optimizer, batch, next(meta), lam_t=0.1, virtual_lr=3e-4, meta_lr=0.1
+            )
+        meter.update(seen, batch[1])
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb() - bare, "loss": result.loss}))
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb() - bare, "loss": meter.read()[0]}))
 
 
 def main() -> None:

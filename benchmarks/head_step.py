@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ImageNet_iNat"))
 
 from benchmarks.common import in_fresh_process, measure, peak_mb, write_rows
-from errors import UserError, run_main
-from options import Parser, require
+from harness.errors import UserError, run_main
+from harness.flags import Parser, require
 
 CELLS = ("1000x64", "1000x256", "8142x8", "8142x32", "8142x64")
-LR, META_LR, RATIO = 3e-4, 0.1, 0.1
+LR, META_LR, LAM_T = 3e-4, 0.1, 0.1
 
 
 def make_step(version: str, classes: int, batch: int, size: int) -> Callable[[], object]:
@@ -43,14 +43,14 @@ def make_step(version: str, classes: int, batch: int, size: int) -> Callable[[],
         from benchmarks.published_head import PublishedHead
 
         published = PublishedHead(head.weight.detach(), head.bias.detach(), counts, LR, META_LR)
-        return lambda: published.step(*batches[0], *batches[1], ratio=RATIO)
+        return lambda: published.step(*batches[0], *batches[1], lam_t=LAM_T)
     from head_step import head_step
     from loss import EstimatorCV, MetaSAugCE
 
     criterion, estimator = MetaSAugCE(counts), EstimatorCV(size, classes, diagonal=True)
     optimizer = torch.optim.SGD(head.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     return lambda: head_step(
-        head, criterion, estimator, optimizer, *batches, ratio=RATIO, virtual_lr=LR, meta_lr=META_LR
+        head, criterion, estimator, optimizer, *batches, lam_t=LAM_T, virtual_lr=LR, meta_lr=META_LR
     )  # fmt: skip
 
 
@@ -73,13 +73,7 @@ def memory_mb() -> float:
 
 
 def read_cell(text: str) -> tuple[int, int]:
-    """Read "CxN".
-
-    Raises
-    ------
-    UserError
-        If it is not of that form.
-    """
+    """Read "CxN"."""
     classes, _, batch = text.partition("x")
     if not (classes.isdigit() and batch.isdigit() and int(classes) > 1 and int(batch) > 0):
         raise UserError(f"--cells {text!r}: write classes and batch size as 1000x256")

@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import meta_step
 from benchmarks.common import in_fresh_process, measure, peak_mb, write_rows
 from data_utils import meta_batches
-from errors import run_main
-from image_sets import ImageSet
+from harness.devices import choose_device
+from harness.errors import run_main
+from harness.flags import Parser, require
+from harness.image_sets import ImageSet
 from loss import EstimatorCV, MetaSAugLDAM
-from options import Parser, require
 from passes import lacks_bf16, make_passes
-from places import choose_device
 from resnet import make_model
 
 Step = Callable[[], object]
@@ -77,7 +77,7 @@ class Ours:
         if self.kind == "metasaug":
             meta_step.meta_step(
                 self.model, self.criterion, self.estimator, self.optimizer, (self.images, self.target),
-                next(self.meta_stream), ratio=0.6, virtual_lr=0.01, meta_lr=0.1, passes=self.passes,
+                next(self.meta_stream), lam_t=0.6, virtual_lr=0.01, meta_lr=0.1, passes=self.passes,
             )  # fmt: skip
             return
         loss = F.cross_entropy(self.passes.plain(self.images)[1], self.target)
@@ -105,7 +105,7 @@ def make_step(name: str, device: torch.device, batch_size: int, num_classes: int
     published = PublishedStep(num_classes, class_counts(num_classes), 0.01, 0.1, int(arch[6:]) // 6, device=device)
     meta_set = random_set(10 * num_classes, num_classes)
     loader = make_loader(meta_set.pixels, meta_set.targets, batch_size)
-    return lambda: published.step(*batch, loader, ratio=0.6)
+    return lambda: published.step(*batch, loader, lam_t=0.6)
 
 
 def in_turn(steps: dict[str, Step], device: torch.device, repeats: int, counted: int = 2) -> dict[str, list[float]]:
@@ -121,7 +121,7 @@ def in_turn(steps: dict[str, Step], device: torch.device, repeats: int, counted:
     return times
 
 
-def peak_rates() -> dict[str, float]:
+def peak_rates(tries: int) -> dict[str, float]:
     """Return the best float32 rates, in GFLOP/s, of a 2048 x 2048 matrix product and of a large 3x3 convolution.
 
     Two libraries compute them, and on some processors the one of matrix products leaves the wider vector units idle.
@@ -133,7 +133,7 @@ def peak_rates() -> dict[str, float]:
         "sgemm": (2 * 2048**3, lambda: a @ b),
         "convolution": (2 * 64 * 1024 * 128 * 128 * 9, lambda: F.conv2d(x, w, padding=1)),
     }
-    best = {name: min(measure(step, torch.device("cpu")) for _ in range(8)) for name, (_, step) in work.items()}
+    best = {name: min(measure(step, torch.device("cpu")) for _ in range(tries)) for name, (_, step) in work.items()}
     return {name: flop / best[name] / 1e9 for name, (flop, _) in work.items()}
 
 
@@ -244,7 +244,7 @@ def compare(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     parts = time_parts(Ours("metasaug", device, args.batch_size, args.num_classes, args.arch), device, repeats)
     print("parts of a float32 step: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in parts.items()))
     if device.type == "cpu":
-        found = peak_rates()
+        found = peak_rates(2 * repeats + 2)
         unit = forward_gflop(Ours("plain", device, args.batch_size, args.num_classes, args.arch))
         work = {"metasaug": 10 * unit, "plain": 3 * unit}
         shares = {name: work[name.split()[0]] / medians[name] / max(found.values()) for name in names}

@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from loss import class_balanced_weights
 
 
-def augmented_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, ratio: float) -> Tensor:
+def augmented_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
     """Return the semantic logits (N, C) of logits (N, C), W (C, A), target (N,) and diagonal covariances (C, A)."""
     N, (C, A) = len(logits), weight.shape
     NxW_ij = weight.expand(N, C, A)
     NxW_kj = torch.gather(NxW_ij, 1, target.view(N, 1, 1).expand(N, C, A))
     CV_temp = covariance[target].view(N, 1, A).expand(N, C, A)
-    sigma2 = ratio * ((NxW_ij - NxW_kj).pow(2) * CV_temp).sum(2)
+    sigma2 = lam_t * ((NxW_ij - NxW_kj).pow(2) * CV_temp).sum(2)
     return logits + 0.5 * sigma2
 
 
@@ -64,9 +64,9 @@ class PublishedHead:
         head.load_state_dict({"weight": weight, "bias": bias})
         return head
 
-    def criterion(self, fc: nn.Linear, features: Tensor, target: Tensor, covariance: Tensor, ratio: float) -> Tensor:
+    def criterion(self, fc: nn.Linear, features: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
         """Return the class-balanced cross-entropy (scalar) of the semantic logits."""
-        logits = augmented_logits(fc(features), fc.weight, target, covariance, ratio)
+        logits = augmented_logits(fc(features), fc.weight, target, covariance, lam_t)
         return F.cross_entropy(logits, target, weight=self.class_weights)
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class PublishedHead:
         self.count = self.count + new_count
 
     def step(
-        self, features: Tensor, target: Tensor, meta_features: Tensor, meta_target: Tensor, ratio: float
+        self, features: Tensor, target: Tensor, meta_features: Tensor, meta_target: Tensor, lam_t: float
     ) -> dict[str, Tensor]:
         """Take one step on features (N, A) and target (N,): the head and the class statistics move once.
 
@@ -101,7 +101,7 @@ class PublishedHead:
         """
         virtual = self.new_head(self.fc.weight, self.fc.bias)
         covariance = self.covariance.clone().requires_grad_()
-        loss_virtual = self.criterion(virtual, features, target, covariance, ratio)
+        loss_virtual = self.criterion(virtual, features, target, covariance, lam_t)
         grads = torch.autograd.grad(loss_virtual, (virtual.weight, virtual.bias), create_graph=True)
         stepped_weight = virtual.weight - self.lr * grads[0]
         stepped_bias = virtual.bias - self.lr * grads[1]
@@ -111,7 +111,7 @@ class PublishedHead:
         covariance_hat = (covariance - self.meta_lr * grad_covariance).detach()
         del grads, stepped_weight, stepped_bias
 
-        loss = self.criterion(self.fc, features, target, covariance_hat, ratio)
+        loss = self.criterion(self.fc, features, target, covariance_hat, lam_t)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -55,9 +55,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
 
-def make_loader(
-    pixels: Tensor, targets: Tensor, batch_size: int, workers: int = 1, shuffle: bool = True
-) -> DataLoader[Any]:
+def make_loader(pixels: Tensor, targets: Tensor, batch_size: int, workers: int = 1, shuffle: bool = True) -> DataLoader[Any]:
     """Return a loader of batches (N, 3, 32, 32) and (N,); every iterator over it starts its workers anew."""
     return DataLoader(
         Images(pixels, targets), batch_size, shuffle=shuffle, num_workers=workers, pin_memory=torch.cuda.is_available()

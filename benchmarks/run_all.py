@@ -22,8 +22,8 @@ import torchvision
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from harness.machine import processor
 from passes import lacks_bf16
-from record import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 BF16 = "precision.py"

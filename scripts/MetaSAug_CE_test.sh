@@ -1,4 +1,4 @@
 #!/bin/sh
 # Test the ten CE checkpoints: one line of accuracy and error each. A missing file is named, the rest still run, status 1.
-# usage: sh scripts/MetaSAug_CE_test.sh [FOLDER [further flags]]     default folder: checkpoint/ours/CE
+# usage: sh scripts/MetaSAug_CE_test.sh [FOLDER [further flags]]     default: checkpoint/ours, then checkpoint/ours/CE
 sh "$(dirname "$0")/test_all.sh" CE "$@"

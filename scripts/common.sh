@@ -1,4 +1,11 @@
-# Read by the other scripts: trainings that are skipped when finished and resumed when not, and the λ of each cell.
+# Read by the other scripts, with the project's folder in $code: the interpreter, trainings that are skipped when finished and
+# resumed when not, and the λ of each cell.
+
+# PYTHON is the interpreter: what the caller says, else that of .venv, which `make demo` and `make test` fill, else python3.
+if [ -z "${PYTHON:-}" ]; then
+  PYTHON=python3
+  [ ! -x "$code/.venv/bin/python" ] || PYTHON=$code/.venv/bin/python
+fi
 
 # value_of FLAG DEFAULT WORD...: print the value of a flag among the words, the default without one.
 value_of() {
@@ -24,7 +31,7 @@ train() {
     return 2
   fi
   echo "== $save"
-  ${PYTHON:-python3} "$code/MetaSAug_${loss}_train.py" --idx "$idx" --save_name "$save" --resume auto "$@"
+  "$PYTHON" "$code/MetaSAug_${loss}_train.py" --idx "$idx" --save_name "$save" --resume auto "$@"
 }
 
 # lam_of DATASET LOSS IMB_FACTOR: print the cell's λ: that of the file LAM_TABLE, if it has one, else of results/lam.csv.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The 20 published cells of CIFAR-10-LT and CIFAR-100-LT, five ratios and two losses, by seed; ends with the report.
-# usage: sh scripts/reproduce_cifar.sh [--shard I/N] [flags of the training scripts]      SEEDS="42", PYTHON=python3
+# usage: sh scripts/reproduce_cifar.sh [--shard I/N] [flags of the training scripts]      SEEDS="42", PYTHON=...
 #   SEEDS="1 2 3" sh scripts/reproduce_cifar.sh
 #   sh scripts/reproduce_cifar.sh --shard 2/5          the second of five machines that share the work
 # A finished cell is skipped, an interrupted one resumed: give the same command again. Both losses of a cell have the same
@@ -12,7 +12,7 @@ if [ "${1:-}" = --shard ]; then
   shard=${2%/*} shards=${2#*/}
   case $shard/$shards in /* | */ | */*/* | *[!0-9/]*) shards=0 ;; esac
   if [ "$shards" -lt 1 ] || [ "$shard" -lt 1 ] || [ "$shard" -gt "$shards" ]; then
-    echo "reproduce_cifar.sh: error: --shard $2 makes no sense: write I/N, the I-th of N parts" >&2
+    echo "reproduce_cifar.sh: error: --shard $2 makes no sense: write I/N for the I-th of N parts" >&2
     exit 2
   fi
   shift 2
@@ -40,4 +40,4 @@ for seed in ${SEEDS:-42}; do
     done
   done
 done
-${PYTHON:-python3} "$code/report.py" "$runs" --out "$runs/report"
+"$PYTHON" "$code/report.py" "$runs" --out "$runs/report"

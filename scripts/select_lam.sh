@@ -1,7 +1,7 @@
 #!/bin/sh
 # Choose λ on held-out training images, the test set aside: one training a λ and seed; ends with the table of the choice.
 # usage: sh scripts/select_lam.sh LDAM|CE NAME [flags of the training scripts]
-#   SEEDS="42", LAMS="0.25 0.5 0.75 1.0", PYTHON=python3
+#   SEEDS="42", LAMS="0.25 0.5 0.75 1.0", PYTHON=...
 #   sh scripts/select_lam.sh LDAM cifar10_200 --dataset cifar10 --imb_factor 0.005
 #   LAM_TABLE=checkpoint/ours/select/cifar10_200/report/chosen_lam.csv sh scripts/reproduce_cifar.sh
 # All λ of a seed, and both losses, have the same stage 1: it is trained once, by the first. A finished run is skipped, an
@@ -28,7 +28,7 @@ for seed in ${SEEDS:-42}; do
     train "$loss" "select/$name" "$run" --select_on heldout --seed $seed --lam $lam ${stage1:+--stage1 "$stage1"} "$@"
   done
 done
-${PYTHON:-python3} "$code/report.py" "$runs" --out "$runs/report"
+"$PYTHON" "$code/report.py" "$runs" --out "$runs/report"
 if [ ! -f "$runs/report/chosen_lam.csv" ]; then
   echo "error: nothing was chosen: that takes two λ or more, finished with the same seeds" >&2
   exit 2

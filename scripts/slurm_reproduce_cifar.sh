@@ -1,6 +1,6 @@
 #!/bin/bash
 # The 20 published cells as ten jobs of a Slurm array, one GPU each; the folder of the project must be visible from all nodes.
-# usage: sbatch scripts/slurm_reproduce_cifar.sh [flags of the training scripts]       SEEDS="42", PYTHON=python3
+# usage: sbatch scripts/slurm_reproduce_cifar.sh [flags of the training scripts]       SEEDS="42", PYTHON=...
 #   sbatch --array=4 scripts/slurm_reproduce_cifar.sh               one of the ten again
 #   SHARDS=20 sbatch --array=1-20 scripts/slurm_reproduce_cifar.sh  in other parts
 #SBATCH --job-name=MetaSAug_cifar

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The study of results/: what each part of MetaSAug adds to CIFAR at ratio 100, in short runs; ends with the report.
-# usage: sh scripts/study.sh cifar10|cifar100 [further flags]      SEEDS="1 2 3", PYTHON=python3
+# usage: sh scripts/study.sh cifar10|cifar100 [further flags]      SEEDS="1 2 3", PYTHON=...
 #   CIFAR_FOLDERS=DIR reads DIR/cifar10/{train,test}/<class>/* instead of CIFAR's own files.
 # Two sets can run side by side. Runs: WORKDIR/checkpoint/ours/ablation/cifar10 and cifar100.
 set -eu

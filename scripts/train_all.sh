@@ -12,7 +12,7 @@ done
 for dataset in cifar10 cifar100; do
   for imb_factor in 0.005 0.01 0.02 0.05 0.1; do
     lam=$(lam_of $dataset "$loss" $imb_factor)
-    ${PYTHON:-python3} "$code/MetaSAug_${loss}_train.py" --dataset $dataset --num_classes ${dataset#cifar} \
+    "$PYTHON" "$code/MetaSAug_${loss}_train.py" --dataset $dataset --num_classes ${dataset#cifar} \
       --imb_factor $imb_factor --lr 0.1 --lam "$lam" --idx "$loss" --save_name MetaSAug_${dataset}_${loss}_imb$imb_factor "$@"
   done
 done

@@ -1,37 +1,24 @@
 """What the tests share: running scripts as a user does, float64, CIFAR's files made small."""
 
-import hashlib
-import importlib
-import json
 import os
-import pickle
+import re
+import signal
 import subprocess
 import sys
-from pathlib import Path
+import threading
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from support.data import CIFAR_PATCH, STOP_PATCH, make_cifar
+from support.places import ROOT
 
+torch.set_num_threads(1)  # on tensors this small, and beside other processes, threads only wait for one another
 settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 settings.load_profile("no deadline")
 
-ROOT = Path(__file__).resolve().parent.parent
-READ_AT_START = {"PYTHONWARNINGS", "OMP_NUM_THREADS"}  # variables that a forked process would read too late
-
-# Run before a script. With CIFAR_MD5 torchvision expects the md5 sums of the files a test made, and downloads nothing.
-PATCH = """
-import json, os
-if "CIFAR_MD5" in os.environ:
-    from torchvision import datasets
-    sums = json.loads(os.environ["CIFAR_MD5"])
-    for reader in (datasets.CIFAR10, datasets.CIFAR100):
-        reader.train_list = [[name, sums.get(name, md5)] for name, md5 in reader.train_list]
-        reader.test_list = [[name, sums.get(name, md5)] for name, md5 in reader.test_list]
-        reader.meta = {**reader.meta, "md5": sums.get(reader.meta["filename"], reader.meta["md5"])}
-        reader.url = "http://127.0.0.1:9/" + reader.filename  # nothing listens there
-"""
+PATIENCE = 600  # seconds until a command that hangs is a failure
 
 
 @pytest.fixture
@@ -43,47 +30,47 @@ def float64():
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """The environment of a script: our interpreter as python3, one message of CIFAR's sums, no network proxies."""
+    """The environment of a script: our interpreter as python3, one thread, CIFAR's sums, no network proxies."""
     folder = tmp_path_factory.mktemp("environment")
-    (folder / "sitecustomize.py").write_text(PATCH)
+    (folder / "sitecustomize.py").write_text(CIFAR_PATCH + STOP_PATCH)
     (folder / "bin").mkdir()
     shim = folder / "bin" / "python3"
     shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     shim.chmod(0o755)
     path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
-    kept = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
-    return {**kept, "PATH": path, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error::FutureWarning"}
+    kept = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and k != "PYTHON"}
+    ours = {"PATH": path, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error::FutureWarning", "OMP_NUM_THREADS": "1"}
+    return {**kept, **ours}
 
 
 @pytest.fixture(scope="session")
 def forked_python3(environment, tmp_path_factory):
-    """A command that does what python3 does with a script of the project, without the wait for libraries; see zygote.py."""
-    folder = tmp_path_factory.mktemp("zygote")
+    """A command that does what python3 does with a script of the project, without the wait for libraries.
+
+    The server it asks ends, with all it began, when its standard input does: with this process, however that ends.
+    """
+    folder = tmp_path_factory.mktemp("fork")
+    client, server = (ROOT / "tests" / "support" / f"fork_{side}.py" for side in ("client", "server"))
     shim = folder / "python3"
-    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{ROOT}/tests/fork.py" "{folder}/socket" "$@"\n')
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{client}" "{folder}/socket" "$@"\n')
     shim.chmod(0o755)
-    with subprocess.Popen([sys.executable, ROOT / "tests" / "zygote.py", folder / "socket"], env=environment, text=True,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:  # fmt: skip
+    with subprocess.Popen([sys.executable, server, folder / "socket"], env=environment, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
         assert process.stdout.readline() == "ready\n"
         yield str(shim)
-        process.terminate()
+        process.stdin.close()
 
 
-@pytest.fixture
-def run(forked_python3, environment, tmp_path):
-    """Run a command in a new folder, as a user would: `run("script.py", "--flag", ...)` with python, or `run("sh", ...)`.
+@pytest.fixture(scope="session")
+def run_in(forked_python3, environment):
+    """What `run` does, in the folder `cwd`: for a fixture whose run serves several tests."""
 
-    A shell script gets the forked python3 where the test says PYTHON=forked_python3.
-    """
-
-    def call(*command, cwd=tmp_path, status=0, timeout=600, **variables):
-        if command[0] == "sh":
-            words = ["sh"]
-        else:
-            words = [sys.executable if variables.keys() & READ_AT_START else forked_python3, ROOT / command[0]]
+    def call(*command, cwd, status=0, fresh=False, **variables):
+        python = sys.executable if fresh else forked_python3
+        words = ["sh"] if command[0] == "sh" else [python, ROOT / command[0]]
         result = subprocess.run(
-            [*map(str, words), *map(str, command[1:])], cwd=cwd, env={**environment, **variables}, capture_output=True,
-            text=True, timeout=timeout, check=False,
+            [*map(str, words), *map(str, command[1:])], cwd=cwd, env={**environment, "PYTHON": python, **variables},
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert result.returncode == status, result.stdout + result.stderr
         return result
@@ -92,21 +79,13 @@ def run(forked_python3, environment, tmp_path):
 
 
 @pytest.fixture
-def main(monkeypatch, tmp_path, capsys):
-    """Call a script's main in this process, on one thread, in a new folder: the same as `run` without its imports."""
+def run(run_in, tmp_path):
+    """Run a command in a new folder, as a user would: `run("script.py", "--flag", ...)`, or `run("sh", ...)`.
 
-    def call(script, *flags):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [script, *map(str, flags)])
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            importlib.import_module(script.removesuffix(".py")).main()
-        finally:
-            torch.set_num_threads(threads)
-        return capsys.readouterr().out
-
-    return call
+    A script runs in a process forked from one that has loaded the libraries; with fresh=True in a new interpreter, which
+    also reads variables like PYTHONWARNINGS. So do the Python scripts that a shell script starts, by its variable PYTHON.
+    """
+    return partial(run_in, cwd=tmp_path)
 
 
 @pytest.fixture
@@ -123,40 +102,48 @@ def refused(run):
     return call
 
 
-def make_cifar(root, name, per_class, test_per_class):
-    """Write files of CIFAR's exact form, with pixels that tell the classes apart; return md5 sums by file name."""
-    classes = 10 if name == "cifar10" else 100
-    generator = np.random.default_rng(0)
-    prototypes = generator.integers(0, 256, (classes, 3, 8, 8))
+@pytest.fixture
+def start(forked_python3, environment, tmp_path):
+    """Start a script as `run` does, and do not wait: what it prints can be read, signals sent to it reach the script."""
+    started = []
 
-    def part(count, key):
-        labels = generator.permutation(np.repeat(np.arange(classes), count))
-        coarse = prototypes[labels].repeat(4, axis=2).repeat(4, axis=3)
-        pixels = np.clip(coarse + generator.normal(0, 30, coarse.shape), 0, 255).astype(np.uint8)
-        return {"data": pixels.reshape(len(labels), 3072), key: labels.tolist()}
+    def call(*command, cwd=tmp_path, fresh=False, **variables):
+        words = [sys.executable if fresh else forked_python3, ROOT / command[0], *map(str, command[1:])]
+        env = {**environment, "PYTHONUNBUFFERED": "1", **variables}
+        process = subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   start_new_session=True)  # fmt: skip
+        started.append(process)
+        return process
 
-    if name == "cifar10":
-        folder, key, meta, names_key = root / "cifar-10-batches-py", "labels", "batches.meta", "label_names"
-        whole = part(per_class, key)
-        size = len(whole[key]) // 5
-        files = {f"data_batch_{i + 1}": {k: v[i * size : (i + 1) * size] for k, v in whole.items()} for i in range(5)} | {
-            "test_batch": part(test_per_class, key)
-        }
-    else:
-        folder, key, meta, names_key = root / "cifar-100-python", "fine_labels", "meta", "fine_label_names"
-        files = {"train": part(per_class, key), "test": part(test_per_class, key)}
-    files[meta] = {names_key: [f"class{k:03}" for k in range(classes)]}
-    folder.mkdir(parents=True)
-    sums = {}
-    for file, content in files.items():
-        raw = pickle.dumps(content, protocol=2)
-        (folder / file).write_bytes(raw)
-        sums[file] = hashlib.md5(raw).hexdigest()
-    return sums
+    yield call
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def after_line():
+    """Read what a started process prints until the `number`-th line with `pattern`; return the lines."""
+
+    def call(process, number, pattern):
+        lines = []
+        watchdog = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog.start()
+        for line in process.stdout:
+            lines.append(line)
+            number -= bool(re.search(pattern, line))
+            if number == 0:
+                break
+        watchdog.cancel()
+        assert number == 0, "".join(lines) + process.stderr.read()
+        return lines
+
+    return call
 
 
 @pytest.fixture(scope="session")
 def cifar100_files(tmp_path_factory):
     """A folder with small files of CIFAR-100's form, 30 training and 2 test images a class, and its CIFAR_MD5."""
     root = tmp_path_factory.mktemp("cifar100")
-    return root, json.dumps(make_cifar(root, "cifar100", per_class=30, test_per_class=2))
+    return root, make_cifar(root, "cifar100", per_class=30, test_per_class=2)

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as tv
 
 import data_utils
 from data_utils import CropsAndFlips, augment, epoch_batches, meta_batches, normalize, plain_batches
-from errors import UserError
-from image_sets import ImageSet
+from harness.errors import UserError
+from harness.image_sets import ImageSet
 
 
 def images(count, classes=3, flip=True, seed=0):
@@ -83,20 +83,17 @@ def test_an_epoch_holds_every_image_once_and_follows_seed_and_epoch_alone():
 
 def test_the_meta_stream_goes_through_the_set_again_and_again():
     data = ImageSet(torch.zeros(30, 32, 32, 3, dtype=torch.uint8), torch.arange(30), [str(c) for c in range(30)])
-    stream = meta_batches(data, 20, seed=1)
-    seen = torch.cat([next(stream)[1] for _ in range(6)])  # 120 labels: four passes
-    passes = [seen[i : i + 30].tolist() for i in range(0, 120, 30)]
+
+    def labels(seed):
+        stream = meta_batches(data, 20, seed)
+        return torch.cat([next(stream)[1] for _ in range(6)])  # 120: four passes
+
+    passes = [labels(1)[i : i + 30].tolist() for i in range(0, 120, 30)]
     assert all(sorted(p) == list(range(30)) for p in passes)
     assert passes[0] != passes[1]
-    again = meta_batches(data, 20, seed=1)
-    assert torch.equal(torch.cat([next(again)[1] for _ in range(6)]), seen)
-    other = meta_batches(data, 20, seed=2)
-    assert not torch.equal(torch.cat([next(other)[1] for _ in range(6)]), seen)
-
-
-def test_a_meta_batch_larger_than_the_set_is_the_set():
-    _, target = next(meta_batches(images(12), 100, seed=0))
-    assert sorted(target.tolist()) == sorted(images(12).targets.tolist())
+    assert torch.equal(labels(1), labels(1))
+    assert not torch.equal(labels(2), labels(1))
+    assert sorted(next(meta_batches(data, 100, seed=0))[1].tolist()) == list(range(30))  # larger than the set
 
 
 def test_no_two_generators_of_a_run_are_the_same():
@@ -141,17 +138,24 @@ def test_held_out_images_are_spare_ones_first_and_a_fifth_of_a_class_at_most(spa
     assert set(heldout) | set(left) >= set(train)
 
 
-def test_held_out_images_are_apart_from_all_others():
-    """Digits: about 125 images a class, of which the long tail leaves most of the rare classes' out."""
-    whole = data_utils.build_dataset("digits", 10, 0.05)
+def test_held_out_images_are_drawn_not_cut():
     kept = np.arange(50)
-    assert set(data_utils.hold_out(np.zeros(99, int), kept, np.arange(99), 9, 1)[0]) != set(range(50, 59))  # drawn, not cut
+    assert set(data_utils.hold_out(np.zeros(99, int), kept, np.arange(99), 9, 1)[0]) != set(range(50, 59))
     assert set(data_utils.hold_out(np.zeros(50, int), kept, kept, 9, 1)[0]) != set(range(9))
-    data = data_utils.build_dataset("digits", 10, 0.05, num_heldout=30)
-    sets = [{bytes(p.numpy()) for p in part.pixels} for part in (data.train, data.meta, data.test, data.heldout)]
-    assert sum(map(len, sets)) == len(set().union(*sets))
-    assert sets[1:3] == [{bytes(p.numpy()) for p in part.pixels} for part in (whole.meta, whole.test)]
-    assert torch.bincount(data.train.targets).tolist() == data.cls_num_list
+
+
+def test_no_image_is_in_two_sets_and_the_meta_set_is_balanced():
+    """Digits: about 125 images a class, of which the long tail leaves most of the rare classes' out."""
+
+    def all_different(data):
+        sets = [{bytes(p.numpy()) for p in part.pixels} for part in data.parts]
+        assert sum(map(len, sets)) == len(set().union(*sets))
+        assert torch.bincount(data.train.targets).tolist() == data.cls_num_list
+        return sets
+
+    whole, data = (data_utils.build_dataset("digits", 10, 0.05, num_heldout=number) for number in (0, 30))
+    assert all_different(data)[1:3] == all_different(whole)[1:]
+    assert torch.bincount(whole.meta.targets).tolist() == [10] * 10
     assert data.cls_num_list[5:] == whole.cls_num_list[5:]  # enough were left out
     lost = whole.cls_num_list[0] - data.cls_num_list[0]
     assert 0 < lost <= whole.cls_num_list[0] // 5
@@ -179,17 +183,6 @@ def test_subsets_do_not_depend_on_global_random_state():
         assert random.random() == random.Random(seed).random()  # and leave it alone
     for a, b in zip(*results, strict=True):
         assert np.array_equal(a, b)
-
-
-def test_build_dataset_keeps_the_sets_apart_and_the_meta_set_balanced():
-    data = data_utils.build_dataset("digits", 10, 0.05)
-    assert torch.bincount(data.meta.targets).tolist() == [10] * 10
-    assert torch.bincount(data.train.targets).tolist() == data.cls_num_list
-    train = {bytes(p.numpy()) for p in data.train.pixels}
-    meta = {bytes(p.numpy()) for p in data.meta.pixels}
-    test = {bytes(p.numpy()) for p in data.test.pixels}
-    assert not train & meta
-    assert not (train | meta) & test
 
 
 def fake(counts, monkeypatch):

@@ -1,16 +1,13 @@
-"""The published code's figures, in float64. `GOLDEN_DIR` names another folder of figures of the same form."""
+"""The published code's figures, in float64, see support/golden.py."""
 
 import hashlib
 import json
-import os
-import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from support.golden import GOLDEN, RTOL, Head, assert_close, batch, figures, load_weights
 
 import data_utils
 from head_step import head_step
@@ -18,38 +15,7 @@ from loss import EstimatorCV, SemanticLoss, class_balanced_weights, ldam_margins
 from meta_step import meta_step
 from resnet import build_model
 
-GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parent / "golden"))
-RTOL = 1e-9
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def figures(name):
-    return dict(np.load(GOLDEN / name))
-
-
-def load_weights(model, seed):
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            n = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32).standard_normal(tuple(p.shape))
-            if p.dim() >= 2:
-                n = n * np.sqrt(2 / np.prod(p.shape[1:]))
-            else:
-                n = 1 + 0.1 * n if name.endswith("weight") else 0.1 * n
-            p.copy_(torch.from_numpy(np.asarray(n)))
-
-
-def batch(i, g, shape, batch_size=None):
-    n = batch_size or int(g["batch_size"])
-    r = np.random.RandomState(1000 + 7 * i + int(g["seed"]))
-    inputs = r.standard_normal((n, *shape))
-    labels = r.randint(0, int(g["num_classes"]), n)
-    return torch.from_numpy(inputs), torch.from_numpy(labels).long()
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def digest(tensor):
@@ -61,12 +27,6 @@ def digest(tensor):
 def assert_digest(tensor, expected):
     # The sums of a digest may cancel to nearly nothing: their rounding is relative to the tensor's norm.
     np.testing.assert_allclose(digest(tensor), expected, rtol=RTOL, atol=RTOL * max(float(tensor.detach().norm()), 1e-300))
-
-
-def assert_close(ours, expected):
-    expected = np.asarray(expected)
-    ours = ours.detach().numpy() if torch.is_tensor(ours) else np.asarray(ours)
-    np.testing.assert_allclose(ours, expected, rtol=RTOL, atol=1e-3 * RTOL * max(np.abs(expected).max(), 1e-300))
 
 
 def make_criterion(g):
@@ -87,7 +47,7 @@ def run_steps(g, model, estimator, shape, absolute=False, step=meta_step):
             train, meta = (train[0].abs(), train[1]), (meta[0].abs(), meta[1])
         result = step(
             model, criterion, estimator, optimizer, train, meta,
-            ratio=float(g["ratio"]), virtual_lr=float(g["lr"]), meta_lr=float(g["meta_lr"]),
+            lam_t=float(g["ratio"]), virtual_lr=float(g["lr"]), meta_lr=float(g["meta_lr"]),
         )  # fmt: skip
         assert_close(result.loss_virtual, g[f"loss_virtual_{t}"])
         assert_close(result.loss_meta, g[f"loss_meta_{t}"])
@@ -116,17 +76,6 @@ def test_three_metasaug_steps_of_resnet32(name):
     with torch.no_grad():
         _, logits = model.eval()(inputs)
     assert_close(logits, g["eval_logits"])
-
-
-class Head(nn.Module):
-    head = "fc"
-
-    def __init__(self, features, classes):
-        super().__init__()
-        self.fc = nn.Linear(features, classes)
-
-    def forward(self, x):
-        return x, self.fc(x)
 
 
 class ClosedForm(NamedTuple):

@@ -185,8 +185,8 @@ def test_classes_without_images_are_refused():
 def test_criterion_equals_the_formula(name):
     counts = [50, 20, 5, 2]
     weight, target, covariance = random_problem(9, 4, 3, 5)
-    logits, ratio = torch.randn(9, 4), 0.6
-    o = logits + ratio / 2 * slow_distances(weight, target, covariance)
+    logits, lam_t = torch.randn(9, 4), 0.6
+    o = logits + lam_t / 2 * slow_distances(weight, target, covariance)
     cb = [(1 - 0.9999) / (1 - 0.9999**n) for n in counts]
     cb = [w * 4 / sum(cb) for w in cb]
     total = norm = 0.0
@@ -195,5 +195,5 @@ def test_criterion_equals_the_formula(name):
             o[i, y] -= 0.5 * (counts[y] / 2) ** -0.25
         total -= cb[y] * torch.log_softmax(o[i], 0)[y]
         norm += cb[y]
-    ours = getattr(loss, name)(counts)(logits, weight, target, covariance, ratio)
+    ours = getattr(loss, name)(counts)(logits, weight, target, covariance, lam_t)
     torch.testing.assert_close(ours, total / norm)

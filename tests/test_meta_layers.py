@@ -5,15 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from meta_layers import (
-    MetaBatchNorm2d,
-    MetaConv2d,
-    MetaLinear,
-    MetaLinear_Norm,
-    MetaModule,
-    frozen_statistics,
-    run_with,
-)
+import meta_layers
+from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaLinear_Norm, MetaModule, WithFeatures
 
 
 class Net(MetaModule):
@@ -76,19 +69,15 @@ def test_statistics_are_left_alone_within_and_move_again_after(make):
     net = make()
     x = torch.randn(6, 3, 8, 8)
     before = snapshot(net)
-    with frozen_statistics(net):
+    with meta_layers.frozen_statistics(net):
         frozen = net(x)
     assert_same(snapshot(net), before)
     assert torch.equal(frozen, net(x))  # normalised by the batch all the same
     after = snapshot(net)
     assert any(not torch.equal(after[k], before[k]) for k in before if "running" in k)
-
-
-def test_statistics_move_again_after_an_error():
-    net = Net()
     with pytest.raises(RuntimeError):
-        run_with(net, {}, torch.zeros(1, 1, 1, 1))
-    assert net.bn.track_running_stats
+        meta_layers.run_with(net, {}, torch.zeros(1, 1, 1, 1))
+    assert all(getattr(m, "track_running_stats", True) for m in net.modules())
 
 
 def test_other_buffers_are_left_alone():
@@ -102,7 +91,7 @@ def test_other_buffers_are_left_alone():
             return x
 
     counter = Counter()
-    run_with(counter, {}, torch.zeros(1))
+    meta_layers.run_with(counter, {}, torch.zeros(1))
     assert counter.calls == 0
     counter(torch.zeros(1))
     assert counter.calls == 1
@@ -118,6 +107,27 @@ def test_batch_norm_state_has_the_published_keys_and_equals_pytorchs():
     plain = dict(ours.state_dict())  # a plain dict has no version, as in the released files
     loaded.load_state_dict(plain, strict=True)
     assert torch.equal(loaded.eval()(x), theirs.eval()(x))
+
+
+def test_a_network_of_logits_gains_features_and_keeps_its_names():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Dropout(0.0), nn.Linear(4, 2))
+    assert [meta_layers.last_linear(net, classes) for classes in (2, 4)] == ["4", "2"]
+    wrapped, x = WithFeatures(net, "4"), torch.randn(5, 3)
+    features, logits = wrapped(x)
+    assert torch.equal(features, net[:4](x))
+    assert torch.equal(logits, net(x))
+    assert meta_layers.head_of(wrapped) is net[4]
+    assert not net[4]._forward_pre_hooks
+    assert_same(wrapped.state_dict(), net.state_dict())
+    wrapped.load_state_dict({name: torch.zeros_like(value) for name, value in net.state_dict().items()})
+    assert not net(x).any()
+
+
+def test_a_last_layer_that_is_not_linear_is_refused():
+    with pytest.raises(TypeError, match="Linear"):
+        WithFeatures(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "1")
+    with pytest.raises(ValueError, match=r"Sequential has no nn.Linear with 7 outputs"):
+        meta_layers.last_linear(nn.Sequential(nn.Linear(2, 2), nn.Conv2d(2, 7, 1)), 7)
 
 
 def test_norm_layer_returns_cosines():

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from support.compare import distance, relative
 from torch.nn import functional as F
 
 from data_utils import build_dataset, epoch_batches, meta_batches
@@ -13,26 +14,26 @@ from meta_step import meta_step
 from passes import CompiledPasses, Passes, make_passes
 from resnet import make_model
 
-RATES = {"ratio": 0.6, "virtual_lr": 0.05, "meta_lr": 0.1}
+RATES = {"lam_t": 0.6, "virtual_lr": 0.05, "meta_lr": 0.1}
 
 
 @pytest.fixture(scope="module")
 def half_trained():
-    """A ResNet-8 after 60 plain steps on digits, its criterion and class statistics, a training and a meta batch."""
+    """A ResNet-8 after 21 plain steps on digits, its criterion and class statistics, a training and a meta batch."""
     data = build_dataset("digits", 10, 0.1)
     model = make_model("resnet8", 10).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     estimator = EstimatorCV(64, 10)
-    for epoch in range(10):
+    for epoch in range(3):
         for x, y in epoch_batches(data.train, 64, 0, epoch):
             features, logits = model(x)
             optimizer.zero_grad()
             F.cross_entropy(logits, y).backward()
             optimizer.step()
-            if epoch == 9:
+            if epoch == 2:
                 estimator.update(features.detach(), y)
-    batch = next(epoch_batches(data.train, 100, 0, 20))
-    return model, MetaSAugLDAM(data.cls_num_list), estimator, batch, next(meta_batches(data.meta, 64, 0))
+    batch = next(epoch_batches(data.train, 48, 0, 20))
+    return model, MetaSAugLDAM(data.cls_num_list), estimator, batch, next(meta_batches(data.meta, 32, 0))
 
 
 def step(problem, make):
@@ -40,10 +41,6 @@ def step(problem, make):
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
     result = meta_step(model, criterion, estimator, optimizer, batch, meta, **RATES, passes=make(model))
     return result, model, estimator
-
-
-def relative(ours, expected):
-    return float((ours - expected).norm() / expected.norm())
 
 
 def test_bf16_keeps_the_direction_of_the_meta_gradient_and_everything_else_in_float32(half_trained):
@@ -54,10 +51,9 @@ def test_bf16_keeps_the_direction_of_the_meta_gradient_and_everything_else_in_fl
     assert float(cosine) > 0.95
     assert relative(ours.loss, exact.loss) < 0.02
     assert relative(ours.loss_meta, exact.loss_meta) < 0.02
-    for name, value in model.state_dict().items():
-        assert value.dtype == torch.float32, name
-        assert relative(value, twin.state_dict()[name]) < 0.05, name
-    assert {b.dtype for b in estimator.buffers()} == {ours.logits.dtype, ours.grad_covariance.dtype} == {torch.float32}
+    assert distance(model.state_dict(), twin.state_dict()) < 0.05
+    kept = (*model.state_dict().values(), *estimator.buffers(), ours.logits, ours.grad_covariance)
+    assert {value.dtype for value in kept} == {torch.float32}
 
 
 def test_the_convolutions_run_in_bf16_and_the_head_does_not(half_trained):
@@ -110,9 +106,9 @@ def test_compiled_passes_take_the_same_step(half_trained):
     assert type(made[0]) is CompiledPasses
     for name in ("loss_virtual", "loss_meta", "loss", "grad_covariance", "logits"):
         assert relative(getattr(ours, name), getattr(exact, name)) < 1e-9, name
-    for name, value in model.state_dict().items():
-        assert relative(value, twin.state_dict()[name]) < 1e-9, name
-        assert relative(value, half_trained[0].state_dict()[name]) > 1e-6, name  # the step moved it
+    assert distance(model.state_dict(), twin.state_dict()) < 1e-9
+    before = half_trained[0].state_dict()
+    assert min(relative(value, before[name]) for name, value in model.state_dict().items()) > 1e-6  # the step moved it
 
 
 @pytest.mark.cuda

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from resnet import build_model
+from resnet import build_model, make_model
 
 
 def published_keys(blocks=5):
@@ -68,6 +68,14 @@ def test_forward_equals_the_network_written_out():
     torch.testing.assert_close(logits, expected[1])
     changed = {**model.state_dict(), "layer2.0.conv1.weight": torch.zeros(32, 16, 3, 3)}
     assert not torch.allclose(slow_forward(changed, x, 3)[1], logits)
+
+
+def test_weights_follow_the_seed_and_nothing_else():
+    state = torch.get_rng_state()
+    heads = [make_model("resnet8", 4, seed).linear.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("arch", ["resnet", "resnet2", "resnet18", "resnet31", "vgg", "resnet32x", ""])

@@ -2,15 +2,18 @@
 
 import pytest
 import torch
-import torchvision
+from support.compare import relative
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import ResNet as TorchvisionResNet
+from torchvision.models.shufflenetv2 import ShuffleNetV2
 
-from meta_layers import MetaLinear_Norm, run_with
-from meta_step import WithFeatures, random_state, replayed, trained_weights
+from meta_layers import MetaLinear_Norm, WithFeatures, run_with
+from meta_step import random_state, replayed, trained_weights
 from resnet import build_model
 from tangents import recorded, tangent
 
@@ -82,8 +85,8 @@ def odd():
 
 NETS = {
     "resnet8": lambda: build_model("resnet8", 5),
-    "shufflenet": lambda: WithFeatures(torchvision.models.shufflenet_v2_x0_5(num_classes=5), "fc"),
-    "resnet18, in-place": lambda: WithFeatures(torchvision.models.resnet18(num_classes=5), "fc"),
+    "shufflenet": lambda: WithFeatures(ShuffleNetV2([1, 1, 1], [8, 16, 32, 64, 64], 5), "fc"),
+    "resnet, in-place": lambda: WithFeatures(TorchvisionResNet(Bottleneck, [1, 1, 1, 1], 5, width_per_group=4), "fc"),
     "odd": odd,
     "tied": Tied,
 }
@@ -115,20 +118,11 @@ class Problem:
             return forward_ad.unpack_dual(run_with(self.model, duals, self.x)[1]).tangent
 
 
-def relative(ours, expected):
-    return float((ours - expected).norm() / expected.norm())
+FROZEN = [("resnet8", ["layer2", "bn1.weight"]), ("odd", ["first.weight", "bn.bias"]), ("odd", ["first", "twice", "bn"])]
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_equals_forward_mode_on_every_layer(name):
-    problem = Problem(name)
-    torch.manual_seed(1)
-    assert relative(problem.ours(), problem.forward_mode()) < 1e-12
-
-
-@pytest.mark.parametrize(("name", "frozen"), [("resnet8", ["layer2", "bn1.weight"]), ("odd", ["first.weight", "bn.bias"]),
-                                              ("odd", ["first", "twice", "bn"])])  # fmt: skip
-def test_frozen_parameters_stand_still(name, frozen):
+@pytest.mark.parametrize(("name", "frozen"), [*((name, []) for name in NETS), *FROZEN])
+def test_equals_forward_mode_on_every_layer_and_frozen_parameters_stand_still(name, frozen):
     problem = Problem(name, frozen)
     torch.manual_seed(1)
     assert relative(problem.ours(), problem.forward_mode()) < 1e-12
@@ -170,7 +164,7 @@ def test_an_interrupted_pass_leaves_the_layers_their_own_forward(monkeypatch):
 
 
 def test_gradients_of_the_recorded_pass_are_not_disturbed():
-    problem, twin = Problem("resnet18, in-place"), Problem("resnet18, in-place")
+    problem, twin = Problem("resnet, in-place"), Problem("resnet, in-place")
     with recorded(problem.model) as tape:
         _, logits = problem.model(problem.x)
     tangent(problem.model, tape, problem.weights, problem.direction, problem.x)

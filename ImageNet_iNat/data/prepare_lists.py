@@ -18,13 +18,14 @@ import os
 import sys
 from http.client import HTTPException
 from pathlib import Path
-from typing import NoReturn
 from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # ImageNet_iNat
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository
 
-from errors import UserError, run_main
+from harness.errors import UserError, run_main
+from harness.files import replacing, writing
+from harness.flags import Parser
 
 BASE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data"
 TIMEOUT = 60  # seconds without an answer
@@ -35,16 +36,9 @@ BLOB_IDS = {
     "iNaturalist18_train.txt": "4accdb7584d2f0a5106c40a33ed6afa392189bcc",
     "iNaturalist18_val.txt": "4c23900857fd0f5adcd4cc0dffef345039eeb05f",
 }
-PARTS = {"ImageNet_LT": ("train", "val", "test"), "iNaturalist18": ("train", "val"), "iNaturalist17": ("train", "val")}
+LISTS_OF = {"ImageNet_LT": ("train", "val", "test"), "iNaturalist18": ("train", "val"), "iNaturalist17": ("train", "val")}
 YEARS = {"iNaturalist18": "2018", "iNaturalist17": "2017"}
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line; that of options.py would import PyTorch."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with one line and status 2."""
-        raise UserError(f"{message} (--help lists the flags)")
+CLASSES = {"iNaturalist18": 8142, "iNaturalist17": 5089}
 
 
 def blob_id(content: bytes) -> str:
@@ -52,7 +46,7 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def read_file(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """Read a whole file."""
     try:
         return path.read_bytes()
@@ -74,7 +68,7 @@ def published_list(dataset: str, name: str, source: Path | None) -> bytes:
     """Download a published list, or read it in `source`, and check its blob id."""
     url = f"{BASE}/{dataset}/{name}"
     by_hand = f"fetch it by hand and run python3 data/prepare_lists.py {dataset} --from FOLDER, the folder that holds {name}"
-    content = download(url, by_hand) if source is None else read_file(source / name)
+    content = download(url, by_hand) if source is None else read_bytes(source / name)
     found = blob_id(content)
     if found != BLOB_IDS[name]:
         where, advice = (url, by_hand) if source is None else (source / name, f"fetch it again from {url}")
@@ -84,7 +78,7 @@ def published_list(dataset: str, name: str, source: Path | None) -> bytes:
 
 def list_from_json(dataset: str, part: str, folder: Path) -> bytes:
     """Return the list that an official json makes: a line 'file_name category_id' for each of images[], in their order."""
-    from image_lists import CLASSES, read_inaturalist17  # here, as it imports PyTorch
+    from image_lists import read_inaturalist17  # here, as it imports PyTorch
 
     file = folder / f"{part}{YEARS[dataset]}.json"
     images = read_inaturalist17(file, Path(), CLASSES[dataset], f"--json_dir must hold {file.name}")
@@ -94,23 +88,17 @@ def list_from_json(dataset: str, part: str, folder: Path) -> bytes:
 
 def place(content: bytes, path: Path) -> None:
     """Write a file so that `path` is absent or whole, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def keep(path: Path, wanted: str) -> bool:
     """Return whether `path` is there with the blob id `wanted`; with another it is refused."""
     if not os.path.lexists(path):
         return False
-    found = blob_id(read_file(path))
+    found = blob_id(read_bytes(path))
     if found != wanted:
         raise UserError(f"{path} is there with other content (git blob id {found}, not {wanted}): move it away first")
     print(f"{path} is there already and has the right content (git blob id {wanted})")
@@ -119,7 +107,7 @@ def keep(path: Path, wanted: str) -> bool:
 
 def prepare_published(dataset: str, out: Path, source: Path | None) -> list[str]:
     """Put the published lists that are missing into `out`; return their names."""
-    names = [f"{dataset}_{part}.txt" for part in PARTS[dataset]]
+    names = [f"{dataset}_{part}.txt" for part in LISTS_OF[dataset]]
     missing = [name for name in names if not keep(out / name, BLOB_IDS[name])]  # all of them before the first download
     for name in missing:
         print(f"{'downloading' if source is None else 'copying'} {name}", flush=True)
@@ -130,10 +118,10 @@ def prepare_published(dataset: str, out: Path, source: Path | None) -> list[str]
 def prepare_from_json(dataset: str, out: Path, folder: Path) -> list[str]:
     """Make the lists from official jsons and put those that are missing into `out`; return their names."""
     written = []
-    for part in PARTS[dataset]:
+    for part in LISTS_OF[dataset]:
         name = f"{dataset}_{part}.txt"
         wanted = BLOB_IDS.get(name)
-        if wanted is not None and os.path.isfile(out / name) and blob_id(read_file(out / name)) == wanted:
+        if wanted is not None and os.path.isfile(out / name) and blob_id(read_bytes(out / name)) == wanted:
             keep(out / name, wanted)
             continue
         content = list_from_json(dataset, part, folder)
@@ -151,8 +139,8 @@ def prepare_from_json(dataset: str, out: Path, folder: Path) -> list[str]:
 def main() -> None:
     """Read the flags and write the lists."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
-    parser.add_argument("dataset", choices=PARTS, help="which lists")
+    parser = Parser(description=__doc__, formatter_class=form)
+    parser.add_argument("dataset", choices=LISTS_OF, help="which lists")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="default: %(default)s")
     either = parser.add_mutually_exclusive_group()
     either.add_argument("--from", dest="source", type=Path, help="a folder with the published lists, instead of downloading")

@@ -1,19 +1,23 @@
 #!/bin/sh
-# Test the heads of ImageNet-LT and iNaturalist 2018: checkpoint/ours/<set>/MetaSAug_<set>_ckpt.pth.tar inside ImageNet_iNat.
+# Test the heads of ImageNet-LT and iNaturalist 2018: the released checkpoints checkpoints/MetaSAug_ImageNet_LT.tar and
+# checkpoints/MetaSAug_iNat18.tar inside ImageNet_iNat, or else checkpoint/ours/<set>/MetaSAug_<set>_ckpt.pth.tar.
 # A missing checkpoint is named, the other is still tested, status 1.
-# usage: sh ImageNet_iNat/scripts/test.sh [further flags]       PYTHON=python3
+# usage: sh ImageNet_iNat/scripts/test.sh [further flags]       PYTHON=... chooses the interpreter
 set -u
 cd "$(dirname "$0")/.."
+code=..
+. ../scripts/common.sh
 status=0
 for dataset in ImageNet_LT iNaturalist18; do
+  root=../ImageNet released=checkpoints/MetaSAug_ImageNet_LT.tar
+  [ "$dataset" = ImageNet_LT ] || root=../iNaturalist18 released=checkpoints/MetaSAug_iNat18.tar
   file=checkpoint/ours/$dataset/MetaSAug_${dataset}_ckpt.pth.tar
-  root=../iNaturalist18
-  [ "$dataset" = iNaturalist18 ] || root=../ImageNet
+  [ ! -f "$released" ] || file=$released
   if [ ! -f "$file" ]; then
-    echo "missing: ImageNet_iNat/$file (train it with scripts/train.sh or put a released file there)" >&2
+    echo "missing: ImageNet_iNat/$released and ImageNet_iNat/$file (put a released file there, or train with scripts/train.sh)" >&2
     status=1
     continue
   fi
-  ${PYTHON:-python3} test.py --dataset $dataset --data_root $root --loading_path "$file" "$@" || status=1
+  "$PYTHON" test.py --dataset $dataset --data_root $root --loading_path "$file" "$@" || status=1
 done
 exit $status

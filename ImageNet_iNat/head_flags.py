@@ -1,0 +1,161 @@
+"""Flags of ImageNet_iNat/train.py and test.py: the published names and short forms, the values of the published command."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from harness.flags import LearningFlags, Parser, add_learning_flags, check_learning, check_sizes, require
+from large_sets import LARGE_SETS, NUM_META
+
+# Where --pretrained is looked for, inside ImageNet_iNat: cRT's files by the names that they are downloaded with, then ours.
+PRETRAINED = {
+    "ImageNet_LT": ("models/resnet50_uniform_e90.pth", "models/ImageNet_LT_cRT.pth"),
+    "iNaturalist18": ("models/iNat18/resnet50_uniform_e200.pth", "models/iNaturalist18_cRT.pth"),
+    "iNaturalist17": ("models/iNaturalist17_cRT.pth",),
+    "custom": ("models/custom_cRT.pth",),
+}
+
+
+@dataclass(frozen=True)
+class GroupFlags:
+    """What a process needs to find the others."""
+
+    gpu: int | None
+    no_cuda: bool
+    local_rank: int | None
+    timeout: float
+
+
+@dataclass(frozen=True)
+class HeadFlags(LearningFlags):
+    """The checked values of train.py's flags; `batch_size` is that of one process."""
+
+    train_list: str | None
+    val_list: str | None
+    meta_list: str | None
+    workers: int
+    pretrained: str
+    fresh_head: bool
+    cache_features: int
+    cache_dir: str | None
+    split: int | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files go."""
+        return Path(self.workdir) / "checkpoint" / "ours" / self.dataset
+
+    def binding(self) -> dict[str, object]:
+        """Leave the batch of one process out: the global one is compared."""
+        return {name: value for name, value in super().binding().items() if name != "--batch_size"}
+
+    def facts(self) -> dict[str, object]:
+        """Return the values by flag, as all processes must have them."""
+        return {f"--{name}": value for name, value in asdict(self).items()}
+
+
+def add_group_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `GroupFlags`."""
+    parser.add_argument("--gpu", type=int, help="which CUDA device (default: the process's local rank)")
+    parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch")
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="seconds until a silent process is given up (default: %(default)s)"
+    )
+
+
+def add_list_flags(parser: argparse.ArgumentParser, dataset: str | None, dataset_help: str) -> None:
+    """Add the flags that training and testing share."""
+    parser.add_argument("--dataset", default=dataset, choices=LARGE_SETS, help=dataset_help)
+    parser.add_argument("--data_root", help="folder of the images (default: ../<dataset>)")
+    parser.add_argument("--num_classes", type=int, help="checked against the data set (default: its own)")
+    parser.add_argument("--num_meta", type=int, help="meta images a class (default: 10; iNaturalist18: 2, iNaturalist17: 5)")
+    parser.add_argument("--train_list", help="custom: lines of 'relative/path label'; without it DATA_ROOT/train/<class>/*")
+    parser.add_argument("--val_list", help="custom: the list of the test images")
+    parser.add_argument("--meta_list", help="custom: the list of the meta images (default: some out of the training list)")
+    parser.add_argument("--test_batch_size", type=int, default=100, help="of one process (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=4, help="loading processes for each process (default: %(default)s)")
+
+
+def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
+    """Read only what is needed to find the other processes, so that all else can be checked together with them."""
+    parser = Parser(add_help=False)
+    add_group_flags(parser)
+    known, _ = parser.parse_known_args(argv)
+    require(math.isfinite(known.timeout) and known.timeout > 0, "--timeout", known.timeout, "a number of seconds above 0")
+    return GroupFlags(**vars(known))
+
+
+def training_parser(description: str) -> Parser:
+    """Return the parser of train.py."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_group_flags(parser)
+    add_list_flags(parser, "ImageNet_LT", "data set (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=256, help="of one process, also for meta (default: %(default)s)")
+    add_learning_flags(parser, epochs=20, lr=0.0003)
+    places = "; ".join(f"{name}: {', else '.join(paths)}" for name, paths in PRETRAINED.items())
+    parser.add_argument("--pretrained", help=f"cRT, MetaSAug or torchvision checkpoint (default: {places})")
+    parser.add_argument("--fresh_head", action="store_true", help="begin with a new head, take only the backbone")
+    parser.add_argument("--cache_features", type=int, default=0, metavar="K", help="compute the features of K views of each "
+                        "training image once and train from them (default: 0, from the images at each step)")  # fmt: skip
+    parser.add_argument("--cache_dir", help="folder of the cached features (default: WORKDIR/feature_cache)")
+    parser.add_argument("--workdir", default=".", help="checkpoints go to WORKDIR/checkpoint/ours/<dataset> (default: here)")
+    parser.add_argument("--save_name", help="first part of the file names (default: MetaSAug_<dataset>)")
+    return parser
+
+
+def pretrained_file(dataset: str) -> str:
+    """Return the checkpoint that training begins with: the first of its places where there is one, else the last."""
+    places = PRETRAINED[dataset]
+    return next((path for path in places if os.path.isfile(path)), places[-1])
+
+
+def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadFlags:
+    """Read and check the flags of train.py."""
+    values = vars(training_parser(description).parse_args(argv))
+    dataset = values["dataset"]
+    defaults = {
+        "data_root": f"../{dataset}",
+        "num_meta": NUM_META[dataset],
+        "pretrained": pretrained_file(dataset),
+        "save_name": f"MetaSAug_{dataset}",
+    }
+    values |= {key: default for key, default in defaults.items() if values[key] is None}
+    flags = HeadFlags(**{f.name: values[f.name] for f in fields(HeadFlags)})
+    check_learning(flags)
+    check_workers(flags.workers)
+    require(0 <= flags.cache_features <= 1000, "--cache_features", flags.cache_features, "from 0 to 1000")
+    return flags
+
+
+def testing_parser(description: str) -> Parser:
+    """Return the parser of test.py."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_group_flags(parser)
+    add_list_flags(parser, None, "data set (default: the checkpoint's, else ImageNet_LT)")
+    parser.add_argument("--loading_path", required=True, help="a released checkpoint, one of train.py, or a cRT one")
+    parser.add_argument("--out", help="file of the accuracy per class (default: <loading_path>_classes.csv)")
+    return parser
+
+
+def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read and check the flags of test.py."""
+    args = testing_parser(description).parse_args(argv)
+    check_sizes(args.num_meta, args.test_batch_size)
+    check_workers(args.workers)
+    return args
+
+
+def shared_facts(args: argparse.Namespace) -> dict[str, object]:
+    """Return the flags of test.py by name, without those that may differ from process to process."""
+    return {f"--{name}": value for name, value in vars(args).items() if name not in ("gpu", "local_rank")}
+
+
+def check_workers(workers: int) -> None:
+    """Check --workers."""
+    require(0 <= workers <= 1024, "--workers", workers, "from 0 to 1024")

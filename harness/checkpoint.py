@@ -1,0 +1,229 @@
+"""Checkpoints: atomic saving, one reader for the files of all trainings and of strangers, names for what is wrong.
+
+Ours have the published form, a dict with epoch, state_dict, best_acc1 and optimizer, and hold more. Files are read with an
+explicit `weights_only=True`, which no environment variable overrides: a file from a stranger runs no code. Objects of other
+kinds beside the weights (an argparse.Namespace, numpy numbers) are passed over.
+
+Ours end in a checksum of all that stands before it, as the comment that a zip archive may have, which every reader of the
+form passes over. So that a damaged end is not taken for a file without a checksum, the dict says that there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.files import previous, replacing
+
+MARK = b"sha256:"
+DIGEST = 64  # characters
+CHECKED = "checksum"  # the key of a dict whose file ends in one
+# Where a file holds its weights: cRT's best epoch, the published form, and what other code calls it.
+WEIGHTS_IN = ("state_dict_best", "state_dict", "model_state_dict", "model")
+PARTS = (("feature", "classifier"), ("feat_model", "classifier"))  # MetaSAug's and cRT's large networks
+PREFIXES = ("module.", "_orig_mod.", "model.")  # put before every name by DataParallel, torch.compile and wrappers
+COUNTER = "num_batches_tracked"  # of batch norm; it matters for a cumulative average only, which nothing here uses
+# What the keys of a checkpoint hold, besides state_dict and optimizer.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "epoch": int, "flags": dict, "arch": str, "dataset": str, "class_names": list, "cls_num_list": list,
+    "train_digest": str,
+    "imb_factor": (int, float, type(None)),
+}  # fmt: skip
+StateDict = dict[str, Tensor]
+
+
+class Unread:
+    """What stands for an object of another kind than tensors and plain values: nothing of it is read or run."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __new__(cls, *_: object, **__: object) -> Unread:
+        """Take whatever the object was made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Take whatever the object held."""
+
+
+def packed(state: Mapping[str, Any]) -> bytes:
+    """Return `state` as torch.save writes it, with the checksum at the end."""
+    buffer = io.BytesIO()
+    torch.save({**state, CHECKED: "sha256"}, buffer)
+    content = buffer.getbuffer()
+    # The last two bytes of a zip archive say how long its comment is.
+    body = bytes(content[:-2]) + struct.pack("<H", len(MARK) + DIGEST) + MARK
+    return body + hashlib.sha256(body).hexdigest().encode()
+
+
+def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+    """Write `state`; the file of before stays as `files.previous(path)`."""
+    with replacing(path, keep_previous=True) as part:
+        part.write_bytes(packed(state))
+
+
+def damage(content: bytes) -> str | None:
+    """Return what is wrong with a file's bytes: its checksum or one of a zip's parts; torch.load looks at neither."""
+    mark = content[-DIGEST - len(MARK) : -DIGEST]
+    if mark == MARK:
+        found = hashlib.sha256(content[:-DIGEST]).hexdigest().encode()
+        return None if found == content[-DIGEST:] else "its checksum differs"
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        if not content:
+            return "it is empty"
+        return "its end is missing" if content.startswith(b"PK") else None  # before PyTorch 1.6: no zip, no checksums
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        part = archive.testzip()
+    return None if part is None else f"at {part}"
+
+
+def unpickled(content: bytes) -> Any:
+    """Return what torch.save wrote, on the CPU, with a kind of `Unread` for every object of an unknown kind."""
+    unknown: dict[str, type] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals([(kind, name) for name, kind in unknown.items()]):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except UnpicklingError as error:  # noqa: PERF203  (a time for each kind of object)
+            named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+            if named is None or named[1] in unknown:
+                raise UnpicklingError(why_unread(str(error))) from error
+            kind = type(named[1], (Unread,), {})
+            unknown |= {named[1]: kind, f"builtins.{named[1]}": kind}
+
+
+def why_unread(said: str) -> str:
+    """Return what PyTorch could not read, without its advice to trust the file and run its code."""
+    code = re.search(r"GLOBAL (\S+) whose module", said)
+    return f"it holds code, a call of {code[1]}" if code else "it is another kind of pickle"
+
+
+def read_file(path: Path) -> Any:
+    """Read what torch.save wrote, onto the CPU, without running code of the file."""
+    if not os.path.isfile(path):  # False, not an error, where the path cannot be looked at
+        raise UserError(f"there is no checkpoint {path}: check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles; what matters is said below
+            content = path.read_bytes()
+            damaged = damage(content)
+            state = None if damaged else unpickled(content)
+    except Exception as error:  # a file of any other kind can fail anywhere in the reader
+        if isinstance(error, OSError) and error.filename:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        reason = [*str(error).strip().splitlines(), type(error).__name__][0][:200]
+        what = f"{path} is not a file that torch.save wrote, or it is cut ({reason})"
+        raise UserError(f"{what}: {advice(path)}") from error
+    if isinstance(state, dict) and CHECKED in state and content[-DIGEST - len(MARK) : -DIGEST] != MARK:
+        damaged = "its checksum is gone; if you saved it anew yourself, take the key 'checksum' out of the dict"
+    if damaged:
+        raise UserError(f"{path} is damaged ({damaged}): {advice(path)}")
+    return state
+
+
+def advice(path: Path) -> str:
+    """Return what to do about a damaged file."""
+    before = previous(path)
+    return f"the file before it is {before}" if before.is_file() else "fetch or make it again"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of any form that `find_weights` knows, onto the CPU.
+
+    Returns what the file holds, with the weights of the network as named tensors under "state_dict"; a large network's
+    parts are one there, its head named fc.
+    """
+    state = read_file(path)
+    weights = find_weights(state, path)
+    facts = {} if is_tensors(state) else {key: value for key, value in state.items() if not isinstance(value, Unread)}
+    check_kinds(facts, path)
+    return {**facts, "state_dict": weights}
+
+
+def is_tensors(value: Any) -> bool:
+    """Return whether `value` is a state dict: named tensors, at least one."""
+    return isinstance(value, Mapping) and len(value) > 0 and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()
+    )  # fmt: skip
+
+
+def find_weights(state: Any, path: Path) -> StateDict:
+    """Return the weights in what a file holds: a state dict, alone, under one of WEIGHTS_IN, or in two PARTS.
+
+    Prefixes that code of others puts before every name are taken off.
+    """
+    if not isinstance(state, Mapping):
+        kind = type(state).__name__
+        raise UserError(f"{path} holds no weights of a network, but an object of kind {kind}: save its state_dict() instead")
+    inner = next((state[key] for key in WEIGHTS_IN if isinstance(state.get(key), Mapping)), state)
+    if is_tensors(inner):
+        return stripped(inner)
+    for names in PARTS:
+        parts = [inner.get(name) for name in names]
+        if all(map(is_tensors, parts)):
+            return {name: tensor for part in parts for name, tensor in stripped(part or {}).items()}
+    held = few_names(sorted(map(str, inner)))
+    raise UserError(f"{path} holds no weights of a network under a name known here: it holds {held}")
+
+
+def stripped(weights: Mapping[str, Tensor]) -> StateDict:
+    """Return the weights without PREFIXES that stand before every name."""
+    found = dict(weights)
+    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def network_weights(model: nn.Module) -> StateDict:
+    """Return a network's weights and statistics on the CPU, as a checkpoint holds them."""
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+
+
+def check_kinds(state: Mapping[str, Any], path: Path) -> None:
+    """Check the kinds of the values that a checkpoint may hold beside its weights."""
+    for key, kind in KINDS.items():
+        if key in state and not isinstance(state[key], kind):
+            raise UserError(f"{path} cannot be used: its {key} is {type(state[key]).__name__}")
+    counts, imb_factor = state.get("cls_num_list", []), state.get("imb_factor")
+    sound = all(type(number) is int and number > 0 for number in counts) and (imb_factor is None or 0 < imb_factor <= 1)
+    if not sound or not all(isinstance(name, str) for name in state.get("class_names", [])):
+        raise UserError(f"{path} cannot be used: its cls_num_list, imb_factor or class_names make no sense")
+
+
+def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str, head: str | None = None) -> None:
+    """Copy `weights` into the model, every name and shape the same, but for batch norm's counters.
+
+    `head` names the model's last layer: if only its class count differs, that is said.
+    """
+    own = model.state_dict()
+    short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
+    counted = {name for name in {*short, *weights} if name.endswith(COUNTER)}
+    missing, unexpected = sorted(short.keys() - weights.keys() - counted), sorted(weights.keys() - short.keys() - counted)
+    if missing or unexpected:
+        raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
+    for name, long in short.items():
+        theirs, ours = weights.get(name, own[long]).shape, own[long].shape
+        if theirs != ours and head and f"{head}.weight".endswith(long) and theirs[1:] == ours[1:]:
+            raise UserError(f"{source} was trained on {theirs[0]} classes, the data set has {ours[0]}: see --dataset")
+        if theirs != ours:
+            raise UserError(f"{source}: {name} is {tuple(theirs)}, the network's is {tuple(ours)}")
+    model.load_state_dict({long: weights.get(name, own[long]) for name, long in short.items()})
+
+
+def few_names(names: list[str]) -> str:
+    """Return the names, the first eight of them when they are many."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return " ".join(", ".join(names[:8]).split()) + more if names else "none"

@@ -1,0 +1,92 @@
+"""Testing a network: what it says of every image, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.metrics import Accuracy, accuracy, calibration_bins, calibration_error, confusion_matrix
+from harness.process_group import Group
+
+Batch = tuple[Tensor, Tensor]  # inputs (N, ...), target (N,)
+
+
+class Predictions(NamedTuple):
+    """What a network says of a test set, on the CPU.
+
+    Mean cross-entropy; labels (M,), the most probable classes (M,), their probabilities (M,), and whether the label is among
+    the five most probable classes (M,), or among all where there are fewer.
+    """
+
+    loss: float
+    target: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    in_top5: Tensor
+
+    @property
+    def top5(self) -> float:
+        """Top-5 accuracy in per cent."""
+        return 100 * int(self.in_top5.sum()) / max(len(self.in_top5), 1)
+
+    def accuracy(self, cls_num_list: Sequence[int]) -> Accuracy:
+        """Return the accuracies, given the training images of each class."""
+        confusion = confusion_matrix(self.target, self.predicted, len(cls_num_list))
+        bins = calibration_bins(self.confidence, self.target == self.predicted)
+        return accuracy(confusion, cls_num_list, calibration_error(bins))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return labels, predictions and confidences by name."""
+        return {name: getattr(self, name).numpy() for name in ("target", "predicted", "confidence")}
+
+
+def device_sum(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the sum of a batch's cross-entropies in the logits' precision, on their device."""
+    return F.cross_entropy(logits, target, reduction="sum")
+
+
+def exact_sum(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the sum of a batch's cross-entropies in float64, on the CPU."""
+    return F.cross_entropy(logits, target, reduction="none").cpu().double().sum()
+
+
+@torch.no_grad()
+def evaluate(classify: Callable[[Tensor], Tensor], batches: Iterable[Batch], group: Group | None = None) -> Predictions:
+    """Return what `classify` says of the batches; every process brings its share of the test set, in the ranks' order.
+
+    Parameters
+    ----------
+    classify:
+        Inputs (N, ...) -> logits (N, C).
+    group:
+        The processes that share the work; None is this one alone, whose loss is summed on its device without a wait. With a
+        group it is summed in float64, so that it hardly depends on how the images are shared out.
+    """
+    total = device_sum if group is None else exact_sum
+    loss: Tensor | float = 0.0
+    parts: list[tuple[Tensor, ...]] = []
+    for inputs, target in batches:
+        logits = classify(inputs)
+        loss = loss + total(logits, target)
+        confidence, predicted = logits.softmax(dim=1).max(dim=1)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        parts.append((target, predicted, confidence, (best == target.unsqueeze(1)).any(dim=1)))
+    if not parts:  # more processes than images
+        whole, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+        parts.append((whole, whole, real, whole.bool()))
+    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+    if group is not None:
+        loss = group.all_reduce(torch.as_tensor(loss, dtype=torch.float64))
+        columns = [group.all_gather(column) for column in columns]
+    return Predictions(float(loss) / max(len(columns[0]), 1), *columns)
+
+
+def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
+    """Test a network that returns (features, logits), in eval mode."""
+    model.eval()
+    return evaluate(lambda inputs: model(inputs)[1], batches)

@@ -1,0 +1,164 @@
+"""Readers of the data sets: CIFAR through torchvision, scikit-learn's digits, folders of one's own images.
+
+Everything ends as an `ImageSet`: all pixels of a set in memory, 32x32, uint8.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from harness.archives import fetch, unpack
+from harness.errors import UserError
+from harness.image_files import class_folders, decode
+
+SIZE = 32
+DATASETS = ("cifar10", "cifar100", "digits", "folder")
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
+PUBLISHED_FOLDERS = {"cifar10": "../cifar-10", "cifar100": "../cifar-100"}
+SHA256 = {
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+}
+DIGITS_TEST_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory: pixels (M, 32, 32, 3) uint8, targets (M,) int64, class names, and whether mirroring is allowed."""
+
+    pixels: Tensor
+    targets: Tensor
+    class_names: list[str]
+    flip: bool = True
+
+    def subset(self, index: np.ndarray) -> ImageSet:
+        """Return the images at `index`."""
+        rows = torch.from_numpy(index)
+        return replace(self, pixels=self.pixels[rows], targets=self.targets[rows])
+
+    def crc(self, value: int = 0) -> int:
+        """Return a checksum of pixels and targets, which are on the CPU, going on from `value`."""
+        return zlib.crc32(self.targets.numpy().tobytes(), zlib.crc32(self.pixels.numpy().tobytes(), value))
+
+    def digest(self) -> str:
+        """Return eight digits that tell these images and labels from others."""
+        return f"{self.crc():08x}"
+
+    def to(self, device: torch.device) -> ImageSet:
+        """Return the set on `device`."""
+        return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
+
+
+def read_images(dataset: str, root: str, train: bool, class_names: list[str] | None = None) -> tuple[ImageSet, list[str]]:
+    """Read the training or the test images of a data set; return them and lines to tell the user.
+
+    Parameters
+    ----------
+    dataset:
+        "cifar10" and "cifar100" lie under `root` in torchvision's layout, or are downloaded; "digits" comes with
+        scikit-learn; "folder" is `root/{train,test}/<class>/*`.
+    class_names:
+        The classes of the training set: a test folder must hold no others.
+    """
+    if dataset in PUBLISHED_FOLDERS:
+        return read_cifar(dataset, root, train), []
+    if dataset == "digits":
+        return read_digits(train), []
+    if dataset == "folder":
+        return read_folder(Path(root) / ("train" if train else "test"), class_names)
+    raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
+
+
+def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
+    """Read CIFAR through torchvision, which checks each file's md5 before it is unpickled; fetch it when absent."""
+    from torchvision import datasets
+
+    reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
+    folders = [root, PUBLISHED_FOLDERS[dataset]]
+    archive = reader.filename
+    found = next((f for f in folders if os.path.isdir(Path(f) / reader.base_folder)), None)
+    packed = next((f for f in folders if os.path.isfile(Path(f) / archive)), None)
+    try:
+        if found is None:
+            found = packed or root
+            fetch(reader.url, Path(found) / archive)
+            unpack(Path(found) / archive, SHA256[archive], Path(found))
+        data = reader(found, train=train)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        looked = " and ".join(str(Path(f) / reader.base_folder) for f in folders)
+        raise UserError(
+            f"{dataset} is not in {looked}, and downloading it failed ({error}): fetch {reader.url} on a machine "
+            f"with a network and put the file into {root}, or name the folder with --data_root"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(describe_damage(reader, Path(found or root))) from error
+    except OSError as error:
+        raise UserError(f"{dataset} cannot be read from or written to {found or packed or root}: {error}") from error
+    targets = torch.tensor(data.targets, dtype=torch.int64)
+    pixels = np.ascontiguousarray(data.data)  # torchvision's is a transposed view; augment wants whole pixels in a row
+    return ImageSet(torch.from_numpy(pixels), targets, list(data.classes))
+
+
+def describe_damage(reader: type, root: Path) -> str:
+    """Name the first of CIFAR's files under `root` that is missing or whose md5 differs."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = root / reader.base_folder  # type: ignore[attr-defined]
+    files = [*reader.train_list, *reader.test_list]  # type: ignore[attr-defined]
+    files.append((reader.meta["filename"], reader.meta["md5"]))  # type: ignore[attr-defined]
+    for name, md5 in files:
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing: delete {folder} to have it downloaded again"
+        if not check_integrity(str(folder / name), md5):
+            return f"{folder / name} is damaged or was changed (md5 differs): delete {folder} to have it downloaded again"
+    return f"{folder} cannot be read as {reader.__name__}: delete it to have it downloaded again"
+
+
+def read_digits(train: bool) -> ImageSet:
+    """Read scikit-learn's 1,797 scans of digits: 8x8 grey scaled up to 32x32, a fixed stratified 70/30 split.
+
+    A mirrored digit is another sign, so these images are never flipped.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = np.arange(len(digits.target))
+    parts = train_test_split(rows, test_size=DIGITS_TEST_SHARE, random_state=0, stratify=digits.target)
+    chosen = np.sort(parts[0 if train else 1])
+    grey = torch.from_numpy(digits.images[chosen]).float().unsqueeze(1) * (255 / 16)  # (M, 1, 8, 8)
+    large = torch.nn.functional.interpolate(grey, size=SIZE, mode="bilinear", align_corners=False)
+    pixels = large.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    targets = torch.from_numpy(digits.target[chosen]).long()
+    return ImageSet(pixels, targets, [str(d) for d in range(10)], flip=False)
+
+
+def read_folder(folder: Path, class_names: list[str] | None) -> tuple[ImageSet, list[str]]:
+    """Read `folder/<class>/**`, resized to 32x32; see `image_files.class_folders`.
+
+    Returns the images and a line that counts the files passed over, if any.
+    """
+    found = class_folders(folder, class_names, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
+    if len(found.class_names) < 2:
+        raise UserError(f"{folder} holds {len(found.class_names)} class folders; at least two are needed")
+    shown = tqdm(found.paths, f"reading {folder}", disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)
+    pixels = np.stack([read_image(folder / path) for path in shown])
+    targets = torch.tensor(found.labels)
+    return ImageSet(torch.from_numpy(pixels), targets, found.class_names), found.notes(folder)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return the image as uint8 (32, 32, 3): upright as its EXIF says, 16-bit greys scaled down, alpha left out."""
+    image = decode(path, upright=True)
+    return np.asarray(image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))

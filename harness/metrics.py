@@ -1,0 +1,108 @@
+"""Accuracy overall, per class and per shot group, macro-F1 and calibration, from the predictions for a whole test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MANY, FEW = 100, 20  # many-shot: more than 100 training images; few-shot: fewer than 20 (arXiv 1904.05160)
+SHOTS = ("many", "medium", "few")
+BINS = 15  # of confidence
+
+
+def confusion_matrix(target: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Return counts (C, C), rows the true and columns the predicted class."""
+    flat = torch.bincount(target * num_classes + predicted, minlength=num_classes**2)
+    return flat.view(num_classes, num_classes)
+
+
+def shot_of(count: int) -> str:
+    """Return the shot group of a class with `count` training images."""
+    return "many" if count > MANY else "few" if count < FEW else "medium"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracies in per cent: over all images, of each class, and the mean over the classes of each shot group.
+
+    `macro_f1`, in per cent, is the mean over the classes that have test images; `ece` is the expected calibration error in
+    per cent. A class without test images, a group without classes, and an ece that was not measured is nan.
+    """
+
+    overall: float
+    per_class: list[float]
+    per_shot: dict[str, float]
+    macro_f1: float
+    ece: float = math.nan
+
+    @property
+    def mean_over_classes(self) -> float:
+        """The mean over the classes that have test images."""
+        return mean([value for value in self.per_class if not math.isnan(value)])
+
+    def figures(self) -> dict[str, Any]:
+        """Return everything by its name in logs and summaries."""
+        figures = {"acc1": self.overall, **self.per_shot, "macro_f1": self.macro_f1, "ece": self.ece}
+        return {**figures, "per_class": self.per_class}
+
+
+def percent(value: float) -> str:
+    """Return the figure with two decimals, "-" for nan."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def shots_line(per_shot: Mapping[str, float]) -> str:
+    """Return for instance "many 81.20  medium 60.15  few -"."""
+    return "  ".join(f"{shot} {percent(per_shot[shot])}" for shot in SHOTS)
+
+
+def accuracy(confusion: Tensor, cls_num_list: Sequence[int], ece: float = math.nan) -> Accuracy:
+    """Return the accuracies of a confusion matrix (C, C), given the training images of each class."""
+    sides = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist(), confusion.sum(dim=0).tolist()
+    return class_accuracy(*sides, cls_num_list, ece)
+
+
+def class_accuracy(
+    right: Sequence[int], total: Sequence[int], guessed: Sequence[int], cls_num_list: Sequence[int], ece: float = math.nan
+) -> Accuracy:
+    """Return the accuracies from each class's test images, those recognised, and all that were taken for the class."""
+    per_class = [100 * r / n if n else math.nan for r, n in zip(right, total, strict=True)]
+    f1 = [200 * r / (n + g) for r, n, g in zip(right, total, guessed, strict=True) if n]
+    overall = 100 * sum(right) / max(sum(total), 1)
+    return Accuracy(overall, per_class, per_shot(per_class, cls_num_list), mean(f1), ece)
+
+
+def per_shot(per_class: Sequence[float], cls_num_list: Sequence[int]) -> dict[str, float]:
+    """Return the mean over the classes of each shot group, without those that are nan."""
+    groups: dict[str, list[float]] = {shot: [] for shot in SHOTS}
+    for value, count in zip(per_class, cls_num_list, strict=True):
+        if not math.isnan(value):
+            groups[shot_of(count)].append(value)
+    return {shot: mean(values) for shot, values in groups.items()}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, nan of none."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def calibration_bins(confidence: Tensor, right: Tensor) -> Tensor:
+    """Return, for each of 15 equal bins of confidence (M,), images, those recognised (M,), sum of confidence: (3, 15).
+
+    Confidence is the largest softmax probability. Bins are (0, 1/15], (1/15, 2/15], ... Sums of several parts of a test
+    set are those of the whole.
+    """
+    index = (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
+    rows = torch.stack([torch.ones_like(confidence).double(), right.double(), confidence.double()])  # (3, M)
+    return torch.zeros(3, BINS, dtype=torch.float64, device=confidence.device).index_add_(1, index, rows)
+
+
+def calibration_error(bins: Tensor) -> float:
+    """Return the expected calibration error in per cent (Guo et al., arXiv 1706.04599, eq. 3); nan without images."""
+    images, right, confidence = bins
+    return 100 * float((right - confidence).abs().sum() / images.sum())

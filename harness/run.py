@@ -1,0 +1,298 @@
+"""A training run: its files and its life, on one process or many. It knows nothing of what is trained, or how."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.checkpoint import fit_weights, load_checkpoint, network_weights, save_checkpoint
+from harness.errors import Stopped, UserError, nobody_reads
+from harness.evaluation import Predictions
+from harness.files import output_folder
+from harness.flags import LearningFlags
+from harness.metrics import per_shot
+from harness.process_group import Group, RankGoneError
+from harness.progress import Meter, StepFigures, duration, progress
+from harness.random_states import seed_everything
+from harness.record import Record, finished
+from harness.resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, stage1_epoch
+from harness.signals_and_lock import Interrupted, Signals, only_run
+
+T = TypeVar("T")
+State = dict[str, Any]
+CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
+SHOWN = {"heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # of the values of an epoch, in its line
+
+
+class Run:
+    """What goes on around the loop of a training script.
+
+    Entering it keeps other runs off the files `<save_name>_*` in `folder`. `begin` takes what is trained, and puts it where
+    an interrupted run (--resume) or a finished stage 1 stood. Then come `epochs`, in each `watch` and `after_step`, and
+    `after_epoch`. Leaving it prints the best and the last epoch and writes the summary. With several processes each has the
+    whole state, and the main one prints and writes.
+    """
+
+    def __init__(self, flags: LearningFlags, folder: Path, group: Group) -> None:
+        self.flags, self.folder, self.group = flags, folder, group
+        self.meter, self.meta_taken, self.epoch = Meter(), 0, 0
+        self.signals, self.held = Signals(), ExitStack()
+        self.record: Record | None = None
+        self.found: tuple[State | None, Path | None] = None, None
+        self.saved_at: float | None = None  # none before the loop
+        self.path = folder / f"{flags.save_name}_resume.pth.tar"
+
+    def __enter__(self) -> Run:
+        def hold() -> None:
+            if self.group.main:
+                output_folder(self.folder, self.flags.save_name)
+                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+
+        with ExitStack() as held:
+            self.group.agree(hold)
+            seed_everything(self.flags.seed)
+            self.held = held.pop_all()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        with self.held:
+            if kind is None and self.record is not None:
+                outcome = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
+                self.record.finish({**self.extra, **outcome})
+            if isinstance(error, BrokenPipeError) and nobody_reads():
+                raise Stopped("nobody reads its output; to go on, give the same command with --resume auto", 141) from error
+            if isinstance(error, RankGoneError) and self.looping:
+                if self.signals.asked:  # the other one had the same signal, and left first
+                    self.stop()
+                self.save()  # every process has the whole state, as it was after the last step
+                raise RankGoneError(f"{error} with --resume auto") from error
+
+    def begin(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Mapping[str, Any],
+        facts: Mapping[str, Any], stage1: str | None = None, keep: str | None = None,
+        saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
+    ) -> Any:  # fmt: skip
+        """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
+
+        Parameters
+        ----------
+        extra:
+            What must be the same at --resume besides the flags: loss and data.
+        facts:
+            What checkpoints say beside the weights, `cls_num_list` among it.
+        stage1:
+            A checkpoint of --stage1 to begin with.
+        keep:
+            Another file that the run begins with: it stays where it is, even if it has one of the names of the run's files.
+        saved:
+            Makes the weights of a checkpoint, by default those of `model` as "state_dict".
+        cost:
+            How long an epoch takes against the others, for the time left.
+        """
+        self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
+        self.extra, self.facts, self.keep = extra, facts, stage1 or keep
+        self.saved = saved or (lambda: {"state_dict": network_weights(model)})
+        self.binding = {**self.flags.binding(), **extra}
+        found = self.group.broadcast_object(self.group.agree(self._find))
+        if isinstance(found, str):
+            if not self.group.main:
+                sys.exit(0)
+            raise Stopped(found, 0)
+        if found:
+            self.found = found
+            self._go_on(*found)
+            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
+        elif stage1:
+            self._begin_after(Path(stage1))
+            self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
+        return self.flags
+
+    def say(self, *lines: str) -> None:
+        """Print lines, on the main process."""
+        for line in lines if self.group.main else ():
+            print(line, flush=True)
+
+    def _find(self) -> tuple[State, Path] | str | None:
+        f = self.flags
+        if not self.group.main or not f.resume:
+            return None
+        if f.resume == "auto" and finished(self.folder, f.save_name, self.binding, f.epochs):
+            return f"{f.save_name} is finished: see {self.folder / f.save_name}_summary.json"
+        found = find_state(f.resume, self.path)
+        if found:
+            inner, flags = found[0]["resume"], f.resumed(found[0].get("flags", {}))
+            may_only_grow(inner, f.epochs, found[1])
+            must_match(inner, {**flags.binding(), **self.extra}, found[1], self.group.device)
+        return found
+
+    def _go_on(self, state: State, source: Path) -> None:
+        self.flags = self.flags.resumed(state.get("flags", {}))
+        self.binding = {**self.flags.binding(), **self.extra}
+        fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
+        self.meter, self.meta_taken, self.epoch = restore(state, self.optimizer, self.estimator, self.group.device)
+
+    def _begin_after(self, path: Path) -> None:
+        """Take weights and optimizer from a checkpoint of stage 1, which is the same for every loss and every stage 2.
+
+        The outcome is that of a run that trains it itself, to the last bit, if data and flags are the same. The best epoch
+        counts from here on.
+        """
+        state = load_checkpoint(path)
+        self.epoch = stage1_epoch(state, {**asdict(self.flags), **self.facts}, path)
+        fit_weights(self.model, state["state_dict"], path, getattr(self.model, "head", None))
+        try:
+            load_optimizer(self.optimizer, state.get("optimizer"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
+
+    @property
+    def looping(self) -> bool:
+        """Whether the loop over the epochs has begun."""
+        return self.saved_at is not None
+
+    @property
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
+        state, source = self.found
+        if self.group.main:
+            resumed = state["resume"]["record"] if state else None
+            counts = self.facts["cls_num_list"]
+            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
+        self.found = None, None
+        self.saved_at = time.monotonic()
+        self.held.enter_context(self.signals)
+        for epoch in range(self.epoch, self.flags.epochs):
+            self.began = time.time()
+            yield epoch
+
+    def watch(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
+        """Pass the batches on, show how far they are, and stop where a signal came; `total` are all of the epoch."""
+        print_freq = self.flags.print_freq if self.group.main else None
+        return progress(self.interruptible(batches), total, label, self.meter, print_freq, self.meter.steps)
+
+    def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
+        """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
+        iterator = iter(batches)
+        while True:
+            try:
+                with self.signals.interruptible():
+                    batch = next(iterator)
+            except StopIteration:
+                return
+            except Interrupted:
+                self.stop()
+            yield batch
+
+    def after_step(self, seen: StepFigures, target: Tensor) -> None:
+        """Count in a step on target (N,); check, save, and stop if a signal came. Nothing is saved of numbers gone wrong."""
+        self.meter.update(seen, target)
+        self.meta_taken += seen.loss_meta is not None
+        if self.signals.asked:
+            self.stop()
+        elif self.group.main and time.monotonic() - (self.saved_at or 0) >= 60 * self.flags.save_every:
+            self.save()
+        elif self.meter.steps % CHECK_EVERY == 0:
+            self.check()
+
+    def after_epoch(
+        self, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]] | None = None,
+        ends_stage1: bool = False,
+    ) -> None:  # fmt: skip
+        """Print, log and save.
+
+        Parameters
+        ----------
+        values:
+            Further figures of the log, those in SHOWN also of the epoch's line and of the summary.
+        per_class:
+            Figures (C,) of each class: in the log as means of the shot groups, in the summary as they are.
+        ends_stage1:
+            Whether to keep a checkpoint for `stage1` of other runs.
+        """
+        self.check()
+        if self.group.device.type == "cuda":
+            self.group.broadcast(self._tensors())
+        if self.record is not None:
+            self._keep(self.record, tested, values, per_class or {})
+            if ends_stage1:
+                save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
+        self.epoch, self.meter = self.epoch + 1, Meter()
+        self.save()
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from (p.detach() for p in self.model.parameters())
+        yield from (kept["momentum_buffer"] for kept in self.optimizer.state.values() if "momentum_buffer" in kept)
+        yield from (*self.model.buffers(), *self.estimator.buffers())
+
+    def _keep(
+        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]]
+    ) -> None:
+        counts, seconds = self.facts["cls_num_list"], time.time() - self.began
+        accuracy, (loss, acc1), (meta_loss, grad_norm) = tested.accuracy(counts), self.meter.read(), self.meter.read_meta()
+        shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN}
+        figures = {"train loss": f"{loss:.4f}", "train acc": f"{acc1:.2f}", "test loss": f"{tested.loss:.4f}"}
+        figures |= {name: f"{value:.2f}" for name, value in {"test acc": accuracy.overall, **shown}.items()}
+        words = "  ".join(f"{name} {value}" for name, value in figures.items())
+        left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
+        self.say(f"epoch {self.epoch}  {words}  {duration(seconds)}, left {duration(left)}")
+        logged = {
+            **values, "train_loss": loss, "train_acc1": acc1, "meta_loss": meta_loss, "grad_norm": grad_norm,
+            "test_loss": tested.loss, "seconds": seconds,
+        }  # fmt: skip
+        for name, each in per_class.items():
+            logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
+        more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
+        record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more)
+
+    def common(self, epoch: int) -> State:
+        """Return what every checkpoint holds beside the weights."""
+        best = self.record.best["acc1"] if self.record else -1.0
+        own = {"epoch": epoch + 1, "best_acc1": best, "optimizer": self.optimizer.state_dict()}
+        return {**own, **self.facts, "flags": asdict(self.flags)}
+
+    def state(self, epoch: int) -> State:
+        """Return a checkpoint in the published form, with what testing needs to know."""
+        return {**self.common(epoch), **self.saved()}
+
+    def resume_state(self) -> State:
+        """Return a checkpoint with all that going on needs."""
+        assert self.record is not None
+        record = self.record.state(self.epoch)
+        kept = collect(self.estimator, self.meter, self.meta_taken, record, self.group.device)
+        inner = {"binding": self.binding, "epochs": self.flags.epochs, **kept}
+        return {**self.common(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
+
+    def save(self) -> None:
+        """Check, and save the state now, on the process that writes."""
+        self.check()
+        if self.group.main:
+            save_checkpoint(self.resume_state(), self.path)
+        self.saved_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
+        bad = int(self.meter.first_bad)
+        norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
+        if bad or not bool(torch.isfinite(norms).all()):
+            good = f"the last good checkpoint is {self.path}" if self.path.is_file() else "nothing was saved yet"
+            good = good if self.group.main else "rank 0 knows the last good checkpoint"
+            raise UserError(
+                f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}; {good}. "
+                "Train anew with a lower --lr, --lam or --meta_lr"
+            )
+
+    def stop(self) -> NoReturn:
+        """Save and raise `Stopped`."""
+        self.save()
+        number = self.signals.asked
+        where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
+        raise Stopped(f"{where}; to go on, give the same command with --resume auto", 128 + number)

@@ -1,0 +1,99 @@
+"""Signals that are remembered until a step is done, and a lock on the files of a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from harness.errors import UserError
+from harness.files import writing
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """A signal came where the run may be left at once. As KeyboardInterrupt it passes by who handles every exception."""
+
+
+class Signals:
+    """Within this context SIGTERM and SIGINT do not end the process: they are remembered until the step is done.
+
+    Within `interruptible` they raise `Interrupted` at once. Further signals change nothing: a launcher sends its own after
+    that of the terminal. `asked` is the number of the first one, 0 before. From then on loading processes may die of the
+    same signal: that is no error any more.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.at_once = False
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        first, self.asked = not self.asked, self.asked or number
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a loading process dies
+        if first and self.at_once:
+            raise Interrupted
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal that comes, or came, raise `Interrupted` inside."""
+        self.at_once = True
+        try:
+            if self.asked:
+                raise Interrupted
+            yield
+        finally:
+            self.at_once = False
+
+    def __enter__(self) -> Signals:
+        self.before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def open_lock(path: Path) -> TextIO:
+    """Open the lock file, or say that it cannot be."""
+    with writing(path):
+        return open(path, "a+", encoding="utf-8")
+
+
+@contextmanager
+def only_run(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield
+        return
+    while True:
+        with open_lock(path) as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's not held on by loading processes
+            except (BlockingIOError, PermissionError) as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                held = f"{path} is held by {holder}, which writes the same files"
+                raise UserError(f"{held}: wait for it or choose another --save_name") from error
+            except OSError as error:
+                print(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
+                yield
+                return
+            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                continue  # the run before removed it just now
+            with writing(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {os.uname().nodename}")
+                file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return

@@ -1,0 +1,252 @@
+"""Finished runs as reports see them: read from disk, grouped over seeds, compared with the publication."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import statistics
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from harness.errors import UserError
+from harness.flags import FREE_FLAGS
+from harness.metrics import SHOTS, percent
+
+SUMMARY = "_summary.json"
+FIGURES = ("acc1", *SHOTS, "macro_f1", "ece")
+HEADINGS = {"acc1": "overall", "macro_f1": "macro-F1", "ece": "ECE"}
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
+FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
+               "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1}  # fmt: skip
+UNUSED = {"isda": {"meta_lr"}, "reweight": {"meta_lr", "lam"}, "none": {"meta_lr", "lam", "loss"}}  # by --stage2
+SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
+Table = list[list[str]]  # the first row is the heading
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its name, what <name>_summary.json holds, and that file."""
+
+    name: str
+    summary: dict[str, Any]
+    path: Path
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The loss and flags that change the outcome, without the seed."""
+        given = {"loss": self.summary.get("loss"), **self.summary.get("flags", {})}
+        if given.get("dataset") in ("folder", "custom"):  # one's own, told apart by the folder's name
+            given["dataset"] = f"{given['dataset']} {Path(given.get('data_root', '')).name}"
+        unused = UNUSED.get(str(given.get("stage2")), set()) | FREE_FLAGS - {"epochs"} | {"seed"}
+        if given.setdefault("select_on", "test") == "test":  # as in runs that had no such flag yet
+            unused |= {"num_heldout"}
+        return {key: value for key, value in given.items() if key not in unused}
+
+    @property
+    def kind(self) -> str:
+        """What runs that differ in their seed only have in common: flags, class sizes, and images if a summary has them."""
+        return json.dumps([self.flags, self.summary["cls_num_list"], self.images], sort_keys=True)
+
+    @property
+    def images(self) -> list[Any]:
+        """What a summary says of the images: a digest of them, or of their lists."""
+        return [self.summary.get(key) for key in ("data", "train list", "meta list", "test list")]
+
+    @property
+    def long_tail(self) -> str:
+        """Data set and imb_factor, in words."""
+        imb_factor = self.flags.get("imb_factor")
+        return f"{self.flags.get('dataset')}" + ("" if imb_factor is None else f", imb_factor {imb_factor:g}")
+
+    def beside(self, end: str) -> Path:
+        """Return the run's file that ends in `end`."""
+        return self.path.with_name(self.path.name.removesuffix(SUMMARY) + end)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return a dict an epoch, an empty list where there is no log."""
+        path = self.beside("_metrics.jsonl")
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+            if not all(isinstance(line, dict) and isinstance(line.get("epoch"), int) for line in lines):
+                raise ValueError("a line is no epoch")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+        return lines
+
+    def confusion(self) -> np.ndarray | None:
+        """Return the last epoch's confusion matrix (C, C), rows the true classes, None without predictions."""
+        path = self.beside("_last_predictions.npz")
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                target, predicted = kept["target"], kept["predicted"]
+            classes = len(self.summary["cls_num_list"])
+            return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+            raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+
+
+def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
+    """Read summaries, or all those below a folder."""
+    different: dict[Path, Path] = {}
+    for path in paths:
+        found = [path]
+        if path.is_dir():
+            found = sorted(p for p in path.rglob(f"*{SUMMARY}") if "earlier" not in p.relative_to(path).parts)
+            if not found:
+                raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
+        for file in found:
+            different.setdefault(file.resolve(), file)
+    files = list(different.values())
+    short = [file.name.removesuffix(SUMMARY) for file in files]
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    long = [os.path.relpath(file.absolute().with_name(name), common) for name, file in zip(short, files, strict=True)]
+    names = [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
+    return [FinishedRun(name, read_summary(file), file) for name, file in zip(names, files, strict=True)]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a summary."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a run's summary: name a <save_name>{SUMMARY} ({error})") from error
+    if not is_summary(summary):
+        raise UserError(f"{path} is not a run's summary: name a <save_name>{SUMMARY}")
+    return summary
+
+
+def is_summary(found: Any) -> bool:
+    """Return whether what a file holds has the form of a summary."""
+    if not isinstance(found, dict) or not isinstance(found.get("flags", {}), dict):
+        return False
+    counts, outcomes = found.get("cls_num_list"), (found.get("best"), found.get("last"))
+    return isinstance(counts, list) and all(isinstance(n, int) for n in counts) and all(map(is_outcome, outcomes))
+
+
+def is_outcome(found: Any) -> bool:
+    """Return whether this is the outcome of an epoch."""
+    return isinstance(found, dict) and isinstance(found.get("epoch"), int) and isinstance(found.get("acc1"), int | float)
+
+
+def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Return the runs that differ in their seed only, under a name made of what tells the groups apart.
+
+    Where no two runs belong together, each keeps its own name. A second run of the same seed begins a second group.
+    """
+    groups: dict[tuple[str, int], list[FinishedRun]] = {}
+    times: Counter[tuple[str, Any]] = Counter()
+    for run in runs:
+        seed = run.summary.get("flags", {}).get("seed")
+        groups.setdefault((run.kind, times[run.kind, seed]), []).append(run)
+        times[run.kind, seed] += 1
+    members = list(groups.values())
+    if all(len(group) == 1 for group in members):
+        return {group[0].name: group for group in members}
+    known = {key: None for group in members for key in group[0].flags}  # in order
+    telling = [key for key in known if len({str(g[0].flags[key]) for g in members if key in g[0].flags}) > 1]
+    named: dict[str, list[FinishedRun]] = {}
+    for group in members:
+        flags = group[0].flags
+        own = [key for key in telling if key in flags]
+        words = [str(flags[key]) if key in SAY_ALONE else f"{key} {flags[key]}" for key in own]
+        name = " ".join(words) or "all"
+        named[f"{name} ({group[0].name})" if name in named else name] = group
+    return named
+
+
+def figure(outcome: dict[str, Any], key: str) -> float:
+    """Return a figure of an outcome, nan where it is not there or null."""
+    value = outcome.get(key)
+    return math.nan if value is None else float(value)
+
+
+def run_table(runs: Sequence[FinishedRun]) -> Table:
+    """Return accuracies in per cent, the last and the best epoch of each run; groups are means over classes."""
+    rows = [["run", "epoch", *(HEADINGS.get(key, key) for key in FIGURES)]]
+    for run in runs:
+        for which in ("last", "best"):
+            outcome = run.summary[which]
+            rows.append([run.name, f"{which} ({outcome['epoch']})", *(percent(figure(outcome, key)) for key in FIGURES)])
+    return rows
+
+
+def long_table(runs: Sequence[FinishedRun]) -> Table:
+    """Return the figures of `run_table` unrounded, with seed, flags, seconds and commit of each run: for other programs."""
+    flags = list({key: None for run in runs for key in run.flags})
+    rows = [["run", "which", "epoch", *FIGURES, "seed", *flags, "seconds", "commit"]]
+    for run in runs:
+        seed = run.summary.get("flags", {}).get("seed")
+        facts = [seed, *(run.flags.get(key) for key in flags), run.summary.get("seconds"), run.summary.get("commit")]
+        words = ["" if fact is None else str(fact) for fact in facts]
+        for which in ("last", "best"):
+            outcome = run.summary[which]
+            figures = (outcome.get(key) for key in FIGURES)
+            rows.append([run.name, which, str(outcome["epoch"]), *("" if x is None else repr(x) for x in figures), *words])
+    return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± standard deviation (n − 1), the mean alone of one value, "-" if there is none."""
+    there = [value for value in values if not math.isnan(value)]
+    if len(there) < 2:
+        return percent(there[0] if there else math.nan)
+    return f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
+
+
+def group_table(groups: dict[str, list[FinishedRun]]) -> Table:
+    """Return the means over seeds of the last epoch."""
+    rows = [["runs", "seeds", *(HEADINGS.get(key, key) for key in FIGURES)]]
+    for name, runs in groups.items():
+        rows.append([name, str(len(runs)), *(spread([figure(r.summary["last"], key) for r in runs]) for key in FIGURES)])
+    return rows
+
+
+def published_tables(runs: Sequence[FinishedRun]) -> dict[str, Table]:
+    """Return, for each loss and set, published error, ours (last epoch, mean ± std) and the difference of the means.
+
+    Only runs at the published length and settings count (λ and the precision are free, for the publication does not give
+    them); cells are empty where there is none. Runs that belong to several groups are not averaged: each has its own figure.
+    """
+    with open(PUBLISHED, encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    tables: dict[str, Table] = {}
+    for cell in cells:
+        title = f"{cell['loss']}, {cell['dataset'].upper().replace('CIFAR', 'CIFAR-')}-LT"
+        rows = tables.setdefault(title, [["imbalance ratio"], ["published error"], ["ours"], ["difference"]])
+        wanted = {**FULL_LENGTH, "loss": cell["loss"], "dataset": cell["dataset"], "imb_factor": float(cell["imb_factor"])}
+        whole = [run for run in runs if run.flags["select_on"] == "test"]  # the others trained on fewer images
+        groups = grouped(run for run in whole if wanted.items() <= run.flags.items())
+        column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], *compared(groups, float(cell["error"]))]
+        for row, word in zip(rows, column, strict=True):
+            row.append(word)
+    return tables
+
+
+def compared(groups: dict[str, list[FinishedRun]], published: float) -> tuple[str, str]:
+    """Return the groups' errors in the last epoch and their differences from the published one, in words."""
+    ours, difference = [], []
+    for name, runs in groups.items():
+        errors = [100 - run.summary["last"]["acc1"] for run in runs]
+        label = f"{name}: " if len(groups) > 1 else ""
+        ours.append(label + spread(errors))
+        difference.append(f"{statistics.mean(errors) - published:+.2f}")
+    return "; ".join(ours), "; ".join(difference)
+
+
+def markdown(table: Table) -> str:
+    """Return a table as aligned markdown."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table]
+    rule = "| " + " | ".join("-" * width for width in widths) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]])

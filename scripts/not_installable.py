@@ -1,0 +1,5 @@
+"""What `pip install .` calls: there is nothing to install, and it says what to do instead."""
+
+import sys
+
+sys.exit("MetaSAug runs from its folder: `make demo`, or `pip install -r requirements.lock` and the commands of the README")

@@ -1,0 +1,274 @@
+"""The frozen ResNet-50 and the head: every form of file gives the same network, and every mistake is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.refusals import wrong
+from torch import nn
+from torchvision.models import resnet50
+
+from backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
+from features import extractor
+
+CLASSES = 3
+FILE = Path("some.pth")
+
+
+@pytest.fixture(scope="module")
+def network():
+    """torchvision's ResNet-50 with a head for three classes and weights drawn at random.
+
+    The large ones are views of one pool of numbers, so that a saved file is small.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pool = 0.05 * torch.randn(2_500_000, generator=generator)
+    model = resnet50(num_classes=CLASSES)
+    weights = {}
+    for i, (name, tensor) in enumerate(model.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            weights[name] = torch.tensor(i)
+        elif tensor.dim() > 1:
+            weights[name] = pool[i : i + tensor.numel()].view(tensor.shape)
+        else:
+            weights[name] = 0.5 + torch.rand(tensor.shape, generator=generator)
+    model.load_state_dict(weights)
+    return model.eval(), weights
+
+
+def split(weights):
+    """The weights of the backbone and of the head, names as in torchvision."""
+    head = {name: tensor for name, tensor in weights.items() if name.startswith("fc.")}
+    return {name: tensor for name, tensor in weights.items() if name not in head}, head
+
+
+def prefixed(weights):
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+def crt(weights):
+    backbone, head = split(weights)
+    return {"epoch": 89, "state_dict_best": {"feat_model": prefixed(backbone), "classifier": prefixed(head)}}
+
+
+def metasaug(weights):
+    backbone, head = split(weights)
+    backbone = {name: tensor for name, tensor in backbone.items() if not name.endswith("num_batches_tracked")}
+    return {"epoch": 20, "state_dict": {"feature": backbone, "classifier": head}, "best_acc1": 50.0, "optimizer": {}}
+
+
+FORMS = {"cRT": crt, "MetaSAug": metasaug, "torchvision": dict, "torchvision with module.": prefixed}
+
+
+@pytest.fixture(scope="module")
+def loaded(network, tmp_path_factory):
+    """Weights of backbone and head, and the content of the file, by form."""
+    folder = tmp_path_factory.mktemp("forms")
+    made = {}
+    for form, pack in FORMS.items():
+        path = folder / f"{form}.pth"
+        torch.save(pack(network[1]), path)
+        made[form] = read_weights(path)
+        path.unlink()
+    return made
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return make_backbone()
+
+
+def clear(model):
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+
+
+def counters(model):
+    return [int(tensor) for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_backbone_and_head(network, loaded, backbone, form):
+    (backbone_weights, head_weights), _ = loaded[form]
+    head = make_head(CLASSES, 0)
+    clear(backbone)
+    load_backbone(backbone, backbone_weights, FILE)
+    load_head(head, head_weights, FILE)
+    expected, expected_head = split(network[1])
+    state = backbone.state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(state[name], tensor), name
+    assert {f"fc.{name}": tensor.tolist() for name, tensor in head.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in expected_head.items()
+    }
+
+
+def test_the_whole_content_of_a_file_comes_too(loaded):
+    content = loaded["MetaSAug"][1]
+    assert (content["epoch"], content["best_acc1"]) == (20, 50.0)
+
+
+def test_features_and_logits_are_those_of_torchvision(network, loaded, backbone):
+    model = network[0]
+    weights, _ = loaded["MetaSAug"]
+    head = make_head(CLASSES, 0)
+    load_backbone(backbone, weights[0], FILE)
+    load_head(head, weights[1], FILE)
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    seen = []
+    hook = model.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        logits = model(images)
+    hook.remove()
+    for features in (backbone(images), extractor(backbone)(images)):
+        assert features.shape == (2, 2048)
+        assert not features.requires_grad
+        assert float(features.std()) > 0
+        torch.testing.assert_close(features, seen[0], rtol=1e-3, atol=1e-4 * float(seen[0].abs().max()))
+        torch.testing.assert_close(head(features), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
+
+
+def test_the_backbone_is_frozen_in_eval_mode_and_takes_batches_of_none(backbone):
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())
+    before = fingerprint(backbone), counters(backbone)
+    assert backbone(torch.zeros(0, 3, 64, 64)).shape == (0, 2048)
+    backbone(torch.ones(1, 3, 64, 64))
+    assert before == (fingerprint(backbone), counters(backbone))
+
+
+# The head
+
+
+def test_a_head_follows_the_seed_and_leaves_the_global_random_state_alone():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    heads = [make_head(4, seed) for seed in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    heads.append(make_head(4, 0))
+    assert heads[0].weight.shape == (4, 2048)
+    assert all(parameter.requires_grad for parameter in heads[0].parameters())
+    for name in ("weight", "bias"):
+        a, again, other, later = (getattr(head, name) for head in heads)
+        assert torch.equal(a, again)
+        assert torch.equal(a, later)
+        assert not torch.equal(a, other)
+
+
+def test_another_number_of_classes_names_both_and_the_flag(loaded):
+    said = wrong(load_head, make_head(5, 0), loaded["cRT"][0][1], FILE)
+    assert said.startswith("some.pth was trained on 3 classes, the data set has 5")
+    assert "--fresh_head" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bias": None, "scales": torch.ones(3)}, ["missing bias", "unexpected scales"]),
+        ({"weight": torch.zeros(3, 512)}, ["weight is (3, 512), the network's is (3, 2048)"]),
+        ({"weight": torch.tensor(1.0)}, ["weight is ()"]),
+    ],
+)
+def test_a_head_that_does_not_fit_is_named_and_nothing_is_copied(change, words):
+    head = make_head(3, 0)
+    before = fingerprint(head)
+    weights = {"weight": torch.zeros(3, 2048), "bias": torch.zeros(3)} | change
+    said = wrong(load_head, head, {name: tensor for name, tensor in weights.items() if tensor is not None}, FILE)
+    assert all(word in said for word in [*words, "some.pth, the head,"])
+    assert fingerprint(head) == before
+
+
+# The backbone
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"layer3.5.bn2.running_var": None}, ["missing layer3.5.bn2.running_var,", "unexpected none"]),
+        ({"bn1.running_mean": torch.zeros(65)}, ["bn1.running_mean is (65,), the network's is (64,)"]),
+    ],
+)  # fmt: skip
+def test_a_backbone_that_does_not_fit_is_named_and_nothing_is_copied(loaded, backbone, change, words):
+    clear(backbone)
+    weights = {name: tensor for name, tensor in (loaded["MetaSAug"][0][0] | change).items() if tensor is not None}
+    said = wrong(load_backbone, backbone, weights, FILE)
+    assert all(word in said for word in [*words, "some.pth, the backbone,"])
+    assert not any(bool(tensor.any()) for tensor in backbone.state_dict().values())
+
+
+def test_the_fingerprint_follows_every_weight_and_statistic_but_no_counter():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 4))
+    names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    assert len(names) == 7
+    seen = {fingerprint(model)}
+    for name in names:
+        for place in (0, -1):
+            model.state_dict()[name].view(-1)[place] += 0.5
+            seen.add(fingerprint(model))
+    assert len(seen) == 1 + 2 * len(names)
+    before = fingerprint(model)
+    model.state_dict()["1.num_batches_tracked"].add_(7)
+    assert fingerprint(model) == before
+    assert fingerprint(model.to(memory_format=torch.channels_last)) == before
+    weight, bias = model[1].weight.detach(), model[1].bias.detach()
+    weight[:], bias[:] = bias.clone(), weight.clone()  # the same numbers under other names
+    assert fingerprint(model) != before
+
+
+def test_the_fingerprint_is_that_of_the_weights_whatever_file_they_come_from(loaded, backbone):
+    seen = set()
+    for form in ("cRT", "MetaSAug"):
+        clear(backbone)
+        load_backbone(backbone, loaded[form][0][0], FILE)
+        seen.add(fingerprint(backbone))
+    backbone.state_dict()["layer4.2.bn3.running_var"][-1] += 1e-3
+    assert len(seen) == 1
+    assert fingerprint(backbone) not in seen
+
+
+# Files that are no good; more of them in harness/test_checkpoint.py
+
+
+def saved(path, content, **options):
+    torch.save(content, path, **options)
+    return path
+
+
+@pytest.mark.parametrize("new_form", [True, False])
+def test_cut_and_damaged_files_of_others_are_refused(tmp_path, new_form):
+    path = tmp_path / "x.pth"
+    weights = {"conv1.weight": torch.randn(64, 3, 7, 7), "fc.weight": torch.randn(3, 20), "fc.bias": torch.randn(3)}
+    raw = saved(path, metasaug(weights), _use_new_zipfile_serialization=new_form).read_bytes()
+    assert [set(part) for part in read_weights(path)[0]] == [{"conv1.weight"}, {"weight", "bias"}]
+    for share in (0.01, 0.1, 0.5, 0.9, 0.99):
+        path.write_bytes(raw[: int(share * len(raw))])
+        assert wrong(read_weights, path).startswith(f"{path} is ")
+    if new_form:  # the older one has no checksums
+        half = len(raw) // 2
+        path.write_bytes(raw[:half] + bytes([raw[half] ^ 1]) + raw[half + 1 :])
+        assert f"{path} is damaged" in wrong(read_weights, path)
+
+
+SOME = {"a": torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [
+        ({"net": SOME, "lr": 5}, "lr, net"),
+        ({"state_dict": {"feature": SOME}}, "feature"),
+        ({"state_dict": {"feature": SOME, "classifier": {}}}, "classifier, feature"),
+        ({"state_dict": {"feature": {}, "classifier": SOME}}, "classifier, feature"),
+        ({"state_dict": {"feature": SOME, "classifier": {"weight": 5}}}, "classifier, feature"),
+        ({"state_dict_best": {"feat_model": {"a": 1}, "classifier": SOME}}, "classifier, feat_model"),
+        ({"state_dict_best": {"feat_model": torch.ones(1), "classifier": SOME}}, "classifier, feat_model"),
+        ({"state_dict": {"feature": {1: torch.ones(1)}, "classifier": SOME}}, "classifier, feature"),
+    ],
+    ids=repr,
+)
+def test_what_a_file_holds_instead_of_both_parts_is_named(tmp_path, content, held):
+    path = saved(tmp_path / "x.pth", content)
+    assert wrong(read_weights, path) == f"{path} holds no weights of a network under a name known here: it holds {held}"

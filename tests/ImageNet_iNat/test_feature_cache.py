@@ -1,0 +1,442 @@
+"""Cached features: the rows are those of the images, and a file that is not to be trusted is made anew."""
+
+import errno
+import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.image_lists import ALONE, CPU, first, noise_sets
+from support.refusals import wrong
+
+from feature_cache import CachedFeatures, FeatureCache, cached_features, is_whole
+from features import LiveFeatures
+from harness.process_group import Group
+from large_sets import Sets
+
+A = 12
+
+
+class Backbone:
+    """A small stand-in: the means of four patches in three colours; counts the images it is given."""
+
+    def __init__(self, factor=1.0):
+        self.images, self.factor = 0, factor
+
+    def __call__(self, images):
+        self.images += len(images)
+        return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) * self.factor
+
+
+class Maker:
+    """Opens cached sets as a new run would, with everything that they depend on to be varied."""
+
+    def __init__(self, folder, sets):
+        self.folder, self.sets = folder, sets
+        self.features = {"dataset": "ImageNet_LT", "batch_size": 3, "test_batch_size": 2, "workers": 0, "seed": 1}
+        self.weights, self.backbone = "0123abc", Backbone()
+
+    def live(self, group=ALONE):
+        return LiveFeatures(self.sets, extract=self.backbone, group=group, **self.features)
+
+    def cache(self, group=ALONE):
+        return FeatureCache(self.folder, self.live(group), self.weights, group, A, 100)
+
+    def open(self, name="train", view=0):
+        """Return the rows, and how many images the backbone saw for them."""
+        before = self.backbone.images
+        rows = np.array(self.cache().open(name, view))
+        return rows, self.backbone.images - before
+
+    def files(self):
+        return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def only(self, ending):
+        """The one file with this ending."""
+        (path,) = self.folder.glob(f"*{ending}")
+        return path
+
+
+@pytest.fixture
+def maker(tmp_path):
+    return Maker(tmp_path / "new" / "cache", noise_sets(tmp_path / "images"))
+
+
+# Rows
+
+
+@pytest.mark.parametrize(("name", "count"), [("train", 7), ("meta", 5), ("test", 5)])
+def test_rows_are_the_live_features_in_fp16(maker, capsys, name, count):
+    for view in (0, 1):
+        rows, computed = maker.open(name, view)
+        expected = torch.cat([features for features, _ in maker.live().in_order(name, view)])
+        assert (rows.shape, rows.dtype, computed) == ((count, A), np.float16, count)
+        assert np.array_equal(rows, expected.half().numpy())
+        capsys.readouterr()
+        again, computed = maker.open(name, view)
+        assert (np.array_equal(again, rows), computed) == (True, 0)
+        assert str(maker.folder / f"{name}_{view}_") in capsys.readouterr().out  # where they are read from is said
+    assert len(maker.files()) == 4  # two rows, two jsons, nothing else
+
+
+def test_rows_are_read_from_the_file_when_needed_and_cannot_be_written(maker):
+    rows = maker.cache().open("train", 0)
+    assert isinstance(rows, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0, 0] = 1
+
+
+@dataclass(frozen=True)
+class Thread(Group):
+    """One of several threads in the place of processes, which tell one another what they have on a common board."""
+
+    board: list = None
+    gate: threading.Barrier = None
+
+    def all_gather_object(self, value):
+        self.board[self.rank] = value
+        self.gate.wait()
+        values = list(self.board)
+        self.gate.wait()
+        return values
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_processes_write_their_shares_of_one_file(maker, count):
+    maker.sets = replace(maker.sets, test=maker.sets.test.subset(np.arange(count)))
+    expected = torch.cat([features for features, _ in maker.live().test()]).half().numpy()
+    board, gate = [None] * 3, threading.Barrier(3, timeout=600)
+    groups = [Thread(rank, 3, CPU, None, board, gate) for rank in range(3)]
+    for computed in (count, 0):
+        maker.backbone.images = 0
+        with ThreadPoolExecutor(3) as pool:
+            every = list(pool.map(lambda group: np.array(maker.cache(group).open("test", 0)), groups))
+        assert all(np.array_equal(rows, expected) for rows in every)
+        assert maker.backbone.images == computed
+        assert len(maker.files()) == 2
+    assert maker.open("test")[1] == 0  # one process finds what three have made
+
+
+# What is made anew
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def double(path):
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def rewrite(content):
+    return lambda path: path.write_bytes(content)
+
+
+def restate(key, value):
+    """Have a json say something else of one thing, or nothing where the value is `...`."""
+
+    def change(path):
+        stated = json.loads(path.read_text())
+        changed = {name: each for name, each in {**stated, key: value}.items() if each is not ...}
+        assert changed != stated
+        path.write_text(json.dumps(changed))
+
+    return change
+
+
+OTHER_FACTS = [("rows", None), ("rows", 8), ("crc32", 5), ("crc32", ...), ("weights", "x"), ("images", "x"), ("seed", 9),
+               ("format", 0), ("transform", ...)]  # fmt: skip
+DAMAGE = {
+    **{f"{change.__name__} {kind}": (kind, change) for kind in (".json", ".f16") for change in (Path.unlink, cut, double)},
+    **{f"json {content!r}": (".json", rewrite(content)) for content in (b"", b"\xff\xfe\x00", b"[]", b"5")},
+    **{f"{key} {value}": (".json", restate(key, value)) for key, value in OTHER_FACTS},
+    "no rows": (".f16", rewrite(b"")),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_set_is_made_anew(maker, what):
+    rows, _ = maker.open()
+    files = maker.files()
+    kind, change = DAMAGE[what]
+    change(maker.only(kind))
+    again, computed = maker.open()
+    assert (np.array_equal(again, rows), computed) == (True, 7)
+    assert maker.files() == files
+    assert maker.open()[1] == 0
+
+
+def test_no_bit_can_be_flipped_unnoticed(maker):
+    maker.open()
+    facts, path = maker.cache().facts("train", 0), maker.only(".f16")
+    assert is_whole(path, facts)
+    for file in (path, maker.only(".json")):
+        raw = file.read_bytes()
+        for place in range(len(raw)):
+            changed = bytearray(raw)
+            changed[place] ^= 1 << place % 8
+            file.write_bytes(changed)
+            assert not is_whole(path, facts)
+        file.write_bytes(raw)
+    assert is_whole(path, facts)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_parts_of_a_killed_run_are_not_taken_for_rows(maker, own):
+    rows, _ = maker.open()
+    part = maker.only(".f16").with_suffix(f".part{os.getpid() if own else 1}")  # process numbers come again
+    maker.only(".json").unlink()
+    maker.only(".f16").unlink()
+    part.write_bytes(bytes(1000))
+    again, computed = maker.open()
+    assert (np.array_equal(again, rows), computed) == (True, 7)
+    assert maker.open()[1] == 0
+
+
+def test_a_run_that_is_stopped_leaves_no_rows(maker):
+    def stopped(images):
+        if maker.backbone.images > 2:
+            raise KeyboardInterrupt
+        return Backbone.__call__(maker.backbone, images)
+
+    live = maker.live()
+    live.extract = stopped
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(maker.folder, live, maker.weights, ALONE, A, 100).open("train", 0)
+    assert maker.files() == []
+    assert maker.open()[1] == 7
+
+
+def path_of(maker, i=3):
+    return maker.sets.train.root / maker.sets.train.paths[i]
+
+
+def touched(extra, later):
+    def apply(maker):
+        path = path_of(maker)
+        before = path.stat()
+        path.write_bytes(path.read_bytes() + extra)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + later))
+
+    return apply
+
+
+def other_list(change):
+    def apply(maker):
+        maker.sets = replace(maker.sets, train=change(maker.sets.train))
+
+    return apply
+
+
+CHANGES = {
+    "an image's time": touched(b"", 1),
+    "an image's size": touched(b"x", 0),
+    "the order of the list": other_list(lambda images: images.subset(np.array([1, 0, 2, 3, 4, 5, 6]))),
+    "an image less": other_list(lambda images: images.subset(np.arange(6))),
+    "the paths": other_list(lambda images: replace(images, paths=images.paths[::-1])),
+    "the labels": other_list(lambda images: replace(images, targets=images.targets[::-1].copy())),
+    "the transform": lambda maker: maker.features.update(dataset="iNaturalist18"),
+    "what EXIF says counts": lambda maker: maker.features.update(dataset="custom"),
+    "the seed": lambda maker: maker.features.update(seed=2),
+    "the weights": lambda maker: setattr(maker, "weights", "0123abd"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_set_that_depends_on_something_else_is_made_anew(maker, what):
+    maker.open()
+    CHANGES[what](maker)
+    maker.backbone.factor = 2  # so that old rows would be seen
+    rows, computed = maker.open()
+    expected = torch.cat([features for features, _ in maker.live().in_order("train", 0)])
+    assert (np.array_equal(rows, expected.half().numpy()), computed) == (True, len(maker.sets.train))
+    assert maker.open()[1] == 0
+
+
+def test_what_rows_do_not_depend_on_does_not_make_them_anew(maker):
+    maker.open()
+    maker.open("test")
+    maker.features.update(batch_size=5, test_batch_size=4, workers=1)
+    assert [maker.open(name)[1] for name in ("train", "test")] == [0, 0]
+    maker.sets = replace(maker.sets, meta=maker.sets.test)
+    assert maker.open()[1] == 0
+    assert [maker.open(*what)[1] for what in (("train", 1), ("meta", 0))] == [7, 5]  # another view, another set
+    assert maker.open()[1] == 0  # and the first is still there
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("factor", [1e6, -1e6, float("nan")])
+def test_features_that_are_not_finite_in_fp16_are_refused_and_leave_no_file(maker, factor):
+    maker.backbone.factor = factor
+    assert "not finite in fp16" in wrong(maker.open)
+    assert maker.files() == []
+
+
+def test_images_that_are_missing_or_damaged_are_named_and_leave_no_file(maker):
+    raw = path_of(maker, 6).read_bytes()
+    for spoil in (lambda path: path.write_bytes(raw[:100]), Path.unlink):
+        spoil(path_of(maker, 6))
+        assert str(path_of(maker, 6)) in wrong(maker.open)
+        assert maker.files() == []
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "words"), [(os, "posix_fallocate", "--cache_dir"), (Path, "write_text", ".json cannot be written")]
+)
+def test_a_full_disk_is_named_and_nothing_is_left(maker, monkeypatch, place, name, words):
+    maker.open("meta")
+    files = maker.files()
+
+    def full(first, *_, **__):
+        if isinstance(first, Path):
+            first.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, full)
+        said = wrong(maker.open)
+    assert all(word in said for word in (words, "No space left on device", str(maker.folder)))
+    assert maker.files() == files
+    assert maker.open()[1] == 7
+
+
+def test_without_fallocate_the_rows_are_the_same(maker, monkeypatch):
+    rows, _ = maker.open()
+    for path in maker.folder.iterdir():
+        path.unlink()
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert np.array_equal(maker.open()[0], rows)
+
+
+def test_what_killed_runs_left_is_removed_after_a_day(maker):
+    maker.open()
+    kept = maker.only(".f16").with_suffix(".part1")
+    old = maker.only(".f16").with_suffix(".part2")
+    for path, age in ((kept, 3600), (old, 25 * 3600)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age, time.time() - age))
+    maker.only(".json").unlink()
+    maker.open()
+    assert kept.name in maker.files()
+    assert old.name not in maker.files()
+
+
+def test_the_disk_has_room_for_all_rows_before_the_first_is_computed(maker, monkeypatch):
+    seen = []
+
+    def watched(file, *args):
+        seen.append((args, maker.backbone.images))
+        reserve(file, *args)
+
+    reserve = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", watched)
+    maker.open()
+    assert seen == [((0, 7 * A * 2), 0)]
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_folder_that_cannot_be_made_is_named(maker, below):
+    maker.folder.parent.mkdir()
+    maker.folder.write_text("a file in its place")
+    maker.folder = maker.folder / below
+    said = wrong(maker.open)
+    assert "--cache_dir" in said
+    assert str(maker.folder) in said
+    assert maker.backbone.images == 0
+
+
+# Batches
+
+
+def code(view, row):
+    return 100.0 * view + row
+
+
+def coded(views, train=7, meta=5, test=5, group=ALONE, batch_size=3, test_batch_size=2, seed=1):
+    """Cached features that say which view and which row they are; labels are 50 - row."""
+    made = {
+        name: [np.array([[code(k, i)] * A for i in range(count)], np.float16) for k in range(views)]
+        for name, count in (("train", train), ("meta", meta), ("test", test))
+    }
+    targets = {name: 50 - torch.arange(len(rows[0])) for name, rows in made.items()}
+    return CachedFeatures(made["train"], made["meta"], made["test"][0], targets, group, batch_size, test_batch_size, seed)
+
+
+def read(batch):
+    """The view and the row of each image of a batch, after a look at what belongs together."""
+    features, target = batch
+    assert (features.dtype, features.shape, target.shape) == (torch.float32, (len(target), A), (len(target),))
+    assert torch.equal(features, features[:, :1].expand(-1, A))
+    numbers = features[:, 0].long()
+    assert torch.equal(50 - numbers % 100, target)
+    return [(int(number) // 100, int(number) % 100) for number in numbers]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize(("name", "count"), [("train", 7), ("meta", 5)])
+def test_batches_hold_every_image_once_a_pass_from_views_drawn_at_random(views, name, count):
+    batches = [read(batch) for batch in islice(getattr(coded(views), name)(), 90)]
+    assert [len(batch) for batch in batches[:6]] == ([3, 3, 1] * 2 if name == "train" else [3] * 6)
+    seen = [pair for batch in batches for pair in batch]
+    passes = [seen[i : i + count] for i in range(0, len(seen), count)]
+    assert all(sorted(row for _, row in one) == list(range(count)) for one in passes)
+    assert len({tuple(row for _, row in one) for one in passes}) > 20
+    assert {pair for one in passes for pair in one} == {(k, i) for k in range(views) for i in range(count)}
+    if views > 1:
+        assert any(len({view for view, _ in batch}) > 1 for batch in batches)  # each image draws its own
+        shares = np.bincount([view for view, _ in seen]) / len(seen)
+        assert max(abs(shares - 1 / views)) < 0.1
+
+
+def test_batches_depend_on_the_seed_alone():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for name in ("train", "meta"):
+        runs = [
+            [pair for batch in islice(getattr(coded(3, seed=seed, group=group), name)(), 9) for pair in read(batch)]
+            for seed, group in ((1, ALONE), (1, Group(2, 3, CPU)), (2, ALONE))
+        ]
+        assert runs[0] == runs[1]  # on every process the whole global batch
+        for part in (0, 1):  # the views are others, and so are the rows
+            assert [pair[part] for pair in runs[0]] != [pair[part] for pair in runs[2]]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_test_image_comes_once_on_one_of_the_processes(world, count):
+    batches = [read(batch) for rank in range(world) for batch in coded(2, test=count, group=Group(rank, world, CPU)).test()]
+    assert [pair for batch in batches for pair in batch] == [(0, i) for i in range(count)]
+    assert all(1 <= len(batch) <= 2 for batch in batches)
+
+
+def test_cached_training_is_live_training_in_fp16(maker):
+    live = maker.live()
+    cached = cached_features(live, 1, maker.folder, maker.weights, A, 100)
+    for name, count, crops in (("train", 7, 3), ("meta", 7, 1), ("test", 3, 3)):  # one view has the crops of the first pass
+        ours, theirs = (first(getattr(features, name)(), count) for features in (cached, live))
+        assert [target.tolist() for _, target in ours] == [target.tolist() for _, target in theirs]
+        for (features, _), (expected, _) in zip(ours[:crops], theirs[:crops], strict=True):
+            assert torch.equal(features, expected.half().float())
+    more = cached_features(live, 2, maker.folder, maker.weights, A, 100)
+    assert len(maker.files()) == 2 * 5  # two views of training and meta images, one of the test images
+    for name in ("train", "meta"):
+        assert all(np.array_equal(rows, maker.open(name, k)[0]) for k, rows in enumerate(more.views[name]))
+
+
+def test_sets_of_one_folder_do_not_mix(maker):
+    # The same images for all three: training and meta images are cropped differently, test images not at all.
+    same = maker.sets.train
+    maker.sets = Sets(same, same, same, [1] * 7, [])
+    rows = [maker.open(name)[0] for name in ("train", "meta", "test")]
+    assert not any(np.array_equal(a, b) for i, a in enumerate(rows) for b in rows[:i])
+    assert all(np.array_equal(maker.open(name)[0], kept) for name, kept in zip(("train", "meta", "test"), rows, strict=True))

@@ -1,0 +1,168 @@
+"""Mistakes and faults around ImageNet_iNat's train.py and test.py: one line that names the thing, nothing written.
+
+More of them in harness/test_faults.py; what a list may hold in test_image_lists.py.
+"""
+
+import re
+import shutil
+
+import pytest
+import torch
+from support.data import crt_checkpoint, write_image
+from support.image_lists import class_folders
+from support.places import ROOT
+from support.ranks import places, together
+from support.refusals import wrong
+
+from head_flags import parse_group, parse_test, parse_training
+
+TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
+FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--data_root", "my"]
+LISTS = ["--num_meta", "1", "--val_list", "good.txt", "--train_list"]
+OURS = "checkpoint/ours/custom/MetaSAug_custom"
+GOOD = "train/class0/0.png 0\ntrain/class1/0.png 1\ntrain/class2/0.png 2\n" * 2
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    class_folders(root / "my", (3, 2, 1))
+    crt_checkpoint(root / "crt.pth", 3)
+    state = torch.load(root / "crt.pth", weights_only=True)
+    state["state_dict_best"]["classifier"] = {"module.fc.weight": torch.zeros(7, 2048), "module.fc.bias": torch.zeros(7)}
+    torch.save(state, root / "seven.pth")
+    for name, text in {
+        "text.pth": "no checkpoint",
+        "good.txt": GOOD,
+        "short.txt": "train/class0/0.png 0\ntrain/class1/0.png\n",
+        "no_class_1.txt": "train/class0/0.png 0\ntrain/class2/0.png 2\n" * 2,
+        "gone.txt": GOOD + "train/class1/gone.png 1\n",
+    }.items():
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    """A folder that holds all of it, the images as a copy that a test may spoil."""
+    for path in prepared.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(prepared / "my", tmp_path / "my")
+    return tmp_path
+
+
+MISTAKES = [
+    ([*LISTS, "short.txt"], ["short.txt line 2"]),
+    ([*LISTS, "no_class_1.txt"], ["class 1", "no_class_1.txt"]),
+    ([*LISTS, "gone.txt"], ["class1/gone.png is missing"]),
+    ([*LISTS, "nowhere.txt"], ["nowhere.txt", "--train_list"]),
+    (["--train_list", "good.txt"], ["--val_list"]),
+    (["--num_classes", "4"], ["--num_classes 4", "3"]),
+    (["--data_root", "nowhere"], ["nowhere/train"]),
+    (["--pretrained", "seven.pth"], ["seven.pth", "7 classes", "3", "--fresh_head"]),
+    (["--pretrained", "text.pth"], ["text.pth is not a file that torch.save wrote"]),
+    (["--pretrained", "none.pth"], ["there is no checkpoint none.pth"]),
+    (["--workdir", "text.pth"], ["text.pth", "cannot be written"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), MISTAKES)
+def test_mistakes_are_named_and_an_earlier_run_stays_where_it_is(refused, folder, flags, words):
+    earlier = folder / f"{OURS}_last.pth.tar"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("of an earlier run")
+    line = refused(TRAIN, *FLAGS, *flags)
+    assert line.startswith("train.py: error: ")
+    assert all(word in line for word in words), line
+    assert list(folder.rglob("*.pth.tar")) == [earlier]
+    assert earlier.read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize(
+    ("parse", "flags", "named"),
+    [
+        (parse_training, ["--batch_size", "0"], "--batch-size 0"),
+        (parse_training, ["--workers", "-1"], "--workers -1"),
+        (parse_training, ["--lr", "nan"], "--lr nan"),
+        (parse_training, ["--cache_features", "-2"], "--cache_features -2"),
+        (parse_test, ["--loading_path", "x", "--workers", "-1"], "--workers -1"),
+        (parse_test, ["--loading_path", "x", "--test_batch_size", "0"], "--test-batch-size 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(parse, flags, named):
+    assert named in wrong(parse, "", flags)
+
+
+def test_a_timeout_of_nothing_is_named():
+    assert "--timeout 0" in wrong(parse_group, ["--timeout", "0"])
+
+
+@pytest.mark.parametrize("size", [0, 50])
+def test_images_that_cannot_be_read_are_named(refused, folder, size):
+    path = folder / "my" / "train" / "class1" / "1.png"
+    path.write_bytes(path.read_bytes()[:size])
+    line = refused(TRAIN, *FLAGS, "--batch_size", "6")
+    assert f"my/train/class1/1.png ({size} bytes) cannot be read as an image" in line
+    assert not list(folder.rglob("*.pth.tar"))
+
+
+def test_testing_names_its_mistakes_too(refused, folder):
+    line = refused(TEST, "--loading_path", "text.pth", "--dataset", "custom")
+    assert line.startswith("test.py: error: text.pth is not a file")
+
+
+# Two processes
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (["--train_list", "list.txt", "--lr", "0.2"], "rank 1 has --lr 0.2, rank 0 has 0.0003"),
+        (["--train_list", "list.txt"], "rank 1 has train list"),
+    ],
+)
+def test_ranks_that_disagree_on_flags_or_data_say_so(start, folder, second, words):
+    flags = [*FLAGS, "--data_root", folder / "my", "--val_list", folder / "good.txt", "--num_meta", "1"]
+    flags += ["--pretrained", folder / "crt.pth"]
+    own = [["--train_list", "list.txt"], second]
+    folders = [folder / "a", folder / "b"]
+    for inside, text in zip(folders, (GOOD, GOOD if "--lr" in second else GOOD + "train/class0/1.png 0\n"), strict=True):
+        inside.mkdir()
+        (inside / "list.txt").write_text(text)
+    ranks = [start(TRAIN, *flags, *more, cwd=cwd, **place)
+             for more, cwd, place in zip(own, folders, places(2), strict=True)]  # fmt: skip
+    outs = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert words in outs[0][1]
+    assert outs[1][1] == ""
+    assert not list(folder.rglob("*.pth.tar"))
+
+
+def test_ranks_that_test_different_checkpoints_say_so(start, folder, prepared):
+    state = torch.load(prepared / "crt.pth", weights_only=True)
+    state["state_dict_best"]["classifier"]["module.fc.bias"] += 1
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    (folder / "a" / "c.pth").symlink_to(prepared / "crt.pth")
+    torch.save(state, folder / "b" / "c.pth")
+    flags = ["--dataset", "custom", "--data_root", folder / "my", "--loading_path", "c.pth", "--no-cuda"]
+    (status, _, err), other = together(start, 2, TEST, *flags, each=[{"cwd": folder / "a"}, {"cwd": folder / "b"}])
+    assert (status, other) == (2, (2, "", ""))
+    assert "rank 1 has head weights" in err
+
+
+def test_a_rank_that_dies_while_features_are_computed_is_noticed_at_the_next_batch(start, folder):
+    images = folder / "my" / "train" / "class0"
+    for k in range(20):
+        write_image(images / f"more {k}.png", k)
+    sorted(images.iterdir())[14].write_bytes(b"no image")  # the second of rank 1's 13
+    flags = [*FLAGS, "--cache_features", "1", "--cache_dir", "c", "--test_batch_size", "1", "-p", "1"]
+    (status, out, err), (other, _, named) = together(start, 2, TRAIN, *flags)
+    assert (status, other) == (2, 2)
+    assert "cannot be read as an image" in named
+    assert len(named.strip().splitlines()) == 1
+    assert "rank 1 of 2 is gone" in err
+    assert not list((folder / "c").iterdir())  # no half of a set
+    steps = [int(step) for step in re.findall(r"features of the train set, view 0  \[(\d+)/", out)]
+    assert len(steps) <= 3

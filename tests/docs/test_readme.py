@@ -1,0 +1,160 @@
+"""The README and the pages are true: code runs, commands and flags exist, tables are those of the parsers."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from support.data import write_image
+from support.places import ROOT
+
+import head_flags
+import predict
+from harness import training_flags
+from MetaSAug_LDAM_train import STAGE2
+
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+LARGE = ROOT / "ImageNet_iNat"
+LARGE_README = (LARGE / "README.md").read_text()
+
+
+def blocks_of(text):
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+
+
+BLOCKS = blocks_of(README)
+
+
+def commands(blocks=BLOCKS):
+    for language, block in blocks:
+        if language == "":
+            yield from (shlex.split(line) for line in block.splitlines() if line.startswith(("python3 ", "sh ", "make ")))
+
+
+OWN_DATA = blocks_of(PAGES["own_data.md"])
+
+
+def test_own_images_as_written(run, tmp_path):
+    for split, number in (("train", 16), ("test", 3)):
+        for k, name in enumerate(("cat", "dog", "owl")):
+            for i in range(number - 2 * k * (split == "train")):
+                write_image(tmp_path / "my_images" / split / name / f"{i}.png", 10 * k + i % 3)
+    network, _ = (block for language, block in OWN_DATA if language == "python")
+    (tmp_path / "my_network.py").write_text(network)
+    outs = []
+    for words in commands(OWN_DATA):
+        quick = ["--epochs", "2", "--no-cuda"] if words[1].endswith("_train.py") else []
+        outs.append(run(*words[1:], *quick, *(["--arch", "resnet8"] if quick and "--arch" not in words else [])).stdout)
+    assert any("wrote report/report.html" in out and "| run | last (1)" in out for out in outs)
+    assert outs[-1].startswith("my_images/test/cat/0.png\t")
+
+
+def test_own_network_as_written(tmp_path):
+    _, block = (block for language, block in OWN_DATA if language == "python")
+    use = """
+images, labels = torch.randn(9, 3, 32, 32), torch.arange(9) % 3
+before = torchvision.models.resnet18(num_classes=3).state_dict()
+trained = train([(images, labels)] * 2, [(images[:6], labels[:6])] * 2, [40, 9, 3], epochs=2)
+assert trained.state_dict().keys() == before.keys()
+assert all(bool(torch.isfinite(w).all()) for w in trained.parameters())
+"""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{block}\n{use}"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert len(re.findall(r"^epoch \d: loss [\d.]+, meta loss [\d.]+$", result.stdout, re.M)) == 2
+
+
+def test_commands_name_scripts_and_flags_that_exist():
+    seen = [words for text in (README, *PAGES.values()) for words in commands(blocks_of(text))]
+    assert len(seen) >= 15
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for words in seen:
+        if words[0] == "make":
+            assert words[1] in targets
+            continue
+        assert (ROOT / words[1]).is_file(), words
+        if words[1].endswith("_train.py") and "stripes" not in words:  # docs/extending.md makes these
+            training_flags.parse_training("", STAGE2, words[2:])
+        elif words[1] == "MetaSAug_test.py":
+            training_flags.parse_test("", words[2:])
+
+
+def test_commands_of_imagenet_inat_name_scripts_and_flags_that_exist():
+    seen = list(commands(blocks_of(LARGE_README)))
+    assert len(seen) >= 8
+    for words in seen:
+        script = next(i for i, word in enumerate(words) if word.endswith((".py", ".sh")))
+        assert (LARGE / words[script]).is_file(), words
+        if words[script] == "train.py":
+            head_flags.parse_training("", words[script + 1 :])
+        elif words[script] == "test.py":
+            head_flags.parse_test("", words[script + 1 :])
+
+
+def flags_of(text, heading):
+    """The flags in the first column of the table below a heading, and what the second column says of them."""
+    table = re.search(rf"^{heading}.*?^\| flag \|.*?$\n(.*?)(?:^$|\Z)", text, re.M | re.S)[1]
+    rows = [row.split(" | ") for row in table.splitlines() if row.startswith("| `--")]
+    return {flag: row[1] for row in rows for flag in re.findall(r"`(--?[\w-]+)`", row[0])}
+
+
+def flags_of_parser(parser):
+    return {flag: action for action in parser._actions for flag in action.option_strings if action.dest != "help"}
+
+
+@pytest.mark.parametrize(
+    ("text", "heading", "parser"),
+    [
+        (PAGES["flags.md"], "## MetaSAug_LDAM_train.py", training_flags.training_parser("", STAGE2)),
+        (PAGES["flags.md"], "## MetaSAug_test.py", training_flags.testing_parser("")),
+        (PAGES["flags.md"], "## predict.py", predict.parser()),
+        (LARGE_README, "## Train", head_flags.training_parser("")),
+    ],
+)
+def test_the_tables_of_flags_are_those_of_the_parsers(text, heading, parser):
+    """Every flag is there and no other; a default that the parser has is the one that the table says."""
+    stated, parsed = flags_of(text, heading), flags_of_parser(parser)
+    spelled = {flag.replace("_", "-") for flag in stated}
+    assert {flag.replace("_", "-") for flag in parsed} == spelled
+    if text is LARGE_README:  # several flags a row there
+        return
+    for flag, said in stated.items():
+        default = parsed[flag].default
+        if default not in (None, False):
+            assert said.split(";")[0] == str(default), flag
+
+
+def test_readme_is_short():
+    assert len(README.split()) <= 1500
+
+
+def test_published_errors():
+    rows = re.findall(r"^\| (LDAM|CE) \| CIFAR-(10+)-LT \| (.*) \|$", README, re.M)
+    errors = {(loss, classes): [float(v) for v in values.split(" | ")] for loss, classes, values in rows}
+    assert errors == {
+        ("LDAM", "10"): [22.65, 19.34, 15.66, 11.90, 10.32],
+        ("CE", "10"): [23.11, 19.46, 15.97, 12.36, 10.56],
+        ("LDAM", "100"): [56.91, 51.99, 47.73, 42.47, 38.72],
+        ("CE", "100"): [60.06, 53.13, 48.10, 42.15, 38.27],
+    }
+
+
+def test_nothing_is_left_to_fill_in_and_links_lead_somewhere():
+    pages = [ROOT / "README.md", LARGE / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*.md")]
+    for path in pages:
+        text = path.read_text()
+        assert "@" + "@" not in re.sub(r"```diff.*?```", "", text, flags=re.S), path
+        assert "TABLE" not in text.replace("LAM_TABLE", ""), path
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (path.parent / target).exists(), target
+    for name in PAGES:
+        assert f"docs/{name}" in README, name
+
+
+def test_the_layout_names_what_stands_in_the_root():
+    layout = README[README.index("## Layout") :]
+    for path in ROOT.glob("*.py"):
+        assert f"`{path.name}`" in layout, path.name
+    for folder in re.findall(r"`(\w+)/`", layout):
+        assert (ROOT / folder).is_dir(), folder

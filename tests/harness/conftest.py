@@ -1,0 +1,76 @@
+"""Small images and trainings that several tests of the harness go on from."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.data import crt_checkpoint, write_image
+
+# A network that draws from every global generator.
+NETWORK = """
+import random
+import numpy as np
+from torch import nn
+from torch.nn import functional as F
+from resnet import build_model
+
+class Drawing(nn.Module):
+    head = "inner.linear"
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.inner = build_model("resnet8", num_classes)
+
+    def forward(self, x):
+        features, logits = self.inner(x)
+        if self.training:
+            logits = F.dropout(logits, 0.1) * (1 + 0.1 * np.random.rand() + 0.1 * random.random())
+        return features, logits
+"""
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Folders of three classes with 14, 12 and 10 training images and 3 test images, and a network in `drawing.py`."""
+    root, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for k, count in enumerate((14, 12, 10)):
+        for split, number in (("train", count), ("test", 3)):
+            (root / split / f"class{k}").mkdir(parents=True)
+            for i in range(number):
+                noise = draw.integers(60 * k, 60 * k + 130, (32, 32, 3), np.uint8)
+                Image.fromarray(noise).save(root / split / f"class{k}" / f"{i}.png")
+    (root / "drawing.py").write_text(NETWORK)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_training(photos):
+    """Flags of a run of four epochs of four steps, the last two epochs in stage 2."""
+    return ["--dataset", "folder", "--data_root", photos, "--imb_factor", "0.6", "--num_meta", "2", "--batch-size", "8",
+            "--no-cuda", "--threads", "1", "--epochs", "4", "--meta_start", "2", "--lam", "0.5", "--save_name", "a",
+            "-p", "1", "--arch", "drawing:Drawing", "--select_on", "heldout", "--num_heldout", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def whole(photos, small_training, run_in):
+    """The folder of such a run that nothing stopped."""
+    run_in("MetaSAug_LDAM_train.py", *small_training, "--workdir", photos / "whole", cwd=photos)
+    return photos / "whole" / "checkpoint" / "ours" / "0"
+
+
+@pytest.fixture(scope="session")
+def large_photos(tmp_path_factory):
+    """Folders of three classes with 6, 4 and 2 training images, and a cRT checkpoint."""
+    root = tmp_path_factory.mktemp("large_photos")
+    for k, count in enumerate((6, 4, 2)):
+        for split, number in (("train", count), ("meta", 1), ("val", 1)):
+            for i in range(number):
+                write_image(root / "my" / split / f"class{k}" / f"{i}.png", 10 * k + i)
+    crt_checkpoint(root / "crt.pth", 3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def large_training(large_photos):
+    """Flags of a training on them."""
+    return ["--dataset", "custom", "--data_root", large_photos / "my", "--pretrained", large_photos / "crt.pth", "--no-cuda",
+            "-p", "1"]  # fmt: skip

@@ -1,0 +1,82 @@
+"""Checkpoints of others, as a user hands them to predict.py and MetaSAug_test.py."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from resnet import build_model
+
+
+def network(seed):
+    """Weights of a network whose statistics are not those of a new one."""
+    torch.manual_seed(seed)
+    model = build_model("resnet8", 3)
+    for m in model.modules():
+        if hasattr(m, "running_var"):
+            nn.init.uniform_(m.running_var, 0.5, 2)
+    return model.state_dict()
+
+
+def prefixed(prefix):
+    return {prefix + name: value for name, value in WEIGHTS.items()}
+
+
+WEIGHTS, OTHER = network(0), network(1)
+COUNTERS = {"bn1.num_batches_tracked": torch.tensor(5), "layer1.0.bn1.num_batches_tracked": torch.tensor(5)}
+FORMS = {
+    "bare": prefixed("module."),
+    "model": {"model": prefixed("_orig_mod."), "args": argparse.Namespace(lr=0.1), "best": np.float64(3), "epoch": 4},
+    "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.arange(3), "from": Path("x")},
+    "state_dict_best": {"state_dict_best": WEIGHTS, "state_dict": OTHER},
+    "counters": {"state_dict": {f"model.{name}": value for name, value in {**COUNTERS, **WEIGHTS}.items()}},
+    "old": {"state_dict": {name: value.requires_grad_() for name, value in WEIGHTS.items()}},
+}
+
+
+@pytest.fixture(scope="module")
+def outputs(photos, run_in):
+    """What both scripts print of a checkpoint."""
+
+    def call(state, old=False):
+        torch.save(state, photos / "x.pth", _use_new_zipfile_serialization=not old)
+        image, given = photos / "test" / "class0" / "0.png", ["--checkpoint_path", photos / "x.pth", "--no-cuda"]
+        predicted = run_in("predict.py", *given, image, cwd=photos).stdout
+        return predicted, run_in("MetaSAug_test.py", *given, "--dataset", "folder", "--data_root", photos, cwd=photos).stdout
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def expected(outputs):
+    known, other = outputs({"state_dict": WEIGHTS, "epoch": 1}), outputs({"state_dict": OTHER, "epoch": 1})
+    assert known[0] != other[0]  # the control
+    assert known[1] != other[1]
+    return known
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_form_is_the_same_network(outputs, expected, form):
+    assert outputs(FORMS[form], old=form == "old") == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({"weights": WEIGHTS, "ema": OTHER}, "holds no weights of a network under a name known here: it holds ema, weights"),
+        ({"state_dict": {"fc.weight": torch.zeros(3, 4)}}, "does not fit: missing bn1.bias"),
+        (nn.Linear(2, 2), "but an object of kind torch.nn.modules.linear.Linear: save its state_dict() instead"),
+        (list(WEIGHTS.values()), "but an object of kind list"),
+        ({"state_dict": WEIGHTS, "arch": 3}, "cannot be used: its arch is int"),
+        ({"state_dict": WEIGHTS, "checksum": "sha256"}, "its checksum is gone; if you saved it anew yourself, take the key"),
+    ],
+)  # fmt: skip
+def test_only_a_damaged_file_is_called_damaged(refused, photos, tmp_path, state, words):
+    torch.save(state, tmp_path / "x.pth")
+    data = ["--dataset", "folder", "--data_root", photos, "--no-cuda"]
+    line = refused("MetaSAug_test.py", "--checkpoint_path", "x.pth", *data)
+    assert words in line
+    assert ("damaged" in line) == ("checksum" in words)

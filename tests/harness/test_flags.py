@@ -1,0 +1,134 @@
+"""Names, short forms and defaults of the published flags; what is said of values that make no sense."""
+
+import pytest
+import torch
+from support.refusals import wrong
+
+from harness.devices import choose_device
+from harness.flags import FREE_FLAGS
+from harness.training_flags import parse_test, parse_training
+from MetaSAug_LDAM_train import learning_rate
+
+PUBLISHED = {
+    "dataset": "cifar100", "imb_factor": 0.005, "batch_size": 100, "num_meta": 10, "test_batch_size": 100, "epochs": 200,
+    "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "no_cuda": False, "seed": 42, "lam": 0.25,
+    "gpu": 0, "meta_lr": 0.1,
+}  # fmt: skip
+
+
+def parse(*argv):
+    return parse_training("", {"metasaug": "MetaSAug", "none": "plain"}, argv)
+
+
+def test_defaults():
+    flags = parse()
+    for name, value in PUBLISHED.items():
+        assert getattr(flags, name) == value, name
+    assert (flags.arch, flags.meta_start, flags.stage2) == ("resnet32", 160, "metasaug")
+    given = {"cifar10": 0.005, "digits": 0.1, "folder": None}
+    assert {name: parse("--dataset", name).imb_factor for name in given} == given
+    assert parse("--dataset", "folder", "--imb_factor", "0.5").imb_factor == 0.5
+
+
+def test_only_flags_that_leave_the_outcome_alone_may_differ_at_resume():
+    flags = parse("--seed", "7")
+    names = {f"--{name}" for name in vars(flags) if name not in FREE_FLAGS}
+    assert flags.binding().keys() == names
+    assert flags.binding()["--seed"] == 7
+    assert {"--lr", "--batch_size", "--arch", "--imb_factor", "--amp", "--stage2"} <= names
+    assert not {"--gpu", "--workdir", "--save_every", "--epochs", "--data_root"} & names
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--batch-size", "7", "--test_batch_size=8", "--weight_decay", "0.5", "--no_cuda", "--save-name", "s", "-p", "3"],
+        ["--batch_size", "7", "--test-batch-size=8", "--wd", "0.5", "--no-cuda", "--save_name", "s", "--print_freq", "3"],
+    ],
+)
+def test_both_spellings_and_short_forms(argv):
+    flags = parse(*argv, "--learning-rate", "0.2", "--meta-lr", "0.3", "--data-root", "d_-")
+    assert (flags.batch_size, flags.test_batch_size, flags.weight_decay, flags.no_cuda) == (7, 8, 0.5, True)
+    assert (flags.save_name, flags.print_freq, flags.lr, flags.meta_lr, flags.data_root) == ("s", 3, 0.2, 0.3, "d_-")
+
+
+def test_a_flag_cannot_be_cut_short():
+    """The shell scripts look for flags by their whole names."""
+    for short in ("--imb", "--see", "--work"):
+        assert short in wrong(parse, short, "1")
+
+
+def test_nesterov_is_read_as_a_truth_value():
+    assert not parse("--nesterov", "False").nesterov
+    assert parse("--nesterov", "True").nesterov
+
+
+def test_split_is_taken_and_said_to_be_without_effect(capsys):
+    assert parse("--split", "1000") == parse()
+    assert "--split has no effect" in capsys.readouterr().out
+
+
+def test_schedule_is_the_published_one_at_200_epochs_and_scales():
+    rates = [learning_rate(0.1, e, 200) for e in (0, 159, 160, 179, 180, 199)]
+    assert rates == pytest.approx([0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
+    assert [learning_rate(1, e, 2) for e in (0, 1, 2)] == pytest.approx([1, 1, 1e-4])
+    assert [learning_rate(1, e, 30) for e in (23, 24, 26, 27)] == pytest.approx([1, 0.01, 0.01, 1e-4])
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(200, 160), (30, 24), (2, 1), (1, 0)])
+def test_stage_2_begins_at_160_of_200_epochs(epochs, first):
+    assert parse("--epochs", str(epochs)).meta_start == first
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--imb_factor", "0"], "--imb_factor 0.0"),
+        (["--imb_factor", "1.5"], "--imb_factor 1.5"),
+        (["--imb_factor", "nan"], "--imb_factor nan"),
+        (["--num_meta", "0"], "--num_meta 0"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--test-batch-size", "-1"], "--test-batch-size -1"),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--meta_start", "-1"], "--meta_start -1"),
+        (["--lr", "0"], "--lr 0.0"),
+        (["--lr", "inf"], "--lr inf"),
+        (["--momentum", "1"], "--momentum 1.0"),
+        (["--momentum", "0"], "--nesterov false"),
+        (["--wd", "-1"], "--weight-decay -1"),
+        (["--lam", "nan"], "--lam nan"),
+        (["--meta_lr", "-0.1"], "--meta_lr -0.1"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--seed", str(2**64)], "--seed 18446744073709551616"),
+        (["--print-freq", "0"], "--print-freq 0"),
+        (["--save_name", "a/b"], "--save_name 'a/b'"),
+        (["--save_name", ""], "--save_name ''"),
+        (["--idx", "../x"], "--idx '../x'"),
+        (["--num_classes", "10"], "--num_classes 10 contradicts cifar100, which has 100"),
+        (["--save_every", "-1"], "--save_every -1.0"),
+        (["--resume", ""], "--resume ''"),
+        (["--threads", "-1"], "--threads -1"),
+        (["--stage2", "mixup"], "'mixup'"),
+        (["--num_heldout", "5"], "--num_heldout 5 holds nothing out unless --select_on is heldout"),
+        (["--num_heldout", "0", "--select_on", "heldout"], "--num_heldout 0 makes no sense"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(argv, named):
+    assert named in wrong(parse, *argv)
+
+
+def test_values_that_make_no_sense_in_testing_are_named():
+    for flag in ("--imb_factor", "--num_meta", "--test-batch-size"):
+        assert f"{flag} 0" in wrong(parse_test, "", ["--checkpoint_path", "x", flag, "0"])
+    assert "--checkpoint_path" in wrong(parse_test, "", [])
+
+
+def test_devices(monkeypatch):
+    assert choose_device(0, no_cuda=True).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(1, no_cuda=False) == torch.device("cuda", 1)
+    assert "2 CUDA devices" in wrong(choose_device, 2, no_cuda=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device(0, no_cuda=False).type == "mps"

@@ -1,0 +1,128 @@
+"""Which files of a folder are images, and their pixels, in any form."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.refusals import wrong
+
+from harness import image_files
+from harness.image_files import class_folders, decode
+
+
+def picture(path, colour=(200, 100, 50), size=(40, 24), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).convert(mode).save(path, **options)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("b", "a"):
+        for i in (2, 0, 1):
+            picture(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def test_files_come_class_by_class_from_any_depth_in_alphabetical_order(tree):
+    picture(tree / "a" / "deep" / "er" / "x.jpg")
+    (tree / "c").mkdir()
+    (tree / "file").touch()
+    found = class_folders(tree, None, "")
+    assert found.paths == ["a/0.png", "a/1.png", "a/2.png", "a/deep/er/x.jpg", "b/0.png", "b/1.png", "b/2.png"]
+    assert found.labels == [0] * 4 + [1] * 3
+    assert found.class_names == ["a", "b", "c"]
+    assert found.notes(tree) == []
+
+
+def test_classes_that_are_known_may_be_missing_but_there_may_be_no_new_ones(tree):
+    assert class_folders(tree, ["0", "b", "a"], "").labels == [2] * 3 + [1] * 3
+    assert f"{tree}/b is a class that the training set does not have" in wrong(class_folders, tree, ["a"], "")
+
+
+def test_what_is_hidden_or_no_image_is_passed_over_and_counted(tree):
+    for name in ("notes.txt", ".hidden.png", "README", "deep/.git/x.png"):
+        (tree / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "a" / name).write_text("x")
+    (tree / "a" / "plan.pdf").write_text("Pillow writes this form, it does not read it")
+    (tree / "a" / "0.png").rename(tree / "a" / "picture")  # an image without an ending
+    (tree / ".git").mkdir()
+    found = class_folders(tree, None, "")
+    assert (len(found.paths), found.passed_over) == (6, 5)
+    assert "a/picture" in found.paths
+    assert found.notes(tree) == [f"{tree}: 5 files are not images and were passed over"]
+
+
+def test_nothing_that_has_an_ending_is_opened(tree, monkeypatch):
+    """A look at a million files takes long."""
+    monkeypatch.setattr(image_files.Image, "open", None)
+    assert len(class_folders(tree, None, "").paths) == 6
+
+
+def test_folders_that_are_missing_or_hold_no_image_are_named_with_advice(tmp_path):
+    said = wrong(class_folders, tmp_path / "no", None, "put it there")
+    assert said == f"{tmp_path}/no cannot be read (No such file or directory): put it there"
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    said = wrong(class_folders, tmp_path / "empty", None, "put it there")
+    assert said == f"{tmp_path}/empty holds no image in a format that can be read: put it there"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "size"),
+    [("x.jpg", "RGB", (500, 300)), ("x.JPEG", "L", (32, 32)), ("x.png", "RGBA", (8, 8)), ("x.png", "P", (33, 31)),
+     ("x.png", "1", (64, 64)), ("x.webp", "RGB", (40, 40)), ("x.gif", "P", (40, 40)), ("x.bmp", "RGB", (1, 1)),
+     ("x.tiff", "CMYK", (40, 40)), ("x with spaces é.png", "LA", (40, 40))],
+)  # fmt: skip
+def test_any_size_and_format_is_read(tmp_path, name, mode, size):
+    picture(tmp_path / "a" / name, size=size, mode=mode)
+    assert class_folders(tmp_path, None, "").paths == [f"a/{name}"]
+    image = decode(tmp_path / "a" / name, upright=True)
+    assert (image.mode, image.size) == ("RGB", size)
+    wanted = (124, 124, 124) if mode in ("L", "LA") else (200, 100, 50)
+    assert mode in ("1", "P") or np.abs(np.subtract(image.getpixel((0, 0)), wanted)).max() <= 3
+
+
+def test_sixteen_bit_greys_are_scaled_not_cut(tmp_path):
+    grey = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    ours = np.asarray(decode(tmp_path / "x.png", upright=True))
+    assert np.abs(ours[..., 0].astype(float) - grey / 257).max() <= 1
+    assert (ours[..., 0] == ours[..., 2]).all()
+
+
+@pytest.mark.parametrize(("mode", "top"), [("I", 255), ("I", 65535), ("I", 10**6), ("F", 1.0), ("F", 255.0)])
+def test_greys_of_32_bits_keep_their_range(tmp_path, mode, top):
+    values = np.linspace(0, top, 32 * 32).reshape(32, 32)
+    Image.fromarray(values.astype(np.int32 if mode == "I" else np.float32)).save(tmp_path / "x.tiff")
+    ours = np.asarray(decode(tmp_path / "x.tiff", upright=True))[..., 0].astype(float)
+    assert np.abs(ours - values / top * 255).max() <= 2
+
+
+def test_images_are_turned_upright_if_that_is_wanted(tmp_path):
+    image = Image.new("RGB", (32, 32))
+    image.paste((255, 255, 255), (0, 0, 32, 16))  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    image.save(tmp_path / "x.jpg", exif=exif, quality=95)
+    upright, stored = (np.asarray(decode(tmp_path / "x.jpg", upright=wanted)) for wanted in (True, False))
+    assert upright[-4:].mean() > 200 > 50 > upright[:4].mean()
+    assert stored[:4].mean() > 200 > 50 > stored[-4:].mean()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", None])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "bad.png"
+    if content is None:  # cut in the middle
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+        content = path.read_bytes()[:5000]
+    path.write_bytes(content)
+    assert f"{path} ({len(content)} bytes) cannot be read as an image: remove or replace it" in wrong(decode, path, True)
+    path.unlink()
+    assert f"{path} is missing" in wrong(decode, path, True)
+
+
+def test_a_large_image_is_read_and_an_absurdly_large_one_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    picture(tmp_path / "a" / "0", size=(40, 30), format="PNG")  # large, Pillow warns
+    decode(tmp_path / "a" / "0", upright=True)
+    picture(tmp_path / "a" / "0", size=(60, 60), format="PNG")  # more than twice the limit
+    assert class_folders(tmp_path, None, "").paths == ["a/0"]  # to be named when it is read
+    assert "a/0 is absurdly large" in wrong(decode, tmp_path / "a" / "0", True)

@@ -1,0 +1,235 @@
+"""The same head from 1, 2 and 3 processes that talk over gloo, and what happens when one is different or dies."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.places import ROOT
+from support.ranks import places, together
+from support.runs import saved_state
+
+from harness.process_group import Group, disagreement, shard_sizes
+
+STEPS, CLASSES, SIZE = 20, 9, 12
+WORKER = f"""
+import os, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "ImageNet_iNat")!r}, {str(ROOT / "tests")!r}]
+from pathlib import Path
+import torch
+from harness import process_group
+from harness.errors import UserError, run_main
+from head_step import head_step
+from loss import EstimatorCV, MetaSAugCE
+from support.runs import end_epoch, small_run, take_step
+
+CLASSES, SIZE, STEPS = {CLASSES}, {SIZE}, {STEPS}
+
+def sizes_of(count, world, t):  # uneven shards, now and then an empty one
+    if world == 1:
+        return [count]
+    first = [0, count // 2, 2 * count // 3, 1][t % 4]
+    return [first, count - first] if world == 2 else [first, (count - first) // 3, count - first - (count - first) // 3]
+
+def train(group, dtype, together):
+    torch.set_default_dtype(dtype)
+    g = torch.Generator().manual_seed(7)
+    def draw(count, classes):
+        z = torch.randn(count, SIZE, generator=g, dtype=torch.float64).abs().to(dtype)
+        return z, torch.randint(0, classes, (count,), generator=g).sort().values  # sorted: classes absent on a rank
+    head = torch.nn.Linear(SIZE, CLASSES)
+    with torch.no_grad():
+        for p in head.parameters():
+            p.copy_(torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype))
+    counts = [200 // (c + 1) for c in range(CLASSES)]
+    criterion, estimator = MetaSAugCE(counts), EstimatorCV(SIZE, CLASSES, diagonal=True)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    losses = []
+    for t in range(STEPS):
+        batches = []
+        for whole in (draw(11 + t % 3, CLASSES - 1), draw(7, CLASSES)):
+            sizes = sizes_of(len(whole[1]), group.world_size, t)
+            assert sum(sizes) == len(whole[1]) and len(sizes) == group.world_size, sizes
+            start = sum(sizes[: group.rank])
+            part = tuple(x[start : start + sizes[group.rank]] for x in whole)
+            batches.append(tuple(group.all_gather(x, sizes) for x in part) if together else part)
+        if not together and 0 in (len(batches[0][1]), len(batches[1][1])):
+            continue  # a rank of its own has nothing to learn from
+        result = head_step(head, criterion, estimator, optimizer, *batches, lam_t=t / STEPS, virtual_lr=0.05, meta_lr=0.3)
+        losses += [result.loss_virtual, result.loss_meta, result.loss]
+    return {{"weight": head.weight.detach(), "bias": head.bias.detach(), "losses": torch.stack(losses),
+            "covariance": estimator.covariance, "mean": estimator.mean, "count": estimator.count}}
+
+def parity(group):
+    out = {{f"{{dtype}}, together {{together}}": train(group, dtype, together)
+           for dtype in (torch.float64, torch.float32) for together in (True, False)}}
+    torch.save(out, f"outcome_{{group.world_size}}_{{group.rank}}.pt")
+
+def death(group):
+    process_group.GRACE = 0.5
+    group.all_gather(torch.ones(2, 3), [2] * group.world_size)
+    if group.rank == 1:
+        os._exit(7)
+    group.all_gather(torch.ones(2, 3), [2] * group.world_size)
+
+def own_mistake(group):
+    if group.rank == 1:
+        raise UserError("x.jpg is cut")
+    group.all_gather(torch.ones(2, 3), [2] * group.world_size)
+
+def differing(group):
+    group.agree(lambda: group.rank, lambda rank: {{"--lr": 0.1 * (1 + rank)}})
+
+def operations(group):
+    parts = [torch.full((2, 3), float(group.rank)), torch.arange(4) + 10 * group.rank]
+    group.broadcast(parts)
+    assert torch.equal(parts[0], torch.zeros(2, 3)) and torch.equal(parts[1], torch.arange(4)), parts
+    assert group.broadcast_object({{"rank": group.rank}}) == {{"rank": 0}}
+    assert group.all_reduce(torch.ones(2) * group.rank).tolist() == [3, 3]
+    rows = torch.full((group.rank, 2), group.rank)  # 0, 1 and 2 of them
+    assert group.all_gather(rows).tolist() == [[1, 1], [2, 2], [2, 2]]
+    seen = list(group.with_barriers(range(2 * group.rank), 4))
+    assert seen == list(range(2 * group.rank)), seen
+    assert group.all_gather_object(group.rank) == list(range(group.world_size))  # nobody is a round behind
+
+def gone_wrong(group):
+    with small_run(Path("wrong"), group=group) as run:
+        next(run.epochs)
+        take_step(run, float("nan"))
+        run.check()
+
+def gone(group):
+    process_group.GRACE = 0.5
+    with small_run(Path("gone"), group=group) as run:
+        next(run.epochs)
+        take_step(run)
+        if group.rank == 1:
+            os._exit(7)
+        group.barrier()
+
+def finish(group):
+    for _ in range(2):
+        with small_run(Path("finished"), "--resume", "auto", group=group) as run:
+            for _ in run.epochs:
+                take_step(run)
+                end_epoch(run)
+
+def main():
+    with process_group.process_group(None, True, None, float(os.environ.get("LIMIT", "60"))) as group:
+        globals()[sys.argv[1]](group)
+
+run_main(main)
+"""
+
+
+@pytest.fixture
+def launch(start, tmp_path):
+    """Run one of the worker's functions on several processes at once; return (status, stdout, stderr) of each."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    return lambda function, world_size: together(start, world_size, script, function)
+
+
+def relative(ours, expected):
+    return float((ours - expected).norm() / expected.norm())
+
+
+def test_heads_statistics_and_losses_do_not_depend_on_the_number_of_processes(launch, tmp_path):
+    outcomes = {}
+    for world in (1, 2, 3):
+        for status, _, err in launch("parity", world):
+            assert status == 0, err
+        outcomes[world] = [torch.load(tmp_path / f"outcome_{world}_{r}.pt", weights_only=True) for r in range(world)]
+    for dtype, tolerance in (("torch.float64", 1e-10), ("torch.float32", 1e-5)):
+        expected = outcomes[1][0][f"{dtype}, together True"]
+        assert int(expected["count"].sum()) > 200
+        for world in (2, 3):
+            for outcome in outcomes[world]:
+                for key, value in expected.items():
+                    assert relative(outcome[f"{dtype}, together True"][key], value) <= tolerance, (world, key)
+            # The control: each rank with its own batch, statistics and weights.
+            alone = [outcome[f"{dtype}, together False"] for outcome in outcomes[world]]
+            for key in ("weight", "covariance", "mean", "count"):
+                assert all(relative(outcome[key], expected[key]) > 1e-3 for outcome in alone), (world, key)
+                assert not torch.equal(alone[0][key], alone[1][key])
+
+
+def test_a_rank_that_dies_is_named_and_the_others_stop(launch):
+    (status, _, err), (dead, _, _) = launch("death", 2)
+    assert (status, dead) == (2, 7)
+    assert "rank 1 of 2 is gone" in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_mistake_of_one_rank_stops_the_others_which_name_it(launch):
+    (first, _, first_err), (second, _, second_err) = launch("own_mistake", 2)
+    assert (first, second) == (2, 2)
+    assert second_err.strip() == "worker.py: error: rank 1: x.jpg is cut"
+    assert "rank 1 of 2 is gone" in first_err
+
+
+def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch):
+    (first, _, first_err), (second, _, second_err) = launch("differing", 2)
+    assert (first, second) == (2, 2)
+    assert first_err.strip() == (
+        "worker.py: error: rank 1 has --lr 0.2, rank 0 has 0.1: start all with the same flags and data"
+    )
+    assert second_err == ""
+
+
+def test_a_process_that_waits_in_vain_says_so(launch, start, tmp_path):
+    process = start(tmp_path / "worker.py", "operations", LIMIT="1", **places(2)[1])
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert "did not find each other within 1 s" in err
+
+
+def test_shares_cover_everything_once():
+    device = torch.device("cpu")
+    for count in range(12):
+        for world in range(1, 6):
+            groups = [Group(rank, world, device) for rank in range(world)]
+            rows = [i for group in groups for i in range(count)[group.share(count)]]
+            assert rows == list(range(count))
+            assert shard_sizes(count, world) == [len(range(count)[group.share(count)]) for group in groups]
+            assert max(shard_sizes(count, world)) - min(shard_sizes(count, world)) <= 1
+
+
+def test_the_first_mistake_and_the_first_difference_are_said():
+    assert disagreement([(None, {"a": "1"}), (None, {"a": "1"})]) is None
+    assert disagreement([("x", {}), ("x", {})]) == "x"
+    assert disagreement([(None, {"a": "1"}), ("x", {})]) == "rank 1: x"
+    assert "rank 2 has a 3, rank 0 has 1" in disagreement([(None, {"a": "1"}), (None, {"a": "1"}), (None, {"a": "3"})])
+
+
+def test_one_process_needs_no_launcher_and_no_network():
+    group = Group(0, 1, torch.device("cpu"))
+    rows = torch.arange(6).view(3, 2)
+    assert group.main
+    assert group.all_gather(rows, [3]) is group.all_reduce(rows) is rows
+    assert group.all_gather_object("a") == ["a"]
+    assert group.broadcast_object("a") == "a"
+    assert group.agree(lambda: 5, lambda _: {}) == 5
+
+
+def test_what_processes_exchange_and_shares_of_any_length_with_barriers(launch):
+    assert launch("operations", 3) == [(0, "", "")] * 3
+
+
+def test_numbers_gone_wrong_stop_all_processes_of_a_run(launch, tmp_path):
+    (first, _, said), (second, _, _) = launch("gone_wrong", 2)
+    assert (first, second) == (2, 2)
+    assert "not finite in epoch 0, step 1; nothing was saved yet" in said
+    assert not list(tmp_path.rglob("*.pth.tar"))
+
+
+def test_a_run_whose_other_process_is_gone_saves_and_says_how_to_go_on(launch, tmp_path):
+    (status, _, err), (dead, _, _) = launch("gone", 2)
+    assert (status, dead) == (2, 7)
+    assert err.endswith("See what rank 1 printed, then start again with --resume auto\n")
+    assert saved_state(tmp_path / "gone")["resume"]["meter"]["steps"] == 1
+
+
+def test_all_processes_leave_a_finished_run(launch):
+    (first, out, _), second = launch("finish", 2)
+    assert (first, *second) == (0, 0, "", "")
+    assert out.endswith(f"worker.py: a is finished: see {Path('finished') / 'a_summary.json'}\n")

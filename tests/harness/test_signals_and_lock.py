@@ -1,0 +1,125 @@
+"""Signals that are remembered until a step is done, and the lock on a run's files."""
+
+import fcntl
+import os
+import re
+import signal
+from contextlib import contextmanager
+
+import pytest
+from support.runs import saved_state, small_run, take_step
+
+from harness.errors import Stopped, UserError
+from harness.signals_and_lock import Signals, only_run
+
+
+@contextmanager
+def stop(words, status):
+    with pytest.raises(Stopped, match=words) as stopped:
+        yield
+    assert stopped.value.status == status
+
+
+def test_a_signal_leaves_a_wait_for_data_at_once_and_a_step_when_it_is_done(tmp_path):
+    before = signal.getsignal(signal.SIGINT)  # ignored where a shell started the tests in the background
+
+    def slow():
+        yield 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the wait goes on")
+
+    with stop("SIGTERM in epoch 0 after step 1", 143), small_run(tmp_path / "wait") as run:
+        next(run.epochs)
+        for _ in run.watch(slow(), 2, "x"):
+            take_step(run)
+    with stop("SIGINT in epoch 0 after step 1", 130), small_run(tmp_path / "step") as run:
+        next(run.epochs)
+        os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step
+        os.kill(os.getpid(), signal.SIGTERM)  # of a launcher, after that of the terminal
+        take_step(run)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [saved_state(tmp_path / name)["resume"]["meter"]["steps"] for name in ("wait", "step")] == [1, 1]
+
+
+def test_a_signal_passes_by_a_reader_that_handles_every_exception(tmp_path):
+    def reading():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield 1
+        except Exception:
+            yield 2  # as decode says of any image that it is broken
+
+    with stop("SIGTERM", 143), small_run(tmp_path) as run:
+        next(run.epochs)
+        next(run.interruptible(reading()))
+
+
+def test_loading_processes_may_die_of_the_same_signal():
+    """PyTorch's handler, which raises when one does, is taken off at the first signal."""
+    before = signal.signal(signal.SIGCHLD, lambda *_: pytest.fail("a loading process died"))
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if not (child := os.fork()):
+                os._exit(1)
+            os.waitpid(child, 0)
+        assert signals.asked == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_a_run_and_its_loading_processes_saves(large_training, start, after_line, tmp_path, number, status):
+    process = start("ImageNet_iNat/train.py", *large_training, "--workers", "2", "--batch_size", "2", "--epochs", "50")
+    after_line(process, 1, r"\[\d/6\]")
+    folder = tmp_path / "checkpoint/ours/custom"
+    run = int(re.match(r"process (\d+) on", (folder / "MetaSAug_custom.lock").read_text())[1])
+    os.killpg(run, number)  # as a terminal does
+    _, err = process.communicate()
+    assert process.returncode == status, err
+    assert "--resume auto" in err
+    assert len(err.splitlines()) == 1
+    assert saved_state(folder, name="MetaSAug_custom")["resume"]["meta_taken"] >= 1
+
+
+def test_a_lock_keeps_a_second_run_out_until_the_first_dies(photos, small_training, start, after_line, refused, tmp_path):
+    command = ["MetaSAug_CE_train.py", *small_training, "--arch", "resnet8", "--workdir", tmp_path]
+    process = start(*command, "--epochs", "1000000")
+    after_line(process, 1, r"\[\d+/\d+\]")
+    lock = tmp_path / "checkpoint/ours/0/a.lock"
+    before = set(lock.parent.iterdir())
+    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait" in refused(*command)
+    assert before <= set(lock.parent.iterdir())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    with only_run(lock):  # it died, so it holds nothing
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
+    assert not lock.exists()
+
+
+def test_a_lock_that_the_run_before_takes_away_is_taken_anew(tmp_path, monkeypatch):
+    """The file is unlinked between being opened and being locked: holding the old one would keep nobody out."""
+    path, plain, opened = tmp_path / "a.lock", fcntl.lockf, []
+
+    def lockf(file, flags):
+        opened.append(os.fstat(file.fileno()).st_ino)
+        if len(opened) == 1:
+            path.rename(tmp_path / "gone")
+            path.touch()
+        return plain(file, flags)
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with only_run(path):
+        assert len(opened) == 2
+        assert opened[1] == path.stat().st_ino != opened[0]
+
+
+def test_a_file_system_without_locks_is_told_and_no_obstacle(tmp_path, monkeypatch, capsys):
+    def lockf(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with only_run(tmp_path / "a.lock"):
+        assert "no lock on" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"a\.lock cannot be written"), only_run(tmp_path / "nowhere" / "a.lock"):
+        pass

@@ -1,0 +1,310 @@
+"""Reports of finished runs: tables against their own arithmetic, pages, figures, and files that are no runs."""
+
+import csv
+import math
+import statistics
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+from support.finished_runs import write_run
+from support.places import ROOT
+
+from harness.errors import UserError
+from report import html_page, html_table, markdown_page
+from reporting.finished_runs import PUBLISHED, grouped, published_tables, read_runs
+from reporting.lam_sweeps import find_sweeps, write_choices
+from reporting.plots import draw_all, draw_shots, smoothed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, accuracy in ((1, 80.0), (2, 82.0), (3, 81.5)):
+        write_run(tmp_path / "runs" / "a", f"metasaug_{seed}", seed, accuracy=accuracy)
+        write_run(tmp_path / "runs" / "b", f"plain_{seed}", seed, "CE", 70 + seed, log=seed == 1, stage2="none", lam=0.25)
+    write_run(tmp_path / "runs" / "a" / "earlier" / "1", "metasaug_1", accuracy=1.0)
+    return tmp_path / "runs"
+
+
+class Page(HTMLParser):
+    """Collects the images and cells of a page, and checks that its tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.cells = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs)["src"])
+        elif tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data)
+
+
+def test_a_report_of_a_folder_has_tables_pages_and_figures(run, folder, tmp_path):
+    out = run("report.py", folder, "--out", "out").stdout
+    tables = out.split("\n\n")
+    assert len([line for line in tables[1].splitlines() if line.startswith("| metasaug_")]) == 6
+    assert "| 1.00 " not in tables[1]  # what was set aside is no run of today
+    mean, std = statistics.mean([80, 82, 81.5]), statistics.stdev([80, 82, 81.5])
+    (row,) = [line for line in tables[0].splitlines() if line.startswith("| metasaug ")]
+    assert f"| {mean:.2f} ± {std:.2f} |" in row
+    assert row.split("|")[2].strip() == "3"
+    assert any(line.startswith("| none ") for line in tables[0].splitlines())  # plain: neither loss nor λ tells it apart
+    text, page = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("md", "html"))
+    images = Page(page).images
+    expected = ("shots", "accuracy", "curves", "covariances", "confusion_0", "confusion_1")
+    assert {f"{name}.png" for name in expected} == set(images)
+    for name in images:
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+        assert f"]({name})" in text
+        assert name in out
+    assert f"{mean:.2f} ± {std:.2f}" in Page(page).cells
+    with open(tmp_path / "out" / "runs.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12
+    last = [line for line in lines if line["stage2"] == "metasaug" and line["which"] == "last"]
+    assert [(line["run"], line["seed"], float(line["acc1"]), line["few"], line["epoch"], line["lam"]) for line in last] == [
+        ("metasaug_1", "1", 80.0, "", "199", "0.75"), ("metasaug_2", "2", 82.0, "", "199", "0.75"),
+        ("metasaug_3", "3", 81.5, "", "199", "0.75"),
+    ]  # fmt: skip
+    best = next(line for line in lines if line["run"] == "plain_3" and line["which"] == "best")
+    assert (float(best["acc1"]), best["loss"], best["lam"]) == (74.0, "", "")  # plain knows neither
+
+
+def held_out(folder, name, accuracy, seed=0, **flags):
+    """Write a run of a sweep, whose accuracy on the test set would choose the other way round."""
+    write_run(folder, name, seed, accuracy=90 - accuracy, heldout=accuracy, **flags)
+
+
+def choices(path):
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        return [[row[key] for key in ("dataset", "loss", "imb_factor", "lam")] for row in csv.DictReader(file)]
+
+
+def test_lam_is_chosen_by_held_out_accuracy_over_seeds_cell_by_cell(run, tmp_path):
+    """Where the test set would choose another, and where one seed would."""
+    table = {  # data set, λ: held-out accuracy of two seeds
+        ("cifar10", 0.25): (50.0, 52.0), ("cifar10", 0.5): (51.9, 51.9), ("cifar10", 1.0): (40.0, 53.0),
+        ("cifar100", 0.25): (20.0, 21.0), ("cifar100", 0.5): (20.0, 21.0), ("digits", 0.5): (90.0, 91.0),
+    }  # fmt: skip
+    for (dataset, lam), accuracies in table.items():
+        for seed, accuracy in enumerate(accuracies):
+            held_out(tmp_path / "runs", f"{dataset}_{lam}_{seed}", accuracy, seed, dataset=dataset, lam=lam, log=False)
+    out = run("report.py", "runs", "--out", "out").stdout
+    chosen = [line.split("|")[1:4] for line in out.splitlines() if "| chosen |" in line]
+    # cifar100 comes before cifar10, as the files' names go
+    assert [[cell.strip() for cell in row[:2]] for row in chosen] == [["0.25", "2"], ["0.5", "2"]]
+    assert "51.90 ± 0.00" in chosen[1][2]
+    wanted = [["cifar100", "LDAM", "0.01", "0.25"], ["cifar10", "LDAM", "0.01", "0.5"]]
+    assert choices(tmp_path / "out" / "chosen_lam.csv") == wanted
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "λ chosen without the test set" in page
+    assert "Against the publication" not in page  # trained on fewer images than the published ones
+
+
+def test_lam_is_compared_on_the_seeds_that_all_have(tmp_path):
+    path, before = tmp_path / "chosen_lam.csv", tmp_path / "chosen_lam.csv.previous"
+
+    def choose(accuracy, seed):
+        held_out(tmp_path / "runs", "high_1", accuracy, seed, lam=0.1234567)
+        return write_choices(find_sweeps(read_runs([tmp_path / "runs"])), path)
+
+    for seed, accuracy in ((1, 60.0), (2, 50.0), (3, 40.0)):
+        held_out(tmp_path / "runs", f"low_{seed}", accuracy, seed, lam=0.25)
+    assert choose(55.0, 1) == []
+    assert choices(path) == [["cifar10", "LDAM", "0.01", "0.25"]]
+    assert "held-out training images (60.00 %; seeds: 1)" in path.read_text()
+    assert choose(65.0, 1) == []
+    assert choices(path) == [["cifar10", "LDAM", "0.01", "0.1234567"]]
+    assert "these runs choose no λ" in choose(55.0, 4)[0]  # no seed in common
+    assert choices(path) is None
+    assert "0.1234567" in before.read_text()  # the choice of before is not lost
+    assert choose(55.0, 4) == []
+    assert "0.1234567" in before.read_text()
+
+
+def test_sweeps_of_two_networks_make_no_choice_for_the_cell(tmp_path):
+    for arch in ("resnet20", "resnet32"):
+        for lam in (0.25, 0.5):
+            held_out(tmp_path / "runs", f"{arch}_{lam}", 50 + lam, arch=arch, lam=lam)
+    sweeps = find_sweeps(read_runs([tmp_path / "runs"]))
+    assert [sweep.title for sweep in sweeps] == [
+        f"LDAM, cifar10, imb_factor 0.01, metasaug, {arch}, 200 epochs" for arch in ("resnet20", "resnet32")
+    ]
+    (note,) = write_choices(sweeps, tmp_path / "chosen_lam.csv")
+    assert note.startswith("note: several sweeps of cifar10 LDAM 0.01: not in ")
+    assert choices(tmp_path / "chosen_lam.csv") is None
+
+
+def test_a_table_of_many_rows_is_folded():
+    rows = [["run"], *[[str(k)] for k in range(12)]]
+    assert "<details>" not in html_table("Each run", rows)
+    assert "<details><summary><b>Each run</b> (13 lines)</summary>" in html_table("Each run", [*rows, ["12"]])
+
+
+def test_runs_from_before_there_were_held_out_images_are_those_without(tmp_path):
+    write_run(tmp_path, "old", seed=1)
+    write_run(tmp_path, "new", seed=2, select_on="test", num_heldout=None)
+    write_run(tmp_path, "held", seed=3, select_on="heldout", num_heldout=None)
+    groups = grouped(read_runs([tmp_path]))
+    members = {name: sorted(run.name for run in group) for name, group in groups.items()}
+    assert members == {"select_on heldout": ["held"], "select_on test": ["new", "old"]}
+
+
+def test_who_reads_the_first_line_only_gets_no_traceback(run, folder):
+    for k in range(300):  # more than a pipe holds
+        write_run(folder / "many", f"run_{'x' * 200}_{k}", seed=k, log=False)
+    report = f'"$PYTHON" {ROOT}/report.py {folder}'
+    result = run("sh", "-c", f"{report} --out out 2>err | head -n 1; cat err >&2")
+    assert result.stdout.startswith("| runs ")
+    assert result.stderr == ""
+    few = f"{{ {report}/a --out out; echo status $? >&2; }} | true"
+    assert run("sh", "-c", few).stderr == "status 141\n"  # less than fills the buffer
+
+
+def test_the_published_tables_take_full_length_runs_only(folder):
+    found = read_runs([folder])
+    tables = published_tables(found)
+    assert [row[0] for row in tables["LDAM, CIFAR-10-LT"]] == ["imbalance ratio", "published error", "ours", "difference"]
+    columns = dict(zip(tables["LDAM, CIFAR-10-LT"][0], zip(*tables["LDAM, CIFAR-10-LT"], strict=True), strict=True))
+    errors = [20, 18, 18.5]
+    expected = f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}"
+    assert columns["100"][1:] == ("19.34", expected, f"{statistics.mean(errors) - 19.34:+.2f}")
+    for title, table in tables.items():
+        filled = [cell for cell in table[2][1:] if cell]
+        assert len(filled) == (title == "LDAM, CIFAR-10-LT")
+    for change in ({"epochs": 199}, {"arch": "resnet20"}, {"stage2": "isda"}, {"imb_factor": 0.03}, {"batch_size": 64},
+                   {"lr": 1.0}, {"weight_decay": 0.0}, {"nesterov": False}, {"num_meta": 5}, {"meta_lr": 1.0}):  # fmt: skip
+        write_run(folder / "c", "other", accuracy=50.0, **change)
+        others = published_tables(read_runs([folder / "c"]))
+        assert not any("".join(table[2][1:]) for table in others.values()), change
+
+
+def test_figures_at_several_lam_are_not_averaged(tmp_path):
+    for seed, accuracy in ((1, 80.0), (2, 82.0)):
+        write_run(tmp_path, f"a{seed}", seed, accuracy=accuracy)
+        write_run(tmp_path, f"b{seed}", seed, accuracy=accuracy - 10, lam=0.25)
+    table = published_tables(read_runs([tmp_path]))["LDAM, CIFAR-10-LT"]
+    column = table[0].index("100")
+    assert table[2][column] == "lam 0.75: 19.00 ± 1.41; lam 0.25: 29.00 ± 1.41"
+    assert table[3][column] == "-0.34; +9.66"
+
+
+def test_a_seed_counts_once(folder, tmp_path, monkeypatch):
+    write_run(folder / "c", "metasaug_again", 1, accuracy=10.0)
+    groups = grouped(read_runs([folder / "a", folder / "c"]))
+    assert sorted(len(group) for group in groups.values()) == [1, 3]
+    monkeypatch.chdir(tmp_path)
+    twice = read_runs([folder.relative_to(tmp_path), folder])
+    assert len(twice) == len(read_runs([folder])) > 0
+
+
+def test_other_images_and_other_classes_are_other_groups(tmp_path):
+    """Own image sets whose folders have the same last name: of three classes, of four, and others of the same sizes."""
+    own = {"dataset": "folder", "imb_factor": None, "data_root": "/a/images", "log": False}
+    write_run(tmp_path, "a1", 1, data="00000001", **own)
+    write_run(tmp_path, "a2", 2, data="00000001", **own)
+    write_run(tmp_path, "b1", 3, data="00000002", **own)
+    write_run(tmp_path, "c1", 4, counts=(300, 50, 40, 6), **own)
+    runs = read_runs([tmp_path])
+    groups = grouped(runs)
+    assert sorted([run.name for run in group] for group in groups.values()) == [["a1", "a2"], ["b1"], ["c1"]]
+    drawn = dict(draw_all(runs, tmp_path))
+    assert list(drawn) == ["0_shots.png", "0_accuracy.png", "1_shots.png", "1_accuracy.png"]  # for each long tail
+    assert all((tmp_path / name).is_file() for name in drawn)
+    assert drawn["1_accuracy.png"].startswith("folder images, 4 classes (c1): Accuracy of each class")
+
+
+def test_a_legend_is_no_wider_than_its_picture(tmp_path):
+    for k in range(20):
+        write_run(tmp_path, f"MetaSAug_cifar100_LDAM_imb0.005_seed{k}", k, lam=k / 10, log=False)
+    made = Figure(figsize=(8, 4), layout="constrained")
+    draw_shots(grouped(read_runs([tmp_path])), made)
+    made.draw_without_rendering()
+    box = made.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= made.bbox.width
+    colours = {bar.get_facecolor() for bar in made.axes[0].patches}
+    assert len(colours) == 20
+
+
+def test_groups_are_named_by_what_tells_them_apart(tmp_path):
+    for name, flags in {"a": {}, "b": {"lam": 0.5}, "c": {"lam": 0.5, "seed": 2}, "d": {"stage2": "reweight"},
+                        "e": {"stage2": "reweight", "lam": 0.1, "seed": 2}}.items():  # fmt: skip
+        write_run(tmp_path, name, **{"seed": 1, **flags})
+    groups = grouped(read_runs([tmp_path]))
+    members = {name: [run.name for run in group] for name, group in groups.items()}
+    assert members == {"metasaug lam 0.75": ["a"], "metasaug lam 0.5": ["b", "c"], "reweight": ["d", "e"]}
+    for k in (1, 2):
+        write_run(tmp_path / f"own{k}", "same", dataset="folder", data_root=f"/somewhere/images{k}")
+    found = read_runs([tmp_path / "own1", tmp_path / "own2"])
+    assert list(grouped(found)) == [run.name for run in found] == ["own1/same", "own2/same"]
+    write_run(tmp_path / "own1", "again", seed=2, dataset="folder", data_root="/somewhere/images1")
+    found = read_runs([tmp_path / "own1", tmp_path / "own2"])
+    assert list(grouped(found)) == ["folder images1", "folder images2"]
+    assert list(grouped(read_runs([tmp_path / "own1"]))) == ["all"]
+
+
+def test_names_of_runs_cannot_break_a_page():
+    table = [["run", "x"], ["<script>alert(1)</script>", "& more"]]
+    page = html_page([("a < b", "c & d", [("<b>", table)])], [('"><img src=x>.png', "<i>")])
+    assert "<script>" not in page
+    assert Page(page).cells == ["run", "x", "<script>alert(1)</script>", "& more"]
+    assert "<td>&amp; more</td>" in html_table("", table)
+    assert "a < b" in markdown_page([("a < b", "c & d", [])], [])
+
+
+def test_the_published_errors_are_those_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    with open(PUBLISHED, encoding="utf-8", newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 20
+    for loss in ("LDAM", "CE"):
+        for dataset, title in (("cifar10", "CIFAR-10-LT"), ("cifar100", "CIFAR-100-LT")):
+            own = [cell["error"] for cell in cells if (cell["loss"], cell["dataset"]) == (loss, dataset)]
+            assert f"| {loss} | {title} | {' | '.join(own)} |" in readme
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x_summary.json", "[]"), ("x_summary.json", "{"), ("nowhere", None),
+     ("x_summary.json", '{"best": 1, "last": 2, "cls_num_list": [1]}'),
+     ("x_summary.json", '{"best": {"epoch": 1, "acc1": 1}, "last": {"epoch": 1, "acc1": "x"}, "cls_num_list": [1]}')],
+)  # fmt: skip
+def test_files_that_are_no_runs_are_named(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        read_runs([tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    ("end", "content"), [("_metrics.jsonl", None), ("_metrics.jsonl", b"[1]\n"), ("_last_predictions.npz", None)]
+)
+def test_a_damaged_file_of_a_run_is_named(refused, tmp_path, end, content):
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no finished run" in refused("report.py", "empty")
+    write_run(tmp_path / "runs", "a")
+    path = tmp_path / "runs" / f"a{end}"
+    path.write_bytes(content or path.read_bytes()[:40])
+    assert path.name in refused("report.py", "runs")
+
+
+def test_the_line_over_many_classes_is_the_mean_of_nine_neighbours():
+    values = [float(k**2) for k in range(12)]
+    values[3] = math.nan
+    found = smoothed(values)
+    for k in range(12):
+        near = [v for v in values[max(k - 4, 0) : min(k + 5, 12)] if not math.isnan(v)]
+        assert found[k] == pytest.approx(statistics.mean(near))
+    assert math.isnan(smoothed([math.nan])[0])

@@ -1,0 +1,158 @@
+"""The plan of the house: who may import whom, nothing twice, one name for one thing, no import that does work."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+from support.places import ROOT
+
+METHOD = {"resnet", "meta_layers", "loss", "meta_step", "passes", "tangents", "head_step"}
+MAY_IMPORT = {  # groups of modules; "root" are its scripts and commands
+    "method": {"method"},
+    "harness": {"harness"},
+    "data_utils": {"harness"},
+    "reporting": {"reporting", "harness", "method", "data_utils"},
+    "root": {"root", "reporting", "harness", "method", "data_utils"},
+    "ImageNet_iNat": {"ImageNet_iNat", "harness", "method", "data_utils"},
+}
+SAME_ROLE = {"main", "train", "parse_training", "parse_test", "training_parser", "testing_parser"}  # of two sets of scripts
+FOLDERS = ("", "harness", "reporting", "ImageNet_iNat", "ImageNet_iNat/data")
+PATHS = {  # by the name that a file is imported by
+    ".".join([*([folder] if folder in ("harness", "reporting") else []), path.stem]).removesuffix(".__init__"): path
+    for folder in FOLDERS
+    for path in (ROOT / folder).glob("*.py")
+}
+SOURCES = {name: path.read_text(encoding="utf-8") for name, path in PATHS.items()}
+
+
+def group_of(name):
+    first = PATHS[name].relative_to(ROOT).parts[0]
+    return "method" if name in METHOD else name if name == "data_utils" else first if first in MAY_IMPORT else "root"
+
+
+def imported(source):
+    """The names of all modules that are imported anywhere in a source, `module.*` for a star import."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in SOURCES or name.endswith(".*") else node.module for name in inner)
+
+
+def faults(name, source):
+    """The imports of a module that the plan does not allow."""
+    allowed = MAY_IMPORT[group_of(name)]
+    return [m for m in imported(source) if m.endswith(".*") or (m in SOURCES and group_of(m) not in allowed)]
+
+
+def ambiguous(sources):
+    """The public names that two modules define, and not by the same words."""
+    found = defaultdict(dict)
+    for module, source in sources.items():
+        for node in ast.parse(source).body:
+            targets = getattr(node, "targets", [node.target] if isinstance(node, ast.AnnAssign) else [])
+            names = [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+            for name in [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else names:
+                found[name][module] = ast.unparse(node)
+    public = {name: of for name, of in found.items() if not name.startswith("_") and name not in SAME_ROLE}
+    return {name: sorted(of) for name, of in public.items() if len(set(of.values())) > 1}
+
+
+def has_identifier(name, source):
+    return any(
+        name == getattr(node, key, None) for node in ast.walk(ast.parse(source)) for key in ("id", "arg", "attr", "name")
+    )
+
+
+def shared_blocks(sources):
+    """Blocks of eight lines in a row, comments and blanks aside, that stand in two files."""
+    seen, found = {}, []
+    for name, source in sources.items():
+        lines = [line for line in map(str.strip, source.splitlines()) if line and not line.startswith("#")]
+        blocks = ["\n".join(lines[i : i + 8]) for i in range(len(lines) - 7)]
+        found += [
+            (name, seen[block], block) for block in blocks if len(block) > 200 and seen.setdefault(block, name) != name
+        ]
+    return found
+
+
+def test_the_root_and_its_scripts_are_small():
+    assert len(list(ROOT.glob("*.py"))) <= 12
+    others = {path for path in ROOT.glob("[!.]*/**/*.py") if path not in PATHS.values()}
+    assert {path.relative_to(ROOT).parts[0] for path in others} <= {"tests", "benchmarks", "scripts"}
+    for name, most in (("MetaSAug_LDAM_train", 115), ("MetaSAug_CE_train", 20), ("MetaSAug_test", 100)):
+        assert len(SOURCES[name].splitlines()) <= most, name
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_imports_follow_the_plan(name):
+    assert faults(name, SOURCES[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "seen"),
+    [
+        ("loss", "def f():\n    from harness.errors import UserError", ["harness.errors"]),
+        ("head_step", "from harness import errors\nimport loss", ["harness.errors"]),
+        ("passes", "import reporting.plots", ["reporting.plots"]),
+        ("harness.run", "from meta_step import meta_step\nimport data_utils", ["meta_step", "data_utils"]),
+        ("harness.flags", "from reporting import plots\nfrom head_flags import x", ["reporting.plots", "head_flags"]),
+        ("report", "import features\nfrom os import *", ["features", "os.*"]),
+        ("reporting.plots", "from harness.metrics import SHOTS\nfrom resnet import ResNet\nimport os", []),
+    ],
+)
+def test_what_the_plan_does_not_allow_is_seen(name, source, seen):
+    assert faults(name, source) == seen
+
+
+def test_imports_have_no_cycles():
+    graph = {name: {m for m in imported(source) if m in SOURCES} for name, source in SOURCES.items()}
+    TopologicalSorter(graph).prepare()
+    with pytest.raises(CycleError):  # the control
+        TopologicalSorter({**graph, "harness.errors": {"harness.run"}}).prepare()
+
+
+def test_one_name_has_one_meaning():
+    assert ambiguous(SOURCES) == {}
+    two = {"a": "def f(): return 1\nX: int = 1\n_Y = 1\nT = 0", "b": "class f: pass\n(X, Z) = 2, 3\n_Y = 2\nT = 0"}
+    assert ambiguous(two) == {"f": ["a", "b"], "X": ["a", "b"]}
+
+
+def test_lam_t_is_not_called_a_ratio():
+    assert [name for name, source in SOURCES.items() if has_identifier("ratio", source)] == []
+    for source in ("ratio = 1", "def f(ratio): pass", "f(ratio=1)", "x.ratio", "def ratio(): pass"):
+        assert has_identifier("ratio", source)
+
+
+def test_nothing_is_copied():
+    benchmarks = {f"benchmarks/{path.name}": path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py")}
+    assert shared_blocks({**SOURCES, **benchmarks}) == []
+    copied = "".join(f"a_line_that_is_long_enough_to_count({number})\n" for number in range(8))
+    assert [pair[:2] for pair in shared_blocks({"a": copied, "b": f"x = 1\n# why\n\n{copied}"})] == [("b", "a")]
+
+
+def test_no_test_module_imports_another():
+    def wrong(source):
+        return [m for m in imported(source) if m.split(".")[-1].startswith(("test_", "conftest"))]
+
+    assert {str(p): found for p in ROOT.glob("tests/**/*.py") if (found := wrong(p.read_text(encoding="utf-8")))} == {}
+    assert wrong("from test_report import write_run\nimport tests.conftest") == ["test_report", "tests.conftest"]
+
+
+def test_imports_do_no_work(tmp_path):
+    """No files, no output, no random numbers drawn, no default changed, by importing everything."""
+    code = [
+        f"import sys; sys.path[:0] = {[str(ROOT / folder) for folder in ('', *FOLDERS[3:])]}",
+        "import random, signal, numpy, torch",
+        "def state(): return [random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(),",
+        "    torch.get_num_threads(), torch.get_default_dtype(), *map(signal.getsignal, signal.Signals)]",
+        *("before = state()", *(f"import {name}" for name in SOURCES), "assert state() == before"),
+    ]
+    command = [sys.executable, "-B", "-c", "\n".join(code)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,365 @@
+"""The scripts as their users call them: trainings, what these leave behind, mistakes."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from onnxruntime import InferenceSession
+from PIL import Image
+from sklearn.metrics import f1_score
+from support.compare import distance
+from support.places import ROOT
+
+from data_utils import build_dataset
+from harness.metrics import Accuracy
+from harness.record import Record
+from MetaSAug_LDAM_train import STAGE2
+from resnet import make_model
+
+# The published command, word for word (python3.6 read as python3), in its script.
+PUBLISHED = [
+    *("--gpu", "0", "--lr", "0.1", "--lam", "0.75", "--imb_factor", "0.05", "--dataset", "cifar100"),
+    *("--num_classes", "100", "--save_name", "MetaSAug_cifar100_LDAM_imb0.05", "--idx", "1"),
+]
+DIGITS = ["--dataset", "digits", "--imb_factor", "0.1", "--batch-size", "64", "--no-cuda"]
+TINY = [*DIGITS, "--arch", "tiny_networks:logits"]
+OURS = "checkpoint/ours"
+TINY_NETWORKS = ROOT / "tests" / "support" / "tiny_networks.py"
+SHOTS = ("many", "medium", "few")
+
+
+@pytest.fixture
+def tiny_folder(tmp_path):
+    """Where a run of TINY leaves its files."""
+    shutil.copy(TINY_NETWORKS, tmp_path)
+    return tmp_path / OURS / "0"
+
+
+@pytest.fixture(scope="module")
+def trained(run_in, tmp_path_factory):
+    """A run of CE through both stages: the folder of its files a_*, and what it printed."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copy(TINY_NETWORKS, root)
+    flags = [*TINY, "--epochs", "3", "--meta_start", "1", "--idx", "d/1", "--save_name", "a", "-p", "2"]
+    return root / OURS / "d" / "1", run_in("MetaSAug_CE_train.py", *flags, cwd=root).stdout
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def log_of(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}_metrics.jsonl").read_text().splitlines()]
+
+
+def summary_of(folder, name):
+    return json.loads((folder / f"{name}_summary.json").read_text())
+
+
+def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_accuracy(run, cifar100_files, tmp_path):
+    root, sums = cifar100_files
+    (tmp_path / "data").symlink_to(root)
+    short = ["--epochs", "2", "--meta_start", "1", "--no-cuda", "--arch", "resnet8"]
+    out = run("MetaSAug_LDAM_train.py", *PUBLISHED, *short, CIFAR_MD5=sums).stdout
+    best, last = (tmp_path / OURS / "1" / f"MetaSAug_cifar100_LDAM_imb0.05_{kind}.pth.tar" for kind in ("ckpt", "last"))
+    printed = re.findall(r"^epoch (\d)  .*test loss ([\d.]+)  test acc ([\d.]+)", out, re.M)
+    assert [epoch for epoch, _, _ in printed] == ["0", "1"]
+    assert all(float(loss) > 0 for _, loss, _ in printed)  # the published code always printed 0
+    counts = json.loads(re.search(r"training images a class: (\[.*\])", out)[1])
+    assert counts == [int(20 * 0.05 ** (k / 99)) for k in range(100)]
+
+    state = torch.load(best, weights_only=True)
+    released = tmp_path / "released.pth.tar"
+    published = {k: state[k] for k in ("epoch", "state_dict", "best_acc1", "optimizer")}
+    torch.save(published, released, _use_new_zipfile_serialization=False)
+    accuracies = [float(accuracy) for _, _, accuracy in printed]
+    named, found, highest = ["--dataset", "cifar100", "--imb_factor", "0.05"], {}, max(accuracies)
+    for path, flags, accuracy in ((best, [], highest), (released, named, highest), (last, named, accuracies[1])):
+        tested = run("MetaSAug_test.py", *flags, "--checkpoint_path", path, "--no-cuda", CIFAR_MD5=sums).stdout.splitlines()
+        assert tested[0] == f"Dataset: cifar100\tImb_factor: 20\tAccuracy: {accuracy:.2f}\tError: {100 - accuracy:.2f}"
+        found[path] = tested[2:]
+    assert [line.split()[-1] for line in found[released]] == [line.split()[-1] for line in found[best]]
+    ours, theirs = ("\n".join(found[path]) for path in (best, released))
+    assert re.search(r"class000 +490 training images, many", theirs)  # a released file has the published counts
+    assert re.search(r"class099 +24 training images, medium", theirs)
+    assert re.search(r"class000 +20 training images, medium", ours)
+
+
+def test_a_run_leaves_its_files_and_says_which(trained):
+    folder, out = trained
+    kinds = [f"a_{kind}.pth.tar" for kind in ("ckpt", "last", "resume", "stage1")]
+    names = {*kinds, "a_metrics.jsonl", "a_summary.json", "a_tensorboard"}
+    names |= {f"a_{kind}_predictions.npz" for kind in ("ckpt", "last")}
+    names |= {f"a_{kind}.pth.tar.previous" for kind in ("last", "resume")}  # stage 1 ends once
+    left = {path.name for path in folder.iterdir()}
+    assert names <= left <= {*names, "a_ckpt.pth.tar.previous"}  # the best epoch may be the first
+    assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0
+    assert "the best epoch is chosen on the test set;" in out
+    assert "3 epochs, from epoch 1 on stage 2: MetaSAug\n" in out
+    assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", out)
+    assert "\r" not in out  # no bar where nobody looks
+    assert out.splitlines()[-1].startswith("done in ")
+    assert "a_ckpt.pth.tar" in out.splitlines()[-1]
+
+
+def test_log_summary_and_predictions_of_a_run(trained):
+    folder, out = trained
+    lines, summary = log_of(folder, "a"), summary_of(folder, "a")
+    assert [line["stage"] for line in lines] == [1, 2, 2]
+    assert lines[0]["meta_loss"] is None
+    assert lines[1]["meta_loss"] > 0
+    assert "trace_estimated_many" not in lines[0]
+    assert lines[1]["trace_estimated_many"] > 0
+    assert abs(lines[1]["trace_learned_few"] - lines[1]["trace_estimated_few"]) > 0
+    assert re.fullmatch(r"[0-9a-f]{40}\+?" if (ROOT / ".git").exists() else "None", str(summary["commit"]))
+    assert summary["machine"]["cores"] >= 1
+    accuracies = [line["test_acc1"] for line in lines]
+    assert summary["best"]["acc1"] == max(accuracies)
+    assert summary["last"]["acc1"] == accuracies[-1]
+    assert math.isclose(torch.load(folder / "a_last.pth.tar", weights_only=True)["best_acc1"], max(accuracies))
+    for which, kind in (("best", "ckpt"), ("last", "last")):
+        kept = np.load(folder / f"a_{kind}_predictions.npz")
+        target, predicted, confidence = (kept[name] for name in ("target", "predicted", "confidence"))
+        assert 100 * (target == predicted).mean() == pytest.approx(summary[which]["acc1"])
+        assert 100 * f1_score(target, predicted, average="macro") == pytest.approx(summary[which]["macro_f1"])
+        assert 0.1 <= confidence.min() <= confidence.max() <= 1
+        groups = {shot: [] for shot in SHOTS}
+        for value, count in zip(summary[which]["per_class"], summary["cls_num_list"], strict=True):
+            groups["many" if count > 100 else "few" if count < 20 else "medium"].append(value)
+        for shot, values in groups.items():
+            assert math.isclose(summary[which][shot], sum(values) / len(values))
+        line = next(line for line in out.splitlines() if line.startswith(f"{which} epoch"))
+        assert line.endswith("  ".join(f"{shot} {summary[which][shot]:.2f}" for shot in groups))
+    estimated, learned = (np.array(summary["last"][f"trace_{kind}"]) for kind in ("estimated", "learned"))
+    assert estimated.min() >= 0 < estimated.max()
+    assert 0 < abs(estimated - learned).max() < estimated.max()
+
+
+@pytest.mark.usefixtures("tiny_folder")
+def test_a_run_is_tested_and_reported_with_its_own_figures(run, trained, tmp_path):
+    folder = trained[0]
+    last = summary_of(folder, "a")["last"]
+    tested = run("MetaSAug_test.py", "--checkpoint_path", folder / "a_last.pth.tar", *TINY[-2:]).stdout.splitlines()
+    assert tested[0].startswith("Dataset: digits\tImb_factor: 10\t")
+    assert tested[1] == f"Accuracy per shot: {'  '.join(f'{shot} {last[shot]:.2f}' for shot in SHOTS)}"
+    assert tested[2] == "Macro-F1: {macro_f1:.2f}  calibration error (ECE): {ece:.2f}".format(**last)
+    assert [float(line.split()[-1]) for line in tested[3:]] == pytest.approx(last["per_class"], abs=0.01)
+    report = run("report.py", folder, "--out", "compared").stdout
+    assert [line.split("|")[1].strip() for line in report.splitlines() if "| a " in line] == ["a", "a"], report
+    for name in ("accuracy", "curves", "covariances", "confusion_0"):
+        assert (tmp_path / "compared" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_choices_of_stage_2(run, tiny_folder):
+    """Each equals the full method with its parts switched off, and all go on from one stage 1 to the last bit."""
+    flags = [*TINY, "--epochs", "4", "--lam", "0.75", "--meta_lr", "300"]  # so large that a network so small moves
+    printed = {}
+
+    def train(name, *more, script="LDAM", stage1="whole", meta_start=2):
+        begin = [] if stage1 is None else ["--stage1", tiny_folder / f"{stage1}_stage1.pth.tar"]
+        words = [*flags, "--meta_start", meta_start, "--save_name", name, *more, *begin]
+        printed[name] = run(f"MetaSAug_{script}_train.py", *words).stdout
+        return weights(tiny_folder / f"{name}_last.pth.tar")
+
+    whole = train("whole", stage1=None)
+    assert distance(train("metasaug"), whole) == 0
+    choices = {name: train(name, "--stage2", name) for name in ("isda", "reweight", "none")}
+    assert distance(choices["isda"], train("isda_twin", "--meta_lr", "0")) <= 1e-5
+    assert distance(choices["reweight"], train("reweight_twin", "--meta_lr", "0", "--lam", "0")) <= 1e-5
+    assert distance(choices["none"], train("none_twin", meta_start=4, stage1=None)) == 0
+    assert distance(choices["isda"], whole) > 1e-4
+    assert distance(choices["isda"], choices["reweight"]) > 1e-4
+    assert distance(choices["none"], choices["reweight"]) > 1e-4
+    assert distance(train("ce", script="CE"), whole) > 1e-4
+    assert [line["stage"] for line in log_of(tiny_folder, "whole")] == [1, 1, 2, 2]
+    for name in (*choices, "metasaug"):
+        lines = log_of(tiny_folder, name)
+        assert [(line["epoch"], line["stage"]) for line in lines] == [(2, 2), (3, 2)]
+        for key in ("meta_loss", "grad_norm"):
+            assert [line[key] is None for line in lines] == [name != "metasaug"] * 2
+        assert f"4 epochs, from epoch 2 on stage 2: {STAGE2[name]}\n" in printed[name]
+        assert f"stage 1 to epoch 1: taken from {tiny_folder / 'whole_stage1.pth.tar'}" in printed[name]
+    assert log_of(tiny_folder, "metasaug")[1]["grad_norm"] > 0
+
+
+def test_a_run_repeats_itself_and_sets_the_earlier_one_aside(run, tiny_folder):
+    words = ["MetaSAug_CE_train.py", *TINY, "--epochs", "2", "--meta_start", "1", "--save_name", "a"]
+    run(*words)
+    first = {path.name for path in tiny_folder.iterdir()}
+    assert f"note: the files of an earlier run a are now in {OURS}/0/earlier/1" in run(*words).stdout
+    aside = tiny_folder / "earlier" / "1"
+    assert {path.name for path in aside.iterdir()} == first
+    assert distance(weights(tiny_folder / "a_last.pth.tar"), weights(aside / "a_last.pth.tar")) == 0
+    run(*words, "--seed", "1")
+    assert distance(weights(tiny_folder / "a_last.pth.tar"), weights(aside / "a_last.pth.tar")) > 0.01
+
+
+def test_bf16_trains_like_float32_and_saves_float32(run, refused, tiny_folder):
+    flags = [*TINY, "--epochs", "2", "--meta_start", "1", "--threads", "1"]
+    for amp in ("off", "bf16"):
+        run("MetaSAug_CE_train.py", *flags, "--save_name", amp, "--amp", amp)
+    for ours, theirs in zip(log_of(tiny_folder, "bf16"), log_of(tiny_folder, "off"), strict=True):
+        assert ours["train_loss"] != theirs["train_loss"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
+    kept = {name: value.dtype for name, value in weights(tiny_folder / "bf16_last.pth.tar").items()}
+    assert {kept.pop("1.num_batches_tracked"), *kept.values()} == {torch.int64, torch.float32}
+    assert summary_of(tiny_folder, "bf16")["threads"] == 1
+    stage1 = tiny_folder / "bf16_stage1.pth.tar"
+    assert "amp bf16, this run has off" in refused("MetaSAug_CE_train.py", *flags, "--stage1", stage1, "--save_name", "x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_compiled_passes_train_both_stages(run, tiny_folder, amp):
+    flags = [*DIGITS, "--arch", "tiny_networks:Pair", "--epochs", "2", "--meta_start", "1", "--lr", "0.01", "--amp", amp]
+    for name, more in (("compiled", ["--compile"]), ("eager", [])):
+        run("MetaSAug_CE_train.py", *flags, *more, "--save_name", name)
+    for ours, theirs in zip(*(log_of(tiny_folder, name) for name in ("compiled", "eager")), strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
+
+
+@pytest.mark.usefixtures("tiny_folder")
+def test_a_stage_1_that_does_not_serve_is_refused(refused, trained, tmp_path):
+    folder = trained[0]
+    stage1, later = (folder / f"a_{kind}.pth.tar" for kind in ("stage1", "last"))
+    inside = tmp_path / "inside.pth.tar"
+    state = torch.load(later, weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "checksum"} | {"epoch": 2}, inside)
+    for path, changed, words in (
+        (later, ["--meta_start", "2"], "stands at epoch 3"),
+        (inside, ["--meta_start", "2"], "past the stage 1 of its run"),
+        (stage1, ["--meta_start", "0"], "from 0 at most"),
+        (stage1, ["--imb_factor", "0.2"], "cls_num_list"),
+        (stage1, ["--seed", "7"], "seed 42"),
+        (stage1, ["--arch", "resnet8"], "missing bn1.bias"),
+    ):
+        flags = [*TINY, "--epochs", "3", "--meta_start", "1", "--stage1", path, *changed]
+        assert words in refused("MetaSAug_LDAM_train.py", *flags)
+
+
+def test_a_stage_1_of_the_images_now_held_out_is_refused(run, refused, tiny_folder):
+    """As many images a class, but others: 15 to the meta set, or 10 to it and 5 held out."""
+    flags = ["MetaSAug_CE_train.py", *TINY, "--imb_factor", "1", "--epochs", "2", "--meta_start", "1"]
+    run(*flags, "--num_meta", "15", "--save_name", "a")
+    path = tiny_folder / "a_stage1.pth.tar"
+    held = [*flags, "--select_on", "heldout", "--num_heldout", "5", "--save_name", "b", "--stage1", path]
+    assert "was trained with train_digest" in refused(*held)
+    state = torch.load(path, weights_only=True)
+    assert state["cls_num_list"] == build_dataset("digits", 10, 1.0, num_heldout=5).cls_num_list  # so counts do not tell
+    for key in ("train_digest", "checksum"):
+        del state[key]
+    torch.save(state, path)
+    assert "older version" in refused(*held)
+
+
+def test_the_best_epoch_is_chosen_on_held_out_images(run, tiny_folder):
+    """The log says what the choice was made on."""
+    flags = [*TINY, "--epochs", "4", "--meta_start", "3", "--select_on", "heldout", "--num_heldout", "20"]
+    out = run("MetaSAug_CE_train.py", *flags, "--save_name", "held").stdout
+    lines, summary = log_of(tiny_folder, "held"), summary_of(tiny_folder, "held")
+    accuracies = [line["heldout_acc1"] for line in lines]
+    assert summary["best"]["epoch"] == accuracies.index(max(accuracies))
+    assert summary["best"]["heldout_acc1"] == max(accuracies)
+    assert summary["last"]["heldout_acc1"] == accuracies[-1]
+    assert summary["best"]["acc1"] == lines[summary["best"]["epoch"]]["test_acc1"]
+    assert re.search(r"meta 100  test 540  held out \d+", out)
+    assert f"held-out acc {accuracies[-1]:.2f}" in out
+    assert "best epoch is chosen on held-out training images" in out
+    state = torch.load(tiny_folder / "held_ckpt.pth.tar", weights_only=True)
+    assert state["epoch"] == summary["best"]["epoch"] + 1
+    assert state["cls_num_list"] == summary["cls_num_list"]
+
+
+@pytest.mark.parametrize(("chosen_by", "best"), [("acc1", 2), ("heldout_acc1", 1)])
+def test_which_figure_chooses_the_best_epoch(tmp_path, chosen_by, best):
+    record = Record(tmp_path, "a", [3, 2])
+    for epoch, (test, heldout) in enumerate(((50.0, 10.0), (60.0, 30.0), (70.0, 20.0))):
+        tested = Accuracy(test, [test, test], {"many": test, "medium": test, "few": test}, test)
+        more = {"heldout_acc1": heldout} if chosen_by == "heldout_acc1" else {}
+        record.epoch(epoch, tested, {}, lambda: {"state_dict": {}}, {}, more)
+    record.log.close()
+    assert record.best["epoch"] == best
+
+
+def test_a_training_whose_output_nobody_reads_says_how_to_go_on(run, tiny_folder):
+    command = f'{{ "$PYTHON" {ROOT}/MetaSAug_CE_train.py "$@"; echo status $? >&2; }} | head -n 8'
+    result = run("sh", "-c", command, "sh", *TINY, "--epochs", "1000", "-p", "1")
+    assert result.stdout.count("\n") == 8
+    said, status = result.stderr.splitlines()
+    assert "nobody reads its output; to go on, give the same command with --resume auto" in said
+    assert status == "status 141"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load`:FutureWarning")
+@pytest.mark.parametrize(("make", "beside"), [("logits", False), ("Pair", True)])
+def test_own_images_and_a_network_of_ones_own(run, tiny_folder, tmp_path, make, beside):
+    """Trained, gone on with, tested, used and exported; its file lies in the current folder or beside the scripts."""
+    scripts = ROOT
+    if beside:
+        scripts = tmp_path / "checkout"
+        for name in ("harness", "reporting"):
+            shutil.copytree(ROOT / name, scripts / name)
+        for path in (*ROOT.glob("*.py"), tmp_path / "tiny_networks.py"):
+            shutil.copy(path, scripts)
+        (tmp_path / "tiny_networks.py").unlink()
+    for split, counts in (("train", {"cat": 30, "dog": 16}), ("test", {"cat": 1})):
+        for label, count in counts.items():
+            folder = tmp_path / "my" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (50, 40), (i, 200 * (label == "cat"), 0)).save(folder / f"{i}.png")
+    arch, data = ["--arch", f"tiny_networks:{make}", "--no-cuda"], ["--data_root", "my"]
+    words = ["--dataset", "folder", *data, *arch, "--epochs", "3", "--meta_start", "1", "--batch-size", "8"]
+    out = run(scripts / "MetaSAug_LDAM_train.py", *words).stdout
+    assert "training images a class: [20, 6]" in out
+    middle = tiny_folder / "name_resume.pth.tar.previous"
+    out = run(scripts / "MetaSAug_LDAM_train.py", *words, "--resume", middle, "--save_name", "again").stdout
+    assert "going on in epoch 2 after step 0" in out
+    path = tiny_folder / "again_last.pth.tar"
+    assert distance(weights(path), weights(tiny_folder / "name_last.pth.tar")) == 0
+    form, ending = ("torchscript", ".pt") if beside else ("onnx", ".onnx")
+    tested = run(scripts / "MetaSAug_test.py", *data, "--checkpoint_path", path, *arch, "--export", form).stdout
+    assert re.match(r"Dataset: folder\tAccuracy: [\d.]+\tError: [\d.]+\n", tested)
+    assert re.search(r"^  cat +20 training images", tested, re.M)
+    exported = path.with_name(f"again_last{ending}")
+    assert f"wrote {exported}: logits of 1 test images" in tested
+    pixels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)  # any number, though it was made with one
+    if beside:
+        assert torch.jit.load(exported)(pixels).shape == (4, 2)
+    else:
+        assert InferenceSession(exported).run(None, {"pixels": pixels.numpy()})[0].shape == (4, 2)
+    predicted = run(scripts / "predict.py", "--checkpoint_path", path, *arch, "my/test/cat/0.png").stdout
+    assert re.fullmatch(r"my/test/cat/0.png\t(cat|dog) [\d.]+\t(cat|dog) [\d.]+\n", predicted)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "words"),
+    [
+        ("CE_train", ["--arch", "nothing:made"], ["--arch", "nothing", "package.module:function"]),
+        ("CE_train", ["--arch", "tiny_networks:none"], ["--arch", "none", "package.module:function"]),
+        ("CE_train", ["--arch", "tiny_networks:no_network"], ["--arch", "list, not an nn.Module"]),
+        ("CE_train", ["--arch", "tiny_networks:headless"], ["--arch", "no nn.Linear with 10 outputs"]),
+        ("test", [], ["--checkpoint_path"]),
+        ("test", ["--checkpoint_path", "fits", "--arch", "resnet20"], ["holds a resnet8, not a resnet20"]),
+        ("test", ["--checkpoint_path", "fits", "--imb_factor", "0.5"], ["--imb_factor 0.1, not 0.5"]),
+    ],
+)
+@pytest.mark.usefixtures("tiny_folder")
+def test_mistakes_get_one_line_and_nothing_is_saved(refused, tmp_path, script, flags, words):
+    state = {"state_dict": make_model("resnet8", 10).state_dict(), "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1}
+    torch.save(state, tmp_path / "fits")
+    before = (tmp_path / "fits").read_bytes()
+    line = refused(f"MetaSAug_{script}.py", "--dataset", "digits", *flags)
+    assert all(word in line for word in words), line
+    assert (tmp_path / "fits").read_bytes() == before
+    assert not list(tmp_path.rglob("*.pth.tar"))
+
+
+def test_help_shows_the_flags(run):
+    out = run("MetaSAug_LDAM_train.py", "--help").stdout
+    assert "--imb_factor" in out
+    assert "--gpu" in out

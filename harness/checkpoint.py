@@ -70,7 +70,7 @@ def packed(state: Mapping[str, Any]) -> bytes:
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write `state`; the file of before stays as `files.previous(path)`."""
+    """Write `state`; the earlier file stays as `files.previous(path)`."""
     with replacing(path, keep_previous=True) as part:
         part.write_bytes(packed(state))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what is wrong, and what to do."""
+    """Something the user can correct. The message is one line: what is wrong, and what to do."""
 
 
 class Stopped(Exception):  # noqa: N818  (no error)

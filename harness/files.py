@@ -27,7 +27,7 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
     """Give the path of a file to write, which then takes the place of `path`.
 
-    With `keep_previous` the file of before stays as `previous(path)`, and the new one has reached the disk when this ends.
+    With `keep_previous` the earlier file stays as `previous(path)`, and the new one has reached the disk when this ends.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.compare import relative
 from support.places import ROOT
 from support.ranks import places, together
 from support.runs import saved_state
@@ -127,10 +128,6 @@ def launch(start, tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     return lambda function, world_size: together(start, world_size, script, function)
-
-
-def relative(ours, expected):
-    return float((ours - expected).norm() / expected.norm())
 
 
 def test_heads_statistics_and_losses_do_not_depend_on_the_number_of_processes(launch, tmp_path):

@@ -25,7 +25,8 @@ RECORD = {"epoch": int, "since": int, "seconds": float, "best": dict, "last": di
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
-BEFORE = {"--select_on": "test", "--num_heldout": None}  # what runs did that were made before these flags
+# What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
+BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
 
 
 def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:

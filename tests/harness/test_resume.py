@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 import numpy as np
@@ -13,7 +14,9 @@ from support.ranks import together
 from support.runs import differences, saved_state
 
 from harness.checkpoint import packed, save_checkpoint
+from harness.errors import UserError
 from harness.random_states import random_states, seed_everything, set_random_states
+from harness.resume import must_match
 
 KINDS = ("ckpt", "last", "resume")
 
@@ -86,6 +89,15 @@ def test_every_part_of_the_state_is_needed(photos, small_training, whole, run, t
         run(*command, tmp_path / "14", "--resume", "auto", cwd=photos)
         ours = saved_state(folders[14], "last")["state_dict"]
         assert bool(differences(ours, expected)) == (part != "nothing"), part
+
+
+def test_a_state_from_before_the_loss_was_recorded_is_that_of_a_head():
+    binding, cpu = {"--lr": 0.1}, torch.device("cpu")
+    must_match({"binding": binding}, {**binding, "loss": "CE"}, Path("x"), cpu)
+    with pytest.raises(UserError, match="made with loss CE, this run has LDAM"):
+        must_match({"binding": binding}, {**binding, "loss": "LDAM"}, Path("x"), cpu)
+    with pytest.raises(UserError, match="does not say its data"):
+        must_match({"binding": binding}, {**binding, "data": "0"}, Path("x"), cpu)
 
 
 def test_states_of_the_generators_come_back():

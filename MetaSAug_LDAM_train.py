@@ -37,7 +37,7 @@ META_COST = 10 / 3  # a MetaSAug step against a plain one, in forward passes
 
 
 def learning_rate(lr: float, epoch: int, epochs: int) -> float:
-    """Return `lr`, times 0.01 from epoch 160 of 200 and again from 180, both rounded up for other lengths."""
+    """Return `lr`, times 0.01 from `epoch` 160 of 200 and again from 180, both rounded up for other lengths."""
     return lr * 0.01 ** sum(epoch * 200 >= drop * epochs for drop in (160, 180))
 
 

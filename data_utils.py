@@ -164,11 +164,11 @@ def build_dataset(
     wanted = left if imb_factor is None else long_tailed_counts(max(left), len(names), imb_factor)
     counts = [min(n, w) for n, w in zip(left, wanted, strict=True)]
     for k, count in enumerate(counts):
+        if count < 1 and left[k] < 1:
+            taken = f"class {names[k]} has {available[k]} images, and --num_meta {num_meta} takes them all for the meta set"
+            raise UserError(f"{taken}: add images{' or lower --num_meta' if num_meta > 1 else ''}")
         if count < 1:
-            raise UserError(
-                f"class {names[k]} is left with no training image ({available[k]} in all, {num_meta} of them to the meta "
-                f"set, long tail {wanted[k]}): raise --imb_factor, lower --num_meta or add images"
-            )
+            raise UserError(f"--imb_factor {imb_factor} leaves class {names[k]} no image: raise it")
         if count < wanted[k]:
             notes.append(f"class {names[k]} has {count} images, the long tail would keep {wanted[k]}")
     train, heldout = long_tailed_subset(targets, rest, counts), None

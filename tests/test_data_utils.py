@@ -213,8 +213,8 @@ def test_nothing_to_hold_out_is_said(monkeypatch):
     ("counts", "imb_factor", "words"),
     [
         ([50, 9, 50], None, ["class b", "9 training images", "--num_meta 10"]),
-        ([50, 10, 50], None, ["class b", "no training image"]),
-        ([50, 50, 50], 0.001, ["class c", "no training image", "--imb_factor"]),
+        ([50, 10, 50], None, ["class b", "takes them all for the meta set"]),
+        ([50, 50, 50], 0.001, ["--imb_factor 0.001 leaves class c no image"]),
     ],
 )
 def test_classes_that_are_too_small_are_named(counts, imb_factor, words, monkeypatch):

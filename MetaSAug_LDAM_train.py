@@ -25,7 +25,7 @@ from loss import EstimatorCV, MetaSAugLDAM, covariance_traces
 from meta_layers import head_of
 from meta_step import augmented_step, meta_step, plain_step
 from passes import lacks_bf16, make_passes
-from resnet import make_model
+from resnet import check_arch, make_model
 
 STAGE2 = {  # the choices of --stage2, the default first
     "metasaug": "MetaSAug",
@@ -45,6 +45,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
     """Stage 1 is plain cross-entropy; stage 2, from --meta_start on, is MetaSAug or what --stage2 says."""
     device = choose_device(flags.gpu, flags.no_cuda)
     torch.set_num_threads(flags.threads or torch.get_num_threads())
+    with blamed_on("--arch"):
+        check_arch(flags.arch)  # a wrong name is said before the data are read
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout)
         classes = len(data.cls_num_list)
@@ -64,7 +66,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             cost=lambda epoch: META_COST if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
         )  # fmt: skip
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
-        run.say(f"{flags.epochs} epochs, from epoch {flags.meta_start} on stage 2: {STAGE2[flags.stage2]}")
+        second = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}"
+        run.say(f"epochs: {flags.epochs}, {second if flags.meta_start < flags.epochs else 'no stage 2'}")
         if flags.amp == "bf16" and lacks_bf16(device):
             run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 

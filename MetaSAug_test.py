@@ -20,7 +20,7 @@ from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import validate
 from harness.files import beside
-from harness.image_sets import PUBLISHED_FOLDERS, read_images
+from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
 from harness.training_flags import TESTED_IMB_FACTOR, default_imb_factor, parse_test
 from reporting.exports import ENDINGS, export
@@ -71,6 +71,8 @@ def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | N
         if key in state and value is not None and value != state[key]:
             raise UserError(f"the checkpoint was trained with --{key} {state[key]}, not {value}: leave the flag out")
     name = state.get("dataset", dataset or "cifar10")
+    if name not in DATASETS:
+        raise UserError(f"the checkpoint was trained on {name}: test it with ImageNet_iNat/test.py")
     return name, state["imb_factor"] if "imb_factor" in state else default_imb_factor(name, imb_factor, TESTED_IMB_FACTOR)
 
 

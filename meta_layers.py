@@ -57,9 +57,9 @@ def run_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Tensor) 
 
 
 class WithFeatures(nn.Module):
-    """A network that returns logits, made into one that returns (features, logits) and names its `head`, as the step needs.
+    """A network made into one that returns (features, logits) and names its `head`, as the step needs.
 
-    Its state dict is that of the network alone.
+    Its state dict is that of the network alone. It may return logits, or (features, logits) already.
 
     Parameters
     ----------
@@ -89,10 +89,10 @@ class WithFeatures(nn.Module):
         seen: list[Tensor] = []
         hook = self.get_submodule(self.head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            logits = self.model(x)
+            out = self.model(x)
         finally:
             hook.remove()
-        return seen[-1], logits
+        return out if isinstance(out, tuple) else (seen[-1], out)
 
 
 def last_linear(model: nn.Module, num_classes: int) -> str:

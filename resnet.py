@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,8 @@ class ResNet(MetaModule):
             return features, self.linear(features)
 
 
-def build_model(arch: str, num_classes: int) -> ResNet:
-    """Return the network named `arch`: "resnet32", or "resnet" and any 6n + 2.
+def depth_of(arch: str) -> int:
+    """Return the depth that "resnet32", or "resnet" and any 6n + 2, names.
 
     Raises
     ------
@@ -95,7 +95,32 @@ def build_model(arch: str, num_classes: int) -> ResNet:
         raise ValueError(
             f"{arch!r} is unknown: use resnet and a depth of 6n + 2, as in resnet32, or package.module:function"
         )
-    return ResNet(num_classes, num_blocks=depth // 6)
+    return depth
+
+
+def build_model(arch: str, num_classes: int) -> ResNet:
+    """Return the CIFAR ResNet named `arch`, as `depth_of` reads it."""
+    return ResNet(num_classes, num_blocks=depth_of(arch) // 6)
+
+
+def own_function(arch: str) -> Callable[[int], nn.Module]:
+    """Import `package.module:function`; the current folder is searched too.
+
+    Raises
+    ------
+    ValueError
+        If there is no such function.
+    """
+    module, _, function = arch.partition(":")
+    path = [*sys.path]
+    sys.path.append(os.getcwd())
+    try:
+        make: Callable[[int], nn.Module] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{arch!r} cannot be imported ({error}): write package.module:function") from error
+    finally:
+        sys.path[:] = path
+    return make
 
 
 def architecture(weights: Mapping[str, Tensor]) -> tuple[str | None, int | None]:
@@ -109,30 +134,36 @@ def architecture(weights: Mapping[str, Tensor]) -> tuple[str | None, int | None]
     return (f"resnet{6 * blocks[0] + 2}", len(head)) if of_cifar and head is not None and head.dim() == 2 else (None, None)
 
 
-def own_network(arch: str, num_classes: int) -> nn.Module:
-    """Return what `package.module:function` makes of the class count; the current folder is searched too.
+def check_arch(arch: str) -> None:
+    """Raise ValueError if there is no such architecture."""
+    own_function(arch) if ":" in arch else depth_of(arch)
 
-    It has to return (features, logits) and name its last layer by an attribute `head`, or logits, the output of its last
-    `nn.Linear`.
+
+def own_network(arch: str, num_classes: int) -> nn.Module:
+    """Return what `package.module:function` makes of the class count, in the form that the step needs.
+
+    It has to return logits, or (features, logits). Its last layer is what its attribute `head` is or names, or else its last
+    `nn.Linear` with as many outputs.
 
     Raises
     ------
     ValueError
-        If there is no such function, or it returns something else.
+        If it returns something else.
     """
-    module, _, function = arch.partition(":")
-    path = [*sys.path]
-    sys.path.append(os.getcwd())
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{arch!r} cannot be imported ({error}): write package.module:function") from error
-    finally:
-        sys.path[:] = path
-    model = make(num_classes)
+    model = own_function(arch)(num_classes)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{arch} returned a {type(model).__name__}, not an nn.Module")
-    return model if isinstance(getattr(model, "head", None), str) else WithFeatures(model, last_linear(model, num_classes))
+    layers, said = dict(model.named_modules()), getattr(model, "head", None)
+    named = said if isinstance(said, str) else next((name for name, m in layers.items() if m is said), None)
+    head = last_linear(model, num_classes) if named is None else named
+    if not isinstance(layers.get(head), nn.Linear) or layers[head].out_features != num_classes:
+        raise ValueError(f"{arch}: its head {head!r} is no nn.Linear with {num_classes} outputs")
+    wrapped = WithFeatures(model, head).eval()
+    with torch.no_grad():
+        out = wrapped(torch.zeros(2, 3, 32, 32))
+    if len(out) != 2 or any(part.dim() != 2 or len(part) != 2 for part in out) or out[1].shape[1] != num_classes:
+        raise ValueError(f"{arch} must return logits (N, {num_classes}), or features (N, A) and logits")
+    return wrapped.train()
 
 
 def make_model(arch: str, num_classes: int, seed: int = 0) -> nn.Module:
@@ -141,13 +172,13 @@ def make_model(arch: str, num_classes: int, seed: int = 0) -> nn.Module:
     Parameters
     ----------
     arch:
-        As for `build_model`, or as for `own_network`.
+        As for `depth_of`, or as for `own_function`.
 
     Raises
     ------
     ValueError
-        If there is no such architecture.
+        If there is no such architecture, or what it makes cannot be trained here.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not manual_seed, which seeds the GPU as well
         return own_network(arch, num_classes) if ":" in arch else build_model(arch, num_classes)

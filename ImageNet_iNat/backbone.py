@@ -71,6 +71,11 @@ def load_network(
     return backbone, head
 
 
+def trained_part(head: nn.Linear) -> nn.Module:
+    """Return the head under the name that it has in a checkpoint."""
+    return nn.ModuleDict({"fc": head})
+
+
 def published_form(backbone: nn.Module, head: nn.Linear) -> dict[str, StateDict]:
     """Return the weights as a checkpoint of ImageNet_iNat holds them."""
     feature = {k: v for k, v in network_weights(backbone).items() if not k.endswith(COUNTER)}

@@ -22,7 +22,6 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method an
 import head_flags
 from backbone import fingerprint, load_network, read_weights
 from features import extractor, in_order, plain_images
-from harness.checkpoint import check_kinds
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, evaluate
 from harness.files import beside, replacing
@@ -92,7 +91,6 @@ def check_facts(state: Mapping[str, Any], path: Path) -> None:
     """Check what a checkpoint says of its data."""
     if "resume" in state:
         raise UserError(f"{path} is what an interrupted run goes on from: test the one that ends in _last or _ckpt.pth.tar")
-    check_kinds(state, path)
     if state.get("dataset", LARGE_SETS[0]) not in LARGE_SETS:
         raise UserError(f"{path} was trained on {state['dataset']}: test it with MetaSAug_test.py")
 

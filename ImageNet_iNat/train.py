@@ -13,6 +13,7 @@ Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's w
   python3 train.py --dataset custom --data_root my --pretrained resnet50.pth --fresh_head --lr 0.01
 """
 
+import os
 import sys
 from itertools import islice
 from pathlib import Path
@@ -23,10 +24,10 @@ from torch import nn
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
 
 import head_flags
-from backbone import FEATURES, fingerprint, load_network, published_form, read_weights
+from backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
 from feature_cache import CachedFeatures, cached_features
 from features import LiveFeatures, extractor
-from harness.errors import run_main
+from harness.errors import UserError, run_main
 from harness.evaluation import evaluate
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
@@ -44,11 +45,15 @@ def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     for part in sets.parts.values():
         check_there(part)
     path = Path(f.pretrained)
+    if not os.path.isfile(path):
+        places = " or ".join(head_flags.PRETRAINED[f.dataset])
+        advice = f"name a cRT, MetaSAug or torchvision ResNet-50 by --pretrained, or put cRT's into {places}"
+        raise UserError(f"there is no checkpoint {path}: {advice} (github.com/facebookresearch/classifier-balancing)")
     backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
     return sets, backbone, head, fingerprint(backbone)
 
 
-def facts(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
+def must_agree(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
     """Return what must be the same on all processes."""
     digests = {"backbone weights": weights[:16], "head weights": fingerprint(head)[:16], "PyTorch": torch.__version__}
     return {**flags.facts(), **sets.digests(), **digests}
@@ -57,7 +62,7 @@ def facts(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.Linear
 def train(flags: head_flags.HeadFlags, group: Group) -> None:
     """Every epoch is MetaSAug: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
-        sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: facts(flags, *made))
+        sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         backbone.to(group.device)
         head.to(group.device)
         counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
@@ -68,7 +73,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         criterion = MetaSAugCE(counts).to(group.device)
         estimator = EstimatorCV(FEATURES, len(counts), diagonal=True).to(group.device)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            nn.ModuleDict({"fc": head}), optimizer, estimator, keep=flags.pretrained,
+            trained_part(head), optimizer, estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
             facts={
                 "dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,

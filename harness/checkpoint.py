@@ -125,6 +125,9 @@ def read_file(path: Path) -> Any:
         if isinstance(error, OSError) and error.filename:
             raise UserError(f"{path} cannot be read ({error.strerror})") from error
         reason = [*str(error).strip().splitlines(), type(error).__name__][0][:200]
+        if zipfile.is_zipfile(io.BytesIO(content)):  # whole, by its checksums
+            what = f"{path} holds more than tensors and plain values ({reason})"
+            raise UserError(f"{what}: save its state_dict() alone") from error
         what = f"{path} is not a file that torch.save wrote, or it is cut ({reason})"
         raise UserError(f"{what}: {advice(path)}") from error
     if isinstance(state, dict) and CHECKED in state and content[-DIGEST - len(MARK) : -DIGEST] != MARK:
@@ -149,8 +152,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     state = read_file(path)
     weights = find_weights(state, path)
     facts = {} if is_tensors(state) else {key: value for key, value in state.items() if not isinstance(value, Unread)}
-    check_kinds(facts, path)
-    return {**facts, "state_dict": weights}
+    odd = [key for key, value in facts.items() if not is_sound(key, value)]
+    if odd and CHECKED in facts:  # one of ours; what code of others means by these keys is passed over
+        raise UserError(f"{path} cannot be used: its {odd[0]} makes no sense")
+    return {**{key: value for key, value in facts.items() if key not in odd}, "state_dict": weights}
 
 
 def is_tensors(value: Any) -> bool:
@@ -192,15 +197,15 @@ def network_weights(model: nn.Module) -> StateDict:
     return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
 
 
-def check_kinds(state: Mapping[str, Any], path: Path) -> None:
-    """Check the kinds of the values that a checkpoint may hold beside its weights."""
-    for key, kind in KINDS.items():
-        if key in state and not isinstance(state[key], kind):
-            raise UserError(f"{path} cannot be used: its {key} is {type(state[key]).__name__}")
-    counts, imb_factor = state.get("cls_num_list", []), state.get("imb_factor")
-    sound = all(type(number) is int and number > 0 for number in counts) and (imb_factor is None or 0 < imb_factor <= 1)
-    if not sound or not all(isinstance(name, str) for name in state.get("class_names", [])):
-        raise UserError(f"{path} cannot be used: its cls_num_list, imb_factor or class_names make no sense")
+def is_sound(key: str, value: Any) -> bool:
+    """Return whether what a checkpoint says beside its weights is of the kind that is used here."""
+    if key in KINDS and not isinstance(value, KINDS[key]):
+        return False
+    if key == "cls_num_list":
+        return all(type(number) is int and number > 0 for number in value)
+    if key == "class_names":
+        return all(isinstance(name, str) for name in value)
+    return key != "imb_factor" or value is None or 0 < value <= 1
 
 
 def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str, head: str | None = None) -> None:

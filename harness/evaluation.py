@@ -46,7 +46,7 @@ class Predictions(NamedTuple):
 
 
 def device_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of a batch's cross-entropies in the logits' precision, on their device."""
+    """Return the sum of a batch's cross-entropies in the logits' precision, on their device, as logs have always had it."""
     return F.cross_entropy(logits, target, reduction="sum")
 
 

@@ -48,7 +48,7 @@ def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Let a file's content, or the names in a folder, reach the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants to write what it syncs
     try:
         os.fsync(handle)
     finally:

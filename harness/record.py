@@ -201,19 +201,19 @@ class Record:
             save_arrays(predictions, self.predictions[kind])
 
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Print best and last epoch, write `facts` and the outcome as the summary, say what was written where."""
+        """Write `facts` and the outcome as the summary, print best and last epoch, say what was written where."""
         seconds = time.time() - self.start
+        found = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
+        with replacing(self.summary_path) as part:
+            part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
+        with writing(self.log.path):
+            self.log.close()
         for which, outcome in (("best", self.best), ("last", self.last)):
             print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
         groups = [shot_of(n) for n in self.cls_num_list]
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
         print(f"(the best epoch is chosen on {chosen_on}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
-        outcome = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
-        with replacing(self.summary_path) as part:
-            part.write_text(json.dumps(finite({**facts, **outcome, **self.machine}), indent=1) + "\n", encoding="utf-8")
-        with writing(self.log.path):
-            self.log.close()
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         written = ", ".join(str(path) for path in files if path.exists())
         print(f"done in {duration(seconds)}; wrote {written}")

@@ -109,7 +109,9 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
     recorded = {**state, **state.get("flags", {})}
     start = recorded.get("meta_start")
     epoch, end = state.get("epoch"), min(own["meta_start"], own["epochs"] - 1)
-    if not isinstance(epoch, int) or epoch > end:
+    if not isinstance(epoch, int):
+        raise UserError(f"--stage1 {path} does not say its epoch: take a <save_name>_stage1.pth.tar of a training script")
+    if epoch > end:
         raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
     if isinstance(start, int) and epoch > start:
         raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {start}")

@@ -45,7 +45,7 @@ class Run:
     def __init__(self, flags: LearningFlags, folder: Path, group: Group) -> None:
         self.flags, self.folder, self.group = flags, folder, group
         self.meter, self.meta_taken, self.epoch = Meter(), 0, 0
-        self.signals, self.held = Signals(), ExitStack()
+        self.signals, self.contexts = Signals(), ExitStack()
         self.record: Record | None = None
         self.found: tuple[State | None, Path | None] = None, None
         self.saved_at: float | None = None  # none before the loop
@@ -60,14 +60,17 @@ class Run:
         with ExitStack() as held:
             self.group.agree(hold)
             seed_everything(self.flags.seed)
-            self.held = held.pop_all()
+            self.contexts = held.pop_all()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        with self.held:
+        with self.contexts:
             if kind is None and self.record is not None:
                 outcome = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
-                self.record.finish({**self.extra, **outcome})
+                try:
+                    self.record.finish({**self.extra, **outcome})
+                except BrokenPipeError as gone:
+                    error = gone
             if isinstance(error, BrokenPipeError) and nobody_reads():
                 raise Stopped("nobody reads its output; to go on, give the same command with --resume auto", 141) from error
             if isinstance(error, RankGoneError) and self.looping:
@@ -169,7 +172,7 @@ class Run:
             self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
         self.found = None, None
         self.saved_at = time.monotonic()
-        self.held.enter_context(self.signals)
+        self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
             self.began = time.time()
             yield epoch

@@ -83,8 +83,11 @@ def training_parser(description: str, stage2: Mapping[str, str]) -> Parser:
                         "called with the class count, for a network of your own (default: %(default)s)")  # fmt: skip
     parser.add_argument("--num_classes", type=int, help="checked against the data set, which decides (default: its own)")
     parser.add_argument("--batch-size", type=int, default=100, help="also of the meta batch (default: %(default)s)")
-    parser.add_argument("--meta_start", type=int, help="first epoch of stage 2, from 0 (default: four fifths of --epochs; "
-                        "as many as --epochs: no stage 2)")
+    parser.add_argument(
+        "--meta_start",
+        type=int,
+        help="first epoch of stage 2, from 0 (default: four fifths of --epochs; as many as --epochs: no stage 2)",
+    )
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in stage2.items())
     parser.add_argument("--stage2", choices=stage2, default=next(iter(stage2)), help=f"{meanings} (default: %(default)s)")
     parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")

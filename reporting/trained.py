@@ -26,6 +26,8 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
         What the network must be; None is what the checkpoint says, or else what its weights tell.
     """
     weights, counts = state["state_dict"], state.get("cls_num_list")
+    if "layer1.0.conv3.weight" in weights:
+        raise UserError(f"{source} holds a ResNet-50: test it with ImageNet_iNat/test.py")
     told, rows = architecture(weights)
     found = num_classes or (len(counts) if counts else rows)
     if not found:

@@ -48,8 +48,13 @@ def train_one(stage2: str, seed: int, workdir: Path) -> None:
     words += ["--idx", "digits", "--save_name", f"{stage2}_seed{seed}"]
     if stage2 != "none":
         words += ["--stage1", str(files(workdir) / f"none_seed{seed}_stage1.pth.tar")]
-    with contextlib.redirect_stdout(io.StringIO()):
-        run_main(lambda: train(parse_training("", STAGE2, words)))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(parse_training("", STAGE2, words))
+    except Stopped as stopped:
+        sys.exit(stopped.status)
+    except UserError as error:
+        sys.exit(f"{METHODS[stage2]}, seed {seed}: {error}")
 
 
 def trained(jobs: list[Job]) -> Iterator[Job]:
@@ -93,13 +98,14 @@ def seen(runs: dict[str, list[FinishedRun]]) -> str:
     others = sorted(figures.keys() - {"none"}, key=lambda stage2: -statistics.mean(figures[stage2]))
     better = [METHODS[k] for k in others if min(a - b for a, b in zip(figures[k], figures["none"], strict=True)) > 0]
     best, second = others[:2]
+    lowest = min(few[k] for k in others)
     gaps = [a - b for a, b in zip(figures[best], figures[second], strict=True)]
     order = (
         "with every seed" if min(gaps) > 0 else f"but not with every seed: its lead over {METHODS[second]} is {spread(gaps)}"
     )
     return (
         f"With every seed, plain cross-entropy is beaten by {', '.join(better) or 'none of the others'}; few-shot accuracy "
-        f"rises from {few['none']:.1f} to {min(few[k] for k in others):.1f} or more. "
+        f"is {few['none']:.1f} with it and {lowest:.1f} or more with the others. "
         f"{METHODS[best][0].upper()}{METHODS[best][1:]} is best in the mean, {order}."
     )
 

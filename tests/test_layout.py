@@ -1,4 +1,4 @@
-"""The plan of the house: who may import whom, nothing twice, one name for one thing, no import that does work."""
+"""The plan: who may import whom, nothing twice, one name for one thing, no import that does work."""
 
 import ast
 import subprocess

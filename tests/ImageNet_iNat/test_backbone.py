@@ -26,7 +26,7 @@ def network():
     model = resnet50(num_classes=CLASSES)
     weights = {}
     for i, (name, tensor) in enumerate(model.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
+        if is_counter(name):
             weights[name] = torch.tensor(i)
         elif tensor.dim() > 1:
             weights[name] = pool[i : i + tensor.numel()].view(tensor.shape)
@@ -36,25 +36,34 @@ def network():
     return model.eval(), weights
 
 
-def split(weights):
-    """The weights of the backbone and of the head, names as in torchvision."""
-    head = {name: tensor for name, tensor in weights.items() if name.startswith("fc.")}
-    return {name: tensor for name, tensor in weights.items() if name not in head}, head
+def saved(path, content, **options):
+    torch.save(content, path, **options)
+    return path
+
+
+def is_counter(name):
+    return name.endswith("num_batches_tracked")
+
+
+def split(weights, prefix=""):
+    """The weights of the backbone and of the head, names as in torchvision but for the prefix."""
+    named = {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+    head = {name: tensor for name, tensor in named.items() if name.startswith(f"{prefix}fc.")}
+    return {name: tensor for name, tensor in named.items() if name not in head}, head
+
+
+def crt(weights):
+    backbone, head = split(weights, "module.")
+    return {"epoch": 89, "state_dict_best": {"feat_model": backbone, "classifier": head}}
+
+
+def metasaug(weights):
+    backbone, head = split({name: tensor for name, tensor in weights.items() if not is_counter(name)})
+    return {"epoch": 20, "state_dict": {"feature": backbone, "classifier": head}, "best_acc1": 50.0, "optimizer": {}}
 
 
 def prefixed(weights):
     return {f"module.{name}": tensor for name, tensor in weights.items()}
-
-
-def crt(weights):
-    backbone, head = split(weights)
-    return {"epoch": 89, "state_dict_best": {"feat_model": prefixed(backbone), "classifier": prefixed(head)}}
-
-
-def metasaug(weights):
-    backbone, head = split(weights)
-    backbone = {name: tensor for name, tensor in backbone.items() if not name.endswith("num_batches_tracked")}
-    return {"epoch": 20, "state_dict": {"feature": backbone, "classifier": head}, "best_acc1": 50.0, "optimizer": {}}
 
 
 FORMS = {"cRT": crt, "MetaSAug": metasaug, "torchvision": dict, "torchvision with module.": prefixed}
@@ -63,13 +72,9 @@ FORMS = {"cRT": crt, "MetaSAug": metasaug, "torchvision": dict, "torchvision wit
 @pytest.fixture(scope="module")
 def loaded(network, tmp_path_factory):
     """Weights of backbone and head, and the content of the file, by form."""
-    folder = tmp_path_factory.mktemp("forms")
-    made = {}
-    for form, pack in FORMS.items():
-        path = folder / f"{form}.pth"
-        torch.save(pack(network[1]), path)
-        made[form] = read_weights(path)
-        path.unlink()
+    path = tmp_path_factory.mktemp("forms") / "x.pth"
+    made = {form: read_weights(saved(path, pack(network[1]))) for form, pack in FORMS.items()}
+    path.unlink()
     return made
 
 
@@ -84,12 +89,12 @@ def clear(model):
 
 
 def counters(model):
-    return [int(tensor) for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")]
+    return [int(tensor) for name, tensor in model.state_dict().items() if is_counter(name)]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_backbone_and_head(network, loaded, backbone, form):
-    (backbone_weights, head_weights), _ = loaded[form]
+    (backbone_weights, head_weights), content = loaded[form]
     head = make_head(CLASSES, 0)
     clear(backbone)
     load_backbone(backbone, backbone_weights, FILE)
@@ -98,22 +103,17 @@ def test_every_form_gives_the_same_backbone_and_head(network, loaded, backbone, 
     state = backbone.state_dict()
     assert state.keys() == expected.keys()
     for name, tensor in expected.items():
-        if not name.endswith("num_batches_tracked"):
+        if not is_counter(name):
             assert torch.equal(state[name], tensor), name
-    assert {f"fc.{name}": tensor.tolist() for name, tensor in head.state_dict().items()} == {
-        name: tensor.tolist() for name, tensor in expected_head.items()
-    }
-
-
-def test_the_whole_content_of_a_file_comes_too(loaded):
-    content = loaded["MetaSAug"][1]
-    assert (content["epoch"], content["best_acc1"]) == (20, 50.0)
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(tensor, expected_head.pop(f"fc.{name}")), name
+    assert expected_head == {}
+    if form == "MetaSAug":  # the whole content of the file comes too
+        assert (content["epoch"], content["best_acc1"]) == (20, 50.0)
 
 
 def test_features_and_logits_are_those_of_torchvision(network, loaded, backbone):
-    model = network[0]
-    weights, _ = loaded["MetaSAug"]
-    head = make_head(CLASSES, 0)
+    model, weights, head = network[0], loaded["MetaSAug"][0], make_head(CLASSES, 0)
     load_backbone(backbone, weights[0], FILE)
     load_head(head, weights[1], FILE)
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -123,8 +123,7 @@ def test_features_and_logits_are_those_of_torchvision(network, loaded, backbone)
         logits = model(images)
     hook.remove()
     for features in (backbone(images), extractor(backbone)(images)):
-        assert features.shape == (2, 2048)
-        assert not features.requires_grad
+        assert (features.shape, features.requires_grad) == ((2, 2048), False)
         assert float(features.std()) > 0
         torch.testing.assert_close(features, seen[0], rtol=1e-3, atol=1e-4 * float(seen[0].abs().max()))
         torch.testing.assert_close(head(features), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
@@ -152,45 +151,40 @@ def test_a_head_follows_the_seed_and_leaves_the_global_random_state_alone():
     assert heads[0].weight.shape == (4, 2048)
     assert all(parameter.requires_grad for parameter in heads[0].parameters())
     for name in ("weight", "bias"):
-        a, again, other, later = (getattr(head, name) for head in heads)
-        assert torch.equal(a, again)
-        assert torch.equal(a, later)
-        assert not torch.equal(a, other)
+        a, *others = (getattr(head, name) for head in heads)
+        assert [torch.equal(a, other) for other in others] == [True, False, True]
 
 
-def test_another_number_of_classes_names_both_and_the_flag(loaded):
-    said = wrong(load_head, make_head(5, 0), loaded["cRT"][0][1], FILE)
-    assert said.startswith("some.pth was trained on 3 classes, the data set has 5")
-    assert "--fresh_head" in said
+HEADS = [  # what the file holds instead, how the mistake begins, words of it
+    ({"bias": None, "scales": torch.ones(3)}, "some.pth, the head,", ["missing bias", "unexpected scales"]),
+    ({"weight": torch.zeros(3, 512)}, "some.pth, the head,", ["weight is (3, 512), the network's is (3, 2048)"]),
+    ({"weight": torch.tensor(1.0)}, "some.pth, the head,", ["weight is ()"]),
+    ({"weight": torch.zeros(5, 2048), "bias": torch.zeros(5)}, "some.pth was trained on 5 classes, the data set has 3",
+     ["--fresh_head"]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"bias": None, "scales": torch.ones(3)}, ["missing bias", "unexpected scales"]),
-        ({"weight": torch.zeros(3, 512)}, ["weight is (3, 512), the network's is (3, 2048)"]),
-        ({"weight": torch.tensor(1.0)}, ["weight is ()"]),
-    ],
-)
-def test_a_head_that_does_not_fit_is_named_and_nothing_is_copied(change, words):
+@pytest.mark.parametrize(("change", "begin", "words"), HEADS)
+def test_a_head_that_does_not_fit_is_named_and_nothing_is_copied(change, begin, words):
     head = make_head(3, 0)
     before = fingerprint(head)
     weights = {"weight": torch.zeros(3, 2048), "bias": torch.zeros(3)} | change
     said = wrong(load_head, head, {name: tensor for name, tensor in weights.items() if tensor is not None}, FILE)
-    assert all(word in said for word in [*words, "some.pth, the head,"])
+    assert said.startswith(begin)
+    assert all(word in said for word in words)
     assert fingerprint(head) == before
 
 
 # The backbone
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"layer3.5.bn2.running_var": None}, ["missing layer3.5.bn2.running_var,", "unexpected none"]),
-        ({"bn1.running_mean": torch.zeros(65)}, ["bn1.running_mean is (65,), the network's is (64,)"]),
-    ],
-)  # fmt: skip
+BACKBONES = [
+    ({"layer3.5.bn2.running_var": None}, ["missing layer3.5.bn2.running_var,", "unexpected none"]),
+    ({"bn1.running_mean": torch.zeros(65)}, ["bn1.running_mean is (65,), the network's is (64,)"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BACKBONES)
 def test_a_backbone_that_does_not_fit_is_named_and_nothing_is_copied(loaded, backbone, change, words):
     clear(backbone)
     weights = {name: tensor for name, tensor in (loaded["MetaSAug"][0][0] | change).items() if tensor is not None}
@@ -201,7 +195,7 @@ def test_a_backbone_that_does_not_fit_is_named_and_nothing_is_copied(loaded, bac
 
 def test_the_fingerprint_follows_every_weight_and_statistic_but_no_counter():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 4))
-    names = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
+    names = [name for name in model.state_dict() if not is_counter(name)]
     assert len(names) == 7
     seen = {fingerprint(model)}
     for name in names:
@@ -232,11 +226,6 @@ def test_the_fingerprint_is_that_of_the_weights_whatever_file_they_come_from(loa
 # Files that are no good; more of them in harness/test_checkpoint.py
 
 
-def saved(path, content, **options):
-    torch.save(content, path, **options)
-    return path
-
-
 @pytest.mark.parametrize("new_form", [True, False])
 def test_cut_and_damaged_files_of_others_are_refused(tmp_path, new_form):
     path = tmp_path / "x.pth"
@@ -253,22 +242,19 @@ def test_cut_and_damaged_files_of_others_are_refused(tmp_path, new_form):
 
 
 SOME = {"a": torch.ones(1)}
+OTHERS = [
+    ({"net": SOME, "lr": 5}, "lr, net"),
+    ({"state_dict": {"feature": SOME}}, "feature"),
+    ({"state_dict": {"feature": SOME, "classifier": {}}}, "classifier, feature"),
+    ({"state_dict": {"feature": {}, "classifier": SOME}}, "classifier, feature"),
+    ({"state_dict": {"feature": SOME, "classifier": {"weight": 5}}}, "classifier, feature"),
+    ({"state_dict_best": {"feat_model": {"a": 1}, "classifier": SOME}}, "classifier, feat_model"),
+    ({"state_dict_best": {"feat_model": torch.ones(1), "classifier": SOME}}, "classifier, feat_model"),
+    ({"state_dict": {"feature": {1: torch.ones(1)}, "classifier": SOME}}, "classifier, feature"),
+]
 
 
-@pytest.mark.parametrize(
-    ("content", "held"),
-    [
-        ({"net": SOME, "lr": 5}, "lr, net"),
-        ({"state_dict": {"feature": SOME}}, "feature"),
-        ({"state_dict": {"feature": SOME, "classifier": {}}}, "classifier, feature"),
-        ({"state_dict": {"feature": {}, "classifier": SOME}}, "classifier, feature"),
-        ({"state_dict": {"feature": SOME, "classifier": {"weight": 5}}}, "classifier, feature"),
-        ({"state_dict_best": {"feat_model": {"a": 1}, "classifier": SOME}}, "classifier, feat_model"),
-        ({"state_dict_best": {"feat_model": torch.ones(1), "classifier": SOME}}, "classifier, feat_model"),
-        ({"state_dict": {"feature": {1: torch.ones(1)}, "classifier": SOME}}, "classifier, feature"),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize(("content", "held"), OTHERS, ids=repr)
 def test_what_a_file_holds_instead_of_both_parts_is_named(tmp_path, content, held):
     path = saved(tmp_path / "x.pth", content)
     assert wrong(read_weights, path) == f"{path} holds no weights of a network under a name known here: it holds {held}"

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,8 +29,7 @@ class Part(Group):
     """One of several processes that keeps its own share where the others' would be gathered."""
 
     def all_gather(self, rows, sizes=None):
-        assert len(sizes) == self.world_size
-        assert sizes[self.rank] == len(rows)
+        assert (len(sizes), sizes[self.rank]) == (self.world_size, len(rows))
         return rows
 
     def all_gather_object(self, value):
@@ -89,18 +87,12 @@ def test_a_single_colour_is_normalised_with_the_published_mean_and_std(dataset):
     mean, std = STATISTICS[dataset]
     expected = torch.tensor([(c / 255 - m) / s for c, m, s in zip(colour, mean, std, strict=True)]).view(3, 1, 1)
     image = Image.new("RGB", (90, 70), colour)
-    tested = transforms(dataset, train=False)(image)
-    assert (tested.shape, tested.dtype) == ((3, 224, 224), torch.float32)
-    torch.testing.assert_close(tested, expected.expand(3, 224, 224))
-    trained = transforms(dataset, train=True)(image)
-    assert (trained.shape, trained.dtype) == ((3, 224, 224), torch.float32)
-    if dataset != "ImageNet_LT":  # without jitter a single colour stays what it is
-        torch.testing.assert_close(trained, expected.expand(3, 224, 224))
-
-
-def test_one_s_own_images_are_transformed_as_those_of_imagenet():
-    for train in (True, False):
-        assert repr(transforms("custom", train)) == repr(transforms("ImageNet_LT", train))
+    for train in (False, True):
+        made = transforms(dataset, train)(image)
+        assert (made.shape, made.dtype) == ((3, 224, 224), torch.float32)
+        if not train or dataset != "ImageNet_LT":  # without jitter a single colour stays what it is
+            torch.testing.assert_close(made, expected.expand(3, 224, 224))
+        assert repr(transforms("custom", train)) == repr(transforms("ImageNet_LT", train))  # one's own are as ImageNet's
 
 
 @pytest.mark.parametrize("size", [(300, 400), (500, 260), (40, 30)])
@@ -230,10 +222,9 @@ def test_the_shares_of_all_processes_put_together_are_the_batch_of_one(sets, wor
 
 
 def test_meta_batches_use_every_image_once_a_pass(sets):
-    batches = first(live(sets).meta(), 5)
-    assert [len(target) for _, target in batches] == [3] * 5
-    labels = torch.cat([target for _, target in batches]).tolist()
-    passes = [labels[i : i + 5] for i in (0, 5, 10)]
+    targets = [target for _, target in first(live(sets).meta(), 5)]
+    assert [len(target) for target in targets] == [3] * 5
+    passes = torch.cat(targets).view(3, 5).tolist()
     assert all(sorted(one) == list(range(5)) for one in passes)
     assert len(set(map(tuple, passes))) == 3
     large = first(live(sets, batch_size=64).meta(), 2)
@@ -294,29 +285,25 @@ def test_the_number_chooses_the_crops_of_a_set_in_order(sets):
 @pytest.mark.parametrize(("cut", "words"), [(True, "(200 bytes) cannot be read as an image"), (False, "is missing")])
 def test_an_image_that_cannot_be_read_is_named(tmp_path, cut, words, workers):
     images = save_noise(tmp_path, [f"a é {i}.png" for i in range(3)])
-    bad = tmp_path / images.paths[1]
+    sets, bad = Sets(images, images, images, [1] * 3, []), tmp_path / images.paths[1]
     content = bad.read_bytes()
     bad.unlink()
     if cut:
         bad.write_bytes(content[:200])
-    stream = live(Sets(images, images, images, [1] * 3, []), test_batch_size=1, workers=workers).test()
+    stream = live(sets, test_batch_size=1, workers=workers).test()
     assert next(stream)[1].tolist() == [0]
     said = wrong(next, stream)
     assert said.startswith(f"{bad} ")
     assert words in said
     if workers == 0:
-        every = live(Sets(images, images, images, [1] * 3, []))
-        for endless in (every.train(), every.meta()):
+        for endless in (live(sets).train(), live(sets).meta()):
             assert wrong(first, endless, 9).startswith(f"{bad} ")
-
-
-def test_the_first_of_several_bad_images_is_named(tmp_path):
-    images = listed(tmp_path, ["x.png", "y.png"])
-    assert wrong(next, live(Sets(images, images, images, [1, 1], [])).test()).startswith(str(Path(tmp_path) / "x.png"))
+        (tmp_path / images.paths[0]).unlink()  # of several the first is named
+        assert wrong(next, live(sets).test()).startswith(str(tmp_path / images.paths[0]))
 
 
 def test_no_image_is_drawn_with_the_seed_of_the_order(tmp_path):
     images = ListedImages(noise_sets(tmp_path).train, lambda _: torch.rand(3), 5, 0, False)
-    drawn = [images[index, 2][0] for index in range(7)]
-    assert not any(torch.equal(one, torch.rand(3, generator=seeded(5, 0, 2))) for one in drawn)
-    assert len({tuple(one.tolist()) for one in drawn}) == 7
+    drawn = {tuple(images[index, 2][0].tolist()) for index in range(7)}
+    assert tuple(torch.rand(3, generator=seeded(5, 0, 2)).tolist()) not in drawn
+    assert len(drawn) == 7

@@ -1,6 +1,5 @@
 """Lists of the large sets: every form that is read, every mistake that is named, and the script that fetches them."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,19 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.places import ROOT
 from support.refusals import wrong
 
+from data import prepare_lists
 from harness.errors import UserError
 from image_lists import read_inaturalist17, read_list, read_tree
 from large_sets import read_sets
 
 SCRIPT = "ImageNet_iNat/data/prepare_lists.py"
-spec = importlib.util.spec_from_file_location("prepare_lists", ROOT / SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-prepare_lists = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(prepare_lists)
 
 
 def attempt(call, *args):
@@ -63,15 +57,15 @@ def official_counts(counts, prefix="x"):
     return official([(path, int(label)) for path, label in map(str.split, listing(counts, prefix).splitlines())])
 
 
-def slow_meta(targets, num_meta, classes):
-    """The published draw: one shuffle a class, in the order of the classes, of one generator seeded 6."""
-    generator = np.random.RandomState(6)
-    drawn = []
+def check_meta(meta, source, num_meta):
+    """Against the published draw: one shuffle a class, in the order of the classes, of one generator seeded 6."""
+    generator, drawn, classes = np.random.RandomState(6), [], len(source.class_names)
     for k in range(classes):
-        places = [i for i, target in enumerate(targets) if target == k]
+        places = [i for i, target in enumerate(source.targets) if target == k]
         generator.shuffle(places)
         drawn += places[:num_meta]
-    return sorted(drawn)
+    assert meta.paths == [source.paths[i] for i in sorted(drawn)]
+    assert np.bincount(meta.targets).tolist() == [num_meta] * classes
 
 
 # Lists
@@ -79,17 +73,16 @@ def slow_meta(targets, num_meta, classes):
 
 def test_a_list_may_hold_spaces_tabs_both_line_ends_and_blank_lines_at_its_end(tmp_path):
     text = f"\ufeffa/1 b.jpg 0\r\n a b\t 2\nx/../é\u2028.png 1\n{tmp_path}/in.jpg -0\n\n \r\n"
-    data = read_list(write(tmp_path / "l.txt", text), tmp_path, 4)
+    file = write(tmp_path / "l.txt", text)
+    data = read_list(file, tmp_path, 4)
     assert data.paths == ["a/1 b.jpg", " a b", "x/../é\u2028.png", f"{tmp_path}/in.jpg"]
     assert (data.targets.tolist(), data.targets.dtype) == ([0, 2, 1, 0], np.int64)
-    assert (data.root, data.class_names, data.source) == (tmp_path, ["0", "1", "2", "3"], str(tmp_path / "l.txt"))
+    assert (data.root, data.class_names, data.source) == (tmp_path, ["0", "1", "2", "3"], str(file))
     part = data.subset(np.array([2, 0]))
     assert (len(data), len(part), part.paths, part.targets.tolist()) == (4, 2, [data.paths[2], data.paths[0]], [1, 0])
-
-
-def test_without_a_number_of_classes_the_largest_label_decides(tmp_path):
-    assert read_list(write(tmp_path / "l.txt", "a 4\nb 0\n"), tmp_path, None).class_names == list("01234")
-    assert "line 2: label 48210393 lies" in wrong(read_list, write(tmp_path / "l.txt", "a 4\nb 48210393"), tmp_path, None)
+    # without a number of classes the largest label decides
+    assert read_list(write(file, "a 4\nb 0\n"), tmp_path, None).class_names == list("01234")
+    assert "line 2: label 48210393 lies" in wrong(read_list, write(file, "a 4\nb 48210393"), tmp_path, None)
 
 
 OUTSIDE = ["../a.jpg 1", "a/../../b.jpg 1", "../images2/a.jpg 1", "/etc/a.jpg 1", ". 1", "a\0/../../b 1", "a\0b 1"]
@@ -116,9 +109,7 @@ def test_a_bad_line_is_named(tmp_path, line, words):
     [(None, "is not there: do this"), (b"", "is empty"), (b"\n \n", "is empty"), (b"\xff 1", "cannot be read as text")],
 )
 def test_a_list_that_cannot_be_read_is_named(tmp_path, content, words):
-    file = tmp_path / "l.txt"
-    if content is not None:
-        write(file, content)
+    file = tmp_path / "l.txt" if content is None else write(tmp_path / "l.txt", content)
     assert f"{file} {words}" in wrong(read_list, file, tmp_path, 3, "do this")
     assert "cannot be read as text" in wrong(read_list, tmp_path, tmp_path, 3)
 
@@ -136,7 +127,7 @@ def test_any_text_is_a_good_list_or_one_line(tmp_path_factory, content):
     if data is None:
         return
     assert len(data) == len(data.targets) > 0
-    assert ((data.targets >= 0) & (data.targets < 5)).all()
+    assert set(data.targets) <= set(range(5))
     for path in data.paths:
         assert "\0" not in path
         assert os.path.commonpath([root, os.path.normpath(os.path.join(root, path))]) == root
@@ -146,47 +137,41 @@ def test_any_text_is_a_good_list_or_one_line(tmp_path_factory, content):
 
 
 def test_a_json_is_matched_by_image_id_else_by_order(tmp_path):
-    file = write(tmp_path / "a.json", official([("b/2.jpg", 2), ("a 1.jpg", 0), ("c.jpg", 1)]))
-    data = read_inaturalist17(file, tmp_path, 3)
-    assert (data.paths, data.targets.tolist()) == (["b/2.jpg", "a 1.jpg", "c.jpg"], [2, 0, 1])
-    assert (data.root, data.class_names, data.source) == (tmp_path, ["0", "1", "2"], str(file))
-    write(file, form([{"file_name": "a"}, {"file_name": "b"}], [{"category_id": 2}, {"category_id": 1}]))
-    data = read_inaturalist17(file, tmp_path, 3)
-    assert (data.paths, data.targets.tolist()) == (["a", "b"], [2, 1])
+    file = tmp_path / "a.json"
+    for content, paths, targets in (
+        (official([("b/2.jpg", 2), ("a 1.jpg", 0), ("c.jpg", 1)]), ["b/2.jpg", "a 1.jpg", "c.jpg"], [2, 0, 1]),
+        (form([{"file_name": "a"}, {"file_name": "b"}], [{"category_id": 2}, {"category_id": 1}]), ["a", "b"], [2, 1]),
+    ):
+        data = read_inaturalist17(write(file, content), tmp_path, 3)
+        assert (data.paths, data.targets.tolist()) == (paths, targets)
+        assert (data.root, data.class_names, data.source) == (tmp_path, ["0", "1", "2"], str(file))
 
 
 A = {"id": 1, "file_name": "a"}
 OF_A = {"image_id": 1, "category_id": 0}
+BAD_JSONS = [
+    ("{", "no official json"), ("[" * 100_000, "no official json"), ("[]", "it has no list 'images'"),
+    ('{"images": []}', "it has no list 'annotations'"), (form([], []), "0 images and 0 annotations"),
+    (form([A], [OF_A, OF_A]), "1 images and 2 annotations"), (form([{"id": 1}], [OF_A]), "has no file_name"),
+    (form([A, 7], [OF_A]), "number 2 of its images has no file_name"),
+    (form([{"file_name": "a"}], [OF_A]), "number 1 of its images has no id"),
+    (form([A], [{"image_id": 1}]), "number 1 of its annotations has no category_id"),
+    (form([A], [{"image_id": 1, "category_id": True}]), "has no category_id"),
+    (form([A, {"id": 2, "file_name": "b"}], [OF_A, {"category_id": 0}]), "number 2 of its annotations has no image_id"),
+    (form([A], [{"image_id": 5, "category_id": 0}]), "image id 1 has no annotation"),
+    (form([A, A], [OF_A, {"image_id": 2, "category_id": 0}]), "image id 1 has no annotation of its own"),
+    (form([A], [{"image_id": 1, "category_id": 3}]), "image 1: label 3 lies outside [0, 3)"),
+    (form([A | {"file_name": "../a"}], [OF_A]), "image 1: '../a' lies outside"),
+    (form([A | {"file_name": "a\nb"}], [OF_A]), "image 1: 'a\\nb' lies outside"),
+    (form([A | {"file_name": "\ud800"}], [OF_A]), "no official json"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("{", "no official json"),
-        ("[" * 100_000, "no official json"),
-        ("[]", "it has no list 'images'"),
-        ('{"images": []}', "it has no list 'annotations'"),
-        (form([], []), "0 images and 0 annotations"),
-        (form([A], [OF_A, OF_A]), "1 images and 2 annotations"),
-        (form([A, 7], [OF_A]), "number 2 of its images has no file_name"),
-        (form([{"id": 1}], [OF_A]), "has no file_name"),
-        (form([{"file_name": "a"}], [OF_A]), "number 1 of its images has no id"),
-        (form([A], [{"image_id": 1}]), "number 1 of its annotations has no category_id"),
-        (form([A], [{"image_id": 1, "category_id": True}]), "has no category_id"),
-        (form([A, {"id": 2, "file_name": "b"}], [OF_A, {"category_id": 0}]), "number 2 of its annotations has no image_id"),
-        (form([A], [{"image_id": 5, "category_id": 0}]), "image id 1 has no annotation"),
-        (form([A, A], [OF_A, {"image_id": 2, "category_id": 0}]), "image id 1 has no annotation of its own"),
-        (form([A], [{"image_id": 1, "category_id": 3}]), "image 1: label 3 lies outside [0, 3)"),
-        (form([A | {"file_name": "../a"}], [OF_A]), "image 1: '../a' lies outside"),
-        (form([A | {"file_name": "a\nb"}], [OF_A]), "image 1: 'a\\nb' lies outside"),
-        (form([A | {"file_name": "\ud800"}], [OF_A]), "no official json"),
-    ],
-)
+@pytest.mark.parametrize(("content", "words"), BAD_JSONS)
 def test_a_bad_json_is_named(tmp_path, content, words):
     file = write(tmp_path / "train2017.json", content)
     said = wrong(read_inaturalist17, file, tmp_path / "images", 3)
-    assert str(file) in said
-    assert words in said
+    assert all(word in said for word in (str(file), words))
 
 
 value = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([1]))
@@ -209,24 +194,15 @@ def published(folder, dataset, **counts):
     return folder
 
 
-def check_meta(meta, source, num_meta):
-    expected = slow_meta(source.targets, num_meta, len(source.class_names))
-    assert meta.paths == [source.paths[i] for i in expected]
-    assert np.bincount(meta.targets).tolist() == [num_meta] * len(source.class_names)
-
-
-def test_imagenet_draws_its_meta_images_from_the_val_list(tmp_path):
+def test_imagenet_and_inaturalist18_draw_their_meta_images_from_the_val_list(tmp_path):
     lists = published(tmp_path, "ImageNet_LT", train=[30, 7, 2], val=[20, 20, 20], test=[5, 6, 7])
     sets = read_sets("ImageNet_LT", "images", 10, num_classes=3, lists=lists)
     assert (sets.cls_num_list, len(sets.train), len(sets.test), sets.notes) == ([30, 7, 2], 39, 18, [])
     check_meta(sets.meta, read_list(lists / "ImageNet_LT_val.txt", "images", 3), 10)
-
-
-def test_inaturalist18_draws_from_the_val_list_which_is_also_the_test_set(tmp_path):
-    lists = published(tmp_path, "iNaturalist18", train=[30, 7, 1], val=[3, 3, 3])
+    published(lists, "iNaturalist18", train=[30, 7, 1], val=[3, 3, 3])
     sets = read_sets("iNaturalist18", "images", 2, lists=lists)
     assert (sets.cls_num_list, len(sets.test)) == ([30, 7, 1], 9)
-    check_meta(sets.meta, sets.test, 2)
+    check_meta(sets.meta, sets.test, 2)  # the val list is also the test set
     assert sets.notes == ["the 6 meta images are also among the 9 test images, as published"]
 
 
@@ -256,24 +232,22 @@ def test_the_training_list_says_how_many_classes_a_published_set_has(tmp_path, d
     assert f"{dataset}_val.txt line 1: label 5 lies outside [0, 5)" in wrong(read_sets, dataset, "images", 2, lists=lists)
 
 
-@pytest.mark.parametrize("dataset", ["ImageNet_LT", "iNaturalist18"])
-def test_a_missing_published_list_says_how_to_get_it(tmp_path, dataset):
-    said = wrong(read_sets, dataset, tmp_path, 2, lists=tmp_path)
-    assert f"{tmp_path}/{dataset}_train.txt is not there" in said
-    assert f"python3 data/prepare_lists.py {dataset} inside ImageNet_iNat" in said
-
-
-def test_missing_jsons_say_where_they_were_looked_for(tmp_path):
+def test_missing_lists_say_where_they_were_looked_for_and_how_to_get_them(tmp_path):
+    for dataset in ("ImageNet_LT", "iNaturalist18"):
+        said = wrong(read_sets, dataset, tmp_path, 2, lists=tmp_path)
+        assert f"{tmp_path}/{dataset}_train.txt is not there" in said
+        assert f"python3 data/prepare_lists.py {dataset} inside ImageNet_iNat" in said
     said = wrong(read_sets, "iNaturalist17", tmp_path / "b", 2, lists=tmp_path / "a")
     assert f"{tmp_path}/a/train2017.json and {tmp_path}/b/train2017.json are not there" in said
 
 
 def test_classes_that_are_too_small_are_named(tmp_path):
     lists = published(tmp_path, "iNaturalist18", train=[30, 0, 1], val=[3, 2, 3])
-    said = wrong(read_sets, "iNaturalist18", "images", 3, lists=lists)
-    assert f"class 1 (1) has 2 images in {lists}/iNaturalist18_val.txt, fewer than --num_meta 3" in said
-    said = wrong(read_sets, "iNaturalist18", "images", 2, lists=lists)
-    assert f"class 1 (1) has no training image in {lists}/iNaturalist18_train.txt" in said
+    for num_meta, words in (
+        (3, f"class 1 (1) has 2 images in {lists}/iNaturalist18_val.txt, fewer than --num_meta 3"),
+        (2, f"class 1 (1) has no training image in {lists}/iNaturalist18_train.txt"),
+    ):
+        assert words in wrong(read_sets, "iNaturalist18", "images", num_meta, lists=lists)
 
 
 # One's own lists and folders
@@ -291,39 +265,34 @@ def own(tmp_path, monkeypatch):
 OWN = {"train_list": "train.txt", "val_list": "val.txt"}
 
 
-def test_own_lists_give_their_meta_images_out_of_the_training_list(own):
+def test_own_lists_give_their_meta_images_out_of_the_training_list_or_one_of_their_own(own):
     sets = read_sets("custom", "images", 10, **OWN)
     whole = read_list(own / "train.txt", "images", 3)
     check_meta(sets.meta, whole, 10)
     assert (sets.cls_num_list, len(sets.test), str(sets.train.root), sets.notes) == ([20, 2, 1], 12, "images", [])
     assert sorted(sets.train.paths + sets.meta.paths) == sorted(whole.paths)
     assert sets.train.paths == [path for path in whole.paths if path in set(sets.train.paths)]
-
-
-def test_an_own_meta_list_leaves_the_training_list_as_it_is(own):
     sets = read_sets("custom", "images", 10, num_classes=3, **OWN, meta_list="meta.txt")
     assert (sets.cls_num_list, len(sets.meta)) == ([30, 12, 11], 6)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ({"train_list": "train.txt"}, ["--train_list and --val_list belong together"]),
-        ({"meta_list": "meta.txt"}, ["--train_list and --val_list belong together"]),
-        *((OWN | {key: "x.txt"}, [f"x.txt is not there: check --{key}"]) for key in ("train_list", "val_list", "meta_list")),
-        (OWN | {"num_classes": 2}, ["train.txt line ", "label 2 lies outside [0, 2)"]),
-        (OWN | {"num_classes": 4, "meta_list": "meta.txt"}, ["class 3 (3) has no training image in train.txt"]),
-        (OWN | {"num_classes": 4}, ["class 3 (3) has 0 images in train.txt"]),
-        (OWN | {"num_meta": 11}, ["class 2 (2) has no training image in train.txt", "--num_meta"]),
-        (OWN | {"num_meta": 12}, ["class 2 (2) has 11 images in train.txt, fewer than --num_meta 12"]),
-        (OWN | {"num_meta": 0}, ["--num_meta 0"]),
-        (OWN | {"num_classes": 1}, ["--num_classes 1"]),
-        (OWN | {"train_list": "one.txt", "val_list": "one.txt", "num_meta": 1}, ["one.txt holds one class"]),
-        (OWN | {"val_list": "large.txt"}, ["large.txt line 1: label 3 lies outside [0, 3)"]),
-        (OWN | {"dataset": "ImageNet_LT"}, ["--train_list", "not for ImageNet_LT"]),
-        ({"dataset": "imagenet"}, ["unknown data set 'imagenet'"]),
-    ],
-)
+WRONG_FLAGS = [
+    *(({f"{part}_list": f"{part}.txt"}, ["--train_list and --val_list belong together"]) for part in ("train", "meta")),
+    *((OWN | {key: "x.txt"}, [f"x.txt is not there: check --{key}"]) for key in ("train_list", "val_list", "meta_list")),
+    (OWN | {"num_classes": 2}, ["train.txt line ", "label 2 lies outside [0, 2)"]),
+    (OWN | {"num_classes": 4, "meta_list": "meta.txt"}, ["class 3 (3) has no training image in train.txt"]),
+    (OWN | {"num_classes": 4}, ["class 3 (3) has 0 images in train.txt"]),
+    (OWN | {"num_meta": 11}, ["class 2 (2) has no training image in train.txt", "--num_meta"]),
+    (OWN | {"num_meta": 12}, ["class 2 (2) has 11 images in train.txt, fewer than --num_meta 12"]),
+    (OWN | {"num_meta": 0}, ["--num_meta 0"]), (OWN | {"num_classes": 1}, ["--num_classes 1"]),
+    (OWN | {"train_list": "one.txt", "val_list": "one.txt", "num_meta": 1}, ["one.txt holds one class"]),
+    (OWN | {"val_list": "large.txt"}, ["large.txt line 1: label 3 lies outside [0, 3)"]),
+    (OWN | {"dataset": "ImageNet_LT"}, ["--train_list", "not for ImageNet_LT"]),
+    ({"dataset": "imagenet"}, ["unknown data set 'imagenet'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "words"), WRONG_FLAGS)
 def test_flags_that_do_not_fit_are_named(own, flags, words):
     write(own / "one.txt", "a 0\nb 0\nc 0")
     write(own / "large.txt", "a 3")
@@ -367,7 +336,7 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
     assert read_sets("custom", tree, 3).test.root == tree / "val"
 
 
-def test_folders_that_do_not_fit_are_named(tree):
+def test_folders_that_do_not_fit_or_are_missing_or_unreadable_are_named(tree, monkeypatch):
     assert f"--num_classes 3 contradicts {tree}/train, which has 2 classes" in wrong(read_sets, "custom", tree, 1, 3)
     assert f"class 0 (a) has 4 images in {tree}/train, fewer than --num_meta 5" in wrong(read_sets, "custom", tree, 5)
     assert f"class 0 (a) has no training image in {tree}/train" in wrong(read_sets, "custom", tree, 4)
@@ -376,16 +345,12 @@ def test_folders_that_do_not_fit_are_named(tree):
         assert f"{tree}/{part}/c is a class that the training set does not have" in wrong(read_sets, "custom", tree, 1)
     (tree / "train" / "empty").mkdir()
     write(tree / "meta" / "empty" / "0.png", "")
-    (tree / "meta" / "c").rename(tree / "moved")
-    (tree / "val" / "c").rename(tree / "moved too")
+    for part in ("meta", "val"):
+        (tree / part / "c").rename(tree / f"moved {part}")
     assert f"class 2 (empty) has no training image in {tree}/train" in wrong(read_sets, "custom", tree, 1)
-
-
-def test_missing_and_unreadable_folders_are_named(tree, monkeypatch):
     (tree / "val").rename(tree / "elsewhere")
     said = wrong(read_sets, "custom", tree, 1)
-    assert f"{tree}/val cannot be read" in said
-    assert "--data_root" in said
+    assert all(word in said for word in (f"{tree}/val cannot be read", "--data_root"))
 
     def locked(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -418,8 +383,7 @@ def source(tmp_path, monkeypatch):
 
 
 def git_id(file):
-    command = ["git", "hash-object", "--no-filters", file]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.check_output(["git", "hash-object", "--no-filters", file], text=True).strip()
 
 
 def contents(folder):
@@ -430,7 +394,7 @@ def contents(folder):
 def test_lists_are_copied_or_downloaded_checked_and_kept(tmp_path, source, prepare, by_hand):
     out = tmp_path / "new" / "out"
     flags = ["ImageNet_LT", "--out", out, *(["--from", source] if by_hand else [])]
-    names = ["ImageNet_LT_train.txt", "ImageNet_LT_val.txt", "ImageNet_LT_test.txt"]
+    names = [f"ImageNet_LT_{part}.txt" for part in ("train", "val", "test")]
     assert prepare(*flags)[-1] == f"wrote {', '.join(names)} to {out}"
     assert contents(out) == contents(source)
     (out / names[1]).unlink()
@@ -441,75 +405,62 @@ def test_lists_are_copied_or_downloaded_checked_and_kept(tmp_path, source, prepa
     assert len(read_sets("ImageNet_LT", tmp_path, 2, lists=out).train) == 27
 
 
-def test_another_file_in_place_is_never_overwritten(tmp_path, source, prepare):
-    file = write(tmp_path / "out" / "ImageNet_LT_test.txt", "mine 0\n")
-    said = wrong(prepare, "ImageNet_LT", "--out", file.parent)
-    assert f"{file} is there with other content" in said
-    assert contents(file.parent) == {file.name: b"mine 0\n"}
-
-
 def test_a_download_that_fails_or_differs_leaves_nothing(tmp_path, source, prepare, monkeypatch):
-    out = tmp_path / "out"
-    write(source / "ImageNet_LT_train.txt", "a 0\n")
-    for flags in ([], ["--from", source]):
-        said = wrong(prepare, "ImageNet_LT", "--out", out, *flags)
-        assert "ImageNet_LT_train.txt is not the published list" in said
-    (source / "ImageNet_LT_train.txt").unlink()
-    assert f"{source}/ImageNet_LT_train.txt cannot be read" in wrong(prepare, "ImageNet_LT", "--out", out, "--from", source)
+    flags, by_hand = ["ImageNet_LT", "--out", tmp_path / "out"], ["--from", source]
+    file = write(source / "ImageNet_LT_train.txt", "a 0\n")
+    for more in ([], by_hand):
+        assert f"{file.name} is not the published list" in wrong(prepare, *flags, *more)
+    file.unlink()
+    assert f"{file} cannot be read" in wrong(prepare, *flags, *by_hand)
     for base in (prepare_lists.BASE, "http://127.0.0.1:9"):  # nothing listens there
         monkeypatch.setattr(prepare_lists, "BASE", base)
-        said = wrong(prepare, "ImageNet_LT", "--out", out)
-        assert f"downloading {base}/ImageNet_LT/ImageNet_LT_train.txt failed" in said
-        assert "--from" in said
+        said = wrong(prepare, *flags)
+        assert all(word in said for word in (f"downloading {base}/ImageNet_LT/{file.name} failed", "--from"))
     for error in (TimeoutError("timed out"), IncompleteRead(b"")):
         monkeypatch.setattr(prepare_lists, "urlopen", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
-        assert f"({error})" in wrong(prepare, "ImageNet_LT", "--out", out)
-    assert contents(out) == {}
+        assert f"({error})" in wrong(prepare, *flags)
+    assert contents(tmp_path / "out") == {}
 
 
 def test_jsons_make_lists_and_a_difference_is_said(tmp_path, prepare, monkeypatch):
     out, jsons = tmp_path / "out", tmp_path / "jsons"
+    flags = ["iNaturalist18", "--out", out, "--json_dir", jsons]
     for part in ("train", "val"):
         write(jsons / f"{part}2018.json", official([(f"{part}/a b.jpg", 2), (f"{part}/c.jpg", 0)]))
-    write(tmp_path / "val.txt", "val/a b.jpg 2\nval/c.jpg 0\n")
-    monkeypatch.setitem(prepare_lists.BLOB_IDS, "iNaturalist18_val.txt", git_id(tmp_path / "val.txt"))
-    said = prepare("iNaturalist18", "--out", out, "--json_dir", jsons)
+    own_id = git_id(write(tmp_path / "val.txt", "val/a b.jpg 2\nval/c.jpg 0\n"))
+    monkeypatch.setitem(prepare_lists.BLOB_IDS, "iNaturalist18_val.txt", own_id)
+    said = prepare(*flags)
     assert said[0].startswith("note: iNaturalist18_train.txt differs from the published list")
     assert said[1].startswith("iNaturalist18_val.txt is the published list")
     assert said[2] == f"wrote iNaturalist18_train.txt, iNaturalist18_val.txt to {out}"
     assert (out / "iNaturalist18_train.txt").read_text() == "train/a b.jpg 2\ntrain/c.jpg 0\n"
-    assert prepare("iNaturalist18", "--out", out, "--json_dir", jsons)[-1] == f"nothing to write: all lists are in {out}"
+    assert prepare(*flags)[-1] == f"nothing to write: all lists are in {out}"
     write(out / "iNaturalist18_train.txt", "mine 0\n")
-    assert "move it away" in wrong(prepare, "iNaturalist18", "--out", out, "--json_dir", jsons)
+    assert "move it away" in wrong(prepare, *flags)
     assert contents(out)["iNaturalist18_train.txt"] == b"mine 0\n"
     (jsons / "train2018.json").unlink()
-    assert "train2018.json is not there: --json_dir" in wrong(prepare, "iNaturalist18", "--out", out, "--json_dir", jsons)
+    assert "train2018.json is not there: --json_dir" in wrong(prepare, *flags)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["iNaturalist17"], "give --json_dir"),
-        (["iNaturalist17", "--from", "x"], "give --json_dir"),
-        (["ImageNet_LT", "--json_dir", "x"], "--json_dir is for iNaturalist"),
-        (["iNaturalist18", "--json_dir", "x", "--from", "y"], "not allowed with"),
-        (["cifar10"], "invalid choice"),
-        ([], "required"),
-    ],
-)
+SCRIPT_FLAGS = [
+    (["iNaturalist17"], "give --json_dir"), (["iNaturalist17", "--from", "x"], "give --json_dir"),
+    (["ImageNet_LT", "--json_dir", "x"], "--json_dir is for iNaturalist"), (["cifar10"], "invalid choice"), ([], "required"),
+    (["iNaturalist18", "--json_dir", "x", "--from", "y"], "not allowed with"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "words"), SCRIPT_FLAGS)
 def test_flags_of_the_script_that_do_not_fit_are_named(prepare, flags, words):
     assert words in wrong(prepare, *flags)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, source, prepare, monkeypatch):
-    out = write(tmp_path / "out", "a file")
-    said = wrong(prepare, "ImageNet_LT", "--out", out / "x", "--from", source)
-    assert f"{out}/x cannot be written (Not a directory)" in said
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+def test_what_is_in_place_stays_and_a_folder_that_cannot_be_written_is_named(tmp_path, source, prepare, monkeypatch):
+    file = write(tmp_path / "out" / "ImageNet_LT_test.txt", "mine 0\n")
+    assert f"{file} is there with other content" in wrong(prepare, "ImageNet_LT", "--out", file.parent)
+    assert contents(file.parent) == {file.name: b"mine 0\n"}
+    said = wrong(prepare, "ImageNet_LT", "--out", file / "x", "--from", source)
+    assert f"{file}/x cannot be written (Not a directory)" in said
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert "(No space left on device)" in wrong(prepare, "ImageNet_LT", "--out", tmp_path / "full", "--from", source)
     assert contents(tmp_path / "full") == {}
 

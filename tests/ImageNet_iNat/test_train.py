@@ -25,10 +25,8 @@ from loss import EstimatorCV, MetaSAugCE
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
 # The published commands, word for word (python3.6 read as python3), inside ImageNet_iNat; the port is one that is free.
 LAUNCH = "-m torch.distributed.launch --nproc_per_node=2 --master_port {port} train.py"
-PUBLISHED = (
-    "--lr 0.0003 --meta_lr 0.1 --workers 0 --batch_size 256 --epochs 1 --dataset ImageNet_LT --num_classes 1000 "
-    "--data_root ../ImageNet"
-)
+PUBLISHED = ("--lr 0.0003 --meta_lr 0.1 --workers 0 --batch_size 256 --epochs 1 --dataset ImageNet_LT --num_classes 1000 "
+             "--data_root ../ImageNet")  # fmt: skip
 OURS = "checkpoint/ours/ImageNet_LT/MetaSAug_ImageNet_LT"
 
 
@@ -112,18 +110,18 @@ def test_two_processes_train_as_one(part):
 
 def test_a_released_checkpoint_is_tested_as_training_tested_it(part, run):
     state = torch.load(part.folder / f"{OURS}_last.pth.tar", weights_only=True)
-    (part.folder / "checkpoints").mkdir()
+    checkpoints = part.folder / "checkpoints"
+    checkpoints.mkdir()
     released = {key: state[key] for key in ("epoch", "state_dict", "best_acc1", "optimizer")}  # nothing else is in theirs
-    torch.save(released, part.folder / "checkpoints" / "MetaSAug_ImageNet_LT.tar")
+    torch.save(released, checkpoints / "MetaSAug_ImageNet_LT.tar")
     tested = run("sh", part.folder / "test.sh", "--no-cuda", "--workers", "1", status=1)  # from any folder
-    assert 0 < float(last_accuracy(part.two)[0]) < 100
+    accuracy = float(last_accuracy(part.two)[0])
+    assert 0 < accuracy < 100
     assert tested.stdout.splitlines()[0] == first_line(part.two)
     assert tested.stderr.startswith("missing: ImageNet_iNat/checkpoints/MetaSAug_iNat18.tar")
-    lines = (part.folder / "checkpoints" / "MetaSAug_ImageNet_LT_classes.csv").read_text().splitlines()
-    table = list(csv.DictReader(lines))
-    columns = {name: [float(row[name]) for row in table] for name in ("training images", "accuracy")}
-    assert columns["training images"] == [3, 2, 1]
-    assert np.mean(columns["accuracy"]) == pytest.approx(float(last_accuracy(part.two)[0]), abs=0.01)
+    table = list(csv.DictReader((checkpoints / "MetaSAug_ImageNet_LT_classes.csv").read_text().splitlines()))
+    assert [float(row["training images"]) for row in table] == [3, 2, 1]
+    assert np.mean([float(row["accuracy"]) for row in table]) == pytest.approx(accuracy, abs=0.01)
 
 
 # One's own images
@@ -142,33 +140,29 @@ def own(run_in, tmp_path_factory):
     flags = [word for name, value in vars(settings).items() for word in (f"--{name}", value)]
     flags += ["--momentum", "0.8", "--seed", "5", "--dataset", "custom", "--data_root", "my", "--cache_features", "1",
               "--cache_dir", "c", "--no-cuda", "--workers", "0"]  # fmt: skip
-    outs = [run_in(TRAIN, *flags, "--pretrained", "crt.pth", "--save_name", "first", cwd=root).stdout]
+
+    def train(name, *more):
+        return run_in(TRAIN, *flags, "--save_name", name, "--pretrained", *more, cwd=root).stdout
+
+    outs = [train("first", "crt.pth")]
     for path in (root / "my").rglob("*.png"):  # the same size and time, no longer an image
         stat = path.stat()
         path.write_bytes(b"x" * stat.st_size)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    outs += [run_in(TRAIN, *flags, "--pretrained", "crt.pth", "--save_name", "again", cwd=root).stdout]
-    fresh = ["--pretrained", "torchvision.pth", "--fresh_head", "--epochs", "1", "--lr", "1e-9", "--save_name", "fresh"]
-    outs += [run_in(TRAIN, *flags, *fresh, cwd=root).stdout]
-    states = {
-        name: torch.load(root / f"checkpoint/ours/custom/{name}_last.pth.tar", weights_only=True)
-        for name in ("first", "again", "fresh")
-    }
+    outs += [train("again", "crt.pth"), train("fresh", "torchvision.pth", "--fresh_head", "--epochs", "1", "--lr", "1e-9")]
+    files = {name: root / f"checkpoint/ours/custom/{name}_last.pth.tar" for name in ("first", "again", "fresh")}
+    states = {name: torch.load(path, weights_only=True) for name, path in files.items()}
     return SimpleNamespace(root=root, settings=settings, outs=outs, states=states)
 
 
-def test_cached_features_train_without_the_images(own):
+def test_cached_features_train_without_the_images_and_a_fresh_head_is_drawn_from_the_seed(own):
     assert own.states["first"]["cls_num_list"] == [5, 2, 1]
     assert [out.count("read from") for out in own.outs] == [0, 3, 3]  # for the same backbone in any file
-    first, again = (own.states[name]["state_dict"]["classifier"]["fc.weight"] for name in ("first", "again"))
+    first, again, fresh = (state["state_dict"]["classifier"]["fc.weight"] for state in own.states.values())
     assert torch.equal(first, again)
-
-
-def test_a_fresh_head_is_drawn_from_the_seed_and_takes_only_the_backbone(own):
-    state = own.states["fresh"]["state_dict"]
-    torch.testing.assert_close(state["classifier"]["fc.weight"], make_head(3, 5).weight.detach())
+    torch.testing.assert_close(fresh, make_head(3, 5).weight.detach())  # what took only the backbone
     theirs = torch.load(own.root / "torchvision.pth", weights_only=True)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in state["feature"].items())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in own.states["fresh"]["state_dict"]["feature"].items())
 
 
 def test_training_takes_metasaug_steps_with_the_rates_that_the_flags_say(own):
@@ -189,8 +183,7 @@ def test_training_takes_metasaug_steps_with_the_rates_that_the_flags_say(own):
         head.load_state_dict(begin)
         criterion, estimator = MetaSAugCE(counts), EstimatorCV(2048, 3, diagonal=True)
         optimizer = torch.optim.SGD(head.parameters(), s.lr, momentum=0.8, nesterov=nesterov, weight_decay=s.weight_decay)
-        batches = train_indices(len(sets.train), s.batch_size, 5)
-        metas = meta_indices(len(sets.meta), s.batch_size, 5)
+        batches, metas = train_indices(len(sets.train), s.batch_size, 5), meta_indices(len(sets.meta), s.batch_size, 5)
         losses = []
         for (epoch, index), (_, meta_index) in zip(batches, metas, strict=False):
             if epoch == s.epochs:
@@ -241,23 +234,19 @@ def test_the_test_script_looks_for_released_files_first(run, tmp_path):
         for path in found.values():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).touch()
-        lines = run("sh", folder / "test.sh", "--gpu", "1", PYTHON="echo").stdout.splitlines()
-        roots = ("../ImageNet", "../iNaturalist18")
-        assert lines == [
-            f"test.py --dataset {name} --data_root {root} --loading_path {path} --gpu 1"
-            for (name, path), root in zip(found.items(), roots, strict=True)
-        ]
+        roots = {"ImageNet_LT": "../ImageNet", "iNaturalist18": "../iNaturalist18"}
+        expected = [f"test.py --dataset {k} --data_root {roots[k]} --loading_path {found[k]} --gpu 1" for k in found]
+        assert run("sh", folder / "test.sh", "--gpu", "1", PYTHON="echo").stdout.splitlines() == expected
 
 
-@pytest.mark.parametrize("nproc", [None, "2"])
-def test_scripts_call_the_published_commands(run, nproc):
-    variables = {} if nproc is None else {"NPROC": nproc}
-    out = run("sh", ROOT / "ImageNet_iNat" / "scripts" / "train.sh", "--seed", "3", PYTHON="echo", **variables).stdout
-    first, second = out.splitlines()
-    launch = f"-m torch.distributed.launch --nproc_per_node={nproc or 4} --master_port 53212 train.py"
-    assert first == f"{launch} {PUBLISHED.replace('epochs 1', 'epochs 20')} --seed 3"
-    assert "--dataset iNaturalist18 --num_classes 8142" in second
-    run("sh", "-n", ROOT / "ImageNet_iNat" / "scripts" / "slurm_train.sh")
+def test_scripts_call_the_published_commands(run):
+    scripts = ROOT / "ImageNet_iNat" / "scripts"
+    for variables, count in (({}, 4), ({"NPROC": "2"}, 2)):
+        first, second = run("sh", scripts / "train.sh", "--seed", "3", PYTHON="echo", **variables).stdout.splitlines()
+        launch = f"-m torch.distributed.launch --nproc_per_node={count} --master_port 53212 train.py"
+        assert first == f"{launch} {PUBLISHED.replace('epochs 1', 'epochs 20')} --seed 3"
+        assert "--dataset iNaturalist18 --num_classes 8142" in second
+    run("sh", "-n", scripts / "slurm_train.sh")
 
 
 @pytest.mark.slow

@@ -29,8 +29,8 @@ WEIGHTS, OTHER = network(0), network(1)
 COUNTERS = {"bn1.num_batches_tracked": torch.tensor(5), "layer1.0.bn1.num_batches_tracked": torch.tensor(5)}
 FORMS = {
     "bare": prefixed("module."),
-    "model": {"model": prefixed("_orig_mod."), "args": argparse.Namespace(lr=0.1), "best": np.float64(3), "epoch": 4},
-    "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.arange(3), "from": Path("x")},
+    "model": {"model": prefixed("_orig_mod."), "args": argparse.Namespace(lr=0.1), "arch": 3, "dataset": ["a"]},
+    "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.float64(3), "from": Path("x")},
     "state_dict_best": {"state_dict_best": WEIGHTS, "state_dict": OTHER},
     "counters": {"state_dict": {f"model.{name}": value for name, value in {**COUNTERS, **WEIGHTS}.items()}},
     "old": {"state_dict": {name: value.requires_grad_() for name, value in WEIGHTS.items()}},
@@ -70,7 +70,6 @@ def test_any_form_is_the_same_network(outputs, expected, form):
         ({"state_dict": {"fc.weight": torch.zeros(3, 4)}}, "does not fit: missing bn1.bias"),
         (nn.Linear(2, 2), "but an object of kind torch.nn.modules.linear.Linear: save its state_dict() instead"),
         (list(WEIGHTS.values()), "but an object of kind list"),
-        ({"state_dict": WEIGHTS, "arch": 3}, "cannot be used: its arch is int"),
         ({"state_dict": WEIGHTS, "checksum": "sha256"}, "its checksum is gone; if you saved it anew yourself, take the key"),
     ],
 )  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from support.finished_runs import write_run
 from support.places import ROOT
+from support.refusals import wrong
 
-from harness.errors import UserError
 from report import html_page, html_table, markdown_page
 from reporting.finished_runs import PUBLISHED, grouped, published_tables, read_runs
 from reporting.lam_sweeps import find_sweeps, write_choices
@@ -54,30 +54,30 @@ def test_a_report_of_a_folder_has_tables_pages_and_figures(run, folder, tmp_path
     tables = out.split("\n\n")
     assert len([line for line in tables[1].splitlines() if line.startswith("| metasaug_")]) == 6
     assert "| 1.00 " not in tables[1]  # what was set aside is no run of today
-    mean, std = statistics.mean([80, 82, 81.5]), statistics.stdev([80, 82, 81.5])
+    figure = f"{statistics.mean([80, 82, 81.5]):.2f} ± {statistics.stdev([80, 82, 81.5]):.2f}"
     (row,) = [line for line in tables[0].splitlines() if line.startswith("| metasaug ")]
-    assert f"| {mean:.2f} ± {std:.2f} |" in row
+    assert f"| {figure} |" in row
     assert row.split("|")[2].strip() == "3"
     assert any(line.startswith("| none ") for line in tables[0].splitlines())  # plain: neither loss nor λ tells it apart
     text, page = ((tmp_path / "out" / f"report.{end}").read_text() for end in ("md", "html"))
     images = Page(page).images
-    expected = ("shots", "accuracy", "curves", "covariances", "confusion_0", "confusion_1")
-    assert {f"{name}.png" for name in expected} == set(images)
+    assert set(images) == {f"{k}.png" for k in ("shots", "accuracy", "curves", "covariances", "confusion_0", "confusion_1")}
     for name in images:
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-        assert f"]({name})" in text
-        assert name in out
-    assert f"{mean:.2f} ± {std:.2f}" in Page(page).cells
-    with open(tmp_path / "out" / "runs.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
+        assert (f"]({name})" in text, name in out) == (True, True)
+    assert figure in Page(page).cells
+    lines = list(csv.DictReader((tmp_path / "out" / "runs.csv").read_text().splitlines()))
     assert len(lines) == 12
     last = [line for line in lines if line["stage2"] == "metasaug" and line["which"] == "last"]
-    assert [(line["run"], line["seed"], float(line["acc1"]), line["few"], line["epoch"], line["lam"]) for line in last] == [
-        ("metasaug_1", "1", 80.0, "", "199", "0.75"), ("metasaug_2", "2", 82.0, "", "199", "0.75"),
-        ("metasaug_3", "3", 81.5, "", "199", "0.75"),
-    ]  # fmt: skip
-    best = next(line for line in lines if line["run"] == "plain_3" and line["which"] == "best")
+    found = [(line["run"], line["seed"], float(line["acc1"]), line["few"], line["epoch"], line["lam"]) for line in last]
+    assert found == [(f"metasaug_{k}", f"{k}", acc1, "", "199", "0.75") for k, acc1 in ((1, 80.0), (2, 82.0), (3, 81.5))]
+    (best,) = [line for line in lines if line["run"] == "plain_3" and line["which"] == "best"]
     assert (float(best["acc1"]), best["loss"], best["lam"]) == (74.0, "", "")  # plain knows neither
+
+
+def members(runs):
+    """The names of the runs of each group."""
+    return {name: [run.name for run in group] for name, group in grouped(runs).items()}
 
 
 def held_out(folder, name, accuracy, seed=0, **flags):
@@ -86,10 +86,8 @@ def held_out(folder, name, accuracy, seed=0, **flags):
 
 
 def choices(path):
-    if not path.exists():
-        return None
-    with open(path, newline="") as file:
-        return [[row[key] for key in ("dataset", "loss", "imb_factor", "lam")] for row in csv.DictReader(file)]
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [[row[key] for key in ("dataset", "loss", "imb_factor", "lam")] for row in rows]
 
 
 def test_lam_is_chosen_by_held_out_accuracy_over_seeds_cell_by_cell(run, tmp_path):
@@ -102,9 +100,9 @@ def test_lam_is_chosen_by_held_out_accuracy_over_seeds_cell_by_cell(run, tmp_pat
         for seed, accuracy in enumerate(accuracies):
             held_out(tmp_path / "runs", f"{dataset}_{lam}_{seed}", accuracy, seed, dataset=dataset, lam=lam, log=False)
     out = run("report.py", "runs", "--out", "out").stdout
-    chosen = [line.split("|")[1:4] for line in out.splitlines() if "| chosen |" in line]
+    chosen = [[cell.strip() for cell in line.split("|")[1:4]] for line in out.splitlines() if "| chosen |" in line]
     # cifar100 comes before cifar10, as the files' names go
-    assert [[cell.strip() for cell in row[:2]] for row in chosen] == [["0.25", "2"], ["0.5", "2"]]
+    assert [row[:2] for row in chosen] == [["0.25", "2"], ["0.5", "2"]]
     assert "51.90 ± 0.00" in chosen[1][2]
     wanted = [["cifar100", "LDAM", "0.01", "0.25"], ["cifar10", "LDAM", "0.01", "0.5"]]
     assert choices(tmp_path / "out" / "chosen_lam.csv") == wanted
@@ -128,7 +126,7 @@ def test_lam_is_compared_on_the_seeds_that_all_have(tmp_path):
     assert choose(65.0, 1) == []
     assert choices(path) == [["cifar10", "LDAM", "0.01", "0.1234567"]]
     assert "these runs choose no λ" in choose(55.0, 4)[0]  # no seed in common
-    assert choices(path) is None
+    assert not path.exists()
     assert "0.1234567" in before.read_text()  # the choice of before is not lost
     assert choose(55.0, 4) == []
     assert "0.1234567" in before.read_text()
@@ -144,22 +142,7 @@ def test_sweeps_of_two_networks_make_no_choice_for_the_cell(tmp_path):
     ]
     (note,) = write_choices(sweeps, tmp_path / "chosen_lam.csv")
     assert note.startswith("note: several sweeps of cifar10 LDAM 0.01: not in ")
-    assert choices(tmp_path / "chosen_lam.csv") is None
-
-
-def test_a_table_of_many_rows_is_folded():
-    rows = [["run"], *[[str(k)] for k in range(12)]]
-    assert "<details>" not in html_table("Each run", rows)
-    assert "<details><summary><b>Each run</b> (13 lines)</summary>" in html_table("Each run", [*rows, ["12"]])
-
-
-def test_runs_from_before_there_were_held_out_images_are_those_without(tmp_path):
-    write_run(tmp_path, "old", seed=1)
-    write_run(tmp_path, "new", seed=2, select_on="test", num_heldout=None)
-    write_run(tmp_path, "held", seed=3, select_on="heldout", num_heldout=None)
-    groups = grouped(read_runs([tmp_path]))
-    members = {name: sorted(run.name for run in group) for name, group in groups.items()}
-    assert members == {"select_on heldout": ["held"], "select_on test": ["new", "old"]}
+    assert not (tmp_path / "chosen_lam.csv").exists()
 
 
 def test_who_reads_the_first_line_only_gets_no_traceback(run, folder):
@@ -167,23 +150,20 @@ def test_who_reads_the_first_line_only_gets_no_traceback(run, folder):
         write_run(folder / "many", f"run_{'x' * 200}_{k}", seed=k, log=False)
     report = f'"$PYTHON" {ROOT}/report.py {folder}'
     result = run("sh", "-c", f"{report} --out out 2>err | head -n 1; cat err >&2")
-    assert result.stdout.startswith("| runs ")
-    assert result.stderr == ""
+    assert (result.stdout[:7], result.stderr) == ("| runs ", "")
     few = f"{{ {report}/a --out out; echo status $? >&2; }} | true"
     assert run("sh", "-c", few).stderr == "status 141\n"  # less than fills the buffer
 
 
 def test_the_published_tables_take_full_length_runs_only(folder):
-    found = read_runs([folder])
-    tables = published_tables(found)
-    assert [row[0] for row in tables["LDAM, CIFAR-10-LT"]] == ["imbalance ratio", "published error", "ours", "difference"]
-    columns = dict(zip(tables["LDAM, CIFAR-10-LT"][0], zip(*tables["LDAM, CIFAR-10-LT"], strict=True), strict=True))
-    errors = [20, 18, 18.5]
-    expected = f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}"
-    assert columns["100"][1:] == ("19.34", expected, f"{statistics.mean(errors) - 19.34:+.2f}")
+    tables = published_tables(read_runs([folder]))
+    own = tables["LDAM, CIFAR-10-LT"]
+    assert [row[0] for row in own] == ["imbalance ratio", "published error", "ours", "difference"]
+    mean, std = statistics.mean([20, 18, 18.5]), statistics.stdev([20, 18, 18.5])
+    column = [row[own[0].index("100")] for row in own]
+    assert column[1:] == ["19.34", f"{mean:.2f} ± {std:.2f}", f"{mean - 19.34:+.2f}"]
     for title, table in tables.items():
-        filled = [cell for cell in table[2][1:] if cell]
-        assert len(filled) == (title == "LDAM, CIFAR-10-LT")
+        assert len([cell for cell in table[2][1:] if cell]) == (title == "LDAM, CIFAR-10-LT")
     for change in ({"epochs": 199}, {"arch": "resnet20"}, {"stage2": "isda"}, {"imb_factor": 0.03}, {"batch_size": 64},
                    {"lr": 1.0}, {"weight_decay": 0.0}, {"nesterov": False}, {"num_meta": 5}, {"meta_lr": 1.0}):  # fmt: skip
         write_run(folder / "c", "other", accuracy=50.0, **change)
@@ -197,17 +177,14 @@ def test_figures_at_several_lam_are_not_averaged(tmp_path):
         write_run(tmp_path, f"b{seed}", seed, accuracy=accuracy - 10, lam=0.25)
     table = published_tables(read_runs([tmp_path]))["LDAM, CIFAR-10-LT"]
     column = table[0].index("100")
-    assert table[2][column] == "lam 0.75: 19.00 ± 1.41; lam 0.25: 29.00 ± 1.41"
-    assert table[3][column] == "-0.34; +9.66"
+    assert [row[column] for row in table[2:]] == ["lam 0.75: 19.00 ± 1.41; lam 0.25: 29.00 ± 1.41", "-0.34; +9.66"]
 
 
 def test_a_seed_counts_once(folder, tmp_path, monkeypatch):
     write_run(folder / "c", "metasaug_again", 1, accuracy=10.0)
-    groups = grouped(read_runs([folder / "a", folder / "c"]))
-    assert sorted(len(group) for group in groups.values()) == [1, 3]
+    assert sorted(map(len, members(read_runs([folder / "a", folder / "c"])).values())) == [1, 3]
     monkeypatch.chdir(tmp_path)
-    twice = read_runs([folder.relative_to(tmp_path), folder])
-    assert len(twice) == len(read_runs([folder])) > 0
+    assert len(read_runs([folder.relative_to(tmp_path), folder])) == len(read_runs([folder])) > 0
 
 
 def test_other_images_and_other_classes_are_other_groups(tmp_path):
@@ -218,8 +195,7 @@ def test_other_images_and_other_classes_are_other_groups(tmp_path):
     write_run(tmp_path, "b1", 3, data="00000002", **own)
     write_run(tmp_path, "c1", 4, counts=(300, 50, 40, 6), **own)
     runs = read_runs([tmp_path])
-    groups = grouped(runs)
-    assert sorted([run.name for run in group] for group in groups.values()) == [["a1", "a2"], ["b1"], ["c1"]]
+    assert sorted(members(runs).values()) == [["a1", "a2"], ["b1"], ["c1"]]
     drawn = dict(draw_all(runs, tmp_path))
     assert list(drawn) == ["0_shots.png", "0_accuracy.png", "1_shots.png", "1_accuracy.png"]  # for each long tail
     assert all((tmp_path / name).is_file() for name in drawn)
@@ -234,17 +210,20 @@ def test_a_legend_is_no_wider_than_its_picture(tmp_path):
     made.draw_without_rendering()
     box = made.legends[0].get_window_extent()
     assert 0 <= box.x0 < box.x1 <= made.bbox.width
-    colours = {bar.get_facecolor() for bar in made.axes[0].patches}
-    assert len(colours) == 20
+    assert len({bar.get_facecolor() for bar in made.axes[0].patches}) == 20  # colours
 
 
 def test_groups_are_named_by_what_tells_them_apart(tmp_path):
+    write_run(tmp_path / "old", "old", seed=1)  # from before there were held-out images: as those without
+    write_run(tmp_path / "old", "new", seed=2, select_on="test", num_heldout=None)
+    write_run(tmp_path / "old", "held", seed=3, select_on="heldout", num_heldout=None)
+    found = {name: sorted(runs) for name, runs in members(read_runs([tmp_path / "old"])).items()}
+    assert found == {"select_on heldout": ["held"], "select_on test": ["new", "old"]}
     for name, flags in {"a": {}, "b": {"lam": 0.5}, "c": {"lam": 0.5, "seed": 2}, "d": {"stage2": "reweight"},
                         "e": {"stage2": "reweight", "lam": 0.1, "seed": 2}}.items():  # fmt: skip
-        write_run(tmp_path, name, **{"seed": 1, **flags})
-    groups = grouped(read_runs([tmp_path]))
-    members = {name: [run.name for run in group] for name, group in groups.items()}
-    assert members == {"metasaug lam 0.75": ["a"], "metasaug lam 0.5": ["b", "c"], "reweight": ["d", "e"]}
+        write_run(tmp_path / "five", name, **{"seed": 1, **flags})
+    found = members(read_runs([tmp_path / "five"]))
+    assert found == {"metasaug lam 0.75": ["a"], "metasaug lam 0.5": ["b", "c"], "reweight": ["d", "e"]}
     for k in (1, 2):
         write_run(tmp_path / f"own{k}", "same", dataset="folder", data_root=f"/somewhere/images{k}")
     found = read_runs([tmp_path / "own1", tmp_path / "own2"])
@@ -255,19 +234,21 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
     assert list(grouped(read_runs([tmp_path / "own1"]))) == ["all"]
 
 
-def test_names_of_runs_cannot_break_a_page():
+def test_names_of_runs_cannot_break_a_page_and_a_table_of_many_rows_is_folded():
     table = [["run", "x"], ["<script>alert(1)</script>", "& more"]]
     page = html_page([("a < b", "c & d", [("<b>", table)])], [('"><img src=x>.png', "<i>")])
     assert "<script>" not in page
     assert Page(page).cells == ["run", "x", "<script>alert(1)</script>", "& more"]
     assert "<td>&amp; more</td>" in html_table("", table)
     assert "a < b" in markdown_page([("a < b", "c & d", [])], [])
+    rows = [["run"], *[[str(k)] for k in range(12)]]
+    assert "<details>" not in html_table("Each run", rows)
+    assert "<details><summary><b>Each run</b> (13 lines)</summary>" in html_table("Each run", [*rows, ["12"]])
 
 
 def test_the_published_errors_are_those_of_the_readme():
     readme = (ROOT / "README.md").read_text()
-    with open(PUBLISHED, encoding="utf-8", newline="") as file:
-        cells = list(csv.DictReader(file))
+    cells = list(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()))
     assert len(cells) == 20
     for loss in ("LDAM", "CE"):
         for dataset, title in (("cifar10", "CIFAR-10-LT"), ("cifar100", "CIFAR-100-LT")):
@@ -284,20 +265,17 @@ def test_the_published_errors_are_those_of_the_readme():
 def test_files_that_are_no_runs_are_named(tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=name):
-        read_runs([tmp_path / name])
+    assert name in wrong(read_runs, [tmp_path / name])
 
 
-@pytest.mark.parametrize(
-    ("end", "content"), [("_metrics.jsonl", None), ("_metrics.jsonl", b"[1]\n"), ("_last_predictions.npz", None)]
-)
-def test_a_damaged_file_of_a_run_is_named(refused, tmp_path, end, content):
+def test_a_damaged_file_of_a_run_is_named(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "empty holds no finished run" in refused("report.py", "empty")
-    write_run(tmp_path / "runs", "a")
-    path = tmp_path / "runs" / f"a{end}"
-    path.write_bytes(content or path.read_bytes()[:40])
-    assert path.name in refused("report.py", "runs")
+    for end, content in (("_metrics.jsonl", None), ("_metrics.jsonl", b"[1]\n"), ("_last_predictions.npz", None)):
+        write_run(tmp_path / "runs", "a")
+        path = tmp_path / "runs" / f"a{end}"
+        path.write_bytes(content or path.read_bytes()[:40])
+        assert path.name in refused("report.py", "runs")
 
 
 def test_the_line_over_many_classes_is_the_mean_of_nine_neighbours():

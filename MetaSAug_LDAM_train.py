@@ -13,12 +13,12 @@ Your own images in my/train/<class>/* and my/test/<class>/*:
 import torch
 
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
+from harness.cuda_graphs import StepTaker
 from harness.devices import choose_device
 from harness.errors import blamed_on, run_main
 from harness.evaluation import validate
 from harness.flags import check_num_classes
 from harness.process_group import Group
-from harness.progress import StepFigures
 from harness.run import Run
 from harness.training_flags import TrainingFlags, parse_training
 from loss import EstimatorCV, MetaSAugLDAM, covariance_traces
@@ -60,6 +60,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         criterion = make_criterion(data.cls_num_list).to(device)
         estimator = EstimatorCV(head_of(model).in_features, classes).to(device)  # empty until stage 2
         passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
+        take = StepTaker(device, (model, criterion, estimator), flags.cuda_graphs == "on")  # as a CUDA graph
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
             model, optimizer, estimator, extra={"loss": loss_name, "data": data.digest()}, stage1=flags.stage1,
             facts={"arch": flags.arch, "dataset": flags.dataset, "imb_factor": flags.imb_factor, **data.facts()},
@@ -86,18 +87,17 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             model.train()
             batches = epoch_batches(train_set, flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, steps, f"epoch {epoch}/{flags.epochs} stage {stage}"):
-                seen: StepFigures
                 if method == "metasaug":
-                    seen = meta_step(
-                        model, criterion, estimator, optimizer, batch, next(meta),
+                    seen = take(
+                        meta_step, model, criterion, estimator, optimizer, batch, next(meta),
                         lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.meta_lr, passes=passes,
                     )  # fmt: skip
                 elif method == "isda":
-                    seen = augmented_step(model, criterion, estimator, optimizer, batch, lam_t=lam_t, passes=passes)
+                    seen = take(augmented_step, model, criterion, estimator, optimizer, batch, lam_t=lam_t, passes=passes)
                 elif method == "reweight":
-                    seen = augmented_step(model, criterion, estimator, optimizer, batch, lam_t=0.0, passes=passes)
+                    seen = take(augmented_step, model, criterion, estimator, optimizer, batch, lam_t=0.0, passes=passes)
                 else:
-                    seen = plain_step(passes, optimizer, batch)
+                    seen = take(plain_step, passes, optimizer, batch)
                 run.after_step(seen, batch[1])
 
             values = {"stage": stage, "lr": lr}

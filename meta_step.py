@@ -46,9 +46,9 @@ def replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
 
 
 def random_state(device: torch.device) -> list[Tensor]:
-    """Return the state of the CPU's generator and of the device's own."""
+    """Return the state of the CPU's generator and of the device's own; while a CUDA graph is recorded nothing is drawn."""
     states = [torch.get_rng_state()]
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         states.append(torch.cuda.get_rng_state(device))
     elif device.type == "mps":
         states.append(torch.mps.get_rng_state())
@@ -58,10 +58,8 @@ def random_state(device: torch.device) -> list[Tensor]:
 def set_random_state(states: list[Tensor], device: torch.device) -> None:
     """Put the generators back to what `random_state` returned."""
     torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(states[1])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device) if device.type == "cuda" else torch.mps.set_rng_state(state)
 
 
 @dataclass(frozen=True)

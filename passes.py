@@ -77,7 +77,7 @@ class CompiledPasses(Passes):
     Parameters
     ----------
     mode:
-        Of torch.compile; "reduce-overhead" captures CUDA graphs, the CPU does the same for both.
+        Of torch.compile. "reduce-overhead" cannot be used: its graphs do not let two backward passes go through one.
     """
 
     def __init__(self, model: nn.Module, amp: torch.dtype | None = None, mode: str = "default") -> None:

@@ -88,7 +88,7 @@ class LearningFlags:
 # Flags that a resumed run may have otherwise: they change where and how it runs, not what comes out.
 FREE_FLAGS = {
     *("data_root", "num_classes", "workdir", "save_name", "idx", "print_freq", "gpu", "no_cuda", "threads", "workers"),
-    *("resume", "save_every", "epochs", "meta_start_given", "stage1", "cache_dir", "split", "pretrained"),
+    *("cuda_graphs", "resume", "save_every", "epochs", "meta_start_given", "stage1", "cache_dir", "split", "pretrained"),
     *("train_list", "val_list", "meta_list"),  # what they list is compared, not where it stands
 }
 

@@ -42,6 +42,7 @@ class TrainingFlags(LearningFlags):
     arch: str
     amp: str
     compile: str | None
+    cuda_graphs: str
     threads: int
     gpu: int
     idx: str
@@ -97,8 +98,10 @@ def training_parser(description: str, stage2: Mapping[str, str]) -> Parser:
                         "then up to a fifth of the class (default: 2,000 in all)")  # fmt: skip
     add_learning_flags(parser, epochs=200, lr=0.1)
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
-    parser.add_argument("--compile", nargs="?", const="default", choices=("default", "reduce-overhead"), help="compile the "
-                        "passes by torch.compile, slow to start; reduce-overhead captures CUDA graphs")  # fmt: skip
+    parser.add_argument("--compile", nargs="?", const="default", choices=("default",), metavar="default",
+                        help="compile the passes by torch.compile, minutes at the start")  # fmt: skip
+    parser.add_argument("--cuda_graphs", choices=("on", "off"), default="on", help="record each step as a CUDA graph, "
+                        "which starts its kernels by one call (default: %(default)s; without effect elsewhere)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: 0, PyTorch's choice)")
     parser.add_argument("--workdir", default=".", help="checkpoints go to WORKDIR/checkpoint/ours/IDX (default: here)")
     parser.add_argument("--idx", default="0", help="folder of the run (default: %(default)s)")

@@ -9,13 +9,14 @@ interrupted goes on where it was. The settings were chosen on held-out training 
 
 import argparse
 import contextlib
+import importlib
 import io
 import multiprocessing
 import signal
 import statistics
 import sys
 from collections.abc import Iterator
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,13 @@ from MetaSAug_LDAM_train import STAGE2, train
 from reporting.finished_runs import FinishedRun, markdown, read_runs, spread
 
 METHODS = {"none": "plain cross-entropy", "reweight": "re-weighting", "isda": "ISDA", "metasaug": "MetaSAug"}
+ORDER = ("none", "metasaug", "isda", "reweight")  # the others go on from the first's stage 1; the longest first
 SEEDS = (1, 2, 3)
 FLAGS = ("--dataset digits --imb_factor 0.01 --arch resnet8 --batch-size 32 --epochs 22 --meta_start 12 --lr 0.05 "
          "--lam 0.75 --meta_lr 10 --threads 1 --no-cuda --test-batch-size 540")  # fmt: skip
+STOPS = (signal.SIGINT, signal.SIGTERM)
 AT_ONCE = 2  # trainings, a thread each
+LOADED = ("torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets")  # each training imports these, slowly
 Job = tuple[str, int, Path]  # the choice of --stage2, the seed, where the runs go
 
 
@@ -44,6 +48,8 @@ def files(workdir: Path) -> Path:
 
 def train_one(stage2: str, seed: int, workdir: Path) -> None:
     """Train one network, go on with it, or see that it is trained; this process ends with it."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
     words = [*FLAGS.split(), "--stage2", stage2, "--seed", str(seed), "--resume", "auto", "--workdir", str(workdir)]
     words += ["--idx", "digits", "--save_name", f"{stage2}_seed{seed}"]
     if stage2 != "none":
@@ -57,23 +63,30 @@ def train_one(stage2: str, seed: int, workdir: Path) -> None:
         sys.exit(f"{METHODS[stage2]}, seed {seed}: {error}")
 
 
-def trained(jobs: list[Job]) -> Iterator[Job]:
+def trained(jobs: list[Job], stops: Connection) -> Iterator[Job]:
     """Train AT_ONCE of the jobs at a time, each in a process of its own, and yield those that are done.
 
-    At SIGTERM and Ctrl-C the trainings save what going on needs.
+    A job starts when stage 1 of its seed is there. When a signal comes through `stops`, the trainings save what going on
+    needs.
     """
     waiting, running = list(jobs), dict[Any, tuple[multiprocessing.Process, Job]]()
+    seeds: set[int] = set()  # with a stage 1
     try:
         while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                process = multiprocessing.Process(target=train_one, args=waiting[0])
+            ready = [job for job in waiting if job[0] == "none" or job[1] in seeds]
+            for job in ready[: AT_ONCE - len(running)]:
+                waiting.remove(job)
+                process = multiprocessing.Process(target=train_one, args=job)
                 process.start()
-                running[process.sentinel] = process, waiting.pop(0)
-            for sentinel in wait(list(running)):
+                running[process.sentinel] = process, job
+            for sentinel in wait([stops, *running]):
+                if sentinel is stops:
+                    raise Stopped("stopped; to go on, give the same command", 128 + stops.recv())
                 process, job = running.pop(sentinel)
                 process.join()
                 if process.exitcode:
                     raise UserError(f"{METHODS[job[0]]}, seed {job[1]}, was not trained; to go on, give the same command")
+                seeds.add(job[1])
                 yield job
     finally:
         for process, _ in running.values():
@@ -116,20 +129,19 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("demo_runs"), help="where the runs go (default: %(default)s)")
     workdir = parser.parse_args().workdir
 
-    def stop(number: int, _: object) -> None:
-        raise Stopped("stopped; to go on, give the same command", 128 + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    stops, sender = multiprocessing.Pipe(duplex=False)  # an exception, raised while a process is forked, would be lost
+    for number in STOPS:
+        signal.signal(number, lambda caught, _: sender.send(int(caught)))
     if sys.platform == "linux":
-        multiprocessing.set_start_method("fork")  # a fork has the libraries loaded
-    phases = [["none"], [stage2 for stage2 in METHODS if stage2 != "none"]]  # the others go on from the first's stage 1
-    with tqdm(total=len(METHODS) * len(SEEDS), desc="trainings", disable=not sys.stdout.isatty(), file=sys.stdout) as bar:
-        for phase in phases:
-            for stage2, seed, _ in trained([(stage2, seed, workdir) for seed in SEEDS for stage2 in phase]):
-                bar.update()
-                if bar.disable:  # no terminal
-                    print(f"{METHODS[stage2]}, seed {seed}: trained", flush=True)
+        multiprocessing.set_start_method("fork")
+        for name in LOADED:
+            importlib.import_module(name)
+    jobs = [(stage2, seed, workdir) for stage2 in ORDER for seed in SEEDS]
+    with tqdm(total=len(jobs), desc="trainings", disable=not sys.stdout.isatty(), file=sys.stdout) as bar:
+        for stage2, seed, _ in trained(jobs, stops):
+            bar.update()
+            if bar.disable:  # no terminal
+                print(f"{METHODS[stage2]}, seed {seed}: trained", flush=True)
     folder = files(workdir)
     found = {stage2: read_runs([folder / f"{stage2}_seed{seed}_summary.json" for seed in SEEDS]) for stage2 in METHODS}
     print(markdown(table(found)))

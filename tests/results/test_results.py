@@ -88,3 +88,19 @@ def test_a_row_without_runs_is_seen():
     heading, rows = tables_of("results/ablation_short.md")[0]
     with pytest.raises(AssertionError):
         wrong_cells(heading, [["LDAM, metasaug, meta_lr 7", *rows[0][1:]]], runs_of_the_study())
+
+
+def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
+    with open(ROOT / "results" / "full_length_gpu.csv", newline="") as file:
+        epochs = [row for row in csv.DictReader(file) if row["stage"] == "2"]
+    text = (ROOT / "results" / "full_length.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+), (\w+), (\w+) \| [\d.]* ?\| (\S+) \((\d+)\) \| (\S+) \((\d+)\) \| (.+) \|$", text, re.M)
+    assert len(rows) == len({(row["imb_factor"], row["loss"], row["stage2"]) for row in epochs}) == 8
+    for ratio, loss, stage2, *told in rows:
+        own = [
+            row for row in epochs if (row["imb_factor"], row["loss"], row["stage2"]) == (str(1 / int(ratio)), loss, stage2)
+        ]
+        figures = []
+        for row in (max(own, key=lambda row: float(row["test_acc1"])), own[-1]):
+            figures += [f"{100 - float(row['test_acc1']):.2f}", row["epoch"]]
+        assert told == [*figures, ", ".join(own[-1][group] for group in ("many", "medium", "few"))]

@@ -22,6 +22,7 @@ from harness.evaluation import validate
 from harness.files import beside
 from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
+from harness.text import printable
 from harness.training_flags import TESTED_IMB_FACTOR, default_imb_factor, parse_test
 from reporting.exports import ENDINGS, export
 from reporting.trained import FromPixels, restored
@@ -81,7 +82,7 @@ def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class:
     width = max(map(len, names))
     for k, (name, value) in enumerate(zip(names, per_class, strict=True)):
         trained = f"{counts[k]:6} training images, {shot_of(counts[k]):6}" if counts else ""
-        print(f"  {name:{width}} {trained} {percent(value):>7}")
+        print(f"  {printable(name):{width}} {trained} {percent(value):>7}")
 
 
 if __name__ == "__main__":

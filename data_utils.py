@@ -51,15 +51,43 @@ def get_img_num_per_cls(dataset: str, imb_factor: float | None = None, num_meta:
 
 
 def split_meta(targets: np.ndarray, num_meta: int, cls_num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending."""
+    """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending.
+
+    A class of `num_meta` images or fewer has them all in both, see `shared_note`.
+    """
     generator = np.random.RandomState(META_SEED)
     chosen: list[int] = []
+    shared: list[int] = []
     for k in range(cls_num):
         indices = np.flatnonzero(targets == k)
         generator.shuffle(indices)
         chosen.extend(indices[:num_meta].tolist())
+        shared.extend(indices.tolist() if len(indices) <= num_meta else ())
     meta = np.sort(np.array(chosen, dtype=np.int64))
-    return meta, np.setdiff1d(np.arange(len(targets)), meta)
+    return meta, np.union1d(np.setdiff1d(np.arange(len(targets)), meta), np.array(shared, dtype=np.int64))
+
+
+def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
+    """Return a line that names the classes of `num_meta` images or fewer, if any.
+
+    Raises
+    ------
+    UserError
+        If a class has no image, or no class has more than a `num_meta` above 1.
+    """
+    for name, count in zip(names, counts, strict=True):
+        if not count:
+            raise UserError(f"class {name} has no training image: add some, or remove the class")
+    if max(counts) <= num_meta:
+        raise UserError(
+            f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)}): lower it"
+        )
+    small = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta]
+    if not small:
+        return []
+    more = f" and {len(small) - 10} more" if len(small) > 10 else ""
+    which = f"{', '.join(small[:10])}{more}"
+    return [f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set: {which}"]
 
 
 def long_tailed_subset(targets: np.ndarray, candidates: np.ndarray, cls_num_list: Sequence[int]) -> np.ndarray:
@@ -156,17 +184,12 @@ def build_dataset(
     targets = everything.targets.numpy()
     names = everything.class_names
     available = np.bincount(targets, minlength=len(names))
-    for k, count in enumerate(available):
-        if count < num_meta:
-            raise UserError(f"class {names[k]} has {count} training images, fewer than --num_meta {num_meta}")
+    notes += shared_note(available.tolist(), names, num_meta)
     meta, rest = split_meta(targets, num_meta, len(names))
-    left = [int(n) - num_meta for n in available]
+    left = [int(n) - num_meta if n > num_meta else int(n) for n in available]
     wanted = left if imb_factor is None else long_tailed_counts(max(left), len(names), imb_factor)
     counts = [min(n, w) for n, w in zip(left, wanted, strict=True)]
     for k, count in enumerate(counts):
-        if count < 1 and left[k] < 1:
-            taken = f"class {names[k]} has {available[k]} images, and --num_meta {num_meta} takes them all for the meta set"
-            raise UserError(f"{taken}: add images{' or lower --num_meta' if num_meta > 1 else ''}")
         if count < 1:
             raise UserError(f"--imb_factor {imb_factor} leaves class {names[k]} no image: raise it")
         if count < wanted[k]:

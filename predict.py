@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Name what is on image files, with a checkpoint of a training script or a released one.
 
-  python3 predict.py --checkpoint_path checkpoint/ours/0/name_ckpt.pth.tar photo.jpg more/*.png
+  python3 predict.py --checkpoint_path checkpoint/ours/0/name_ckpt.pth.tar photo.jpg folder
 
-prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent. Images
-may have any size and format that Pillow reads; they are resized to 32x32, as in training.
+prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent. Folders
+are read at any depth. Images may have any size and format that Pillow reads; they are resized to 32x32, as in training.
 """
 
 import argparse
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
-from harness.image_sets import SIZE, read_image
+from harness.image_files import counted, files_below, readable_endings
+from harness.image_sets import SIZE, SmallImage, changes, read_image
+from harness.text import printable
 from meta_layers import head_of
 from reporting.trained import FromPixels, names_of_classes, probabilities, restored
 
@@ -35,32 +39,58 @@ def main() -> None:
     names = names_of_classes(state, head_of(network).out_features)
     device = choose_device(args.gpu, args.no_cuda)
     model = FromPixels(network).to(device).to(memory_format=torch.channels_last)
+    files, left_out = images_among(args.images)
     problems: list[str] = []
-    for start in range(0, len(args.images), AT_ONCE):
-        files = args.images[start : start + AT_ONCE]
-        read = [read_or_reason(file) for file in files]
-        problems += [str(found) for found in read if isinstance(found, UserError)]
-        good = [(file, found) for file, found in zip(files, read, strict=True) if not isinstance(found, UserError)]
-        pixels = stacked([found for _, found in good])
+    sizes: list[tuple[int, int]] = []
+    clear = 0
+    for start in range(0, len(files), AT_ONCE):
+        read = [(file, read_or_reason(file)) for file in files[start : start + AT_ONCE]]
+        problems += [str(found) for _, found in read if isinstance(found, UserError)]
+        good = [(file, found) for file, found in read if not isinstance(found, UserError)]
+        pixels = stacked([found.pixels for _, found in good])
         for (file, _), found in zip(good, probabilities(model, pixels), strict=True):
-            print("\t".join([str(file), *most_probable(found, names, args.top)]))
+            print("\t".join(map(printable, [str(file), *most_probable(found, names, args.top)])))
+        sizes += [found.size for _, found in good]
+        clear += sum(found.laid_on_white for _, found in good)
+    for note in (*left_out, *changes(sizes, clear)):
+        print(f"note: {printable(note)}", file=sys.stderr)
+    if len(problems) > 1:
+        print(*map(printable, problems), sep="\n", file=sys.stderr)
+        raise UserError(f"{len(problems)} of {len(files)} images cannot be read, see above")
     if problems:
-        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{others}")
+        raise UserError(problems[0])
+
+
+def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return the files, folders replaced by the images below them, and lines that say what is left out there."""
+    files: list[Path] = []
+    lines = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        below = files_below(path, readable_endings())
+        files += [path / file for file, reason in below if not reason]
+        left_out = Counter(reason for _, reason in below if reason)
+        if left_out:
+            lines.append(f"{path}: files left out: {counted(left_out)}")
+        if len(left_out) == len(below):
+            raise UserError(f"{path} holds no image")
+    return files, lines
 
 
 def parser() -> Parser:
     """Return the parser of the flags."""
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    made.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
     made.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
     add_checkpoint_flags(made)
     add_device_flags(made)
     return made
 
 
-def read_or_reason(file: Path) -> np.ndarray | UserError:
-    """Return the pixels of an image (32, 32, 3), or why there are none."""
+def read_or_reason(file: Path) -> SmallImage | UserError:
+    """Return an image, or why there is none."""
     try:
         return read_image(file)
     except UserError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.errors import UserError, run_main
 from harness.files import replacing
 from harness.flags import Parser
 from harness.metrics import FEW, MANY
+from harness.text import printable
 from reporting.finished_runs import (
     FinishedRun,
     Table,
@@ -108,13 +110,15 @@ def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]
         for title, table in tables:
             parts += [*([f"**{title}**"] if title else []), markdown(table)]
     parts.append("## Figures")
-    parts += [f"{caption}\n\n![{caption}]({name})" for name, caption in figures]
+    for name, caption in figures:
+        words = re.sub(r"([\[\]<|])", r"\\\1", printable(caption))
+        parts.append(f"{words}\n\n![{words}]({name})")
     return "\n\n".join(parts) + "\n"
 
 
 def html_table(title: str, table: Table) -> str:
     """Return a table that scrolls sideways where the page is narrow, folded if it is long."""
-    head, *rows = [[html.escape(cell) for cell in row] for row in table]
+    head, *rows = [[html.escape(printable(cell)) for cell in row] for row in table]
     lines = ["<tr><th>" + "</th><th>".join(head) + "</th></tr>"]
     lines += ["<tr><td>" + "</td><td>".join(row) + "</td></tr>" for row in rows]
     words = f"<b>{html.escape(title)}</b>"
@@ -137,7 +141,7 @@ def html_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -
         parts += [html_table(title, table) for title, table in tables]
     parts.append("<h2>Figures</h2>")
     for name, caption in figures:
-        words = html.escape(caption)
+        words = html.escape(printable(caption))
         file = html.escape(name)
         image = f'<div class="wide"><a href="{file}"><img src="{file}" alt="{words}"></a></div>'
         parts.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")

@@ -67,7 +67,7 @@ class ListedImages(Dataset[Any]):
         index, number = key
         path = Path(self.images.root) / self.images.paths[index]
         try:
-            image = decode(path, self.upright)
+            image = decode(path, self.upright).image
         except UserError as error:
             return error
         short, long = sorted(image.size)

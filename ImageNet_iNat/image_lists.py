@@ -99,6 +99,8 @@ def checked_list(
         for path, label in entries:
             if not 0 <= label < limit:
                 raise ValueError(f"label {label} lies outside [0, {limit}): labels count from 0")
+            if os.sep == "/" and "\\" in path and not os.path.exists(os.path.join(base, path)):
+                path = path.replace("\\", "/")  # a list from Windows
             within = os.path.normpath(os.path.join(base, path)).startswith(base)  # as written: links are not followed
             if not within or "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
                 raise ValueError(f"{path!r} lies outside {base}: correct the list, or check --data_root")
@@ -106,6 +108,8 @@ def checked_list(
     except ValueError as error:
         raise UserError(f"{place} {len(kept) + 1}: {error}") from error
     targets = np.array([label for _, label in kept], dtype=np.int64)
+    if num_classes is None and targets.min() == 1:
+        raise UserError(f"{file}: its labels run from 1 to {targets.max()}, but labels count from 0: subtract 1 from each")
     names = [str(k) for k in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
     return ImageList(Path(root), [path for path, _ in kept], targets, names, str(file))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils import split_meta
+from data_utils import shared_note, split_meta
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 from image_lists import MAX_CLASSES, ImageList, read_inaturalist17, read_list, read_tree
@@ -46,13 +46,15 @@ class Sets:
 
 
 def draw_meta(source: ImageList, num_meta: int) -> tuple[ImageList, ImageList]:
-    """Draw `num_meta` images a class as published; return them and those left, or raise a `UserError` if too few."""
-    for k, count in enumerate(np.bincount(source.targets, minlength=len(source.class_names))):
-        if count < num_meta:
-            found = f"class {k} ({source.class_names[k]}) has {count} images in {source.source}"
-            raise UserError(f"{found}, fewer than --num_meta {num_meta}: lower --num_meta or add images")
+    """Draw `num_meta` images a class as published; return them and those left, see `data_utils.split_meta`."""
     meta, rest = split_meta(source.targets, num_meta, len(source.class_names))
     return source.subset(meta), source.subset(rest)
+
+
+def meta_note(train: ImageList, num_meta: int) -> list[str]:
+    """Return a line that names the classes whose images are in both the training and the meta set, if any."""
+    counts = np.bincount(train.targets, minlength=len(train.class_names)).tolist()
+    return shared_note(counts, train.class_names, num_meta) if all(counts) else []  # else `make_sets` names the empty one
 
 
 def make_sets(train: ImageList, meta: ImageList, test: ImageList, notes: list[str]) -> Sets:
@@ -62,8 +64,8 @@ def make_sets(train: ImageList, meta: ImageList, test: ImageList, notes: list[st
         raise UserError(f"{train.source} holds one class; at least two are needed")
     if 0 in counts:
         k = counts.index(0)
-        found = f"class {k} ({train.class_names[k]}) has no training image in {train.source} beside the meta images"
-        raise UserError(f"{found}: add images, lower --num_meta, or check that labels count from 0 without gaps")
+        found = f"class {k} ({train.class_names[k]}) has no training image in {train.source}"
+        raise UserError(f"{found}: add images, or check that labels count from 0 without gaps")
     absent = set(range(len(counts))) - set(meta.targets.tolist())
     if absent:
         k = min(absent)
@@ -92,10 +94,14 @@ def published_sets(dataset: str, root: Path, num_meta: int, num_classes: int | N
     classes = len(train.class_names)
     check_num_classes(num_classes, classes, train.source)
     val = read_published(dataset, "val", root, lists, classes)
-    if dataset == "ImageNet_LT":
-        return make_sets(train, draw_meta(val, num_meta)[0], read_published(dataset, "test", root, lists, classes), [])
-    source, use = (val, "test") if dataset == "iNaturalist18" else (train, "training")
+    source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
+    k, count = min(enumerate(np.bincount(source.targets, minlength=classes).tolist()), key=lambda pair: pair[1])
+    if count < num_meta:
+        found = f"class {k} has {count} images in {source.source}, fewer than --num_meta {num_meta}"
+        raise UserError(f"{found}: {f'lower it to {count}' if count else 'every class needs a meta image'}")
     meta, _ = draw_meta(source, num_meta)
+    if dataset == "ImageNet_LT":
+        return make_sets(train, meta, read_published(dataset, "test", root, lists, classes), [])
     note = f"the {len(meta)} meta images are also among the {len(source)} {use} images, as published"
     return make_sets(train, meta, val, [note])
 
@@ -110,7 +116,7 @@ def listed_sets(root: Path, num_meta: int, num_classes: int | None, *lists: Flag
     if meta_list is not None:
         return make_sets(train, read_list(Path(meta_list), root, len(train.class_names), "check --meta_list"), test, [])
     meta, rest = draw_meta(train, num_meta)
-    return make_sets(rest, meta, test, [])
+    return make_sets(rest, meta, test, meta_note(train, num_meta))
 
 
 def tree_sets(root: Path, num_meta: int, num_classes: int | None) -> Sets:
@@ -120,7 +126,7 @@ def tree_sets(root: Path, num_meta: int, num_classes: int | None) -> Sets:
     test = read_test_tree(root, train.class_names)
     own_meta = read_tree(root / "meta", train.class_names) if os.path.isdir(root / "meta") else None
     meta, rest = (own_meta, train) if own_meta is not None else draw_meta(train, num_meta)
-    notes = [*train.notes, *test.notes, *(own_meta.notes if own_meta is not None else ())]
+    notes = [*train.notes, *test.notes, *(own_meta.notes if own_meta is not None else meta_note(train, num_meta))]
     return make_sets(rest, meta, test, notes)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.text import printable, write_out_what_cannot_be_encoded
+
 
 class UserError(Exception):
     """Something the user can correct. The message is one line: what is wrong, and what to do."""
@@ -53,11 +55,12 @@ def run_main(main: Callable[[], None]) -> None:
     `Stopped` becomes one line and its own status, 128 and the number of the signal, or 0 and a line on stdout.
     """
     name = Path(sys.argv[0]).name
+    write_out_what_cannot_be_encoded()
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr if stopped.status else sys.stdout, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
@@ -13,26 +14,39 @@ from PIL import Image, ImageOps
 
 from harness.errors import UserError
 
+# Photographs and drawings in formats that Pillow does not read, or not everywhere.
+OTHER_FORMATS = {".heic", ".heif", ".avif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"}
+# Why a file is left out.
+HIDDEN, NO_IMAGE, STRAY = "hidden", "not images", "in no class folder"
+DEAD_LINK, LOOP = "links to nothing", "links to a folder above"
+
 
 class ClassFolders(NamedTuple):
-    """Image files below a folder: M paths relative to it, M labels, class names, and how many files are not images."""
+    """Image files below a folder: M paths relative to it, M labels, class names, how many files are left out by reason."""
 
     paths: list[str]
     labels: list[int]
     class_names: list[str]
-    passed_over: int
+    left_out: Counter[str]
 
     def notes(self, folder: Path) -> list[str]:
-        """Return a line that counts the files passed over, if any."""
-        return [f"{folder}: {self.passed_over} files are not images and were passed over"] if self.passed_over else []
+        """Return a line that counts the files left out, if any."""
+        return [f"{folder}: files left out: {counted(self.left_out)}"] if self.left_out else []
+
+
+def counted(reasons: Counter[str]) -> str:
+    """Return for instance "3 hidden, 2 not images"."""
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
 
 
 def class_folders(folder: Path, class_names: list[str] | None, advice: str) -> ClassFolders:
     """List `folder/<class>/**`: the files whose ending Pillow reads; classes, if not given, in alphabetical order.
 
-    What is hidden or no image is passed over and counted. `advice` says what a folder should hold.
+    Links are followed. What is left out is counted by reason. `advice` says what a folder should hold.
     """
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
+    endings = readable_endings()
+    left_out: Counter[str] = Counter()
+    chosen: list[tuple[str, int]] = []
     try:
         found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         names = found if class_names is None else class_names
@@ -40,38 +54,71 @@ def class_folders(folder: Path, class_names: list[str] | None, advice: str) -> C
             if name not in names:
                 raise UserError(f"{folder / name} is a class that the training set does not have: move it away")
         label_of = {name: label for label, name in enumerate(names)}
-        files = [(path, label_of[name]) for name in found for path in files_below(folder, name)]
+        for path, reason in files_below(folder, endings):
+            name, _, inside = path.partition(os.sep)
+            if not reason and inside:
+                chosen.append((path, label_of[name]))
+            elif inside or reason != NO_IMAGE:  # a file beside the class folders is of interest if it is an image
+                left_out[reason or STRAY] += 1
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
-    chosen = [(path, label) for path, label in files if is_image(folder, path, endings)]
     if not chosen:
-        raise UserError(f"{folder} holds no image in a format that can be read: {advice}")
-    paths, labels = [path for path, _ in chosen], [label for _, label in chosen]
-    return ClassFolders(paths, labels, names, len(files) - len(chosen))
+        there = f" (files left out: {counted(left_out)})" if left_out else ""
+        raise UserError(f"{folder} holds no image in a format that can be read{there}: {advice}")
+    return ClassFolders([path for path, _ in chosen], [label for _, label in chosen], names, left_out)
 
 
-def files_below(folder: Path, name: str) -> list[str]:
-    """Return the files at any depth below `folder / name` as paths relative to `folder`, sorted."""
-
-    def stop(error: OSError) -> None:
-        raise error  # os.walk would pass over a folder that cannot be read
-
-    walk = os.walk(folder / name, onerror=stop)
-    return sorted(os.path.join(os.path.relpath(place, folder), file) for place, _, files in walk for file in files)
+def readable_endings() -> set[str]:
+    """Return the endings of the files that Pillow reads."""
+    return {ending for ending, form in Image.registered_extensions().items() if form in Image.OPEN}
 
 
-def is_image(folder: Path, path: str, endings: Container[str]) -> bool:
-    """Return whether a file is one to read: by its ending, without one by its content; hidden files are not.
+def files_below(folder: Path, endings: Container[str]) -> list[tuple[str, str]]:
+    """Return the files at any depth, in order, as paths relative to `folder`, each with why it is left out, or "".
+
+    Links are followed, but not to a folder that they lie in. Folders that are hidden are not looked into.
+    """
+    found: list[tuple[str, str]] = []
+
+    def look(place: str, above: tuple[str, ...]) -> None:
+        for entry in os.scandir(folder / place):
+            path = os.path.join(place, entry.name) if place else entry.name
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                found.append((path, DEAD_LINK))
+            elif entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if entry.name.startswith("."):
+                    found.extend([(path, HIDDEN)] if place else [])
+                elif real in above:
+                    found.append((path, LOOP))
+                else:
+                    look(path, (*above, real))
+            else:
+                found.append((path, why_left_out(folder / path, endings)))
+
+    look("", (os.path.realpath(folder),))
+    return sorted(found, key=lambda item: (item[0].partition(os.sep)[0], item[0]))  # class by class
+
+
+def why_left_out(path: Path, endings: Container[str]) -> str:
+    """Return why a file is not one to read, or "": by its ending, without one by its content.
 
     Nothing is opened that has an ending, as a look at a million files takes long.
     """
-    ending = os.path.splitext(path)[1]
-    if any(part.startswith(".") for part in path.split(os.sep)):
-        return False
-    if ending:
-        return ending.lower() in endings
+    ending = path.suffix.lower()
+    if path.name.startswith("."):
+        return HIDDEN
+    if ending in endings:
+        return ""
+    if ending in OTHER_FORMATS:
+        return f"in a format that cannot be read here ({ending}: convert them to JPEG or PNG)"
+    return NO_IMAGE if ending or not is_image(path) else ""
+
+
+def is_image(path: Path) -> bool:
+    """Return whether the content is that of an image."""
     try:
-        with Image.open(folder / path):
+        with Image.open(path):
             return True
     except Image.DecompressionBombError:
         return True  # to be named when it is read
@@ -79,13 +126,21 @@ def is_image(folder: Path, path: str, endings: Container[str]) -> bool:
         return False
 
 
-def decode(path: Path, upright: bool) -> Image.Image:
-    """Return the image in RGB at its own size, turned as its EXIF says if `upright`."""
+class Decoded(NamedTuple):
+    """An image in RGB at its own size, and whether it was laid on white because it is transparent somewhere."""
+
+    image: Image.Image
+    laid_on_white: bool
+
+
+def decode(path: Path, upright: bool) -> Decoded:
+    """Read an image, turned as its EXIF says if `upright`; a `UserError` names the file that cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large images and odd metadata are no reason to stop
             with Image.open(path) as image:
-                return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+                image.load()
+                return to_rgb(turned(image) if upright else image)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: check the path, or the list and the folder of the data") from error
     except Image.DecompressionBombError as error:
@@ -95,11 +150,23 @@ def decode(path: Path, upright: bool) -> Image.Image:
         raise UserError(f"{path} ({size} bytes) cannot be read as an image: remove or replace it ({error})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB, greys of more than 8 bits scaled down."""
+def turned(image: Image.Image) -> Image.Image:
+    """Return the image turned as its EXIF says; where that block is damaged, as it is."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the pixels were read before
+        return image
+
+
+def to_rgb(image: Image.Image) -> Decoded:
+    """Convert to RGB, greys of more than 8 bits scaled down, what is transparent laid on white."""
     if image.mode.startswith("I") or image.mode == "F":  # Pillow would cut these off at 255
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
         largest = float(grey.max())
         top = 65535.0 if image.mode.startswith("I;16") else next((t for t in (1.0, 255.0, 65535.0) if largest <= t), largest)
         image = Image.fromarray(np.clip(grey * (255 / top), 0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    if not image.has_transparency_data:
+        return Decoded(image.convert("RGB"), False)
+    image = image.convert("RGBA")
+    clear = int(np.asarray(image)[..., 3].min()) < 255
+    return Decoded(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), clear)

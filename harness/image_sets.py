@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import URLError
 
 import numpy as np
@@ -147,18 +149,40 @@ def read_digits(train: bool) -> ImageSet:
 def read_folder(folder: Path, class_names: list[str] | None) -> tuple[ImageSet, list[str]]:
     """Read `folder/<class>/**`, resized to 32x32; see `image_files.class_folders`.
 
-    Returns the images and a line that counts the files passed over, if any.
+    Returns the images and lines that say which files were left out and what was done to the others.
     """
     found = class_folders(folder, class_names, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds {len(found.class_names)} class folders; at least two are needed")
     shown = tqdm(found.paths, f"reading {folder}", disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)
-    pixels = np.stack([read_image(folder / path) for path in shown])
-    targets = torch.tensor(found.labels)
-    return ImageSet(torch.from_numpy(pixels), targets, found.class_names), found.notes(folder)
+    images = [read_image(folder / path) for path in shown]
+    pixels, targets = np.stack([image.pixels for image in images]), torch.tensor(found.labels)
+    done = changes([image.size for image in images], sum(image.laid_on_white for image in images))
+    notes = [*found.notes(folder), *(f"{folder}: {line}" for line in done)]
+    return ImageSet(torch.from_numpy(pixels), targets, found.class_names), notes
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return the image as uint8 (32, 32, 3): upright as its EXIF says, 16-bit greys scaled down, alpha left out."""
-    image = decode(path, upright=True)
-    return np.asarray(image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+class SmallImage(NamedTuple):
+    """Pixels (32, 32, 3) uint8, the size before (width, height), and whether the image was laid on white."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    laid_on_white: bool
+
+
+def read_image(path: Path) -> SmallImage:
+    """Read an image, upright as its EXIF says; see `image_files.decode`."""
+    image, laid_on_white = decode(path, upright=True)
+    small = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    return SmallImage(np.asarray(small), image.size, laid_on_white)
+
+
+def changes(sizes: Sequence[tuple[int, int]], laid_on_white: int) -> list[str]:
+    """Return lines that say what was done to images besides reading them; `sizes` are those (width, height) before."""
+    lines = [f"{laid_on_white} images are transparent somewhere: they were laid on white"] if laid_on_white else []
+    larger = [size for size in sizes if max(size) > SIZE]
+    if larger:
+        small, large = (f"{width} x {height}" for width, height in (f(larger, key=np.prod) for f in (min, max)))
+        span = small if small == large else f"{small} to {large}"
+        lines.append(f"{len(larger)} images of {span} pixels were shrunk to {SIZE} x {SIZE}")
+    return lines

@@ -26,6 +26,7 @@ from harness.random_states import seed_everything
 from harness.record import Record, finished
 from harness.resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, stage1_epoch
 from harness.signals_and_lock import Interrupted, Signals, only_run
+from harness.text import printable
 
 T = TypeVar("T")
 State = dict[str, Any]
@@ -67,6 +68,7 @@ class Run:
         with self.contexts:
             if kind is None and self.record is not None:
                 outcome = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
+                outcome["class_names"] = self.facts.get("class_names")
                 try:
                     self.record.finish({**self.extra, **outcome})
                 except BrokenPipeError as gone:
@@ -122,7 +124,7 @@ class Run:
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""
         for line in lines if self.group.main else ():
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     def _find(self) -> tuple[State, Path] | str | None:
         f = self.flags

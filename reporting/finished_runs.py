@@ -20,6 +20,7 @@ import numpy as np
 from harness.errors import UserError
 from harness.flags import FREE_FLAGS
 from harness.metrics import SHOTS, percent
+from harness.text import printable
 
 SUMMARY = "_summary.json"
 FIGURES = ("acc1", *SHOTS, "macro_f1", "ece")
@@ -55,6 +56,14 @@ class FinishedRun:
     def kind(self) -> str:
         """What runs that differ in their seed only have in common: flags, class sizes, and images if a summary has them."""
         return json.dumps([self.flags, self.summary["cls_num_list"], self.images], sort_keys=True)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, their numbers where the summary, of an older version, has none."""
+        count, names = len(self.summary["cls_num_list"]), self.summary.get("class_names")
+        if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
+            return names
+        return [str(k) for k in range(count)]
 
     @property
     def images(self) -> list[Any]:
@@ -246,6 +255,7 @@ def compared(groups: dict[str, list[FinishedRun]], published: float) -> tuple[st
 
 def markdown(table: Table) -> str:
     """Return a table as aligned markdown."""
+    table = [[printable(cell).replace("|", "\\|") for cell in row] for row in table]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table]
     rule = "| " + " | ".join("-" * width for width in widths) + " |"

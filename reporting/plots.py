@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.metrics import SHOTS
+from harness.text import printable
 from reporting.finished_runs import FinishedRun, figure, grouped
 
 CURVES = {
@@ -22,6 +23,7 @@ CURVES = {
     "grad_norm": "norm of the meta gradient",
     "trace_estimated_few": "trace of Σ, few-shot classes",
 }
+ALL_NAMED = 40  # classes
 Draw = Callable[[Any], object]  # on a matplotlib figure; what returns False has nothing to show
 
 
@@ -41,6 +43,45 @@ def colour(i: int, count: int) -> Any:
     from matplotlib import colormaps
 
     return f"C{i}" if count <= 10 else colormaps["turbo"](i / (count - 1))
+
+
+def plain(text: str) -> str:
+    """Return a name as matplotlib draws it letter by letter: between dollars it reads formulas, and _names it hides."""
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+@cache
+def drawn_characters() -> frozenset[int]:
+    """Return the characters that matplotlib's own font has."""
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(findfont("DejaVu Sans")).get_charmap())
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return names of classes as they are drawn: shortened, and numbers for those in a script that the font lacks."""
+    return [
+        f"no. {k}" if {*map(ord, name)} - drawn_characters() else plain(name if len(name) <= 24 else f"{name[:23]}…")
+        for k, name in enumerate(map(printable, names))
+    ]
+
+
+def name_classes(axis: Any, names: Sequence[str]) -> None:
+    """Put the names of the classes on an axis whose places are 0 to C − 1, as many as there is room for."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    shown = short_names(names)
+    if len(shown) <= ALL_NAMED:
+        axis.set_ticks(range(len(shown)), shown)
+    else:
+        axis.set_major_locator(MaxNLocator(ALL_NAMED // 2, integer=True))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: shown[int(x)] if x in range(len(shown)) else ""))
+    longest = max(map(len, shown))
+    if axis.axis_name == "x" and longest > 2:
+        axis.set_tick_params(rotation=90)
+    axis.set_tick_params(labelsize=8 if longest <= 8 else 6)
 
 
 def name_groups(groups: dict[str, list[FinishedRun]], made: Any, *entries: Any) -> None:
@@ -70,7 +111,7 @@ def draw_curves(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
     for panel, (key, title) in zip(panels, shown.items(), strict=False):
         for i, (name, group) in enumerate(logs.items()):
             for j, log in enumerate(group):
-                panel.plot(*values_of(log, key), color=colour(i, len(logs)), lw=1, label=name if j == 0 else None)
+                panel.plot(*values_of(log, key), color=colour(i, len(logs)), lw=1, label=plain(name) if j == 0 else None)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("epoch")
     for panel in panels[len(shown) :]:
@@ -101,10 +142,10 @@ def draw_classes(groups: dict[str, list[FinishedRun]], made: Any) -> None:
         values = means(runs, "per_class")
         if bars:
             places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(values))]
-            upper.bar(places, values, width, label=name, color=colour(i, len(groups)))
+            upper.bar(places, values, width, label=plain(name), color=colour(i, len(groups)))
         else:
             upper.plot(values, ".", ms=2, alpha=0.4, color=colour(i, len(groups)))
-            upper.plot(smoothed(values), label=name, lw=1.5, color=colour(i, len(groups)))
+            upper.plot(smoothed(values), label=plain(name), lw=1.5, color=colour(i, len(groups)))
     upper.set_ylabel("test accuracy, %")
     upper.set_ylim(0, 105)
     name_groups(groups, made)
@@ -112,8 +153,7 @@ def draw_classes(groups: dict[str, list[FinishedRun]], made: Any) -> None:
     lower.set_yscale("log")
     lower.set_ylabel("training images")
     lower.set_xlabel("class")
-    if bars:
-        lower.set_xticks(range(len(counts)))
+    name_classes(lower.xaxis, next(iter(groups.values()))[0].class_names)
 
 
 def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
@@ -128,7 +168,7 @@ def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
         errors = [np.std(column, ddof=1) for column in columns] if len(columns[0]) > 1 else None
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(shown))]
         own = colour(i, len(groups))
-        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=name, capsize=2, color=own)
+        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=plain(name), capsize=2, color=own)
     names = {"acc1": "overall", **{shot: f"{shot}-shot" for shot in SHOTS}}
     panel.set_xticks(range(len(shown)), [names[key] for key in shown])
     panel.set_ylabel("test accuracy, %")
@@ -151,7 +191,7 @@ def draw_covariances(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
         estimated, learned = (np.array(means(runs, f"trace_{kind}")) for kind in ("estimated", "learned"))
         left.plot(estimated, "o", ms=4, label="estimated")
         left.plot(learned, "x", ms=4, label="learned")
-        left.set_title(name, fontsize=8, loc="left")
+        left.set_title(plain(name), fontsize=8, loc="left")
         left.set_ylabel("trace of Σ")
         left.legend(fontsize=8)
         moved = 100 * np.divide(learned - estimated, estimated, out=np.full_like(estimated, math.nan), where=estimated > 0)
@@ -160,10 +200,11 @@ def draw_covariances(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
         right.set_ylabel("difference, %")
     for panel in panels[-1]:
         panel.set_xlabel("class")
+        name_classes(panel.xaxis, next(iter(there.values()))[0].class_names)
     return True
 
 
-def draw_confusion(confusion: np.ndarray, made: Any) -> None:
+def draw_confusion(confusion: np.ndarray, names: Sequence[str], made: Any) -> None:
     """Draw a confusion matrix (C, C), each row in per cent of its class."""
     panel = made.subplots()
     share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -174,8 +215,8 @@ def draw_confusion(confusion: np.ndarray, made: Any) -> None:
     if len(confusion) <= 12:
         for (i, j), value in np.ndenumerate(share):
             panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 50 else "k")
-        panel.set_xticks(range(len(confusion)))
-        panel.set_yticks(range(len(confusion)))
+    for axis in (panel.xaxis, panel.yaxis):
+        name_classes(axis, names)
 
 
 def long_tails(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -223,5 +264,5 @@ def draw_set(
         run, confusion = next((pair for pair in found if pair[1] is not None), (runs[0], None))
         if confusion is not None:
             add(f"confusion_{number}.png", f"Confusion matrix of {run.name} ({name}), last epoch.", (6, 5),
-                partial(draw_confusion, confusion))  # fmt: skip
+                partial(draw_confusion, confusion, run.class_names))  # fmt: skip
     return made

@@ -203,6 +203,18 @@ def test_a_class_never_keeps_more_than_it_has_and_that_is_said(monkeypatch):
     assert data.notes == ["class b has 5 images, the long tail would keep 31"]
 
 
+def test_a_class_as_small_as_the_meta_set_has_its_images_in_both(monkeypatch):
+    fake([50, 10, 1], monkeypatch)
+    data = data_utils.build_dataset("folder", 10)
+    assert data.cls_num_list == np.bincount(data.train.targets).tolist() == [40, 10, 1]
+    assert np.bincount(data.meta.targets).tolist() == [10, 10, 1]
+    both = "classes of no more than --num_meta 10 images have them in both the training and the meta set: b (10), c (1)"
+    assert data.notes == [both]
+    fake([50, 11, 12], monkeypatch)  # the control
+    data = data_utils.build_dataset("folder", 10)
+    assert (data.cls_num_list, data.notes) == ([40, 1, 2], [])
+
+
 def test_nothing_to_hold_out_is_said(monkeypatch):
     fake([14, 13], monkeypatch)
     with pytest.raises(UserError, match="no class has an image to hold out"):
@@ -212,8 +224,8 @@ def test_nothing_to_hold_out_is_said(monkeypatch):
 @pytest.mark.parametrize(
     ("counts", "imb_factor", "words"),
     [
-        ([50, 9, 50], None, ["class b", "9 training images", "--num_meta 10"]),
-        ([50, 10, 50], None, ["class b", "takes them all for the meta set"]),
+        ([50, 0, 50], None, ["class b has no training image"]),
+        ([10, 9, 10], None, ["--num_meta 10 would take every training image (the largest class has 10): lower it"]),
         ([50, 50, 50], 0.001, ["--imb_factor 0.001 leaves class c no image"]),
     ],
 )

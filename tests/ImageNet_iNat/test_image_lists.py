@@ -244,7 +244,7 @@ def test_missing_lists_say_where_they_were_looked_for_and_how_to_get_them(tmp_pa
 def test_classes_that_are_too_small_are_named(tmp_path):
     lists = published(tmp_path, "iNaturalist18", train=[30, 0, 1], val=[3, 2, 3])
     for num_meta, words in (
-        (3, f"class 1 (1) has 2 images in {lists}/iNaturalist18_val.txt, fewer than --num_meta 3"),
+        (3, f"class 1 has 2 images in {lists}/iNaturalist18_val.txt, fewer than --num_meta 3: lower it to 2"),
         (2, f"class 1 (1) has no training image in {lists}/iNaturalist18_train.txt"),
     ):
         assert words in wrong(read_sets, "iNaturalist18", "images", num_meta, lists=lists)
@@ -274,6 +274,17 @@ def test_own_lists_give_their_meta_images_out_of_the_training_list_or_one_of_the
     assert sets.train.paths == [path for path in whole.paths if path in set(sets.train.paths)]
     sets = read_sets("custom", "images", 10, num_classes=3, **OWN, meta_list="meta.txt")
     assert (sets.cls_num_list, len(sets.meta)) == ([30, 12, 11], 6)
+    sets = read_sets("custom", "images", 11, num_classes=3, **OWN)
+    assert (sets.cls_num_list, np.bincount(sets.meta.targets).tolist()) == ([19, 1, 11], [11] * 3)
+    both = "classes of no more than --num_meta 11 images have them in both the training and the meta set: 2 (11)"
+    assert sets.notes == [both]
+
+
+def test_a_list_with_backslashes_is_read(tmp_path):
+    write(tmp_path / "images" / "a" / "x.png", "")
+    write(tmp_path / "images" / "odd\\name.png", "")
+    write(tmp_path / "list.txt", "a\\x.png 0\nodd\\name.png 1\n")
+    assert read_list(tmp_path / "list.txt", tmp_path / "images", 2).paths == ["a/x.png", "odd\\name.png"]
 
 
 WRONG_FLAGS = [
@@ -281,9 +292,9 @@ WRONG_FLAGS = [
     *((OWN | {key: "x.txt"}, [f"x.txt is not there: check --{key}"]) for key in ("train_list", "val_list", "meta_list")),
     (OWN | {"num_classes": 2}, ["train.txt line ", "label 2 lies outside [0, 2)"]),
     (OWN | {"num_classes": 4, "meta_list": "meta.txt"}, ["class 3 (3) has no training image in train.txt"]),
-    (OWN | {"num_classes": 4}, ["class 3 (3) has 0 images in train.txt"]),
-    (OWN | {"num_meta": 11}, ["class 2 (2) has no training image in train.txt", "--num_meta"]),
-    (OWN | {"num_meta": 12}, ["class 2 (2) has 11 images in train.txt, fewer than --num_meta 12"]),
+    (OWN | {"num_classes": 4}, ["class 3 (3) has no training image in train.txt"]),
+    (OWN | {"num_meta": 30}, ["--num_meta 30 would take every training image (the largest class has 30): lower it"]),
+    (OWN | {"train_list": "from_1.txt"}, ["from_1.txt: its labels run from 1 to 3, but labels count from 0: subtract 1"]),
     (OWN | {"num_meta": 0}, ["--num_meta 0"]), (OWN | {"num_classes": 1}, ["--num_classes 1"]),
     (OWN | {"train_list": "one.txt", "val_list": "one.txt", "num_meta": 1}, ["one.txt holds one class"]),
     (OWN | {"val_list": "large.txt"}, ["large.txt line 1: label 3 lies outside [0, 3)"]),
@@ -296,6 +307,7 @@ WRONG_FLAGS = [
 def test_flags_that_do_not_fit_are_named(own, flags, words):
     write(own / "one.txt", "a 0\nb 0\nc 0")
     write(own / "large.txt", "a 3")
+    write(own / "from_1.txt", "a 1\nb 2\nc 3")
     said = wrong(read_sets, **{"dataset": "custom", "data_root": "images", "num_meta": 10} | flags)
     assert all(word in said for word in words)
 
@@ -320,7 +332,7 @@ def test_folders_give_their_meta_images_out_of_the_training_folder(tree):
     sets = read_sets("custom", tree, 3)
     check_meta(sets.meta, data, 3)
     assert (sets.cls_num_list, len(sets.test), sets.train.root) == ([2, 1], 2, tree / "train")
-    assert sets.notes == [f"{tree}/train: 1 files are not images and were passed over"]
+    assert sets.notes == [f"{tree}/train: files left out: 1 not images"]
 
 
 def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
@@ -331,15 +343,14 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
     write(tree / "meta" / "a" / "0.png", "")
     sets = read_sets("custom", tree, 3, num_classes=2)
     assert (sets.cls_num_list, sets.meta.paths, sets.meta.targets.tolist()) == ([4, 4], ["a/0.png", "b é/0.png"], [0, 1])
-    assert (sets.test.root, sets.notes) == (tree / "test", [f"{tree}/meta: 1 files are not images and were passed over"])
+    assert (sets.test.root, sets.notes) == (tree / "test", [f"{tree}/meta: files left out: 1 not images"])
     write(tree / "val" / "a" / "0.png", "")
     assert read_sets("custom", tree, 3).test.root == tree / "val"
 
 
 def test_folders_that_do_not_fit_or_are_missing_or_unreadable_are_named(tree, monkeypatch):
     assert f"--num_classes 3 contradicts {tree}/train, which has 2 classes" in wrong(read_sets, "custom", tree, 1, 3)
-    assert f"class 0 (a) has 4 images in {tree}/train, fewer than --num_meta 5" in wrong(read_sets, "custom", tree, 5)
-    assert f"class 0 (a) has no training image in {tree}/train" in wrong(read_sets, "custom", tree, 4)
+    assert "--num_meta 4 would take every training image" in wrong(read_sets, "custom", tree, 4)
     for part in ("meta", "val"):
         write(tree / part / "c" / "0.png", "")
         assert f"{tree}/{part}/c is a class that the training set does not have" in wrong(read_sets, "custom", tree, 1)

@@ -96,7 +96,7 @@ ROWS = [
     (CE, [*DIGITS, "--num_classes", "7"], None, ["--num_classes 7", "10"]),
     (CE, [*DIGITS, "--arch", "resnet33"], None, ["--arch", "resnet33", "6n"]),
     (CE, [*DIGITS, "--workdir", "text"], None, ["text", "cannot be written"]),
-    (CE, [*DIGITS, "--num_meta", "500"], None, ["class 0", "--num_meta 500"]),
+    (CE, [*DIGITS, "--num_meta", "500"], None, ["--num_meta 500 would take every training image", "lower it"]),
     (CE, ["--dataset", "cifar10"], None, ["data/cifar-10-batches-py", "--data_root"]),
     (CE, ["--dataset", "folder", "--data_root", "nowhere"], None, ["nowhere/train"]),
     (CE, FOLDER, {SMALL + "1.png": cut}, ["class1/1.png"]),

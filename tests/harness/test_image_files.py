@@ -38,17 +38,49 @@ def test_classes_that_are_known_may_be_missing_but_there_may_be_no_new_ones(tree
     assert f"{tree}/b is a class that the training set does not have" in wrong(class_folders, tree, ["a"], "")
 
 
-def test_what_is_hidden_or_no_image_is_passed_over_and_counted(tree):
+def test_what_is_left_out_is_counted_by_reason(tree):
     for name in ("notes.txt", ".hidden.png", "README", "deep/.git/x.png"):
         (tree / "a" / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / "a" / name).write_text("x")
     (tree / "a" / "plan.pdf").write_text("Pillow writes this form, it does not read it")
     (tree / "a" / "0.png").rename(tree / "a" / "picture")  # an image without an ending
+    for name in ("1.HEIC", "2.heic", "3.nef"):
+        (tree / "b" / name).touch()
+    (tree / "b" / "gone.png").symlink_to(tree / "nowhere.png")
+    (tree / "b" / "loop").symlink_to(tree / "b")
+    picture(tree / "beside.png")
+    (tree / "list.txt").touch()
     (tree / ".git").mkdir()
     found = class_folders(tree, None, "")
-    assert (len(found.paths), found.passed_over) == (6, 5)
+    assert (len(found.paths), sum(found.left_out.values())) == (6, 11)
     assert "a/picture" in found.paths
-    assert found.notes(tree) == [f"{tree}: 5 files are not images and were passed over"]
+    assert found.notes(tree) == [
+        f"{tree}: files left out: 2 hidden, 2 in a format that cannot be read here (.heic: convert them to JPEG or PNG), "
+        "1 in a format that cannot be read here (.nef: convert them to JPEG or PNG), 1 in no class folder, "
+        "1 links to a folder above, 1 links to nothing, 3 not images"
+    ]
+
+
+def test_links_are_followed(tree, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    picture(elsewhere / "deep" / "x.png")
+    (tree / "a" / "more").symlink_to(elsewhere)
+    (tree / "c").symlink_to(elsewhere / "deep")
+    found = class_folders(tree, None, "")
+    assert found.paths == [
+        *(f"a/{i}.png" for i in range(3)),
+        "a/more/deep/x.png",
+        *(f"b/{i}.png" for i in range(3)),
+        "c/x.png",
+    ]
+    assert found.notes(tree) == []
+
+
+def test_classes_keep_their_order_whatever_sorts_before_a_slash(tmp_path):
+    for name in ("a", "a b", "a!"):
+        picture(tmp_path / name / "0.png")
+    found = class_folders(tmp_path, None, "")
+    assert (found.paths, found.labels) == (["a/0.png", "a b/0.png", "a!/0.png"], [0, 1, 2])
 
 
 def test_nothing_that_has_an_ending_is_opened(tree, monkeypatch):
@@ -74,7 +106,7 @@ def test_folders_that_are_missing_or_hold_no_image_are_named_with_advice(tmp_pat
 def test_any_size_and_format_is_read(tmp_path, name, mode, size):
     picture(tmp_path / "a" / name, size=size, mode=mode)
     assert class_folders(tmp_path, None, "").paths == [f"a/{name}"]
-    image = decode(tmp_path / "a" / name, upright=True)
+    image = decode(tmp_path / "a" / name, upright=True).image
     assert (image.mode, image.size) == ("RGB", size)
     wanted = (124, 124, 124) if mode in ("L", "LA") else (200, 100, 50)
     assert mode in ("1", "P") or np.abs(np.subtract(image.getpixel((0, 0)), wanted)).max() <= 3
@@ -83,7 +115,7 @@ def test_any_size_and_format_is_read(tmp_path, name, mode, size):
 def test_sixteen_bit_greys_are_scaled_not_cut(tmp_path):
     grey = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "x.png")
-    ours = np.asarray(decode(tmp_path / "x.png", upright=True))
+    ours = np.asarray(decode(tmp_path / "x.png", upright=True).image)
     assert np.abs(ours[..., 0].astype(float) - grey / 257).max() <= 1
     assert (ours[..., 0] == ours[..., 2]).all()
 
@@ -92,7 +124,7 @@ def test_sixteen_bit_greys_are_scaled_not_cut(tmp_path):
 def test_greys_of_32_bits_keep_their_range(tmp_path, mode, top):
     values = np.linspace(0, top, 32 * 32).reshape(32, 32)
     Image.fromarray(values.astype(np.int32 if mode == "I" else np.float32)).save(tmp_path / "x.tiff")
-    ours = np.asarray(decode(tmp_path / "x.tiff", upright=True))[..., 0].astype(float)
+    ours = np.asarray(decode(tmp_path / "x.tiff", upright=True).image)[..., 0].astype(float)
     assert np.abs(ours - values / top * 255).max() <= 2
 
 
@@ -102,7 +134,7 @@ def test_images_are_turned_upright_if_that_is_wanted(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
     image.save(tmp_path / "x.jpg", exif=exif, quality=95)
-    upright, stored = (np.asarray(decode(tmp_path / "x.jpg", upright=wanted)) for wanted in (True, False))
+    upright, stored = (np.asarray(decode(tmp_path / "x.jpg", upright=wanted).image) for wanted in (True, False))
     assert upright[-4:].mean() > 200 > 50 > upright[:4].mean()
     assert stored[:4].mean() > 200 > 50 > stored[-4:].mean()
 
@@ -117,6 +149,37 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, content):
     assert f"{path} ({len(content)} bytes) cannot be read as an image: remove or replace it" in wrong(decode, path, True)
     path.unlink()
     assert f"{path} is missing" in wrong(decode, path, True)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_laid_on_white(tmp_path, mode):
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 8, 4))  # the upper half
+    if mode in ("P", "RGB"):  # one colour stands for clear
+        image = Image.new("RGB", (8, 8), (9, 9, 9))
+        image.paste((0, 0, 0), (0, 0, 8, 4))
+        image = image.quantize(2) if mode == "P" else image
+        clear = image.getpixel((0, 7))
+        image.save(tmp_path / "x.png", transparency=clear)
+    else:
+        image = image.convert("LA") if mode == "LA" else image
+        image.save(tmp_path / "x.png")
+    decoded, laid_on_white = decode(tmp_path / "x.png", upright=True)
+    assert (decoded.getpixel((0, 0)), decoded.getpixel((0, 7)), laid_on_white) == ((0, 0, 0), (255, 255, 255), True)
+    Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(tmp_path / "x.png")  # the control: nothing of it is transparent
+    decoded, laid_on_white = decode(tmp_path / "x.png", upright=True)
+    assert (decoded.getpixel((0, 0)), laid_on_white) == ((1, 2, 3), False)
+
+
+def test_a_damaged_exif_block_leaves_the_pixels_readable(tmp_path, monkeypatch):
+    picture(tmp_path / "x.jpg")
+    whole = np.asarray(decode(tmp_path / "x.jpg", upright=True).image)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03\0\0\0\x01"
+    content = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "x.jpg").write_bytes(content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:])
+    assert (np.asarray(decode(tmp_path / "x.jpg", upright=True).image) == whole).all()
+    monkeypatch.setattr(image_files.ImageOps, "exif_transpose", lambda image: 1 / 0)  # whatever it raises
+    assert (np.asarray(decode(tmp_path / "x.jpg", upright=True).image) == whole).all()
 
 
 def test_a_large_image_is_read_and_an_absurdly_large_one_refused(tmp_path, monkeypatch):

@@ -35,13 +35,23 @@ def test_a_folder_is_read_as_classes_of_small_images(tree):
     assert data.targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.pixels.shape == (6, 32, 32, 3)
     assert data.pixels[0, 5, 5].tolist() == [200, 100, 50]
-    assert notes == [f"{tree / 'train'}: 1 files are not images and were passed over"]
+    shrunk = f"{tree / 'train'}: 6 images of 40 x 24 pixels were shrunk to 32 x 32"
+    assert notes == [f"{tree / 'train'}: files left out: 1 not images", shrunk]
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    assert np.array_equal(image_sets.read_image(tmp_path / "x.png"), pixels)
+    assert np.array_equal(image_sets.read_image(tmp_path / "x.png").pixels, pixels)
+
+
+def test_what_was_done_to_images_is_said(tmp_path):
+    assert image_sets.changes([(32, 32), (1, 8)], 0) == []
+    told = image_sets.changes([(40, 24), (32, 32), (500, 300)], 2)
+    assert told == [
+        "2 images are transparent somewhere: they were laid on white",
+        "2 images of 40 x 24 to 500 x 300 pixels were shrunk to 32 x 32",
+    ]
 
 
 def test_a_test_folder_may_lack_classes_but_not_have_new_ones(tree):

@@ -14,7 +14,7 @@ from support.refusals import wrong
 from report import html_page, html_table, markdown_page
 from reporting.finished_runs import PUBLISHED, grouped, published_tables, read_runs
 from reporting.lam_sweeps import find_sweeps, write_choices
-from reporting.plots import draw_all, draw_shots, smoothed
+from reporting.plots import draw_all, draw_classes, draw_shots, smoothed
 
 
 @pytest.fixture
@@ -24,6 +24,29 @@ def folder(tmp_path):
         write_run(tmp_path / "runs" / "b", f"plain_{seed}", seed, "CE", 70 + seed, log=seed == 1, stage2="none", lam=0.25)
     write_run(tmp_path / "runs" / "a" / "earlier" / "1", "metasaug_1", accuracy=1.0)
     return tmp_path / "runs"
+
+
+def test_text_of_others_is_shown_letter_by_letter(run, tmp_path):
+    """Formulas, hidden labels, table rules, escape sequences, line breaks, scripts that the font lacks."""
+    names = ["$x$", "_base", "a|b", "\x1b[31mred\n", "é" * 40, "鳥", "<b>"]
+    for name in ("cost_$5_a_$6", "_base", "a|b"):
+        write_run(tmp_path / "runs", name, counts=(500, 400, 300, 200, 60, 50, 8), class_names=names, lr=len(name) / 100)
+    out = run("report.py", "runs", "--out", "out").stdout
+    assert "| cost_$5_a_$6 | last (199)" in out
+    assert "| a\\|b " in out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert {"cost_$5_a_$6", "_base", "a\\|b"} & set(Page(page).cells) == {"cost_$5_a_$6", "_base"}
+    made = Figure()
+    draw_classes(grouped(read_runs([tmp_path / "runs"])), made)
+    shown = [label.get_text() for label in made.axes[1].get_xticklabels()]
+    assert shown == [r"\$x\$", " _base", "a|b", r"\x1b[31mred\n", "é" * 23 + "…", "no. 5", "<b>"]
+    made.savefig(tmp_path / "x.png")  # nothing of it is read as a formula
+
+
+def test_what_a_terminal_cannot_show_is_written_out(run, folder):
+    assert "strength \\u03bb of" in run("MetaSAug_LDAM_train.py", "--help", fresh=True, PYTHONIOENCODING="ascii").stdout
+    assert "80.00 \\xb1 " not in run("report.py", folder, fresh=True).stdout  # the control
+    assert "81.17 \\xb1 " in run("report.py", folder, fresh=True, PYTHONIOENCODING="ascii").stdout
 
 
 class Page(HTMLParser):

@@ -143,9 +143,30 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(run,
     (tmp_path / "bad.png").write_text("no image")
     result = run("predict.py", "--checkpoint_path", checkpoint, "bad.png", "good.png", "gone.png", status=2)
     assert result.stdout.startswith("good.png\tsign ")
-    assert len(result.stdout.splitlines()) == len(result.stderr.splitlines()) == 1
-    assert "bad.png" in result.stderr
-    assert "(and 1 more)" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    bad, gone, last = result.stderr.splitlines()
+    assert bad.startswith("bad.png (8 bytes) cannot be read as an image")
+    assert gone.startswith("gone.png is missing")
+    assert last == "predict.py: error: 2 of 3 images cannot be read, see above"
+
+
+def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, checkpoint, tmp_path):
+    for name, size in (("a.png", (32, 32)), ("deep/b.jpg", (50, 40)), ("deep/\x1b[31m.png", (32, 32))):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA" if name == "a.png" else "RGB", size).save(tmp_path / "photos" / name)
+    for name in ("notes.txt", "deep/IMG_1.HEIC"):
+        (tmp_path / "photos" / name).touch()
+    result = run("predict.py", "--checkpoint_path", checkpoint, "--no-cuda", "photos")
+    named = [line.split("\t")[0] for line in result.stdout.splitlines()]
+    assert named == ["photos/a.png", "photos/deep/\\x1b[31m.png", "photos/deep/b.jpg"]
+    left_out = "1 in a format that cannot be read here (.heic: convert them to JPEG or PNG), 1 not images"
+    assert result.stderr.splitlines() == [
+        f"note: photos: files left out: {left_out}",
+        "note: 1 images are transparent somewhere: they were laid on white",
+        "note: 1 images of 50 x 40 pixels were shrunk to 32 x 32",
+    ]
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no image" in refused("predict.py", "--checkpoint_path", checkpoint, "empty")
 
 
 def test_mistakes(refused, checkpoint, tmp_path):

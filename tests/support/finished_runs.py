@@ -10,7 +10,17 @@ FLAGS = {"dataset": "cifar10", "imb_factor": 0.01, "stage2": "metasaug", "lam": 
 
 
 def write_run(
-    folder, name, seed=1, loss="LDAM", accuracy=80.0, log=True, counts=(500, 60, 8), data=None, heldout=None, **flags
+    folder,
+    name,
+    seed=1,
+    loss="LDAM",
+    accuracy=80.0,
+    log=True,
+    counts=(500, 60, 8),
+    data=None,
+    heldout=None,
+    class_names=None,
+    **flags,
 ):
     """Write the files of a run of a few classes; without `log` those that most figures are drawn of are missing.
 
@@ -23,7 +33,7 @@ def write_run(
     if log:
         outcome |= {"trace_estimated": [2.0] * size, "trace_learned": [2.1] * size}
     summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": [*counts],
-               **({"data": data} if data else {}),
+               **({"data": data} if data else {}), "class_names": class_names,
                "best": {**outcome, "acc1": accuracy + 1, "epoch": 180}, "last": outcome}  # fmt: skip
     if heldout is not None:
         summary["flags"] |= {"select_on": "heldout", "num_heldout": None}

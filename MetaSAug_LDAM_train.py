@@ -21,7 +21,7 @@ from harness.flags import check_num_classes
 from harness.process_group import Group
 from harness.run import Run
 from harness.training_flags import TrainingFlags, parse_training
-from loss import EstimatorCV, MetaSAugLDAM, covariance_traces
+from loss import EstimatorCV, MetaSAugLDAM, covariance_traces, moved_note
 from meta_layers import head_of
 from meta_step import augmented_step, meta_step, plain_step
 from passes import lacks_bf16, make_passes
@@ -48,7 +48,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
     with blamed_on("--arch"):
         check_arch(flags.arch)  # a wrong name is said before the data are read
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
-        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout)
+        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad)
         classes = len(data.cls_num_list)
         check_num_classes(flags.num_classes, classes, flags.data_root)
         with blamed_on("--arch"):
@@ -108,6 +108,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             moved = flags.meta_lr * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)
             run.after_epoch(tested, values, spread, ends_stage1=epoch + 1 == flags.meta_start < flags.epochs)
+            run.say(*moved_note(spread if epoch + 1 == flags.epochs else {}))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.image_files import left_out, unreadable
 from harness.image_sets import ImageSet, read_images
 
 PUBLISHED_SIZES = {"cifar10": (50000, 10), "cifar100": (50000, 100)}  # training images, classes
@@ -163,7 +164,12 @@ class LongTailedData:
 
 
 def build_dataset(
-    dataset: str, num_meta: int, imb_factor: float | None = None, root: str = "data", num_heldout: int = 0
+    dataset: str,
+    num_meta: int,
+    imb_factor: float | None = None,
+    root: str = "data",
+    num_heldout: int = 0,
+    skip_bad: bool = False,
 ) -> LongTailedData:
     """Read a data set, set a balanced meta set aside and make the rest long-tailed.
 
@@ -178,9 +184,17 @@ def build_dataset(
         all it has when that is fewer. None keeps every image.
     num_heldout:
         Images a class to hold out, see `hold_out`; -1: 2,000 in all.
+    skip_bad:
+        Leave out images that cannot be read; else they are a `UserError` that lists them.
     """
-    everything, notes = read_images(dataset, root, train=True)
-    test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names)
+    faults: list[str] = []
+    everything, notes = read_images(dataset, root, train=True, faults=faults)
+    test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names, faults=faults)
+    total = len(everything.targets) + len(test.targets) + len(faults)
+    if faults and not skip_bad:
+        raise unreadable(faults, total)
+    if faults:
+        notes.append(left_out(faults, total))
     targets = everything.targets.numpy()
     names = everything.class_names
     available = np.bincount(targets, minlength=len(names))

@@ -7,12 +7,13 @@ class covariance Σ, full (C, A, A) or diagonal (C, A). Pure functions first, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LITTLE = 1e-3  # a move of the covariances, as a share of their traces, that is said to be next to nothing
 SCATTER_ELEMENTS = 1 << 22  # outer products held at once when full covariances are summed
 
 
@@ -222,3 +223,15 @@ def covariance_traces(estimator: EstimatorCV, moved: Tensor | float | None) -> d
     estimated = traces(estimator.covariance)
     learned = {} if moved is None else {"trace_learned": (estimated - moved).tolist()}
     return {"trace_estimated": estimated.tolist(), **learned}
+
+
+def moved_note(traces_of: Mapping[str, list[float]]) -> list[str]:
+    """Return a line if meta steps moved the covariances by less than LITTLE of their traces (see `covariance_traces`)."""
+    if "trace_learned" not in traces_of:
+        return []
+    pairs = zip(traces_of["trace_learned"], traces_of["trace_estimated"], strict=True)
+    moved = max((abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0), default=0.0)
+    if not moved < LITTLE:
+        return []
+    told = f"note: the meta steps of the last epoch moved no class's covariance by more than {moved:.0e} of its trace"
+    return [f"{told}, so they changed next to nothing: a larger --meta_lr moves them further"]

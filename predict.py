@@ -21,7 +21,7 @@ from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
 from harness.image_files import counted, files_below, readable_endings
-from harness.image_sets import SIZE, SmallImage, changes, read_image
+from harness.image_sets import SIZE, changes, read_or_fault
 from harness.text import printable
 from meta_layers import head_of
 from reporting.trained import FromPixels, names_of_classes, probabilities, restored
@@ -44,7 +44,7 @@ def main() -> None:
     sizes: list[tuple[int, int]] = []
     clear = 0
     for start in range(0, len(files), AT_ONCE):
-        read = [(file, read_or_reason(file)) for file in files[start : start + AT_ONCE]]
+        read = [(file, read_or_fault(file)) for file in files[start : start + AT_ONCE]]
         problems += [str(found) for _, found in read if isinstance(found, UserError)]
         good = [(file, found) for file, found in read if not isinstance(found, UserError)]
         pixels = stacked([found.pixels for _, found in good])
@@ -87,14 +87,6 @@ def parser() -> Parser:
     add_checkpoint_flags(made)
     add_device_flags(made)
     return made
-
-
-def read_or_reason(file: Path) -> SmallImage | UserError:
-    """Return an image, or why there is none."""
-    try:
-        return read_image(file)
-    except UserError as error:
-        return error
 
 
 def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from harness.files import replacing, sync, writing
 from harness.process_group import Group
 from harness.progress import progress
 from image_lists import ImageList
+from large_sets import Sets
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 FORMAT = 1
@@ -131,11 +132,17 @@ class FeatureCache:
         What computes features.
     weights:
         The fingerprint of the backbone.
+    check:
+        Called once, before the first features are computed, with all images.
     """
 
-    def __init__(self, folder: Path, live: LiveFeatures, weights: str, group: Group, features: int, print_freq: int) -> None:
+    def __init__(
+        self, folder: Path, live: LiveFeatures, weights: str, group: Group, features: int, print_freq: int,
+        check: Callable[[Sets], object] = lambda _: None,
+    ) -> None:  # fmt: skip
         self.folder, self.live, self.weights, self.group = folder, live, weights, group
         self.features, self.print_freq = features, print_freq
+        self.check, self.checked = check, False
         self.digests: dict[str, str] = {}
 
     def facts(self, name: str, view: int) -> dict[str, Any]:
@@ -166,6 +173,9 @@ class FeatureCache:
             if self.group.main:
                 print(f"features of the {name} set, view {view}: read from {path}")
         else:
+            if not self.checked:
+                self.check(self.live.sets)
+                self.checked = True
             self._compute(name, view, facts, path)
         self.group.agree(lambda: self._see(path))
         return np.memmap(path, np.float16, "r", shape=(facts["rows"], self.features))
@@ -199,13 +209,14 @@ class FeatureCache:
 
 
 def cached_features(
-    live: LiveFeatures, views: int, folder: Path, weights: str, features: int, print_freq: int
-) -> CachedFeatures:
+    live: LiveFeatures, views: int, folder: Path, weights: str, features: int, print_freq: int,
+    check: Callable[[Sets], object] = lambda _: None,
+) -> CachedFeatures:  # fmt: skip
     """Return the features of `views` views of the training and meta images and one of the test images, from the cache.
 
     The parameters are those of `FeatureCache`.
     """
-    cache = FeatureCache(folder, live, weights, live.group, features, print_freq)
+    cache = FeatureCache(folder, live, weights, live.group, features, print_freq, check)
     train, meta = ([cache.open(name, view) for view in range(views)] for name in ("train", "meta"))
     targets = {name: torch.from_numpy(part.targets) for name, part in live.sets.parts.items()}
     sizes = live.batch_size, live.test_batch_size

@@ -49,6 +49,17 @@ def transforms(dataset: str, train: bool) -> v2.Compose:
     return v2.Compose([*first, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
+def is_thin(size: tuple[int, int]) -> bool:
+    """Return whether an image of that width and height would be too large when its short side is RESIZED."""
+    (short, long), most = sorted(size), Image.MAX_IMAGE_PIXELS
+    return most is not None and RESIZED**2 * long > most * short
+
+
+def thin(path: Path, size: tuple[int, int]) -> str:
+    """Return what is said of such an image."""
+    return f"{path} is absurdly thin ({size[0]} x {size[1]}): remove it or crop it"
+
+
 class ListedImages(Dataset[Any]):
     """The images of a list, transformed; one that cannot be read comes as its `UserError`, to be raised in the main process.
 
@@ -70,9 +81,8 @@ class ListedImages(Dataset[Any]):
             image = decode(path, self.upright).image
         except UserError as error:
             return error
-        short, long = sorted(image.size)
-        if Image.MAX_IMAGE_PIXELS and RESIZED**2 * long > Image.MAX_IMAGE_PIXELS * short:
-            return UserError(f"{path} is absurdly thin ({image.width} x {image.height}): remove it or crop it")
+        if is_thin(image.size):
+            return UserError(thin(path, image.size))
         with torch.random.fork_rng(devices=[]):
             # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
             torch.default_generator.manual_seed(mixed_seed(self.seed, number, self.stream, index + 1))

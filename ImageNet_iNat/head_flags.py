@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.flags import LearningFlags, Parser, add_learning_flags, check_learning, check_sizes, require
 from large_sets import LARGE_SETS, NUM_META
 
@@ -57,6 +58,14 @@ class HeadFlags(LearningFlags):
     def facts(self) -> dict[str, object]:
         """Return the values by flag, as all processes must have them."""
         return {f"--{name}": value for name, value in asdict(self).items()}
+
+
+def check_pretrained(path: Path, dataset: str) -> None:
+    """Say where checkpoints come from if there is none."""
+    if not os.path.isfile(path):
+        places = " or ".join(PRETRAINED[dataset])
+        advice = f"name a cRT, MetaSAug or torchvision ResNet-50 by --pretrained, or put cRT's into {places}"
+        raise UserError(f"there is no checkpoint {path}: {advice} (github.com/facebookresearch/classifier-balancing)")
 
 
 def add_group_flags(parser: argparse.ArgumentParser) -> None:

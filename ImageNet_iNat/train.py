@@ -13,8 +13,8 @@ Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's w
   python3 train.py --dataset custom --data_root my --pretrained resnet50.pth --fresh_head --lr 0.01
 """
 
-import os
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,12 +27,13 @@ import head_flags
 from backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
 from feature_cache import CachedFeatures, cached_features
 from features import LiveFeatures, extractor
-from harness.errors import UserError, run_main
+from harness.errors import run_main
 from harness.evaluation import evaluate
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
 from head_step import head_step
+from image_check import readable
 from image_lists import check_there
 from large_sets import Sets, read_sets
 from loss import EstimatorCV, MetaSAugCE
@@ -45,10 +46,7 @@ def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     for part in sets.parts.values():
         check_there(part)
     path = Path(f.pretrained)
-    if not os.path.isfile(path):
-        places = " or ".join(head_flags.PRETRAINED[f.dataset])
-        advice = f"name a cRT, MetaSAug or torchvision ResNet-50 by --pretrained, or put cRT's into {places}"
-        raise UserError(f"there is no checkpoint {path}: {advice} (github.com/facebookresearch/classifier-balancing)")
+    head_flags.check_pretrained(path, f.dataset)
     backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
     return sets, backbone, head, fingerprint(backbone)
 
@@ -63,6 +61,8 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
     """Every epoch is MetaSAug: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
+        check = partial(readable, group=group, workers=flags.workers, print_freq=flags.print_freq)
+        sets = check(sets, skip_bad=True) if flags.skip_bad else sets
         backbone.to(group.device)
         head.to(group.device)
         counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
@@ -92,7 +92,9 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         features: LiveFeatures | CachedFeatures = live
         if flags.cache_features:
             folder = Path(flags.cache_dir or Path(flags.workdir) / "feature_cache")
-            features = cached_features(live, flags.cache_features, folder, weights, FEATURES, flags.print_freq)
+            features = cached_features(live, flags.cache_features, folder, weights, FEATURES, flags.print_freq, check)
+        elif run.is_new:
+            check(sets)
         steps = -(-len(sets.train) // batch_size)
         batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
         meta = run.interruptible(features.meta(run.meta_taken))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,11 @@ from harness.text import printable, write_out_what_cannot_be_encoded
 
 
 class UserError(Exception):
-    """Something the user can correct. The message is one line: what is wrong, and what to do."""
+    """Something the user can correct. The message is one line: what is wrong, and what to do; `lines` come before it."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.lines = lines
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
@@ -60,6 +64,8 @@ def run_main(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except UserError as error:
+        for line in error.lines:
+            print(printable(line), file=sys.stderr)
         print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:

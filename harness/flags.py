@@ -59,6 +59,7 @@ class LearningFlags:
     data_root: str
     num_classes: int | None
     num_meta: int
+    skip_bad: bool
     batch_size: int
     test_batch_size: int
     epochs: int
@@ -89,7 +90,7 @@ class LearningFlags:
 FREE_FLAGS = {
     *("data_root", "num_classes", "workdir", "save_name", "idx", "print_freq", "gpu", "no_cuda", "threads", "workers"),
     *("cuda_graphs", "resume", "save_every", "epochs", "meta_start_given", "stage1", "cache_dir", "split", "pretrained"),
-    *("train_list", "val_list", "meta_list"),  # what they list is compared, not where it stands
+    *("skip_bad", "train_list", "val_list", "meta_list"),  # what they read is compared, not where it stands
 }
 
 
@@ -107,6 +108,7 @@ def add_checkpoint_flags(parser: Parser) -> None:
 
 def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
     """Add the flags of every training script, with its own defaults of --epochs and --lr."""
+    parser.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be read")
     parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
     parser.add_argument("--lr", "--learning-rate", type=float, default=lr, help="default: %(default)s")
     parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from harness.errors import UserError
 
 # Photographs and drawings in formats that Pillow does not read, or not everywhere.
 OTHER_FORMATS = {".heic", ".heif", ".avif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"}
+LISTED = 20  # images that cannot be read
 # Why a file is left out.
 HIDDEN, NO_IMAGE, STRAY = "hidden", "not images", "in no class folder"
 DEAD_LINK, LOOP = "links to nothing", "links to a folder above"
@@ -133,12 +134,17 @@ class Decoded(NamedTuple):
     laid_on_white: bool
 
 
-def decode(path: Path, upright: bool) -> Decoded:
-    """Read an image, turned as its EXIF says if `upright`; a `UserError` names the file that cannot be read."""
+def decode(path: Path, upright: bool, coarse: bool = False) -> Decoded:
+    """Read an image, turned as its EXIF says if `upright`; a `UserError` names the file that cannot be read.
+
+    If `coarse`, a JPEG is read at an eighth of its size, which takes less time and finds the same faults.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large images and odd metadata are no reason to stop
             with Image.open(path) as image:
+                if coarse:
+                    image.draft("RGB", (1, 1))
                 image.load()
                 return to_rgb(turned(image) if upright else image)
     except FileNotFoundError as error:
@@ -148,6 +154,21 @@ def decode(path: Path, upright: bool) -> Decoded:
     except Exception as error:  # what a decoder raises on a damaged file depends on the format
         size = os.path.getsize(path) if path.exists() else 0
         raise UserError(f"{path} ({size} bytes) cannot be read as an image: remove or replace it ({error})") from error
+
+
+def unreadable(faults: Sequence[str], total: int) -> UserError:
+    """Return the error that lists images that cannot be read, `faults` of `total`, the first LISTED of them."""
+    if len(faults) == 1:
+        return UserError(faults[0])
+    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    advice = "remove or replace them, or leave them out by --skip_bad"
+    return UserError(f"{len(faults)} of {total} images cannot be read, see above: {advice}", [*faults[:LISTED], *more])
+
+
+def left_out(faults: Sequence[str], total: int) -> str:
+    """Return the line that says that --skip_bad left out images that cannot be read."""
+    first = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
+    return f"--skip_bad: {len(faults)} of {total} images cannot be read and were left out: {first}"
 
 
 def turned(image: Image.Image) -> Image.Image:

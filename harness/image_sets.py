@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from harness.archives import fetch, unpack
 from harness.errors import UserError
-from harness.image_files import class_folders, decode
+from harness.image_files import class_folders, decode, unreadable
 
 SIZE = 32
 DATASETS = ("cifar10", "cifar100", "digits", "folder")
@@ -62,7 +62,9 @@ class ImageSet:
         return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
 
 
-def read_images(dataset: str, root: str, train: bool, class_names: list[str] | None = None) -> tuple[ImageSet, list[str]]:
+def read_images(
+    dataset: str, root: str, train: bool, class_names: list[str] | None = None, faults: list[str] | None = None
+) -> tuple[ImageSet, list[str]]:
     """Read the training or the test images of a data set; return them and lines to tell the user.
 
     Parameters
@@ -72,13 +74,15 @@ def read_images(dataset: str, root: str, train: bool, class_names: list[str] | N
         scikit-learn; "folder" is `root/{train,test}/<class>/*`.
     class_names:
         The classes of the training set: a test folder must hold no others.
+    faults:
+        Takes a line for every image that cannot be read and is left out; None: such images are a `UserError`.
     """
     if dataset in PUBLISHED_FOLDERS:
         return read_cifar(dataset, root, train), []
     if dataset == "digits":
         return read_digits(train), []
     if dataset == "folder":
-        return read_folder(Path(root) / ("train" if train else "test"), class_names)
+        return read_folder(Path(root) / ("train" if train else "test"), class_names, faults)
     raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
 
 
@@ -146,7 +150,7 @@ def read_digits(train: bool) -> ImageSet:
     return ImageSet(pixels, targets, [str(d) for d in range(10)], flip=False)
 
 
-def read_folder(folder: Path, class_names: list[str] | None) -> tuple[ImageSet, list[str]]:
+def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] | None = None) -> tuple[ImageSet, list[str]]:
     """Read `folder/<class>/**`, resized to 32x32; see `image_files.class_folders`.
 
     Returns the images and lines that say which files were left out and what was done to the others.
@@ -155,8 +159,15 @@ def read_folder(folder: Path, class_names: list[str] | None) -> tuple[ImageSet, 
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds {len(found.class_names)} class folders; at least two are needed")
     shown = tqdm(found.paths, f"reading {folder}", disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)
-    images = [read_image(folder / path) for path in shown]
-    pixels, targets = np.stack([image.pixels for image in images]), torch.tensor(found.labels)
+    read = [read_or_fault(folder / path) for path in shown]
+    bad = [str(image) for image in read if isinstance(image, UserError)]
+    good = [(image, label) for image, label in zip(read, found.labels, strict=True) if not isinstance(image, UserError)]
+    if bad and (faults is None or not good):
+        raise unreadable(bad, len(read))
+    if faults is not None:
+        faults += bad
+    images = [image for image, _ in good]
+    pixels, targets = np.stack([image.pixels for image in images]), torch.tensor([label for _, label in good])
     done = changes([image.size for image in images], sum(image.laid_on_white for image in images))
     notes = [*found.notes(folder), *(f"{folder}: {line}" for line in done)]
     return ImageSet(torch.from_numpy(pixels), targets, found.class_names), notes
@@ -175,6 +186,14 @@ def read_image(path: Path) -> SmallImage:
     image, laid_on_white = decode(path, upright=True)
     small = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     return SmallImage(np.asarray(small), image.size, laid_on_white)
+
+
+def read_or_fault(path: Path) -> SmallImage | UserError:
+    """Return an image, or why there is none."""
+    try:
+        return read_image(path)
+    except UserError as error:
+        return error
 
 
 def changes(sizes: Sequence[tuple[int, int]], laid_on_white: int) -> list[str]:

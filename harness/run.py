@@ -165,6 +165,11 @@ class Run:
         return self.saved_at is not None
 
     @property
+    def is_new(self) -> bool:
+        """Whether no step was taken yet."""
+        return self.epoch == self.meter.steps == 0
+
+    @property
     def epochs(self) -> Iterator[int]:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
         state, source = self.found

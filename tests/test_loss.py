@@ -197,3 +197,10 @@ def test_criterion_equals_the_formula(name):
         norm += cb[y]
     ours = getattr(loss, name)(counts)(logits, weight, target, covariance, lam_t)
     torch.testing.assert_close(ours, total / norm)
+
+
+def test_covariances_that_hardly_moved_are_said():
+    assert loss.moved_note({"trace_estimated": [1.0, 2.0]}) == []
+    (line,) = loss.moved_note({"trace_estimated": [1.0, 0.0, 2.0], "trace_learned": [1.0, 0.0, 2.0 - 4e-4]})
+    assert "moved no class's covariance by more than 2e-04 of its trace" in line
+    assert loss.moved_note({"trace_estimated": [1.0, 2.0], "trace_learned": [1.0, 2.0 - 4e-3]}) == []  # the control

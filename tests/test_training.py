@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from onnxruntime import InferenceSession
 from PIL import Image
 from sklearn.metrics import f1_score
 from support.compare import distance
+from support.data import write_image
 from support.places import ROOT
 
 from data_utils import build_dataset
@@ -325,6 +327,25 @@ def test_own_images_and_a_network_of_ones_own(run, tiny_folder, tmp_path, make, 
         assert InferenceSession(exported).run(None, {"pixels": pixels.numpy()})[0].shape == (4, 2)
     predicted = run(scripts / "predict.py", "--checkpoint_path", path, *arch, "my/test/cat/0.png").stdout
     assert re.fullmatch(r"my/test/cat/0.png\t(cat|dog) [\d.]+\t(cat|dog) [\d.]+\n", predicted)
+
+
+def test_images_that_cannot_be_read_are_listed_or_left_out(run, tiny_folder, tmp_path):
+    for part, count in (("train", 12), ("test", 3)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                write_image(tmp_path / "my" / part / name / f"{i}.png", i)
+    bad = [Path("my", *rest) for rest in (("test", "dog", "2.png"), ("train", "cat", "3.png"), ("train", "dog", "0.png"))]
+    for path in bad:
+        (tmp_path / path).write_text("no image")
+    words = ["--dataset", "folder", "--data_root", "my", "--arch", "tiny_networks:logits", "--epochs", "1", "--no-cuda"]
+    result = run("MetaSAug_CE_train.py", *words, status=2)
+    *lines, last = result.stderr.splitlines()
+    assert sorted(line.split(" (")[0] for line in lines) == [str(path) for path in bad]
+    assert last.startswith("MetaSAug_CE_train.py: error: 3 of 30 images cannot be read, see above: remove or replace them")
+    assert not list(tmp_path.rglob("*.pth.tar"))
+    out = run("MetaSAug_CE_train.py", *words, "--skip_bad").stdout
+    assert "note: --skip_bad: 3 of 30 images cannot be read and were left out: my/train/cat/3.png" in out
+    assert summary_of(tiny_folder, "name")["cls_num_list"] == [1, 1]
 
 
 MISTAKES = [

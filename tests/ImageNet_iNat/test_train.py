@@ -69,6 +69,36 @@ def first_line(out):
     return f"Dataset: ImageNet_LT\tAccuracy: {accuracy}\tError: {100 - float(accuracy):.2f}\tTop-5: {top5}"
 
 
+def test_images_that_cannot_be_read_are_listed_before_the_first_epoch_or_left_out(run_in, tmp_path):
+    for part, count in (("train", 26), ("val", 2)):
+        for name in "ab":
+            for i in range(count):
+                write_image(tmp_path / "my" / part / name / f"{i:02}.png", i)
+    crt_checkpoint(tmp_path / "crt.pth", 2)
+    bad = [*(tmp_path / "my" / "train" / "b").glob("0*.png"), *(tmp_path / "my" / "train" / "a").glob("1*.png")]
+    bad += [*(tmp_path / "my" / "val").glob("?/01.png")]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:60])
+    flags = ["--dataset", "custom", "--data_root", "my", "--pretrained", "crt.pth", "--num_meta", "5", "--epochs", "1",
+             "--batch_size", "16", "--no-cuda", "--workers", "0", "--save_name", "x"]  # fmt: skip
+    for more in ([], ["--cache_features", "1", "--cache_dir", "c"]):
+        result = run_in(TRAIN, *flags, *more, cwd=tmp_path, status=2)
+        *lines, count, last = result.stderr.splitlines()
+        wanted = sorted(bad)[:20]
+        assert [line.split(" (")[0] for line in lines] == [str(path.relative_to(tmp_path)) for path in wanted]
+        assert count == "and 2 more"
+        advice = "remove or replace them, or leave them out by --skip_bad"
+        assert last == f"train.py: error: 22 of 56 images cannot be read, see above: {advice}"
+        assert "epoch 0" not in result.stdout
+    assert not [*(tmp_path / "checkpoint").rglob("x_*"), *(tmp_path / "c").glob("*")]
+    out = run_in(TRAIN, *flags, "--skip_bad", cwd=tmp_path).stdout
+    assert "note: --skip_bad: 22 of 56 images cannot be read and were left out: my/train/a/10.png" in out
+    kept = json.loads((tmp_path / "checkpoint/ours/custom/x_summary.json").read_text())
+    train = read_sets("custom", tmp_path / "my", 5).train
+    good = [label for path, label in zip(train.paths, train.targets, strict=True) if train.root / path not in bad]
+    assert kept["cls_num_list"] == np.bincount(good).tolist() != np.bincount(train.targets).tolist()
+
+
 # A part of ImageNet-LT
 
 

@@ -54,11 +54,9 @@ def main() -> None:
         clear += sum(found.laid_on_white for _, found in good)
     for note in (*left_out, *changes(sizes, clear)):
         print(f"note: {printable(note)}", file=sys.stderr)
-    if len(problems) > 1:
-        print(*map(printable, problems), sep="\n", file=sys.stderr)
-        raise UserError(f"{len(problems)} of {len(files)} images cannot be read, see above")
     if problems:
-        raise UserError(problems[0])
+        several = f"{len(problems)} of {len(files)} images cannot be read, see above"
+        raise UserError(several, problems) if len(problems) > 1 else UserError(problems[0])
 
 
 def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -70,12 +68,13 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
             files.append(path)
             continue
         below = files_below(path, readable_endings())
-        files += [path / file for file, reason in below if not reason]
+        images = [path / file for file, reason in below if not reason]
+        if not images:
+            raise UserError(f"{path} holds no image in a format that can be read")
+        files += images
         left_out = Counter(reason for _, reason in below if reason)
         if left_out:
             lines.append(f"{path}: files left out: {counted(left_out)}")
-        if len(left_out) == len(below):
-            raise UserError(f"{path} holds no image")
     return files, lines
 
 

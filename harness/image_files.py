@@ -59,7 +59,7 @@ def class_folders(folder: Path, class_names: list[str] | None, advice: str) -> C
             name, _, inside = path.partition(os.sep)
             if not reason and inside:
                 chosen.append((path, label_of[name]))
-            elif inside or reason != NO_IMAGE:  # a file beside the class folders is of interest if it is an image
+            elif inside or reason not in (NO_IMAGE, HIDDEN):  # beside the class folders only images are of interest
                 left_out[reason or STRAY] += 1
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error

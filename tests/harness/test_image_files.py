@@ -49,7 +49,8 @@ def test_what_is_left_out_is_counted_by_reason(tree):
     (tree / "b" / "gone.png").symlink_to(tree / "nowhere.png")
     (tree / "b" / "loop").symlink_to(tree / "b")
     picture(tree / "beside.png")
-    (tree / "list.txt").touch()
+    for name in ("list.txt", ".DS_Store"):
+        (tree / name).touch()
     (tree / ".git").mkdir()
     found = class_folders(tree, None, "")
     assert (len(found.paths), sum(found.left_out.values())) == (6, 11)

@@ -166,7 +166,11 @@ def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, ch
         "note: 1 images of 50 x 40 pixels were shrunk to 32 x 32",
     ]
     (tmp_path / "empty").mkdir()
-    assert "empty holds no image" in refused("predict.py", "--checkpoint_path", checkpoint, "empty")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "empty" / name).touch()
+    assert "empty holds no image in a format that can be read" in refused(
+        "predict.py", "--checkpoint_path", checkpoint, "empty"
+    )
 
 
 def test_mistakes(refused, checkpoint, tmp_path):

@@ -79,7 +79,7 @@ def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> l
     for name, count in zip(names, counts, strict=True):
         if not count:
             raise UserError(f"class {name} has no training image: add some, or remove the class")
-    if max(counts) <= num_meta:
+    if 1 < num_meta >= max(counts):
         raise UserError(
             f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)}): lower it"
         )

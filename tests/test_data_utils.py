@@ -210,6 +210,9 @@ def test_a_class_as_small_as_the_meta_set_has_its_images_in_both(monkeypatch):
     assert np.bincount(data.meta.targets).tolist() == [10, 10, 1]
     both = "classes of no more than --num_meta 10 images have them in both the training and the meta set: b (10), c (1)"
     assert data.notes == [both]
+    fake([1, 1], monkeypatch)  # nothing to lower
+    data = data_utils.build_dataset("folder", 1)
+    assert (data.cls_num_list, np.bincount(data.meta.targets).tolist()) == ([1, 1], [1, 1])
     fake([50, 11, 12], monkeypatch)  # the control
     data = data_utils.build_dataset("folder", 10)
     assert (data.cls_num_list, data.notes) == ([40, 1, 2], [])

@@ -65,6 +65,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             model, optimizer, estimator, extra={"loss": loss_name, "data": data.digest()}, stage1=flags.stage1,
             facts={"arch": flags.arch, "dataset": flags.dataset, "imb_factor": flags.imb_factor, **data.facts()},
             cost=lambda epoch: META_COST if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
+            steps=-(-len(data.train.targets) // flags.batch_size),
         )  # fmt: skip
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
         second = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}"
@@ -75,7 +76,6 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         train_set, meta_set, test_set = data.train.to(device), data.meta.to(device), data.test.to(device)
         heldout_set = data.heldout.to(device) if data.heldout else None
         meta = meta_batches(meta_set, flags.batch_size, flags.seed, run.meta_taken)
-        steps = -(-len(train_set.targets) // flags.batch_size)
         for epoch in run.epochs:
             # The virtual step's rate drops an epoch after the real one's, as published.
             lr, virtual_lr = (learning_rate(flags.lr, now, flags.epochs) for now in (epoch + 1, epoch))
@@ -86,7 +86,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             method = "none" if stage == 1 else flags.stage2
             model.train()
             batches = epoch_batches(train_set, flags.batch_size, flags.seed, epoch, run.meter.steps)
-            for batch in run.watch(batches, steps, f"epoch {epoch}/{flags.epochs} stage {stage}"):
+            for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
                 if method == "metasaug":
                     seen = take(
                         meta_step, model, criterion, estimator, optimizer, batch, next(meta),

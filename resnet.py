@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule, WithFeatures, last_linear
 
+DEEPEST = 1202  # of the paper
+
 
 class BasicBlock(MetaModule):
     """Two 3x3 convolutions with batch norm around an identity or option A shortcut."""
@@ -90,11 +92,10 @@ def depth_of(arch: str) -> int:
         If the name is not of that form.
     """
     match = re.fullmatch(r"resnet(\d+)", arch)
-    depth = int(match[1]) if match else 0
-    if depth < 8 or depth % 6 != 2:
-        raise ValueError(
-            f"{arch!r} is unknown: use resnet and a depth of 6n + 2, as in resnet32, or package.module:function"
-        )
+    depth = int(match[1][:9]) if match else 0
+    if not 8 <= depth <= DEEPEST or depth % 6 != 2:
+        form = f"resnet and a depth of 6n + 2 from 8 to {DEEPEST}, as in resnet32"
+        raise ValueError(f"{arch[:60]!r} is unknown: use {form}, or package.module:function")
     return depth
 
 
@@ -131,7 +132,8 @@ def architecture(weights: Mapping[str, Tensor]) -> tuple[str | None, int | None]
     blocks = [len({m[1] for k in weights if (m := re.match(rf"layer{s}\.(\d+)\.conv1\.weight$", k))}) for s in (1, 2, 3, 4)]
     first, head = weights.get("conv1.weight"), weights.get("linear.weight")
     of_cifar = first is not None and first.shape == (16, 3, 3, 3) and blocks[0] > 0 and blocks == [*[blocks[0]] * 3, 0]
-    return (f"resnet{6 * blocks[0] + 2}", len(head)) if of_cifar and head is not None and head.dim() == 2 else (None, None)
+    whole = of_cifar and head is not None and head.shape[1:] == (64,) and 6 * blocks[0] + 2 <= DEEPEST
+    return (f"resnet{6 * blocks[0] + 2}", len(head)) if whole and head is not None else (None, None)
 
 
 def check_arch(arch: str) -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from harness.checkpoint import COUNTER, StateDict, fit_weights, load_checkpoint, network_weights
+from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
+from harness.weights import COUNTER, StateDict, fit_weights, network_weights
 
 FEATURES = 2048
 

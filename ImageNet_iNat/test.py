@@ -20,11 +20,11 @@ from torch import nn
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
 
 import head_flags
-from backbone import fingerprint, load_network, read_weights
+from backbone import FEATURES, fingerprint, load_network, read_weights
 from features import extractor, in_order, plain_images
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, evaluate
-from harness.files import beside, replacing
+from harness.files import beside, check_output, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from image_lists import ImageList
@@ -42,13 +42,14 @@ def main() -> None:
 def test_set(args: argparse.Namespace, group: Group) -> None:
     """Test the checkpoint that the flags name."""
     path = Path(args.loading_path)
-    subject = group.agree(lambda: read_subject(args, path), lambda made: made.facts())
+    out = Path(args.out) if args.out else beside(path, "_classes.csv")
+    subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
     tested = evaluate(head, batches, group)
     if group.main:
-        report(subject, tested, Path(args.out) if args.out else beside(path, "_classes.csv"))
+        report(subject, tested, out)
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Subject:
         return {"test list": self.images.digest(), **weights}
 
 
-def read_subject(args: argparse.Namespace, path: Path) -> Subject:
-    """Read the checkpoint and the list of test images."""
+def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
+    """Read the checkpoint and the list of test images; none of them may be `out`."""
+    check_output(out, (path, args.train_list, args.val_list), "--out")
     weights, state = read_weights(path)
     check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")
@@ -78,8 +80,10 @@ def read_subject(args: argparse.Namespace, path: Path) -> Subject:
         raise UserError(f"{path} was trained from lists, whose labels are its classes: give --val_list")
     root = args.data_root or f"../{dataset}"
     matrix = weights[1].get("weight")
-    classes = args.num_classes or (len(matrix) if matrix is not None and matrix.dim() == 2 else None)
+    classes = args.num_classes or (len(matrix) if matrix is not None and matrix.shape[1:] == (FEATURES,) else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
+    if out.exists():
+        check_output(out, [images.source, *(images.root / image for image in images.paths)], "--out")
     backbone, head = load_network(weights, len(images.class_names), path)
     if len(state.get("cls_num_list", images.class_names)) != len(images.class_names):
         raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")

@@ -70,6 +70,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
             head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
             fused=group.device.type in ("cpu", "cuda"),
         )  # fmt: skip
+        steps = -(-len(sets.train) // batch_size)
         criterion = MetaSAugCE(counts).to(group.device)
         estimator = EstimatorCV(FEATURES, len(counts), diagonal=True).to(group.device)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
@@ -79,7 +80,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
                 "dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
                 "global_batch_size": batch_size,
             },
-            saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
+            steps=steps, saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
         )  # fmt: skip
         where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
         run.say(f"{flags.dataset}, {len(counts)} classes, head of the ResNet-50 in {flags.pretrained}, {where}")
@@ -95,13 +96,12 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
             features = cached_features(live, flags.cache_features, folder, weights, FEATURES, flags.print_freq, check)
         elif run.is_new:
             check(sets)
-        steps = -(-len(sets.train) // batch_size)
         batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
         meta = run.interruptible(features.meta(run.meta_taken))
         for epoch in run.epochs:
             lam_t = flags.lam * epoch / flags.epochs  # λ_t
             left = islice(batches, steps - run.meter.steps)
-            for batch in run.watch(left, steps, f"epoch {epoch}/{flags.epochs}"):
+            for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):
                 seen = head_step(
                     head, criterion, estimator, optimizer, batch, next(meta),
                     lam_t=lam_t, virtual_lr=flags.lr, meta_lr=flags.meta_lr,

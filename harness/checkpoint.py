@@ -23,10 +23,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from harness import schemas
 from harness.errors import UserError
 from harness.files import previous, replacing
+from harness.weights import StateDict, few_names, oddity, stripped
 
 MARK = b"sha256:"
 DIGEST = 64  # characters
@@ -34,15 +36,6 @@ CHECKED = "checksum"  # the key of a dict whose file ends in one
 # Where a file holds its weights: cRT's best epoch, the published form, and what other code calls it.
 WEIGHTS_IN = ("state_dict_best", "state_dict", "model_state_dict", "model")
 PARTS = (("feature", "classifier"), ("feat_model", "classifier"))  # MetaSAug's and cRT's large networks
-PREFIXES = ("module.", "_orig_mod.", "model.")  # put before every name by DataParallel, torch.compile and wrappers
-COUNTER = "num_batches_tracked"  # of batch norm; it matters for a cumulative average only, which nothing here uses
-# What the keys of a checkpoint hold, besides state_dict and optimizer.
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "epoch": int, "flags": dict, "arch": str, "dataset": str, "class_names": list, "cls_num_list": list,
-    "train_digest": str,
-    "imb_factor": (int, float, type(None)),
-}  # fmt: skip
-StateDict = dict[str, Tensor]
 
 
 class Unread:
@@ -146,16 +139,20 @@ def advice(path: Path) -> str:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of any form that `find_weights` knows, onto the CPU.
 
-    Returns what the file holds, with the weights of the network as named tensors under "state_dict"; a large network's
-    parts are one there, its head named fc.
+    Returns what the file holds, checked as `schemas.CHECKPOINT` declares it, with the weights of the network as named
+    tensors under "state_dict"; a large network's parts are one there, its head named fc.
     """
     state = read_file(path)
     weights = find_weights(state, path)
+    if found := next((f"{name} is {odd}" for name, tensor in weights.items() if (odd := oddity(tensor))), None):
+        raise UserError(f"{path} cannot be used: {found}, weights are ordinary tensors: save them as such")
     facts = {} if is_tensors(state) else {key: value for key, value in state.items() if not isinstance(value, Unread)}
-    odd = [key for key, value in facts.items() if not is_sound(key, value)]
-    if odd and CHECKED in facts:  # one of ours; what code of others means by these keys is passed over
-        raise UserError(f"{path} cannot be used: its {odd[0]} makes no sense")
-    return {**{key: value for key, value in facts.items() if key not in odd}, "state_dict": weights}
+    for key, form in schemas.CHECKPOINT:
+        if key in facts and CHECKED in facts:
+            schemas.check(facts[key], form, path, key)
+        elif key in facts and schemas.problem(facts[key], form):
+            del facts[key]  # what code of others means by this key
+    return {**facts, "state_dict": weights}
 
 
 def is_tensors(value: Any) -> bool:
@@ -182,53 +179,3 @@ def find_weights(state: Any, path: Path) -> StateDict:
             return {name: tensor for part in parts for name, tensor in stripped(part or {}).items()}
     held = few_names(sorted(map(str, inner)))
     raise UserError(f"{path} holds no weights of a network under a name known here: it holds {held}")
-
-
-def stripped(weights: Mapping[str, Tensor]) -> StateDict:
-    """Return the weights without PREFIXES that stand before every name."""
-    found = dict(weights)
-    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
-
-
-def network_weights(model: nn.Module) -> StateDict:
-    """Return a network's weights and statistics on the CPU, as a checkpoint holds them."""
-    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-
-
-def is_sound(key: str, value: Any) -> bool:
-    """Return whether what a checkpoint says beside its weights is of the kind that is used here."""
-    if key in KINDS and not isinstance(value, KINDS[key]):
-        return False
-    if key == "cls_num_list":
-        return all(type(number) is int and number > 0 for number in value)
-    if key == "class_names":
-        return all(isinstance(name, str) for name in value)
-    return key != "imb_factor" or value is None or 0 < value <= 1
-
-
-def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str, head: str | None = None) -> None:
-    """Copy `weights` into the model, every name and shape the same, but for batch norm's counters.
-
-    `head` names the model's last layer: if only its class count differs, that is said.
-    """
-    own = model.state_dict()
-    short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
-    counted = {name for name in {*short, *weights} if name.endswith(COUNTER)}
-    missing, unexpected = sorted(short.keys() - weights.keys() - counted), sorted(weights.keys() - short.keys() - counted)
-    if missing or unexpected:
-        raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
-    for name, long in short.items():
-        theirs, ours = weights.get(name, own[long]).shape, own[long].shape
-        if theirs != ours and head and f"{head}.weight".endswith(long) and theirs[1:] == ours[1:]:
-            raise UserError(f"{source} was trained on {theirs[0]} classes, the data set has {ours[0]}: see --dataset")
-        if theirs != ours:
-            raise UserError(f"{source}: {name} is {tuple(theirs)}, the network's is {tuple(ours)}")
-    model.load_state_dict({long: weights.get(name, own[long]) for name, long in short.items()})
-
-
-def few_names(names: list[str]) -> str:
-    """Return the names, the first eight of them when they are many."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return " ".join(", ".join(names[:8]).split()) + more if names else "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,14 @@ def writing(path: Path) -> Iterator[None]:
         kept = "; it is as it was before" if path.is_file() else ""
         reason = f"{path} cannot be written ({error.strerror or error}){kept}"
         raise UserError(f"{reason}: make room or choose another folder") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file that the user named."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
 
 
 @contextmanager
@@ -79,6 +87,12 @@ def link_previous(path: Path) -> None:
 def beside(path: Path, ending: str) -> Path:
     """Return the name of a file beside a checkpoint: of x.pth.tar, x and the ending."""
     return path.with_name(path.name.removesuffix(".tar").removesuffix(".pth") + ending)
+
+
+def check_output(out: Path, inputs: Iterable[Path | str | None], flag: str) -> None:
+    """Refuse to write to a file that is read."""
+    if out.exists() and any(path is not None and os.path.exists(path) and os.path.samefile(out, path) for path in inputs):
+        raise UserError(f"{flag} {out} is a file that this command reads: name another")
 
 
 def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:

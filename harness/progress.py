@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.weights import check_tensors
+
 T = TypeVar("T")
 
 
@@ -45,6 +47,7 @@ class Meter:
     """
 
     SUMS = ("loss", "correct", "meta_loss", "grad_norm", "grad_trace", "present", "first_bad")
+    OF_CLASSES = ("grad_trace", "present")
 
     def __init__(self) -> None:
         self.steps = 0
@@ -96,15 +99,14 @@ class Meter:
         return {"steps": self.steps, "count": self.count, "has_meta": self.has_meta, **sums}
 
     @classmethod
-    def load(cls, state: Mapping[str, Any], device: torch.device) -> Meter:
-        """Return the meter that `state` was made of."""
+    def load(cls, state: Mapping[str, Any], classes: int, device: torch.device) -> Meter:
+        """Return the meter that `state` was made of; a ValueError says which sum is none, of `classes` or of the epoch."""
         meter = cls()
         meter.steps, meter.count, meter.has_meta = state["steps"], state["count"], state["has_meta"]
-        if not (type(meter.steps) is type(meter.count) is int and type(meter.has_meta) is bool):
-            raise TypeError("steps, count or has_meta are of another kind")
         for name in cls.SUMS:
-            if state[name].dim() > (name in ("grad_trace", "present")):
-                raise ValueError(f"{name} is no number")
+            shape = (classes,) if name in cls.OF_CLASSES and state[name].dim() else ()
+            floating = state[name].is_floating_point()
+            check_tensors(state, {name: torch.zeros(shape, dtype=torch.float64 if floating else torch.int64)})
             setattr(meter, name, state[name].to(device))
         return meter
 

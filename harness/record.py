@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,42 +14,26 @@ from typing import Any
 import numpy as np
 
 from harness.checkpoint import save_checkpoint
-from harness.files import previous, replacing, set_earlier_aside, writing
+from harness.errors import UserError
+from harness.files import replacing, set_earlier_aside, writing
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, percent, shot_of, shots_line
 from harness.progress import duration
+from harness.run_files import (
+    checkpoint_paths,
+    copy_run,
+    prediction_paths,
+    restore_best,
+    set_damaged_aside,
+    summary_path,
+    with_previous,
+    written,
+)
+from harness.schemas import replaced
+from harness.text import printable
 
-CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
-TESTED = ("ckpt", "last")  # those whose predictions are kept
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
-
-
-def with_previous(path: Path) -> tuple[Path, Path]:
-    """Return a checkpoint's path and where the one before it is kept."""
-    return path, previous(path)
-
-
-def copy_run(source: Path, folder: Path, name: str) -> None:
-    """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
-    theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
-    ends = ["metrics.jsonl", *(f"{kind}_predictions.npz" for kind in TESTED), *(f"{kind}.pth.tar" for kind in CHECKPOINTS)]
-    for end in ends:
-        file, target = source.with_name(f"{theirs}_{end}"), folder / f"{name}_{end}"
-        if end == "resume.pth.tar":
-            file = source
-        if file.is_file() and not target.exists():
-            with replacing(target) as part:
-                shutil.copyfile(file, part)
-
-
-def finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -> bool:
-    """Return whether a run of that name has ended with these flags ("--lr" and so on) and facts of its data."""
-    try:
-        summary = json.loads((folder / f"{name}_summary.json").read_text(encoding="utf-8"))
-        found = {**summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or that of an older version
-        return False
-    return found.items() >= {**binding, "--epochs": epochs}.items()
+NOTHING = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best of no epochs
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -61,11 +44,7 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 def finite(value: Any) -> Any:
     """Replace nan and infinities by None throughout, for strict JSON."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return replaced(value, lambda number: not math.isfinite(number))
 
 
 def lines_before(path: Path, epoch: int) -> list[str]:
@@ -131,17 +110,18 @@ class Record:
         those of the interrupted run copied.
     since:
         The epoch that a run which was not interrupted begins with.
+    ended:
+        Whether no epoch is left.
     """
 
     def __init__(
         self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
-        resumed: Mapping[str, Any] | None = None, source: Path | None = None, since: int = 0,
+        resumed: Mapping[str, Any] | None = None, source: Path | None = None, since: int = 0, ended: bool = False,
     ) -> None:  # fmt: skip
         self.machine = machine_facts()  # now, for the code may be changed while it runs
         self.cls_num_list = list(cls_num_list)
-        self.paths = {kind: folder / f"{name}_{kind}.pth.tar" for kind in CHECKPOINTS}
-        self.predictions = {kind: folder / f"{name}_{kind}_predictions.npz" for kind in TESTED}
-        self.summary_path = folder / f"{name}_summary.json"
+        self.paths, self.predictions = checkpoint_paths(folder, name), prediction_paths(folder, name)
+        self.summary_path = summary_path(folder, name)
         resume = self.paths["resume"]
         own = source is not None and source.resolve() in (f.resolve() for f in with_previous(resume))
         if not own:
@@ -151,22 +131,36 @@ class Record:
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:
                 print(f"note: the files of an earlier run {name} are now in {aside}")
-        with writing(folder):
-            if source is not None and not own:
-                copy_run(source, folder, name)
-            elif source is not None and source.resolve() != resume.resolve() and resume.exists():
-                # It is damaged, and must not take the place of the good one when the next is saved.
-                os.replace(resume, resume.with_name(resume.name + ".damaged"))
-            if source is not None:  # what the run came to when it was shorter
-                self.summary_path.unlink(missing_ok=True)
-        nothing = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}
-        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": nothing, "last": {}}
-        with writing(folder):
-            self.log = RunLog(folder, name, found["epoch"])
+        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": dict(NOTHING), "last": {}}
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]
         self.since: int = found["since"]
         self.start = time.time() - found["seconds"]
+        with writing(folder):
+            if source is not None and not own:
+                copy_run(source, folder, name)
+            if source is not None:
+                self._mend(found["epoch"], ended)
+                self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
+            if own and source is not None and source.resolve() != resume.resolve() and resume.exists():
+                # It is damaged, and must not take the place of the good one when the next is saved.
+                os.replace(resume, resume.with_name(resume.name + ".damaged"))
+        with writing(folder):
+            self.log = RunLog(folder, name, found["epoch"])
+
+    def _mend(self, epoch: int, ended: bool) -> None:
+        """See that checkpoints of earlier epochs are there and whole; say what is done about those that are not."""
+        path, best = self.paths["ckpt"], self.best["epoch"]
+        lines = set_damaged_aside(self.paths["stage1"])
+        restored = restore_best(self.paths, self.predictions["ckpt"], self.best) if best >= 0 else []
+        if restored is None:
+            lost = f"{path} is missing or damaged, the checkpoint of the best epoch, {best}"
+            if ended:
+                raise UserError(f"{lost}, and no epoch is left to make another: put it back, or train anew")
+            lines += [*set_damaged_aside(path), f"note: {lost}: the best one is now chosen from epoch {epoch} on"]
+            self.best, self.since = dict(NOTHING), epoch
+        for line in (*lines, *(restored or ())):
+            print(printable(line), flush=True)
 
     @property
     def chosen_by(self) -> str:
@@ -215,5 +209,4 @@ class Record:
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
         print(f"(the best epoch is chosen on {chosen_on}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
-        written = ", ".join(str(path) for path in files if path.exists())
-        print(f"done in {duration(seconds)}; wrote {written}")
+        print(f"done in {duration(seconds)}; wrote {written(files)}")

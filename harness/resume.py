@@ -10,20 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.files import previous
 from harness.progress import Meter
 from harness.random_states import random_states, set_random_states
+from harness.weights import check_tensors
 
-RECORD = {"epoch": int, "since": int, "seconds": float, "best": dict, "last": dict}  # what a state says of the run so far
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
+
+# Of an optimizer's settings: how it computes, and the rate, which the script sets.
+NOT_COMPARED = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
 
 # What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
 BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
@@ -59,29 +63,36 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
             raise UserError(f"--resume {candidate} {lost}: give it its own name back, beside them")
         if mistakes:
             print(f"note: {mistakes[0]}; going on from {candidate}")
+        check_state(state["resume"], candidate)
         return state, candidate
     raise UserError("; ".join(mistakes))
 
 
-def differs(recorded: object, own: object) -> bool:
-    """Return whether a value read from a file is another than ours; files hold anything, and a tensor has no truth value."""
-    return isinstance(recorded, torch.Tensor) or bool(recorded != own)
+def check_state(inner: Mapping[str, Any], source: Path) -> None:
+    """Check what a state holds besides weights and optimizer; parts may be missing."""
+    try:
+        record = schemas.without_nan(inner.get("record"))  # figures that are not defined
+    except RecursionError:
+        record = None
+    if isinstance(record, dict) and record.get("last") == {}:  # no epoch has ended
+        record = {**record, "last": None}
+    sound = {**inner, "record": record} if "record" in inner else inner
+    schemas.check(sound, schemas.ResumeState, f"--resume {source}", "resume")
 
 
 def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, device: torch.device) -> None:
     """Refuse to go on with other flags or data than those in `inner`, a state's "resume"; say if last bits may differ."""
-    recorded = inner.get("binding")
-    recorded = {**BEFORE, **(recorded if isinstance(recorded, Mapping) else {})}
+    recorded = {**BEFORE, **inner.get("binding", {})}
     for key, value in own.items():
         if key not in recorded:
             raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
-        if differs(recorded[key], value):
-            theirs = " ".join(str(recorded[key]).split())
+        if recorded[key] != value:
+            theirs = schemas.shown(recorded[key])
             raise UserError(f"--resume {source} was made with {key} {theirs}, this run has {value}: they must be the same")
-    before = inner.get("surroundings")
+    before = inner.get("surroundings", {})
     for key, value in numerics(device).items():
-        if isinstance(before, Mapping) and differs(before.get(key), value):
-            print(f"note: {key} {value}, before the interruption {before.get(key)}: the last bits may differ")
+        if key in before and before[key] != value:
+            print(f"note: {key} {value}, before the interruption {schemas.shown(before[key])}: the last bits may differ")
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
@@ -92,7 +103,7 @@ def numerics(device: torch.device) -> dict[str, Any]:
 def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:
     """Raise a `UserError` if the run would be shorter than the interrupted one, whose state's "resume" is `inner`."""
     before = inner.get("epochs")
-    if not isinstance(before, int) or epochs < before:
+    if before is None or epochs < before:
         raise UserError(f"--resume {source} is a run of --epochs {before}, this run has {epochs}: it may only grow")
 
 
@@ -109,17 +120,17 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
     recorded = {**state, **state.get("flags", {})}
     start = recorded.get("meta_start")
     epoch, end = state.get("epoch"), min(own["meta_start"], own["epochs"] - 1)
-    if not isinstance(epoch, int):
+    if epoch is None:
         raise UserError(f"--stage1 {path} does not say its epoch: take a <save_name>_stage1.pth.tar of a training script")
     if epoch > end:
         raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
-    if isinstance(start, int) and epoch > start:
+    if start is not None and epoch > start:
         raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {start}")
     if "train_digest" not in recorded and own["select_on"] == "heldout":
         raise UserError(f"--stage1 {path} is of an older version, which does not say what it was trained on: train it anew")
     for key in ("dataset", "class_names", "cls_num_list", "train_digest", *STAGE1_FLAGS):
-        if key in recorded and differs(recorded[key], own[key]):
-            theirs = " ".join(str(recorded[key]).split())
+        if key in recorded and recorded[key] != own[key]:
+            theirs = schemas.shown(recorded[key])
             raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {own[key]}")
     return epoch
 
@@ -138,33 +149,72 @@ def collect(
     }
 
 
+class Limits(NamedTuple):
+    """What a state can have come to: epochs of the run, steps of an epoch, and the class count."""
+
+    epochs: int
+    steps: int
+    classes: int
+
+
 def restore(
-    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, device: torch.device
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, limits: Limits, device: torch.device
 ) -> tuple[Meter, int, int]:
     """Put optimizer, class statistics and generators back; return the epoch's meter, the meta batches taken, the epoch."""
     inner = state["resume"]
     try:
+        record, taken = inner["record"], inner["meta_taken"]
+        meter = Meter.load(inner["meter"], limits.classes, device)
+        at_most("the epoch", record["epoch"], limits.epochs)
+        at_most("the first epoch that counts", record["since"], record["epoch"])
+        for which in ("best", "last"):
+            at_most(f"its {which} epoch", record[which].get("epoch", -1), record["epoch"] - 1)
+            if len(record[which].get("per_class", range(limits.classes))) != limits.classes:
+                raise ValueError(f"its {which} epoch has figures of another number of classes than {limits.classes}")
+        if record["epoch"] == limits.epochs and not (record["last"] and record["best"]["epoch"] >= 0):
+            raise ValueError("its last epoch has no outcome")
+        at_most("the steps of the epoch", meter.steps, limits.steps if record["epoch"] < limits.epochs else 0)
+        at_most("the meta batches", taken, record["epoch"] * limits.steps + meter.steps)
+        check_tensors(inner["estimator"], estimator.state_dict())
         load_optimizer(optimizer, state["optimizer"])
         estimator.load_state_dict(inner["estimator"])
-        meter = Meter.load(inner["meter"], device)
         set_random_states(inner["random"])
-        record = inner["record"]
-        for key, kind in RECORD.items():
-            if not isinstance(record[key], kind):
-                raise TypeError(f"the record's {key} is {type(record[key]).__name__}")
-        if not isinstance(inner["meta_taken"], int) or not isinstance(record["best"]["acc1"], float):
-            raise TypeError("meta_taken or the best accuracy is no number")
-        return meter, inner["meta_taken"], record["epoch"]
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        raise UserError(f"--resume: the state does not fit this run ({' '.join(str(error).split())}): train anew") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        missing = "there is no " if isinstance(error, KeyError) else ""
+        words = schemas.shown(f"{missing}{error}", 200)
+        raise UserError(f"--resume: the state does not fit this run ({words}): train anew") from error
+    return meter, taken, record["epoch"]
+
+
+def at_most(what: str, value: int, limit: int) -> None:
+    """Raise ValueError if a number of a state is larger than it can be."""
+    if value > limit:
+        raise ValueError(f"{what} cannot be {value}, but {limit} at most")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Put the optimizer's state back; a KeyError, TypeError or ValueError says what does not fit."""
-    if not isinstance(state, dict) or not isinstance(state.get("state"), dict):
-        raise TypeError("there is no state of an optimizer")
-    optimizer.load_state_dict(state)
-    for weight, own in optimizer.state.items():
-        momentum = own.get("momentum_buffer")
-        if momentum is not None and (not isinstance(momentum, torch.Tensor) or momentum.shape != weight.shape):
-            raise ValueError(f"a momentum is not of its weight's shape {tuple(weight.shape)}")
+    """Put back what the optimizer keeps of each weight, as its momentum; its settings stay those of this run.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the state is of another optimizer, of other settings or other weights.
+    """
+    if found := schemas.problem(state, schemas.OptimizerState, "optimizer"):
+        raise TypeError(found)
+    own = optimizer.state_dict()["param_groups"]
+    theirs = state["param_groups"]
+    if [group.get("params") for group in theirs] != [group["params"] for group in own]:
+        raise ValueError("its optimizer has other weights")
+    for group, ours in zip(theirs, own, strict=True):
+        for key in ours.keys() & group.keys() - NOT_COMPARED:
+            if schemas.problem(group[key], schemas.Setting) or group[key] != ours[key]:
+                raise ValueError(f"its optimizer has {key} {schemas.shown(group[key])}, this run has {ours[key]}")
+    weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
+    for index, kept in state["state"].items():
+        if index not in weights:
+            raise ValueError(f"its optimizer keeps something of weight {index}, but there are {len(weights)}")
+        for name, value in kept.items():
+            if value is not None:  # as before the first step
+                check_tensors({name: value}, {name: torch.zeros(()) if name == "step" else weights[index]})
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import fit_weights, load_checkpoint, network_weights, save_checkpoint
+from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import Stopped, UserError, nobody_reads
 from harness.evaluation import Predictions
 from harness.files import output_folder
@@ -23,10 +23,21 @@ from harness.metrics import per_shot
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
-from harness.record import Record, finished
-from harness.resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, stage1_epoch
+from harness.record import Record
+from harness.resume import (
+    Limits,
+    collect,
+    find_state,
+    load_optimizer,
+    may_only_grow,
+    must_match,
+    restore,
+    stage1_epoch,
+)
+from harness.run_files import check_kept, fault_of, finished_faults, read_finished, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import printable
+from harness.weights import fit_weights, network_weights
 
 T = TypeVar("T")
 State = dict[str, Any]
@@ -83,7 +94,7 @@ class Run:
 
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Mapping[str, Any],
-        facts: Mapping[str, Any], stage1: str | None = None, keep: str | None = None,
+        facts: Mapping[str, Any], steps: int, stage1: str | None = None, keep: str | None = None,
         saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
@@ -94,6 +105,8 @@ class Run:
             What must be the same at --resume besides the flags: loss and data.
         facts:
             What checkpoints say beside the weights, `cls_num_list` among it.
+        steps:
+            Of an epoch.
         stage1:
             A checkpoint of --stage1 to begin with.
         keep:
@@ -104,7 +117,7 @@ class Run:
             How long an epoch takes against the others, for the time left.
         """
         self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
-        self.extra, self.facts, self.keep = extra, facts, stage1 or keep
+        self.extra, self.facts, self.steps, self.keep = extra, facts, steps, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
         self.binding = {**self.flags.binding(), **extra}
         found = self.group.broadcast_object(self.group.agree(self._find))
@@ -128,11 +141,19 @@ class Run:
 
     def _find(self) -> tuple[State, Path] | str | None:
         f = self.flags
-        if not self.group.main or not f.resume:
+        if not self.group.main:
             return None
-        if f.resume == "auto" and finished(self.folder, f.save_name, self.binding, f.epochs):
-            return f"{f.save_name} is finished: see {self.folder / f.save_name}_summary.json"
+        if not f.resume:
+            if self.keep:
+                check_kept(self.keep, self.folder, f.save_name)
+            return None
+        summary = read_finished(self.folder, f.save_name, self.binding, f.epochs) if f.resume == "auto" else None
+        faults = finished_faults(self.folder, f.save_name, summary) if summary else []
+        if summary and not faults:
+            return f"{f.save_name} is finished: see {summary_path(self.folder, f.save_name)}"
         found = find_state(f.resume, self.path)
+        if faults and not found:
+            raise UserError(f"{f.save_name} is finished, but {faults[0]}: put it back, or train anew without --resume")
         if found:
             inner, flags = found[0]["resume"], f.resumed(found[0].get("flags", {}))
             may_only_grow(inner, f.epochs, found[1])
@@ -143,7 +164,8 @@ class Run:
         self.flags = self.flags.resumed(state.get("flags", {}))
         self.binding = {**self.flags.binding(), **self.extra}
         fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
-        self.meter, self.meta_taken, self.epoch = restore(state, self.optimizer, self.estimator, self.group.device)
+        limits = Limits(self.flags.epochs, self.steps, len(self.facts["cls_num_list"]))
+        self.meter, self.meta_taken, self.epoch = restore(state, self.optimizer, self.estimator, limits, self.group.device)
 
     def _begin_after(self, path: Path) -> None:
         """Take weights and optimizer from a checkpoint of stage 1, which is the same for every loss and every stage 2.
@@ -175,8 +197,11 @@ class Run:
         state, source = self.found
         if self.group.main:
             resumed = state["resume"]["record"] if state else None
-            counts = self.facts["cls_num_list"]
-            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
+            counts, ended = self.facts["cls_num_list"], self.epoch == self.flags.epochs
+            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch, ended)
+            last = self.record.paths["last"]
+            if ended and fault_of(last, self.record.last, best=False):
+                save_checkpoint(self.state(self.epoch - 1), last)  # which the state holds as well
         self.found = None, None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
@@ -184,10 +209,10 @@ class Run:
             self.began = time.time()
             yield epoch
 
-    def watch(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Pass the batches on, show how far they are, and stop where a signal came; `total` are all of the epoch."""
+    def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
+        """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
         print_freq = self.flags.print_freq if self.group.main else None
-        return progress(self.interruptible(batches), total, label, self.meter, print_freq, self.meter.steps)
+        return progress(self.interruptible(batches), self.steps, label, self.meter, print_freq, self.meter.steps)
 
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import msgspec
 import numpy as np
 
+from harness import schemas
 from harness.errors import UserError
+from harness.files import read_bytes
 from harness.flags import FREE_FLAGS
 from harness.metrics import SHOTS, percent
 from harness.text import printable
@@ -60,10 +63,8 @@ class FinishedRun:
     @property
     def class_names(self) -> list[str]:
         """The names of the classes, their numbers where the summary, of an older version, has none."""
-        count, names = len(self.summary["cls_num_list"]), self.summary.get("class_names")
-        if isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names):
-            return names
-        return [str(k) for k in range(count)]
+        names: list[str] | None = self.summary.get("class_names")
+        return [str(k) for k in range(len(self.summary["cls_num_list"]))] if names is None else names
 
     @property
     def images(self) -> list[Any]:
@@ -83,12 +84,12 @@ class FinishedRun:
     def log(self) -> list[dict[str, Any]]:
         """Return a dict an epoch, an empty list where there is no log."""
         path = self.beside("_metrics.jsonl")
-        try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-            if not all(isinstance(line, dict) and isinstance(line.get("epoch"), int) for line in lines):
-                raise ValueError("a line is no epoch")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+        if not path.is_file():
+            return []
+        lines = [decoded(line, path, f" in line {number}") for number, line in enumerate(read_bytes(path).splitlines(), 1)]
+        for number, line in enumerate(lines, 1):
+            schemas.check(line, schemas.LOG_LINE, f"{path}, line {number},")
+            schemas.check(line.get("epoch"), schemas.Count, f"{path}, line {number},", "epoch")
         return lines
 
     def confusion(self) -> np.ndarray | None:
@@ -96,12 +97,17 @@ class FinishedRun:
         path = self.beside("_last_predictions.npz")
         if not path.is_file():
             return None
+        classes = len(self.summary["cls_num_list"])
         try:
             with np.load(path, allow_pickle=False) as kept:
                 target, predicted = kept["target"], kept["predicted"]
-            classes = len(self.summary["cls_num_list"])
+            for name, labels in (("target", target), ("predicted", predicted)):
+                if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():
+                    raise ValueError(f"its {name} holds no labels of {classes} classes")
+            if len(target) != len(predicted):
+                raise ValueError(f"it has {len(target)} labels and {len(predicted)} predictions")
             return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
             raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
 
 
@@ -126,26 +132,27 @@ def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
 
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a summary."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a run's summary: name a <save_name>{SUMMARY} ({error})") from error
-    if not is_summary(summary):
-        raise UserError(f"{path} is not a run's summary: name a <save_name>{SUMMARY}")
+    summary = decoded(read_bytes(path), path)
+    schemas.check(summary, schemas.Summary, path)
+    schemas.check(summary.get("flags", {}), dict[str, schemas.Plain], path, "flags")
+    classes, names = len(summary["cls_num_list"]), summary.get("class_names")
+    if names is not None and len(names) != classes:
+        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
+    for which in ("best", "last"):
+        for key in ("per_class", "trace_estimated", "trace_learned"):
+            figures = summary[which].get(key, summary["cls_num_list"])
+            if len(figures) != classes:
+                raise UserError(f"{path} cannot be used: its {which}.{key} has {len(figures)} entries for {classes} classes")
     return summary
 
 
-def is_summary(found: Any) -> bool:
-    """Return whether what a file holds has the form of a summary."""
-    if not isinstance(found, dict) or not isinstance(found.get("flags", {}), dict):
-        return False
-    counts, outcomes = found.get("cls_num_list"), (found.get("best"), found.get("last"))
-    return isinstance(counts, list) and all(isinstance(n, int) for n in counts) and all(map(is_outcome, outcomes))
-
-
-def is_outcome(found: Any) -> bool:
-    """Return whether this is the outcome of an epoch."""
-    return isinstance(found, dict) and isinstance(found.get("epoch"), int) and isinstance(found.get("acc1"), int | float)
+def decoded(content: bytes, path: Path, where: str = "") -> Any:
+    """Return what JSON says, which a file of a run holds."""
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError) as error:
+        advice = f"name a <save_name>{SUMMARY}, or train anew"
+        raise UserError(f"{path} cannot be read ({error}{where}): {advice}") from error
 
 
 def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.files import replacing
 from harness.metrics import SHOTS
 from harness.text import printable
 from reporting.finished_runs import FinishedRun, figure, grouped
@@ -34,7 +35,8 @@ def save(path: Path, size: tuple[float, float], draw: Draw) -> bool:
     made = Figure(figsize=size, layout="constrained")
     if draw(made) is False:
         return False
-    made.savefig(path, dpi=120)
+    with replacing(path) as part:
+        made.savefig(part, dpi=120, format="png")
     return True
 
 
@@ -177,7 +179,8 @@ def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
 
 def learning(groups: dict[str, list[FinishedRun]]) -> dict[str, list[FinishedRun]]:
     """Return the groups with runs whose meta steps moved covariances, and those runs."""
-    found = {name: [run for run in runs if "trace_learned" in run.summary["last"]] for name, runs in groups.items()}
+    both = {"trace_learned", "trace_estimated"}
+    found = {name: [run for run in runs if both <= run.summary["last"].keys()] for name, runs in groups.items()}
     return {name: runs for name, runs in found.items() if runs}
 
 

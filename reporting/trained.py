@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from data_utils import normalisation
-from harness.checkpoint import fit_weights
+from harness import schemas
 from harness.errors import UserError, blamed_on
+from harness.weights import fit_weights
 from resnet import architecture, make_model
 
 
@@ -29,24 +30,41 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     if "layer1.0.conv3.weight" in weights:
         raise UserError(f"{source} holds a ResNet-50: test it with ImageNet_iNat/test.py")
     told, rows = architecture(weights)
-    found = num_classes or (len(counts) if counts else rows)
+    found = num_classes or rows or (len(counts) if counts else None)
     if not found:
         raise UserError(f"{source} does not tell its class count by the names of a CIFAR ResNet's weights: see --arch")
+    check_classes(state, source, rows)
     recorded = state.get("arch")
     if arch is None and recorded and ":" in recorded:  # a file that a stranger may have written is not to choose what is run
         raise UserError(f"{source} holds the network {recorded}: give --arch {recorded} if that is code of yours")
     if told and arch and ":" not in arch and told != arch:
         raise UserError(f"{source} holds a {told}, not a {arch}: leave --arch out")
-    with blamed_on("--arch"):
+    if told and arch is None and recorded not in (None, told):
+        said = schemas.shown(recorded)
+        raise UserError(f"{source} cannot be used: it says that it holds a {said}, its weights are those of a {told}")
+    with blamed_on("--arch" if arch else f"{source} cannot be used: its arch"):
         model = make_model(arch or recorded or told or "resnet32", found)
     fit_weights(model, weights, source, str(model.head))
     return model.eval()
 
 
+def check_classes(state: dict[str, Any], source: Path, rows: int | None) -> None:
+    """Check that what a checkpoint says of its classes is said of as many as its weights have.
+
+    `rows` are those of its last layer, None where it is another network, of which some matrix must have as many.
+    """
+    matrices = {len(tensor) for tensor in state["state_dict"].values() if tensor.dim() == 2 and tensor.numel()}
+    for key in ("cls_num_list", "class_names"):
+        count = len(state.get(key, ()))
+        if key in state and count not in ({rows} if rows else matrices):
+            of = f"{rows} classes" if rows else "another number of classes"
+            raise UserError(f"{source} cannot be used: its {key} has {count} entries, its weights are those of {of}")
+
+
 def names_of_classes(state: dict[str, Any], num_classes: int) -> list[str]:
     """Return the class names of a checkpoint, "class 0" and so on where it holds none, as the released ones do."""
-    names = state.get("class_names")
-    return names if names is not None and len(names) == num_classes else [f"class {k}" for k in range(num_classes)]
+    names: list[str] | None = state.get("class_names")
+    return [f"class {k}" for k in range(num_classes)] if names is None else names
 
 
 class FromPixels(nn.Module):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # ImageNet_iNat
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository
 
 from harness.errors import UserError, run_main
-from harness.files import replacing, writing
+from harness.files import read_bytes, replacing, writing
 from harness.flags import Parser
 
 BASE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data"
@@ -44,14 +44,6 @@ CLASSES = {"iNaturalist18": 8142, "iNaturalist17": 5089}
 def blob_id(content: bytes) -> str:
     """Return the id that git gives a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the folder") from error
 
 
 def download(url: str, by_hand: str) -> bytes:

@@ -157,7 +157,7 @@ def test_a_head_follows_the_seed_and_leaves_the_global_random_state_alone():
 
 HEADS = [  # what the file holds instead, how the mistake begins, words of it
     ({"bias": None, "scales": torch.ones(3)}, "some.pth, the head,", ["missing bias", "unexpected scales"]),
-    ({"weight": torch.zeros(3, 512)}, "some.pth, the head,", ["weight is (3, 512), the network's is (3, 2048)"]),
+    ({"weight": torch.zeros(3, 512)}, "some.pth, the head,", ["weight is (3, 512), the one here is (3, 2048)"]),
     ({"weight": torch.tensor(1.0)}, "some.pth, the head,", ["weight is ()"]),
     ({"weight": torch.zeros(5, 2048), "bias": torch.zeros(5)}, "some.pth was trained on 5 classes, the data set has 3",
      ["--fresh_head"]),
@@ -180,7 +180,7 @@ def test_a_head_that_does_not_fit_is_named_and_nothing_is_copied(change, begin, 
 
 BACKBONES = [
     ({"layer3.5.bn2.running_var": None}, ["missing layer3.5.bn2.running_var,", "unexpected none"]),
-    ({"bn1.running_mean": torch.zeros(65)}, ["bn1.running_mean is (65,), the network's is (64,)"]),
+    ({"bn1.running_mean": torch.zeros(65)}, ["bn1.running_mean is (65,), the one here is (64,)"]),
 ]
 
 

@@ -17,6 +17,7 @@ from harness import checkpoint
 from harness.errors import UserError
 from harness.files import previous
 from harness.resume import find_state
+from harness.weights import fit_weights
 from resnet import build_model
 
 
@@ -35,7 +36,7 @@ def saved(tmp_path):
 def refit(path, classes=4):
     """A new network with the weights of a file."""
     other = build_model("resnet8", classes)
-    checkpoint.fit_weights(other, checkpoint.load_checkpoint(path)["state_dict"], path, "linear")
+    fit_weights(other, checkpoint.load_checkpoint(path)["state_dict"], path, "linear")
     return other
 
 
@@ -183,7 +184,7 @@ def test_another_class_count_is_named(saved):
     [
         (lambda weights: weights.pop("bn1.bias"), r"missing bn1\.bias, unexpected none"),
         (lambda weights: weights.update({"bn1.bias2": torch.zeros(1)}), r"missing none, unexpected bn1\.bias2"),
-        (lambda weights: weights.update({"bn1.bias": torch.zeros(5)}), r"bn1\.bias is \(5,\), the network's is \(16,\)"),
+        (lambda weights: weights.update({"bn1.bias": torch.zeros(5)}), r"bn1\.bias is \(5,\), the one here is \(16,\)"),
         (lambda weights: weights.update({f"x{k}": torch.zeros(1) for k in range(9)}), "x7 and 1 more"),
     ],
 )
@@ -192,7 +193,7 @@ def test_names_and_shapes_that_do_not_fit_are_named(saved, change, words):
     weights = dict(model.state_dict())
     change(weights)
     with pytest.raises(UserError, match=words):
-        checkpoint.fit_weights(build_model("resnet8", 4), weights, path)
+        fit_weights(build_model("resnet8", 4), weights, path)
 
 
 @pytest.mark.parametrize(

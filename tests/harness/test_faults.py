@@ -1,5 +1,6 @@
 """What can go wrong, through the real command line: exit status 2, one line that names it, and every file as it was."""
 
+import math
 import os
 import shutil
 import struct
@@ -14,6 +15,7 @@ from harness.checkpoint import save_checkpoint
 from resnet import build_model
 
 CE, LDAM, TEST, REPORT = "MetaSAug_CE_train.py", "MetaSAug_LDAM_train.py", "MetaSAug_test.py", "report.py"
+PREDICT = "predict.py"
 HEAD, HEAD_TEST, LISTS = "ImageNet_iNat/train.py", "ImageNet_iNat/test.py", "ImageNet_iNat/data/prepare_lists.py"
 DIGITS = ["--dataset", "digits", "--arch", "resnet8", "--no-cuda", "--epochs", "2"]
 FOLDER = ["--dataset", "folder", "--data_root", "small", "--num_meta", "1", "--arch", "resnet8", "--no-cuda"]
@@ -71,8 +73,12 @@ def sound(tmp_path_factory, photos, large_photos):
     whole = {"feature": inner["feat_model"], "classifier": inner["classifier"]}
     parts = {"feature": {"x": torch.zeros(1)}, "classifier": {"fc.weight": torch.zeros(3, 2048), "fc.bias": torch.zeros(3)}}
     digits = {"epoch": 1, "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1}
+    infinite, small = torch.full((3,), math.inf), build_model("resnet8", 10).state_dict()
     for name, state in {
-        "fits": {**digits, "state_dict": build_model("resnet8", 10).state_dict()},
+        "nan": {**digits, "state_dict": {**small, "linear.bias": torch.full((10,), math.nan)}},
+        "deep": {**digits, "arch": "resnet1000000002", "state_dict": small},
+        "infinite": {"state_dict": {**whole, "classifier": {**inner["classifier"], "module.fc.bias": infinite}}},
+        "fits": {**digits, "state_dict": small},
         "seven": {**digits, "state_dict": build_model("resnet8", 7).state_dict()},
         "old_resume": {"state_dict": parts["feature"], "resume": {"binding": {}, "epochs": 2}},
         "head_resume": {"state_dict": parts["classifier"], "resume": {"epochs": 2}},
@@ -88,6 +94,7 @@ def sound(tmp_path_factory, photos, large_photos):
     return root
 
 
+TESTED = ["--dataset", "custom", "--data_root", "large"]
 SMALL, BIG, RUN = "small/train/class1/", "large/train/class1/", "checkpoint/ours/0/"
 ROWS = [
     (CE, ["--dataset", "mnist"], None, ["mnist", "cifar10"]),
@@ -120,6 +127,14 @@ ROWS = [
     (TEST, ["--checkpoint_path", "flipped.pth.tar"], None, ["flipped.pth.tar is damaged (its checksum differs)"]),
     (TEST, ["--checkpoint_path", "seven.pth.tar"], None, ["7 classes", "10"]),
     (TEST, ["--checkpoint_path", "fits.pth.tar", "--dataset", "cifar100"], None, ["--dataset digits, not cifar100"]),
+    *((script, [*flags, "nan.pth.tar"], None, ["nan.pth.tar cannot be used: linear.bias holds numbers that are not finite"])
+      for script, flags in ((TEST, ["--checkpoint_path"]), (TEST, ["--export", "onnx", "--checkpoint_path"]),
+                            (PREDICT, ["small/train/class1/1.png", "--checkpoint_path"]), (CE, [*DIGITS, "--stage1"]))),
+    (TEST, ["--checkpoint_path", "deep.pth.tar"], None, ["it says that it holds a resnet1000000002", "those of a resnet8"]),
+    (CE, [*DIGITS, "--arch", "resnet1000000002"], None, ["--arch: 'resnet1000000002' is unknown", "from 8 to 1202"]),
+    (HEAD, [*LARGE, "--pretrained", "infinite.pth.tar"], None, ["the head, cannot be used: bias holds numbers"]),
+    (HEAD_TEST, ["--loading_path", "infinite.pth.tar", "--dataset", "custom", "--data_root", "large"], None,
+     ["the head, cannot be used: bias holds numbers that are not finite"]),
     (REPORT, ["list.json"], None, ["list.json"]),
     (HEAD, LARGE, {BIG + "1.png": bomb}, ["class1/1.png is absurdly large"]),
     (HEAD, LARGE, {BIG + "picture": bomb}, ["class1/picture is absurdly large"]),
@@ -136,9 +151,12 @@ ROWS = [
     (HEAD_TEST, ["--loading_path", "fits.pth.tar"], None, ["fits.pth.tar was trained on digits", "MetaSAug_test.py"]),
     (HEAD_TEST, ["--loading_path", "head_resume.pth.tar"], None, ["head_resume.pth.tar", "interrupted run"]),
     (HEAD_TEST, ["--loading_path", "miscounted.pth.tar", "--data_root", "large"], None, ["miscounted.pth.tar", "5 classes"]),
-    (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar", "its dataset makes no sense"]),
+    (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar cannot be used: its dataset is 7"]),
     (HEAD_TEST, ["--loading_path", "listed.pth.tar", "--data_root", "large"], None, ["listed.pth.tar", "--val_list"]),
     (HEAD_TEST, ["--loading_path", "flipped.pth.tar", "--dataset", "custom"], None, ["flipped.pth.tar is damaged"]),
+    *((HEAD_TEST, [*TESTED, "--loading_path", path, *lists, "--out", out], None, [f"--out {out} is a file that"])
+      for path, lists, out in (("miscounted.pth.tar", [], "miscounted.pth.tar"), ("crt.pth", [], "large/val/class1/0.png"),
+                               ("miscounted.pth.tar", ["--val_list", "good.txt"], "good.txt"))),
     (LISTS, ["iNaturalist17"], None, ["--json_dir"]),
 ]  # fmt: skip
 

@@ -92,6 +92,7 @@ def test_best_last_and_since_come_out_of_the_state(finished, interrupted, capsys
         state["resume"]["record"]["last"] |= {"acc1": 12.0}
 
     edit(interrupted, change)
+    edit(interrupted, lambda state: state.update(epoch=2, best_acc1=99.0), "ckpt")  # the file that it then speaks of
     after = outcome()
     assert (after["best"]["epoch"], after["best"]["acc1"], after["last"]["acc1"]) == (1, 99, 12)
     assert "best epoch 1: accuracy 99.00" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def test_a_signal_leaves_a_wait_for_data_at_once_and_a_step_when_it_is_done(tmp_
 
     with stop("SIGTERM in epoch 0 after step 1", 143), small_run(tmp_path / "wait") as run:
         next(run.epochs)
-        for _ in run.watch(slow(), 2, "x"):
+        for _ in run.watch(slow(), "x"):
             take_step(run)
     with stop("SIGINT in epoch 0 after step 1", 130), small_run(tmp_path / "step") as run:
         next(run.epochs)

@@ -56,7 +56,8 @@ def small_run(folder, *flags, cut=False, group=ALONE, **begin):
     facts = {"cls_num_list": [30, 10], "class_names": ["x", "y"], "train_digest": "0"}
     with suppress(CutError), Run(parse_training("", {"none": ""}, given), folder, group) as run:
         optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
-        run.begin(layer, optimizer, statistics, **{"extra": {"loss": "CE", "data": "0"}, "facts": facts, **begin})
+        given = {"extra": {"loss": "CE", "data": "0"}, "facts": facts, "steps": 5}
+        run.begin(layer, optimizer, statistics, **{**given, **begin})
         yield run
         if cut:
             raise CutError

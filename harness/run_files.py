@@ -1,0 +1,143 @@
+"""The files of a run by name, and whether those that it speaks of are there and whole when it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness import schemas
+from harness.checkpoint import load_checkpoint, read_file
+from harness.errors import UserError
+from harness.files import previous, replacing
+
+CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
+TESTED = ("ckpt", "last")  # those whose predictions are kept
+
+
+def checkpoint_paths(folder: Path, name: str) -> dict[str, Path]:
+    """Return the paths of a run's checkpoints by kind."""
+    return {kind: folder / f"{name}_{kind}.pth.tar" for kind in CHECKPOINTS}
+
+
+def prediction_paths(folder: Path, name: str) -> dict[str, Path]:
+    """Return the paths of a run's predictions by kind."""
+    return {kind: folder / f"{name}_{kind}_predictions.npz" for kind in TESTED}
+
+
+def summary_path(folder: Path, name: str) -> Path:
+    """Return the path of a run's summary."""
+    return folder / f"{name}_summary.json"
+
+
+def with_previous(path: Path) -> tuple[Path, Path]:
+    """Return a checkpoint's path and where the one before it is kept."""
+    return path, previous(path)
+
+
+def check_kept(keep: str, folder: Path, name: str) -> None:
+    """Refuse to begin with a file that the run then replaces; that of a stage 1 stays as it is."""
+    replaced = [path for kind, path in checkpoint_paths(folder, name).items() if kind != "stage1"]
+    if Path(keep).resolve() in [file.resolve() for path in replaced for file in with_previous(path)]:
+        raise UserError(f"{keep} is a file that this run replaces: give the run another --save_name")
+
+
+def copy_run(source: Path, folder: Path, name: str) -> None:
+    """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
+    theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
+    ends = ["metrics.jsonl", *(f"{kind}_predictions.npz" for kind in TESTED)]
+    ends += [f"{kind}.pth.tar{end}" for kind in CHECKPOINTS if kind != "resume" for end in (".previous", "")]
+    for end in (*ends, "resume.pth.tar"):
+        file, target = source.with_name(f"{theirs}_{end}"), folder / f"{name}_{end}"
+        if end == "resume.pth.tar":
+            file = source
+        if file.is_file() and not target.exists():
+            with replacing(target) as part:
+                shutil.copyfile(file, part)
+
+
+def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -> dict[str, Any] | None:
+    """Return the summary of a run of that name that has ended with these flags ("--lr" and so on) and facts of its data."""
+    try:
+        summary: dict[str, Any] = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
+        found = {**summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or that of an older version
+        return None
+    ended = found.items() >= {**binding, "--epochs": epochs}.items() and not schemas.problem(summary, schemas.Summary)
+    return summary if ended else None
+
+
+def fault_of(path: Path, outcome: Mapping[str, Any], best: bool) -> str | None:
+    """Return why `path` is not the checkpoint of the epoch with that outcome, None if it is; `best`: of the best epoch."""
+    if not path.is_file():
+        return f"{path} is missing"
+    try:
+        state = load_checkpoint(path)
+    except UserError as error:
+        return str(error)
+    if state.get("epoch") != outcome["epoch"] + 1 or (best and state.get("best_acc1") != outcome["acc1"]):
+        return f"{path} is not that of epoch {outcome['epoch']}"
+    return None
+
+
+def finished_faults(folder: Path, name: str, summary: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the checkpoints that a finished run's summary speaks of."""
+    paths = checkpoint_paths(folder, name)
+    faults = [fault_of(paths[kind], summary[which], kind == "ckpt") for kind, which in (("ckpt", "best"), ("last", "last"))]
+    return [fault for fault in faults if fault]
+
+
+def restore_best(paths: Mapping[str, Path], predictions: Path, best: Mapping[str, Any]) -> list[str] | None:
+    """See that the best checkpoint is that of the epoch `best`; return lines that say what was done, None if it is lost.
+
+    It is another if it was damaged or removed, or if the run was killed after an epoch that became the best and before that
+    epoch was in the state. Then the file before it takes its place, or the last epoch's if that is the best one.
+    """
+    path = paths["ckpt"]
+    fault = fault_of(path, best, best=True)
+    if fault is None:
+        return []
+    places = (previous(path), *with_previous(paths["last"]))
+    source = next((place for place in places if fault_of(place, best, best=True) is None), None)
+    if source is None:
+        return None
+    set_damaged_aside(path)
+    with replacing(path) as part:
+        shutil.copyfile(source, part)
+    lines = [f"note: {fault}: {path} is now a copy of {source}"]
+    if predictions.is_file() and not predictions_fit(predictions, best["acc1"]):
+        predictions.unlink()
+        lines.append(f"note: {predictions} was of another epoch and is removed")
+    return lines
+
+
+def predictions_fit(path: Path, acc1: float) -> bool:
+    """Return whether predictions have that accuracy in per cent."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            right = kept["target"] == kept["predicted"]
+        return abs(100 * float(right.mean()) - acc1) < 1e-9
+    except Exception:  # whatever a damaged archive raises, it does not fit
+        return False
+
+
+def set_damaged_aside(path: Path) -> list[str]:
+    """Rename a checkpoint that cannot be read to `.damaged`; return a line that says so."""
+    if not path.is_file():
+        return []
+    try:
+        read_file(path)
+    except UserError as error:
+        os.replace(path, path.with_name(path.name + ".damaged"))
+        return [f"note: {error}; it is now {path.name}.damaged"]
+    return []
+
+
+def written(paths: Sequence[Path]) -> str:
+    """Return the files that are there, as the last line of a run lists them."""
+    return ", ".join(str(path) for path in paths if path.exists())

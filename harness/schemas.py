@@ -1,0 +1,198 @@
+"""What files may hold beside tensors: the kind and the range of every plain value that is read from one."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from torch import Tensor
+
+from harness.errors import UserError
+
+LARGEST = sys.float_info.max
+Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Meta(ge=0, le=10**9)]
+Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Plain = bool | int | float | str | None
+Name = Annotated[str, Meta(max_length=10**4)]
+Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
+NOT_YET = -1  # the best epoch of a run that has ended none
+
+
+class Outcome(msgspec.Struct):
+    """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+
+    epoch: Annotated[int, Meta(ge=NOT_YET, le=10**9)]
+    acc1: Chosen
+    heldout_acc1: Chosen | None = None
+    mean_acc1: Percent | None = None
+    many: Percent | None = None
+    medium: Percent | None = None
+    few: Percent | None = None
+    macro_f1: Percent | None = None
+    ece: Percent | None = None
+    per_class: list[Percent | None] | UnsetType = UNSET
+    trace_estimated: list[Finite | None] | UnsetType = UNSET
+    trace_learned: list[Finite | None] | UnsetType = UNSET
+
+
+class RecordState(msgspec.Struct):
+    """How far the record of an interrupted run is."""
+
+    epoch: Count
+    since: Count
+    seconds: Annotated[float, Meta(ge=0, le=1e10)]
+    best: Outcome
+    last: Outcome | None  # None: no epoch has ended
+
+
+class Sums(msgspec.Struct):
+    """How far an epoch is."""
+
+    steps: Count
+    count: Count
+    has_meta: bool
+    loss: Tensor
+    correct: Tensor
+    meta_loss: Tensor
+    grad_norm: Tensor
+    grad_trace: Tensor
+    present: Tensor
+    first_bad: Tensor
+
+
+class RandomStates(msgspec.Struct):
+    """States of the random generators; those of Python and numpy are Mersenne twisters of 624 words and a position."""
+
+    torch: Tensor
+    numpy: tuple[Literal["MT19937"], Tensor, Annotated[int, Meta(ge=0, le=624)], Literal[0, 1], Finite]
+    python: tuple[Literal[3], Tensor, Finite | None]
+    cuda: list[Tensor] = []
+    mps: Tensor | None = None
+
+
+class ResumeState(msgspec.Struct):
+    """What a resume file holds besides a checkpoint; states of older versions lack some of it."""
+
+    binding: dict[str, Plain] | UnsetType = UNSET
+    epochs: Images | UnsetType = UNSET
+    estimator: dict[str, Tensor] | UnsetType = UNSET
+    meter: Sums | UnsetType = UNSET
+    meta_taken: Count | UnsetType = UNSET
+    record: RecordState | UnsetType = UNSET
+    random: RandomStates | UnsetType = UNSET
+    surroundings: dict[str, Plain] | UnsetType = UNSET
+
+
+class Flags(msgspec.Struct):
+    """Flags of the run that wrote a file, as far as they are used as values; others are only compared."""
+
+    meta_start: Count | UnsetType = UNSET
+    meta_start_given: bool | UnsetType = UNSET
+    epochs: Images | UnsetType = UNSET
+    lam: Finite | UnsetType = UNSET
+    imb_factor: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
+    data_root: Name | UnsetType = UNSET
+    dataset: Name | UnsetType = UNSET
+
+
+Setting = Plain | list[Finite]  # of an optimizer
+
+
+class OptimizerState(msgspec.Struct):
+    """What an optimizer's `state_dict` holds."""
+
+    state: dict[Count, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+# What the keys of a checkpoint hold, besides the weights.
+CHECKPOINT: tuple[tuple[str, Any], ...] = (
+    ("epoch", Count), ("best_acc1", Chosen), ("flags", dict[str, Plain]), ("flags", Flags), ("arch", Name),
+    ("dataset", Name), ("class_names", list[Name]), ("train_digest", Name),
+    ("cls_num_list", Annotated[list[Images], Meta(min_length=1)]),
+    ("imb_factor", Annotated[float, Meta(gt=0, le=1)] | None), ("resume", dict[str, Any]),
+)  # fmt: skip
+
+
+class Summary(msgspec.Struct):
+    """What a report reads of a run's summary."""
+
+    cls_num_list: Annotated[list[Images], Meta(min_length=1)]
+    best: Outcome
+    last: Outcome
+    flags: Flags | UnsetType = UNSET
+    class_names: list[Name] | None = None
+    seconds: Annotated[float, Meta(ge=0)] | None = None
+    commit: Name | None = None
+    loss: Name | None = None
+
+
+# An epoch of a log, `epoch` among it; figures that were not finite are null.
+LOG_LINE = dict[str, Finite | None]
+
+
+def problem(value: Any, form: Any, name: str = "") -> str | None:
+    """Return what in `value`, called `name`, is not as `form` declares it, in words; None if nothing is."""
+    try:
+        msgspec.convert(value, form, strict=True)
+    except msgspec.ValidationError as error:
+        return in_words(str(error), value, name)
+    except RecursionError:
+        return f"its {name} is nested too deeply"
+    except AttributeError:  # msgspec takes a tensor for a mapping
+        return f"its {name} is or holds a tensor where there should be none"
+    return None
+
+
+def check(value: Any, form: Any, source: Path | str, name: str = "") -> None:
+    """Raise a `UserError` that names `source` if `value`, called `name` in it, is not as `form` declares it."""
+    found = problem(value, form, name)
+    if found:
+        raise UserError(f"{source} cannot be used: {found}")
+
+
+def in_words(said: str, value: Any, name: str) -> str:
+    """Return msgspec's message with the place and, where it can be found, the value that it is about."""
+    what, _, place = said.replace("`", "").partition(" - at ")
+    place = place.removeprefix("$")
+    where = f"{name}{place}".lstrip(".")
+    if not what.startswith("Expected"):
+        return f"{what[0].lower()}{what[1:]}" + (f" in its {where}" if where else "")
+    told = f"{f'its {where}' if where else 'what it holds'} is "
+    if not re.fullmatch(r"(?:\.\w+|\[\d+\])*", place):
+        return f"{told}of another kind: {what}"
+    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+        value = value[key or int(index)]
+    return f"{told}{shown(value)}: {what}"
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """Return a value as a message shows it, on one line, of `longest` characters at most."""
+    try:
+        text = " ".join(str(value).split())
+    except (RecursionError, ValueError):  # a number of more digits than Python writes
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def replaced(value: Any, odd: Callable[[float], bool]) -> Any:
+    """Return plain data with None for every float that is `odd`, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: replaced(inner, odd) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [replaced(inner, odd) for inner in value]
+    return None if isinstance(value, float) and odd(value) else value
+
+
+def without_nan(value: Any) -> Any:
+    """Return plain data with None for nan."""
+    return replaced(value, math.isnan)

@@ -1,0 +1,101 @@
+"""Tensors out of files: what keeps one from being used, and whether they fit the network, the optimizer or the sums here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+StateDict = dict[str, Tensor]
+PREFIXES = ("module.", "_orig_mod.", "model.")  # put before every name by DataParallel, torch.compile and wrappers
+COUNTER = "num_batches_tracked"  # of batch norm; it matters for a cumulative average only, which nothing here uses
+VARIANCE = "running_var"
+
+
+def oddity(tensor: Tensor) -> str | None:
+    """Return what a tensor of a file is that no weights are, None if it is an ordinary one.
+
+    One that repeats its storage by strides is odd too: a file of a few bytes could ask for any amount of memory.
+    """
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "sparse or nested"
+    if tensor.device.type != "cpu":
+        return "without content"
+    if tensor.is_quantized or tensor.is_complex():
+        return "quantised" if tensor.is_quantized else "complex"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "larger than what the file holds of it"
+    return None
+
+
+def mismatch(theirs: Tensor, ours: Tensor, name: str) -> str | None:
+    """Return why a tensor of a file cannot take the place of `ours`, None if it can."""
+    if odd := oddity(theirs):
+        return f"{name} is {odd}, the one here is an ordinary tensor"
+    if theirs.shape != ours.shape:
+        return f"{name} is {tuple(theirs.shape)}, the one here is {tuple(ours.shape)}"
+    if theirs.is_floating_point() != ours.is_floating_point() or theirs.dtype == torch.bool != ours.dtype:
+        return f"{name} is of {kind(theirs)}, the one here of {kind(ours)}"
+    as_here = theirs.detach().to(ours.dtype)
+    if not bool(torch.isfinite(as_here).all()):
+        return f"{name} holds numbers that are not finite"
+    negative = name.endswith(VARIANCE) and bool((as_here < 0).any())
+    return f"{name} holds variances below 0" if negative else None
+
+
+def kind(tensor: Tensor) -> str:
+    """Return a tensor's type of numbers, for instance float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_tensors(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless there is a tensor of a file for each of `ours`, of its shape and type, with finite numbers."""
+    for name, own in ours.items():
+        if not isinstance(theirs.get(name), Tensor):
+            raise ValueError(f"{name} is missing")
+        if found := mismatch(theirs[name], own, name):
+            raise ValueError(found)
+
+
+def stripped(weights: Mapping[str, Tensor]) -> StateDict:
+    """Return the weights without PREFIXES that stand before every name."""
+    found = dict(weights)
+    while prefix := next((p for p in PREFIXES if found and all(name.startswith(p) for name in found)), None):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def network_weights(model: nn.Module) -> StateDict:
+    """Return a network's weights and statistics on the CPU, as a checkpoint holds them."""
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+
+
+def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str, head: str | None = None) -> None:
+    """Copy `weights` into the model, every name and shape the same and every number finite, but for batch norm's counters.
+
+    `head` names the model's last layer: if only its class count differs, that is said.
+    """
+    own = model.state_dict()
+    short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
+    counted = {name for name in {*short, *weights} if name.endswith(COUNTER)}
+    missing, unexpected = sorted(short.keys() - weights.keys() - counted), sorted(weights.keys() - short.keys() - counted)
+    if missing or unexpected:
+        raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
+    kept = {name: weights[name] for name in short if name in weights}
+    for name, theirs in kept.items():
+        ours, of_head = own[short[name]], head and f"{head}.weight".endswith(short[name])
+        if of_head and theirs.shape[1:] == ours.shape[1:] and len(theirs) != len(ours):
+            raise UserError(f"{source} was trained on {len(theirs)} classes, the data set has {len(ours)}: see --dataset")
+        if found := mismatch(theirs, ours, name):
+            raise UserError(f"{source} cannot be used: {found}")
+    model.load_state_dict({long: kept.get(name, own[long]) for name, long in short.items()})
+
+
+def few_names(names: list[str]) -> str:
+    """Return the names, the first eight of them when they are many."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return " ".join(", ".join(names[:8]).split()) + more if names else "none"

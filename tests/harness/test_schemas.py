@@ -1,0 +1,250 @@
+"""Values of the right kind that make no sense: wherever they stand in a file, they end in one line."""
+
+import copy
+import json
+import math
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.finished_runs import write_run
+from support.runs import end_epoch, files_of, saved_state, small_run, take_step
+
+from harness import schemas
+from harness.checkpoint import load_checkpoint, save_checkpoint
+from harness.errors import UserError
+from harness.files import previous
+from harness.weights import mismatch, oddity
+from report import make_sections
+from reporting.finished_runs import grouped, long_table, read_runs
+from reporting.trained import restored
+from resnet import build_model
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def quantised():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch will remove them
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
+ODD_TENSORS = {
+    "sparse": torch.eye(3).to_sparse(),
+    "without content": torch.zeros(2, device="meta"),
+    "complex": torch.zeros(2, dtype=torch.complex64),
+    "quantised": quantised(),
+    "larger than what the file holds of it": torch.zeros(1).expand(10**12, 64),
+}
+ODD = [
+    None, True, -1, -(10**30), 10**30, 2**31, 0.5, math.nan, math.inf, -math.inf, "", "x" * 10**5, "resnet1000000002", [],
+    [1, "2"], {}, {"a": {1: [None]}}, b"\0", (1, 2), nested(900), torch.zeros(0), torch.tensor(math.nan), torch.tensor(2.0),
+    torch.tensor([1, -2]), torch.ones(3, 2), *ODD_TENSORS.values(),
+]  # fmt: skip
+
+
+def with_leaf(state, place, value):
+    """A copy of the state with another value at that place."""
+    changed = copy.deepcopy(state)
+    inner, (*outer, last) = changed, place
+    for key in outer:
+        inner[key] = list(inner[key]) if isinstance(inner[key], tuple) else inner[key]
+        inner = inner[key]
+    inner[last] = value
+    return changed
+
+
+def check_line(refused, words=""):
+    """A refusal is one line, not too long, with these words; None: there should have been none."""
+    assert words is not None, refused
+    assert words in str(refused)
+    assert "\n" not in str(refused)
+    assert len(str(refused)) < 1000
+
+
+def places(value, path=()):
+    """Where something stands in plain data: every key and every entry, inner and outer."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, inner in pairs:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+@pytest.fixture(scope="module")
+def resumable(tmp_path_factory):
+    """The folder of a small run of two epochs, cut amid the second, and what its resume file holds."""
+    folder = tmp_path_factory.mktemp("resumable")
+    with small_run(folder, cut=True) as run:
+        next(run.epochs)
+        take_step(run)
+        end_epoch(run, per_class={"trace_estimated": [1.0, 2.0]})
+        take_step(run)
+        run.save()
+    return folder, saved_state(folder)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_state_with_nonsense_anywhere_is_gone_on_from_or_refused_in_one_line(resumable, tmp_path_factory, data):
+    folder, state = resumable
+    place, value = data.draw(st.sampled_from(list(places(state)))), data.draw(st.sampled_from(range(len(ODD))))
+    copied = shutil.copytree(folder, tmp_path_factory.mktemp("copied") / "x")
+    previous(copied / "a_resume.pth.tar").unlink()
+    save_checkpoint(with_leaf(state, place, ODD[value]), copied / "a_resume.pth.tar")
+    previous(copied / "a_resume.pth.tar").unlink()
+    before = files_of(copied)
+    try:
+        with small_run(copied, "--resume", "auto", cut=True) as run:
+            assert all(bool(torch.isfinite(weight).all()) for weight in run.model.state_dict().values())
+            group = run.optimizer.param_groups[0]
+            assert (group["momentum"], group["weight_decay"], group["maximize"]) == (0.9, 0, False)
+            assert next(run.epochs) in (0, 1, 2)
+            assert 0 <= run.meter.steps <= 5
+            take_step(run)
+            end_epoch(run)
+    except UserError as refused:
+        check_line(refused)
+        unchanged = files_of(copied) == before or "not finite" in str(refused)
+        assert unchanged
+    finally:
+        shutil.rmtree(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"weight_decay": 0.25}, "its optimizer has weight_decay 0.25, this run has 0"),
+        ({"maximize": True}, "its optimizer has maximize True, this run has False"),
+        ({"momentum": 0.5}, "its optimizer has momentum 0.5, this run has 0.9"),
+        ({"lr": 7.0}, None),  # the script's
+    ],
+)
+def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path, change, words):
+    folder, state = resumable
+    changed = copy.deepcopy(state)
+    changed["optimizer"]["param_groups"][0] |= change
+    for kind, flags, begin in (
+        ("resume", ["--resume", tmp_path / "a_resume.pth.tar"], {}),
+        ("stage1", [], {"stage1": str(tmp_path / "a_stage1.pth.tar")}),
+    ):
+        save_checkpoint({**changed, "epoch": 1}, tmp_path / f"a_{kind}.pth.tar")
+        try:
+            with small_run(folder / "other", *flags, cut=True, **begin) as run:
+                assert words is None
+                assert run.optimizer.param_groups[0]["lr"] == 0.1
+                assert run.optimizer.state[run.model.weight]["momentum_buffer"].any()
+        except UserError as refused:
+            check_line(refused, words)
+
+
+# A checkpoint as a training script writes it, and one of other code.
+WEIGHTS = build_model("resnet8", 3).state_dict()
+OURS = {"epoch": 3, "best_acc1": 50.0, "state_dict": WEIGHTS, "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1,
+        "cls_num_list": [9, 5, 2], "class_names": ["a", "b", "c"], "train_digest": "0", "flags": {"lam": 0.5, "seed": 1},
+        "optimizer": {}}  # fmt: skip
+FEW = [("state_dict", name) for name in ("conv1.weight", "bn1.running_var", "layer1.0.bn1.bias", "linear.weight")]
+LEAVES = [place for place in places(OURS) if place[0] != "state_dict" or len(place) == 1] + FEW
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.sampled_from(LEAVES), value=st.sampled_from(range(len(ODD))), ours=st.booleans())
+def test_a_checkpoint_with_nonsense_anywhere_is_used_or_refused_in_one_line(tmp_path_factory, place, value, ours):
+    path = tmp_path_factory.getbasetemp() / "odd.pth.tar"
+    (save_checkpoint if ours else torch.save)(with_leaf(OURS, place, ODD[value]), path)
+    try:
+        state = load_checkpoint(path)
+        model = restored(state, path)
+    except UserError as refused:
+        check_line(refused)
+        return
+    assert bool(torch.isfinite(model(torch.zeros(2, 3, 32, 32))[1]).all())
+    assert model.linear.out_features == 3
+    if ours:
+        assert state["epoch"] >= 0
+        assert len(state.get("cls_num_list", "abc")) == 3
+
+
+def test_what_tensors_are_refused():
+    ours = torch.zeros(2)
+    for words, tensor in ODD_TENSORS.items():
+        assert words in oddity(tensor)
+    for theirs, words in (
+        (torch.zeros(3), r"x is (3,), the one here is (2,)"),
+        (torch.zeros(2, dtype=torch.int64), "x is of int64, the one here of float32"),
+        (torch.tensor([1.0, math.inf]), "x holds numbers that are not finite"),
+        (torch.tensor([1e300, 1.0], dtype=torch.float64), "x holds numbers that are not finite"),
+    ):
+        assert mismatch(theirs, ours, "x") == words
+    assert mismatch(torch.tensor([1.0, -1.0]), ours, "bn1.running_var") == "bn1.running_var holds variances below 0"
+    for good in (torch.ones(2), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.bfloat16), torch.ones(4)[::2]):
+        assert mismatch(good, ours, "x") is None
+
+
+def test_a_message_names_the_place_the_value_and_what_is_wanted():
+    said = schemas.problem({"a": [1, "b"]}, dict[str, list[int]], "x")
+    assert said == "its x[...][1] is of another kind: Expected int, got str"
+    record = {"epoch": 3, "since": 0, "seconds": -2.0, "best": {"epoch": 1, "acc1": 50.0}, "last": None}
+    assert schemas.problem(record, schemas.RecordState, "record") == "its record.seconds is -2.0: Expected float >= 0.0"
+    assert schemas.problem({**record, "seconds": 1}, schemas.RecordState, "record") is None
+    record = {**record, "seconds": 1}
+    del record["best"]
+    assert schemas.problem(record, schemas.RecordState, "record") == "object missing required field best in its record"
+    assert schemas.problem(-3, schemas.Count, "epoch") == "its epoch is -3: Expected int >= 0"
+    assert schemas.problem("x" * 100, schemas.Count, "epoch") == f"its epoch is {'x' * 57}...: Expected int, got str"
+
+
+JSON = [None, True, -1, 10**30, 10**400, 0.5, 1e308, "", "x" * 10**4, [], [1], {}, {"a": [None]}, [None] * 3, [1e300] * 3]
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_line(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("odd_run")
+    write_run(folder, "a", class_names=["x", "y", "z"])
+    path = folder / "a_summary.json"
+    summary = json.loads(path.read_text())
+    place, value = data.draw(st.sampled_from(list(places(summary)))), data.draw(st.sampled_from(JSON))
+    path.write_text(json.dumps(with_leaf(summary, place, value)))
+    try:
+        runs = read_runs([path])
+        make_sections(runs, grouped(runs))
+        long_table(runs)
+    except UserError as refused:
+        check_line(refused)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("a_metrics.jsonl", b'{"epoch": 1, "train_loss": 1' + b"0" * 400 + b"}", "line 1"),
+        ("a_metrics.jsonl", b'{"epoch": 0}\n{"epoch": -1}', "line 2, cannot be used: its epoch is -1: Expected int >= 0"),
+        ("a_metrics.jsonl", b'{"epoch": 0, "acc": [1]}', "line 1, cannot be used"),
+        ("a_metrics.jsonl", b'{"epoch": 0', "a_metrics.jsonl cannot be read"),
+        ("a_metrics.jsonl", b"[" * 10**5, "a_metrics.jsonl cannot be read"),
+        ("a_summary.json", b"[" * 10**5, "a_summary.json cannot be read"),
+        ("a_summary.json", b'{"x": NaN}', "a_summary.json cannot be read"),
+        ("a_last_predictions.npz", {"target": [0, 9], "predicted": [0, 1]}, "its target holds no labels of 3 classes"),
+        ("a_last_predictions.npz", {"target": [0, 1], "predicted": [0, -1]}, "its predicted holds no labels of 3 classes"),
+        ("a_last_predictions.npz", {"target": [0.0], "predicted": [0]}, "its target holds no labels of 3 classes"),
+        ("a_last_predictions.npz", {"target": [[0]], "predicted": [[0]]}, "its target holds no labels of 3 classes"),
+        ("a_last_predictions.npz", {"target": [0, 1, 2], "predicted": [0]}, "a_last_predictions.npz cannot be read"),
+    ],
+)
+def test_odd_files_of_a_finished_run_are_named_by_the_report(refused, tmp_path, file, content, words):
+    write_run(tmp_path / "runs", "a")
+    if isinstance(content, bytes):
+        (tmp_path / "runs" / file).write_bytes(content)
+    else:
+        np.savez(tmp_path / "runs" / file, **{name: np.array(values) for name, values in content.items()})
+    line = refused("report.py", "runs")
+    assert file in line
+    assert words in line

@@ -19,6 +19,7 @@ from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, percent, shot_of, shots_line
 from harness.progress import duration
+from harness.resume import NEWER
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
@@ -47,7 +48,8 @@ def finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -
     """Return whether a run of that name has ended with these flags ("--lr" and so on) and facts of its data."""
     try:
         summary = json.loads((folder / f"{name}_summary.json").read_text(encoding="utf-8"))
-        found = {**summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
+        unsaid = {key: binding.get(key) for key in NEWER}
+        found = {**unsaid, **summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or that of an older version
         return False
     return found.items() >= {**binding, "--epochs": epochs}.items()

@@ -8,7 +8,7 @@ of the global random generators, for networks and criteria that draw from them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_de
 
 # What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
 BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
+NEWER = ("images",)  # what the states of older versions do not say: it is compared where they do
 
 
 def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
@@ -73,6 +74,8 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
     recorded = inner.get("binding")
     recorded = {**BEFORE, **(recorded if isinstance(recorded, Mapping) else {})}
     for key, value in own.items():
+        if key not in recorded and key in NEWER:
+            continue
         if key not in recorded:
             raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
         if differs(recorded[key], value):
@@ -82,6 +85,17 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
     for key, value in numerics(device).items():
         if isinstance(before, Mapping) and differs(before.get(key), value):
             print(f"note: {key} {value}, before the interruption {before.get(key)}: the last bits may differ")
+
+
+def classes_must_match(recorded: object, own: Sequence[str], source: Path) -> None:
+    """Refuse to go on with other classes than those that a state names; the data may be the same under other names."""
+    if not isinstance(recorded, list):  # an older version's
+        return
+    if len(recorded) != len(own):
+        raise UserError(f"--resume {source} was made with {len(recorded)} classes, this run has {len(own)}: see --data_root")
+    for k, (before, now) in enumerate(zip(recorded, own, strict=True)):
+        if differs(before, now):
+            raise UserError(f"--resume {source} was made with class {k} named {before}, this run has {now}: see --data_root")
 
 
 def numerics(device: torch.device) -> dict[str, Any]:

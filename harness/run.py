@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -129,6 +129,19 @@ class Run:
             self._begin_after(Path(stage1))
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
         return self.flags
+
+    @contextmanager
+    def stoppable(self, when: str) -> Iterator[None]:
+        """Let a signal end at once, in one line, what is done before the loop; `when` says what it is and what is kept."""
+        try:
+            with self.signals, self.signals.interruptible():
+                yield
+        except (Interrupted, RankGoneError):
+            if not self.signals.asked:  # another process is gone for a reason of its own
+                raise
+            number = self.signals.asked
+            where = f"stopped by {signal.Signals(number).name} {when}"
+            raise Stopped(f"{where}; to go on, give the same command again", 128 + number) from None
 
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.files import replacing, sync, writing
-from harness.signals_and_lock import HeldError, only_run
+from harness.signals_and_lock import only_run
 
 CRC_CHUNK = 1 << 24
 ABANDONED = 24 * 3600  # seconds after which what another run left unfinished is removed
@@ -154,7 +154,7 @@ def remove_abandoned(path: Path) -> None:
         name = found.name.partition(".part")[0]
         if found.name in (f"{path.stem}.part", f"{path.stem}.part.crc32"):
             continue
-        with suppress(OSError, HeldError):
+        with suppress(OSError, UserError):  # also where a lock is held
             if time.time() - found.stat().st_mtime > ABANDONED:
-                with nullcontext() if name == path.stem else only_run(found.with_name(f"{name}.lock")):  # that one is held
+                with nullcontext() if name == path.stem else only_run(found.with_name(f"{name}.lock")):  # we hold ours
                     found.unlink()

@@ -49,8 +49,8 @@ class Sets:
 
     def digests(self) -> dict[str, str]:
         """Return a digest of each list, and what tells the images from others."""
-        digests = {f"{name} list": part.digest() for name, part in self.parts.items()}
-        return {**digests, "images": ", ".join(f"{name} {part.content}" for name, part in self.parts.items())}
+        lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
+        return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_de
 
 # What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
 BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
-NEWER = ("images",)  # what the states of older versions do not say: it is compared where they do
+# What the states of older versions do not say: it is compared where they do.
+NEWER = ("train images", "meta images", "test images")
 
 
 def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
@@ -87,9 +88,20 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
             print(f"note: {key} {value}, before the interruption {before.get(key)}: the last bits may differ")
 
 
+def may_go_on(
+    state: Mapping[str, Any], own: Mapping[str, Any], class_names: Sequence[str] | None, epochs: int, source: Path,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Refuse to go on with other flags, data or classes than those of `state`, or to fewer epochs."""
+    inner = state["resume"]
+    may_only_grow(inner, epochs, source)
+    classes_must_match(state.get("class_names"), class_names or [], source)
+    must_match(inner, own, source, device)
+
+
 def classes_must_match(recorded: object, own: Sequence[str], source: Path) -> None:
     """Refuse to go on with other classes than those that a state names; the data may be the same under other names."""
-    if not isinstance(recorded, list):  # an older version's
+    if not isinstance(recorded, list) or not own:  # a state of an older version, or a script without names
         return
     if len(recorded) != len(own):
         raise UserError(f"--resume {source} was made with {len(recorded)} classes, this run has {len(own)}: see --data_root")

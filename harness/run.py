@@ -24,16 +24,7 @@ from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
 from harness.record import Record, finished
-from harness.resume import (
-    classes_must_match,
-    collect,
-    find_state,
-    load_optimizer,
-    may_only_grow,
-    must_match,
-    restore,
-    stage1_epoch,
-)
+from harness.resume import collect, find_state, load_optimizer, may_go_on, restore, stage1_epoch
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import printable
 
@@ -157,10 +148,9 @@ class Run:
             return f"{f.save_name} is finished: see {self.folder / f.save_name}_summary.json"
         found = find_state(f.resume, self.path)
         if found:
-            inner, flags = found[0]["resume"], f.resumed(found[0].get("flags", {}))
-            may_only_grow(inner, f.epochs, found[1])
-            classes_must_match(found[0].get("class_names"), self.facts.get("class_names") or [], found[1])
-            must_match(inner, {**flags.binding(), **self.extra}, found[1], self.group.device)
+            flags = f.resumed(found[0].get("flags", {}))
+            own = {**flags.binding(), **self.extra}
+            may_go_on(found[0], own, self.facts.get("class_names"), f.epochs, found[1], self.group.device)
         return found
 
     def _go_on(self, state: State, source: Path) -> None:

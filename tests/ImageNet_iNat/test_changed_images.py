@@ -13,8 +13,8 @@ import image_lists
 from harness.checkpoint import load_checkpoint, save_checkpoint
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
-FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--batch_size", "2",
-         "--data_root"]  # fmt: skip
+FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--batch_size", "2", "--epochs",
+         "1", "--data_root"]  # fmt: skip
 GO_ON = ["--resume", "auto"]
 STEP = {"STOP_AT": "1", "STOP_BY": "15", "status": 143}  # a run of one step, which is saved
 STATE = "checkpoint/ours/custom/MetaSAug_custom_resume.pth.tar"
@@ -55,11 +55,11 @@ def test_images_that_changed_are_noticed_and_states_that_do_not_say_theirs_go_on
     assert "going on in epoch 0 after step 1" in run(TRAIN, *FLAGS, "my", *GO_ON, **STEP).stdout  # a copy, of another time
     change(folder / "my/train/class1/1.png")
     line = refused(TRAIN, *FLAGS, "my", *GO_ON)
-    assert f"--resume {STATE} was made with images train 7 files of " in line
+    assert f"--resume {STATE} was made with train images 7 files of " in line
     assert line.endswith(": they must be the same")
     if change is longer:
         state = load_checkpoint(folder / STATE)
-        del state["resume"]["binding"]["images"]
+        del state["resume"]["binding"]["train images"]
         save_checkpoint(state, folder / STATE)
         assert "going on in epoch 0 after step 2" in run(TRAIN, *FLAGS, "my", *GO_ON, **STEP).stdout
 

@@ -121,13 +121,14 @@ def test_renamed_classes_are_named_and_a_state_that_does_not_name_its_own_goes_o
 
 def test_a_state_that_does_not_say_its_images_goes_on_with_any(finished, interrupted):
     """As those of older versions; once it is said, it must be the same."""
-    extra = {"loss": "CE", "data": "0", "images": "10 files"}
+    extra = {"loss": "CE", "data": "0", "train images": "10 files"}
     with pytest.raises(Stopped, match="is finished"), small_run(finished, *GO_ON, extra=extra):
         pass
     with small_run(interrupted, *GO_ON, extra=extra, cut=True) as run:
         assert list(run.epochs) == []
         run.save()
-    with refusal("images 10 files, this run has 11"), small_run(interrupted, *GO_ON, extra={**extra, "images": "11 files"}):
+    extra["train images"] = "11 files"
+    with refusal("train images 10 files, this run has 11"), small_run(interrupted, *GO_ON, extra=extra):
         pass
 
 

@@ -68,27 +68,37 @@ def split_meta(targets: np.ndarray, num_meta: int, cls_num: int) -> tuple[np.nda
     return meta, np.union1d(np.setdiff1d(np.arange(len(targets)), meta), np.array(shared, dtype=np.int64))
 
 
+def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> None:
+    """Raise a `UserError` that names the first class without an image; `wanted` says of what kind."""
+    for k, (name, count) in enumerate(zip(names, counts, strict=True)):
+        if not count:
+            advice = "add some, or remove the class (labels count from 0 without gaps)"
+            raise UserError(f"class {k} ({name}) has no {wanted}: {advice}")
+
+
 def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
     """Return a line that names the classes of `num_meta` images or fewer, if any.
 
     Raises
     ------
     UserError
-        If a class has no image, or no class has more than a `num_meta` above 1.
+        If no class has more than a `num_meta` above 1.
     """
-    for name, count in zip(names, counts, strict=True):
-        if not count:
-            raise UserError(f"class {name} has no training image: add some, or remove the class")
     if 1 < num_meta >= max(counts):
         raise UserError(
             f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)}): lower it"
         )
-    small = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta]
+    small = small_classes(counts, names, num_meta)
     if not small:
         return []
+    return [f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set: {small}"]
+
+
+def small_classes(counts: Sequence[int], names: Sequence[str], most: int) -> str:
+    """Return the names of the classes with `most` images or fewer, the first ten of them, "" if there are none."""
+    small = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= most]
     more = f" and {len(small) - 10} more" if len(small) > 10 else ""
-    which = f"{', '.join(small[:10])}{more}"
-    return [f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set: {which}"]
+    return ", ".join(small[:10]) + more
 
 
 def long_tailed_subset(targets: np.ndarray, candidates: np.ndarray, cls_num_list: Sequence[int]) -> np.ndarray:
@@ -198,6 +208,7 @@ def build_dataset(
     targets = everything.targets.numpy()
     names = everything.class_names
     available = np.bincount(targets, minlength=len(names))
+    check_classes(available.tolist(), names, "training image")
     notes += shared_note(available.tolist(), names, num_meta)
     meta, rest = split_meta(targets, num_meta, len(names))
     left = [int(n) - num_meta if n > num_meta else int(n) for n in available]

@@ -1,9 +1,8 @@
 """The backbone's features on disk, computed once: the head is then trained without the images.
 
-A cached set is a file of fp16 rows, memory-mapped, and a small JSON file that is written last and says what the rows are
-and their checksum. A set whose JSON is missing or whose rows do not fit it is computed anew. The name is a digest of
-everything the features depend on: the images (paths, labels, sizes, times of change), the transform, the weights, and what
-the augmentation is drawn from.
+The name of a cached set (see `cached_rows.py`) is a digest of everything the features depend on: the images (paths, labels,
+sizes, times of change), the transform, the weights, and what the augmentation is drawn from. A set whose files are not whole
+is computed, by one run at a time, from where another was stopped.
 """
 
 from __future__ import annotations
@@ -11,116 +10,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import secrets
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cached_rows import UnfinishedRows, is_whole, make_cache_folder, remove_abandoned
 from data_utils import seeded
 from features import LiveFeatures, meta_indices, train_indices
 from harness.errors import UserError
 from harness.evaluation import Batch
-from harness.files import replacing, sync, writing
-from harness.process_group import Group
+from harness.process_group import Group, shard_sizes
 from harness.progress import progress
-from image_lists import ImageList
-from large_sets import Sets
+from harness.signals_and_lock import HeldError, only_run
+from image_lists import ImageList, found_files
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 FORMAT = 1
-CRC_CHUNK = 1 << 24
-ABANDONED = 24 * 3600  # seconds after which a part that nobody finished is removed
+BETWEEN_LOOKS = 1.0  # seconds between two attempts to take a lock
+
+T = TypeVar("T")
 
 
 def images_digest(images: ImageList) -> str:
     """Return a digest of paths, labels, and each file's size and time of change."""
     digest = hashlib.sha256(np.asarray(images.targets).tobytes())
-    for path in images.paths:
-        try:
-            found = os.stat(Path(images.root) / path)
-        except OSError as error:
-            raise UserError(f"{Path(images.root) / path} is missing: check {images.source} and --data_root") from error
+    for path, found in zip(images.paths, found_files(images), strict=True):
         digest.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
     return digest.hexdigest()
-
-
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    value = 0
-    with open(path, "rb") as file:
-        while part := file.read(CRC_CHUNK):
-            value = zlib.crc32(part, value)
-    return value
-
-
-def is_whole(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Return whether `path` holds the rows that its JSON and `facts` speak of."""
-    try:
-        stated = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        size = stated["rows"] * stated["features"] * 2
-        expected = {**facts, "crc32": stated["crc32"]}
-        return stated == expected and path.stat().st_size == size and checksum(path) == stated["crc32"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def write_rows(path: Path, rows: int, features: int, first: int, batches: Iterator[Tensor]) -> None:
-    """Write batches (N, A) into the fp16 matrix (rows, features) at `path`, from row `first` on."""
-    matrix = np.memmap(path, np.float16, "r+", shape=(rows, features))
-    for batch in batches:
-        half = batch.to(torch.float16)
-        if not bool(half.isfinite().all()):
-            raise UserError("the backbone's features are not finite in fp16: are these the weights of this network?")
-        matrix[first : first + len(half)] = half.cpu().numpy()
-        first += len(half)
-    matrix.flush()
-
-
-def reserve(path: Path, size: int | None) -> bool:
-    """Make a file of `size` bytes that the disk has room for; None makes none."""
-    if size is None:
-        return True
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        need = f"the feature cache needs {size / 1e9:.2f} GB in {path.parent}"
-        raise UserError(f"{need} ({error.strerror}): see --cache_dir") from error
-    return True
-
-
-def publish(part: Path, path: Path, facts: Mapping[str, Any]) -> None:
-    """Give the finished rows their name, and then write their JSON."""
-    with writing(path):
-        path.with_suffix(".json").unlink(missing_ok=True)
-        sync(part)
-        os.replace(part, path)
-    try:
-        with replacing(path.with_suffix(".json")) as stated:
-            stated.write_text(json.dumps({**facts, "crc32": checksum(path)}), encoding="utf-8")
-    except UserError:  # the disk is full: rows without their JSON would only take room
-        path.unlink(missing_ok=True)
-        raise
-
-
-def remove_abandoned(path: Path) -> None:
-    """Remove what a killed process left of the same set more than a day ago."""
-    for part in path.parent.glob(f"{path.stem}.part*"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > ABANDONED:
-                part.unlink()
 
 
 class FeatureCache:
@@ -133,16 +57,15 @@ class FeatureCache:
     weights:
         The fingerprint of the backbone.
     check:
-        Called once, before the first features are computed, with all images.
+        Called before features are computed.
     """
 
     def __init__(
         self, folder: Path, live: LiveFeatures, weights: str, group: Group, features: int, print_freq: int,
-        check: Callable[[Sets], object] = lambda _: None,
+        check: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self.folder, self.live, self.weights, self.group = folder, live, weights, group
-        self.features, self.print_freq = features, print_freq
-        self.check, self.checked = check, False
+        self.features, self.print_freq, self.check = features, print_freq, check
         self.digests: dict[str, str] = {}
 
     def facts(self, name: str, view: int) -> dict[str, Any]:
@@ -168,49 +91,91 @@ class FeatureCache:
         facts = self.group.agree(lambda: self.facts(name, view), dict)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{name}_{view}_{key}.f16"
-        whole = self.group.all_gather_object(is_whole(path, facts) if self.group.main else None)[0]
-        if whole:
-            if self.group.main:
-                print(f"features of the {name} set, view {view}: read from {path}")
-        else:
-            if not self.checked:
-                self.check(self.live.sets)
-                self.checked = True
-            self._compute(name, view, facts, path)
+        what = f"features of the {name} set, view {view}"
+        with ExitStack() as held:
+            locked = True
+            if not (whole := self._of_main(lambda: is_whole(path, facts))):
+                locked = self._keep_others_out(path, what, held)
+                whole = self._of_main(lambda: is_whole(path, facts))  # another run may have made it meanwhile
+            if whole and self.group.main:
+                print(f"{what}: read from {path}", flush=True)
+            elif not whole:
+                self.check()
+                own = "" if locked else f"-{platform.node()}-{secrets.token_hex(4)}"  # without locks none can be shared
+                part = self._of_main(lambda: path.with_suffix(f".part{own}"))
+                self._compute(name, view, UnfinishedRows(part, facts), path, what)
         self.group.agree(lambda: self._see(path))
         return np.memmap(path, np.float16, "r", shape=(facts["rows"], self.features))
 
-    def _see(self, path: Path) -> bool:
+    def _of_main(self, make: Callable[[], T]) -> T:
+        """Return what the main process makes, on all of them."""
+        made: list[Any] = self.group.all_gather_object(self.group.agree(lambda: make() if self.group.main else None))
+        first: T = made[0]
+        return first
+
+    def _see(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(f"{path} is not there: --cache_dir must be a folder that all processes share")
-        return True
 
-    def _compute(self, name: str, view: int, facts: dict[str, Any], path: Path) -> None:
-        rows = facts["rows"]
+    def _keep_others_out(self, path: Path, what: str, held: ExitStack) -> bool:
+        """Wait until no other run computes this set, keep others out while `held` lasts; return whether there are locks."""
+        lock = path.with_suffix(".lock")
+
+        def attempt() -> tuple[bool, str]:
+            make_cache_folder(self.folder)
+            try:
+                return held.enter_context(only_run(lock)), ""
+            except HeldError as error:
+                return False, error.holder
+
+        locked, holder = self._of_main(attempt)
+        if holder and self.group.main:
+            print(f"{what}: {holder} is computing them ({lock}); waiting for it", flush=True)
+        while holder:  # all processes look, so that none takes the others for gone
+            time.sleep(BETWEEN_LOOKS)
+            locked, holder = self._of_main(attempt)
+        return locked
+
+    def _compute(self, name: str, view: int, unfinished: UnfinishedRows, path: Path, what: str) -> None:
+        """Compute the rows that are missing.
+
+        Batches begin at multiples of their size, whoever computes them: so the last bits, too, are those of one process that
+        nothing stopped.
+        """
         if self.group.main:
             remove_abandoned(path)
-        part = path.with_suffix(f".part{self.group.all_gather_object(os.getpid())[0]}")
-        self.group.agree(lambda: reserve(part, rows * self.features * 2 if self.group.main else None))
-        self.group.agree(lambda: self._see(part))
-        share = self.group.share(rows)
-        total = -(-(share.stop - share.start) // self.live.test_batch_size)
-        batches: Iterator[Tensor] = (features for features, _ in self.live.in_order(name, view))
-        if self.group.main:
-            batches = progress(batches, total, f"features of the {name} set, view {view}", None, self.print_freq)
+        rows, size = unfinished.rows, self.live.test_batch_size
         try:
-            write_rows(part, rows, self.features, share.start, batches)
-            self.group.barrier()  # all rows are there
-            if self.group.main:
-                publish(part, path, facts)
+            missing = self._of_main(unfinished.prepare)
+            self.group.agree(lambda: self._see(unfinished.part))
+            if len(missing) < rows and self.group.main:
+                print(f"{what}: {rows - len(missing)} of {rows} were computed by a run before", flush=True)
+            batches = [range(start, min(start + size, rows)) for start in sorted({i - i % size for i in missing})]
+            own = batches[self.group.share(len(batches))]
+            found = self.live.of_batches(name, view, own, max(shard_sizes(len(batches), self.group.world_size)))
+            shown = progress(found, len(own), what, None, self.print_freq if self.group.main else None)
+            for batch, (features, _) in zip(own, shown, strict=True):
+                unfinished.write(batch.start, features)
+            self._of_main(lambda: self._publish(unfinished, path))  # all rows are there
         finally:
             if self.group.main:
-                part.unlink(missing_ok=True)
-        self.group.barrier()  # the file has its name
+                unfinished.tidy()
+                if unfinished.part.suffix != ".part":  # of a name that no other run will look for
+                    unfinished.remove()
+
+    def _publish(self, unfinished: UnfinishedRows, path: Path) -> None:
+        lost = unfinished.missing()
+        if lost:
+            raise UserError(
+                f"{len(lost)} rows of {unfinished.part} are not those that were written: --cache_dir must be a folder that "
+                "all processes share, on a sound disk"
+            )
+        unfinished.publish(path)
 
 
 def cached_features(
     live: LiveFeatures, views: int, folder: Path, weights: str, features: int, print_freq: int,
-    check: Callable[[Sets], object] = lambda _: None,
+    check: Callable[[], object] = lambda: None,
 ) -> CachedFeatures:  # fmt: skip
     """Return the features of `views` views of the training and meta images and one of the test images, from the cache.
 

@@ -129,16 +129,27 @@ def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, devic
         yield batch[0].to(device, non_blocking=cuda), batch[1].to(device, non_blocking=cuda)
 
 
+def of_batches(
+    images: ListedImages, number: int, own: Iterable[range], rounds: int, extract: Extract, group: Group, workers: int
+) -> Iterator[Batch]:
+    """Yield the features of this process's `own` batches of images; `rounds` are those of the process that has most.
+
+    `number` chooses the augmentation.
+    """
+    keys = ([(i, number) for i in batch] for batch in own)
+    batches = ((extract(pixels), target) for pixels, target in load(images, keys, workers, group.device))
+    return group.with_barriers(batches, rounds)
+
+
 def in_order(
     images: ListedImages, number: int, extract: Extract, group: Group, batch_size: int, workers: int
 ) -> Iterator[Batch]:
     """Yield the features of this process's share of the images, in order, `number` choosing the augmentation."""
     total = len(images.images)
-    share = range(total)[group.share(total)]
-    starts = range(share.start, share.stop, batch_size)
-    keys = ([(i, number) for i in range(start, min(start + batch_size, share.stop))] for start in starts)
-    batches = ((extract(pixels), target) for pixels, target in load(images, keys, workers, group.device))
-    return group.with_barriers(batches, -(-max(shard_sizes(total, group.world_size)) // batch_size))
+    share = group.share(total)
+    own = (range(start, min(start + batch_size, share.stop)) for start in range(share.start, share.stop, batch_size))
+    rounds = -(-max(shard_sizes(total, group.world_size)) // batch_size)
+    return of_batches(images, number, own, rounds, extract, group, workers)
 
 
 def plain_images(images: ImageList, dataset: str) -> ListedImages:
@@ -207,6 +218,10 @@ class LiveFeatures:
     def in_order(self, name: str, number: int) -> Iterator[Batch]:
         """Yield this process's share of a set in order, `number` choosing the augmentation."""
         return in_order(self.images[name], number, self.extract, self.group, self.test_batch_size, self.workers)
+
+    def of_batches(self, name: str, number: int, own: Iterable[range], rounds: int) -> Iterator[Batch]:
+        """Yield the features of this process's `own` batches of a set, see `of_batches`."""
+        return of_batches(self.images[name], number, own, rounds, self.extract, self.group, self.workers)
 
     def _global(self, name: str, batches: Iterator[tuple[int, Tensor]], sizes: Iterable[int]) -> Iterator[Batch]:
         keys = ([(i, number) for i in index[self.group.share(len(index))].tolist()] for number, index in batches)

@@ -51,6 +51,11 @@ class HeadFlags(LearningFlags):
         """Where the run's files go."""
         return Path(self.workdir) / "checkpoint" / "ours" / self.dataset
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where the cached features are."""
+        return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
+
     def binding(self) -> dict[str, object]:
         """Leave the batch of one process out: the global one is compared."""
         return {name: value for name, value in super().binding().items() if name != "--batch_size"}

@@ -3,66 +3,96 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from features import is_thin, leave_stopping, thin
 from harness.errors import UserError
 from harness.image_files import decode, left_out, unreadable
+from harness.image_sets import whitened
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from image_lists import ImageList
-from large_sets import Sets, make_sets
+from large_sets import Sets
 
 PER_ANSWER = 64  # images that a loading process reads between two answers
 
 
-class Faults(Dataset[str]):
-    """What is wrong with each file: a line, or ""."""
+class Seen(NamedTuple):
+    """What reading an image shows: what is wrong with it, or "", and whether it was laid on white."""
+
+    fault: str
+    laid_on_white: bool
+
+
+class Looks(Dataset[Seen]):
+    """A look at each file."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> Seen:
         path = self.paths[index]
         try:
-            size = decode(path, upright=False, coarse=True).image.size
+            image, laid_on_white = decode(path, upright=False, coarse=True)
         except UserError as error:
-            return str(error)
-        return thin(path, size) if is_thin(size) else ""
+            return Seen(str(error), False)
+        return Seen(thin(path, image.size) if is_thin(image.size) else "", laid_on_white)
 
 
-def find_faults(parts: Mapping[str, ImageList], group: Group, workers: int, print_freq: int) -> dict[Path, str]:
-    """Read all images of the lists, each process its share; return, on every process, the faulty ones and their faults."""
-    paths = sorted({part.root / path for part in parts.values() for path in part.paths})
+def look_at_all(parts: Iterable[ImageList], group: Group, workers: int, print_freq: int) -> dict[Path, Seen]:
+    """Read all images of the lists, each process its share; return, on every process, what is to be said of some."""
+    paths = all_paths(parts)
     share = range(len(paths))[group.share(len(paths))]
-    loader: DataLoader[str] = DataLoader(
-        Faults(paths), PER_ANSWER, sampler=share, num_workers=workers, collate_fn=list, worker_init_fn=leave_stopping,
+    loader: DataLoader[Seen] = DataLoader(
+        Looks(paths), PER_ANSWER, sampler=share, num_workers=workers, collate_fn=list, worker_init_fn=leave_stopping,
         generator=torch.Generator(),  # else an iterator draws from the global one
     )  # fmt: skip
     rounds = -(-max(shard_sizes(len(paths), group.world_size)) // PER_ANSWER)
     batches = group.with_barriers(loader, rounds)
     shown = progress(batches, len(loader), "checking images", None, print_freq if group.main else None)
-    found = [fault for batch in shown for fault in batch]
-    own = {paths[i]: fault for i, fault in zip(share, found, strict=True) if fault}
-    return {path: fault for part in group.all_gather_object(own) for path, fault in part.items()}
+    found = [seen for batch in shown for seen in batch]
+    own = {paths[i]: seen for i, seen in zip(share, found, strict=True) if any(seen)}
+    return {path: seen for part in group.all_gather_object(own) for path, seen in part.items()}
 
 
-def readable(sets: Sets, group: Group, workers: int, print_freq: int, skip_bad: bool = False) -> Sets:
-    """Return the sets without the images that cannot be read if `skip_bad`; else these are a `UserError` that lists them."""
-    faults = find_faults(sets.parts, group, workers, print_freq)
-    if not faults:
-        return sets
-    total = len({part.root / path for part in sets.parts.values() for path in part.paths})
-    if not skip_bad:
-        if group.main:
-            raise unreadable(list(faults.values()), total)
+def all_paths(parts: Iterable[ImageList]) -> list[Path]:
+    """Return the images of several lists, each once."""
+    return sorted({part.root / path for part in parts for path in part.paths})
+
+
+def say_laid_on_white(seen: Mapping[Path, Seen], group: Group) -> None:
+    """Say how many images were laid on white, if any."""
+    for line in whitened(sum(one.laid_on_white for one in seen.values())) if group.main else ():
+        print(f"note: {line}", flush=True)
+
+
+def check_readable(sets: Sets, group: Group, workers: int, print_freq: int) -> None:
+    """Read all images, if they were not yet; those that cannot be read are a `UserError` that lists them."""
+    if sets.checked:
+        return
+    parts = list(sets.parts.values())
+    seen = look_at_all(parts, group, workers, print_freq)
+    faults = [one.fault for one in seen.values() if one.fault]
+    if faults and group.main:
+        raise unreadable(faults, len(all_paths(parts)))
+    if faults:
         sys.exit(2)
-    kept = {name: part.subset(np.flatnonzero([part.root / path not in faults for path in part.paths]))
-            for name, part in sets.parts.items()}  # fmt: skip
-    note = left_out(list(faults.values()), total)
-    return group.agree(lambda: make_sets(kept["train"], kept["meta"], kept["test"], [*sets.notes, note]))
+    say_laid_on_white(seen, group)
+
+
+def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int, print_freq: int) -> Sets:
+    """Read all images of the lists, leave out those that cannot be read, and draw the meta images from the others."""
+    lists = sets.lists
+    assert lists is not None
+    seen = look_at_all(lists.parts, group, workers, print_freq)
+    faults = {path: one.fault for path, one in seen.items() if one.fault}
+    if faults:
+        lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(lists.parts))))
+    say_laid_on_white(seen, group)
+    return replace(group.agree(lambda: lists.sets(num_meta), Sets.digests), checked=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from data_utils import shared_note, split_meta
+from data_utils import check_classes, shared_note, small_classes, split_meta
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 from image_lists import MAX_CLASSES, ImageList, read_inaturalist17, read_list, read_tree
@@ -21,13 +23,18 @@ Flag = str | Path | None  # a list named by the user, relative to the current fo
 
 @dataclass(frozen=True)
 class Sets:
-    """The three lists of an experiment, the counts of the training list, and lines for the user."""
+    """The three lists of an experiment, the counts of the training list, and lines for the user.
+
+    `lists` are what the sets were drawn from; `checked` says whether all images were read, and none left that cannot be.
+    """
 
     train: ImageList
     meta: ImageList
     test: ImageList
     cls_num_list: list[int]
     notes: list[str]
+    lists: Lists | None = None
+    checked: bool = False
 
     @property
     def parts(self) -> dict[str, ImageList]:
@@ -41,36 +48,64 @@ class Sets:
         return [f"{words}  ({counts})", *(f"note: {note}" for note in self.notes)]
 
     def digests(self) -> dict[str, str]:
-        """Return a digest of each list."""
-        return {f"{name} list": part.digest() for name, part in self.parts.items()}
+        """Return a digest of each list, and what tells the images from others."""
+        lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
+        return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
 
 
-def draw_meta(source: ImageList, num_meta: int) -> tuple[ImageList, ImageList]:
-    """Draw `num_meta` images a class as published; return them and those left, see `data_utils.split_meta`."""
-    meta, rest = split_meta(source.targets, num_meta, len(source.class_names))
-    return source.subset(meta), source.subset(rest)
+@dataclass(frozen=True)
+class Lists:
+    """The lists of an experiment before its meta images are drawn from `source`.
+
+    `draw` says how: `source` is used whole; or the images drawn stay where they are as well; or they are taken out of the
+    training list.
+    """
+
+    train: ImageList
+    source: ImageList
+    test: ImageList
+    draw: Literal["whole", "copy", "take out"]
+    notes: list[str]
+    use: str = ""  # of images that stay where they are, where that is to be said
+
+    @property
+    def parts(self) -> list[ImageList]:
+        """All the images that there are."""
+        return [self.train, self.source, self.test]
+
+    def without(self, bad: Container[Path], note: str) -> Lists:
+        """Return the lists without the images `bad`, which `note` speaks of."""
+        train, source, test = (
+            part.subset(np.flatnonzero([part.root / path not in bad for path in part.paths])) for part in self.parts
+        )
+        return replace(self, train=train, source=source, test=test, notes=[*self.notes, note])
+
+    def sets(self, num_meta: int) -> Sets:
+        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one."""
+        names, train, notes = self.train.class_names, self.train, list(self.notes)
+        if len(names) < 2:
+            raise UserError(f"{train.source} holds one class; at least two are needed")
+        check_classes(class_counts(train), names, f"training image in {train.source}")
+        index, left = split_meta(self.source.targets, num_meta, len(names))
+        meta = self.source if self.draw == "whole" else self.source.subset(index)
+        counts = class_counts(meta)
+        check_classes(counts, names, f"meta image in {self.source.source}")
+        if self.draw == "take out":
+            notes += shared_note(class_counts(train), names, num_meta)
+            train = train.subset(left)
+        elif self.draw == "copy":
+            few = small_classes(counts, names, num_meta - 1)
+            notes += [f"classes with fewer meta images than --num_meta {num_meta}: {few}"] if few else []
+        if self.use:
+            among = f"the {len(self.source)} {self.use} images"
+            notes.append(f"the {len(meta)} meta images are also among {among}, as published")
+        return Sets(train, meta, self.test, class_counts(train), notes, self)
 
 
-def meta_note(train: ImageList, num_meta: int) -> list[str]:
-    """Return a line that names the classes whose images are in both the training and the meta set, if any."""
-    counts = np.bincount(train.targets, minlength=len(train.class_names)).tolist()
-    return shared_note(counts, train.class_names, num_meta) if all(counts) else []  # else `make_sets` names the empty one
-
-
-def make_sets(train: ImageList, meta: ImageList, test: ImageList, notes: list[str]) -> Sets:
-    """Put the three lists together; a class without a training image is a `UserError`."""
-    counts = np.bincount(train.targets, minlength=len(train.class_names)).tolist()
-    if len(counts) < 2:
-        raise UserError(f"{train.source} holds one class; at least two are needed")
-    if 0 in counts:
-        k = counts.index(0)
-        found = f"class {k} ({train.class_names[k]}) has no training image in {train.source}"
-        raise UserError(f"{found}: add images, or check that labels count from 0 without gaps")
-    absent = set(range(len(counts))) - set(meta.targets.tolist())
-    if absent:
-        k = min(absent)
-        raise UserError(f"class {k} ({train.class_names[k]}) has no meta image in {meta.source}: every class needs one")
-    return Sets(train, meta, test, counts, notes)
+def class_counts(images: ImageList) -> list[int]:
+    """Return how many images each class has."""
+    counts: list[int] = np.bincount(images.targets, minlength=len(images.class_names)).tolist()
+    return counts
 
 
 def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
@@ -88,46 +123,44 @@ def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes
     return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
-def published_sets(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Sets:
+def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Lists:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
     train = read_published(dataset, "train", root, lists)
     classes = len(train.class_names)
     check_num_classes(num_classes, classes, train.source)
     val = read_published(dataset, "val", root, lists, classes)
     source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
-    k, count = min(enumerate(np.bincount(source.targets, minlength=classes).tolist()), key=lambda pair: pair[1])
+    k, count = min(enumerate(class_counts(source)), key=lambda pair: pair[1])
     if count < num_meta:
         found = f"class {k} has {count} images in {source.source}, fewer than --num_meta {num_meta}"
         raise UserError(f"{found}: {f'lower it to {count}' if count else 'every class needs a meta image'}")
-    meta, _ = draw_meta(source, num_meta)
     if dataset == "ImageNet_LT":
-        return make_sets(train, meta, read_published(dataset, "test", root, lists, classes), [])
-    note = f"the {len(meta)} meta images are also among the {len(source)} {use} images, as published"
-    return make_sets(train, meta, val, [note])
+        return Lists(train, val, read_published(dataset, "test", root, lists, classes), "copy", [])
+    return Lists(train, source, val, "copy", [], use)
 
 
-def listed_sets(root: Path, num_meta: int, num_classes: int | None, *lists: Flag) -> Sets:
+def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag, meta_list: Flag) -> Lists:
     """Read one's own lists: --train_list, --val_list, --meta_list."""
-    train_list, val_list, meta_list = lists
     if train_list is None or val_list is None:
         raise UserError("--train_list and --val_list belong together: give both, or neither for folders in --data_root")
     train = read_list(Path(train_list), root, num_classes, "check --train_list")
-    test = read_list(Path(val_list), root, len(train.class_names), "check --val_list")
+    classes = len(train.class_names)
+    test = read_list(Path(val_list), root, classes, "check --val_list")
     if meta_list is not None:
-        return make_sets(train, read_list(Path(meta_list), root, len(train.class_names), "check --meta_list"), test, [])
-    meta, rest = draw_meta(train, num_meta)
-    return make_sets(rest, meta, test, meta_note(train, num_meta))
+        return Lists(train, read_list(Path(meta_list), root, classes, "check --meta_list"), test, "whole", [])
+    return Lists(train, train, test, "take out", [])
 
 
-def tree_sets(root: Path, num_meta: int, num_classes: int | None) -> Sets:
+def trees(root: Path, num_classes: int | None) -> Lists:
     """Read one's own folders."""
     train = read_tree(root / "train", None)
     check_num_classes(num_classes, len(train.class_names), train.source)
     test = read_test_tree(root, train.class_names)
-    own_meta = read_tree(root / "meta", train.class_names) if os.path.isdir(root / "meta") else None
-    meta, rest = (own_meta, train) if own_meta is not None else draw_meta(train, num_meta)
-    notes = [*train.notes, *test.notes, *(own_meta.notes if own_meta is not None else meta_note(train, num_meta))]
-    return make_sets(rest, meta, test, notes)
+    notes = [*train.notes, *test.notes]
+    if not os.path.isdir(root / "meta"):
+        return Lists(train, train, test, "take out", notes)
+    meta = read_tree(root / "meta", train.class_names)
+    return Lists(train, meta, test, "whole", [*notes, *meta.notes])
 
 
 def read_test_tree(root: Path, class_names: list[str] | None) -> ImageList:
@@ -164,15 +197,14 @@ def training_counts(
         if not any(map(os.path.isfile, places)):
             return None
         train = read_published(dataset, "train", Path(data_root), lists, num_classes)
-    counts: list[int] = np.bincount(train.targets, minlength=num_classes).tolist()
-    return counts
+    return class_counts(train)
 
 
-def read_sets(
+def read_lists(
     dataset: str, data_root: str | Path, num_meta: int, num_classes: int | None = None,
     train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None, lists: Path = LISTS,
-) -> Sets:  # fmt: skip
-    """Read the training, meta and test lists of a data set; a `UserError` names the flag, file or class that is wrong.
+) -> Lists:  # fmt: skip
+    """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
 
     Parameters
     ----------
@@ -188,11 +220,10 @@ def read_sets(
     require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
     sensible = num_classes is None or 2 <= num_classes <= MAX_CLASSES
     require(sensible, "--num_classes", num_classes, f"from 2 to {MAX_CLASSES}")
-    listed = any(flag is not None for flag in (train_list, val_list, meta_list))
-    if dataset != "custom" and listed:
+    own = (train_list, val_list, meta_list)
+    given = any(flag is not None for flag in own)
+    if dataset != "custom" and given:
         raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
     if dataset != "custom":
-        return published_sets(dataset, Path(data_root), num_meta, num_classes, lists)
-    if listed:
-        return listed_sets(Path(data_root), num_meta, num_classes, train_list, val_list, meta_list)
-    return tree_sets(Path(data_root), num_meta, num_classes)
+        return published_lists(dataset, Path(data_root), num_meta, num_classes, lists)
+    return listed(Path(data_root), num_classes, *own) if given else trees(Path(data_root), num_classes)

@@ -33,18 +33,16 @@ from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
 from head_step import head_step
-from image_check import readable
-from image_lists import check_there
-from large_sets import Sets, read_sets
+from image_check import check_readable, readable_sets
+from large_sets import Sets, read_lists
 from loss import EstimatorCV, MetaSAugCE
 
 
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
-    sets = read_sets(f.dataset, f.data_root, f.num_meta, f.num_classes, f.train_list, f.val_list, f.meta_list)
-    for part in sets.parts.values():
-        check_there(part)
+    lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, f.train_list, f.val_list, f.meta_list)
+    sets = lists.sets(f.num_meta)
     path = Path(f.pretrained)
     head_flags.check_pretrained(path, f.dataset)
     backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
@@ -61,10 +59,10 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
     """Every epoch is MetaSAug: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
-        check = partial(readable, group=group, workers=flags.workers, print_freq=flags.print_freq)
-        sets = check(sets, skip_bad=True) if flags.skip_bad else sets
-        backbone.to(group.device)
-        head.to(group.device)
+        if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
+            sets = readable_sets(sets, flags.num_meta, group, flags.workers, flags.print_freq)
+        check = partial(check_readable, sets, group, flags.workers, flags.print_freq)
+        backbone, head = backbone.to(group.device), head.to(group.device)
         counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
         optimizer = torch.optim.SGD(
             head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
@@ -92,10 +90,12 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         )
         features: LiveFeatures | CachedFeatures = live
         if flags.cache_features:
-            folder = Path(flags.cache_dir or Path(flags.workdir) / "feature_cache")
-            features = cached_features(live, flags.cache_features, folder, weights, FEATURES, flags.print_freq, check)
+            with run.stoppable("while features were computed; those computed so far are kept"):
+                features = cached_features(
+                    live, flags.cache_features, flags.cache_folder, weights, FEATURES, flags.print_freq, check
+                )
         elif run.is_new:
-            check(sets)
+            check()
         batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
         meta = run.interruptible(features.meta(run.meta_taken))
         for epoch in run.epochs:

@@ -198,10 +198,15 @@ def read_or_fault(path: Path) -> SmallImage | UserError:
 
 def changes(sizes: Sequence[tuple[int, int]], laid_on_white: int) -> list[str]:
     """Return lines that say what was done to images besides reading them; `sizes` are those (width, height) before."""
-    lines = [f"{laid_on_white} images are transparent somewhere: they were laid on white"] if laid_on_white else []
+    lines = whitened(laid_on_white)
     larger = [size for size in sizes if max(size) > SIZE]
     if larger:
         small, large = (f"{width} x {height}" for width, height in (f(larger, key=np.prod) for f in (min, max)))
         span = small if small == large else f"{small} to {large}"
         lines.append(f"{len(larger)} images of {span} pixels were shrunk to {SIZE} x {SIZE}")
     return lines
+
+
+def whitened(images: int) -> list[str]:
+    """Return a line that says how many images were laid on white, if any."""
+    return [f"{images} images are transparent somewhere: they were laid on white"] if images else []

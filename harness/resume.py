@@ -8,7 +8,7 @@ of the global random generators, for networks and criteria that draw from them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ NOT_COMPARED = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", 
 
 # What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
 BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
+# What the states of older versions do not say: it is compared where they do.
+NEWER = ("train images", "meta images", "test images")
 
 
 def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
@@ -84,6 +86,8 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
     """Refuse to go on with other flags or data than those in `inner`, a state's "resume"; say if last bits may differ."""
     recorded = {**BEFORE, **inner.get("binding", {})}
     for key, value in own.items():
+        if key not in recorded and key in NEWER:
+            continue
         if key not in recorded:
             raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
         if recorded[key] != value:
@@ -93,6 +97,29 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
     for key, value in numerics(device).items():
         if key in before and before[key] != value:
             print(f"note: {key} {value}, before the interruption {schemas.shown(before[key])}: the last bits may differ")
+
+
+def may_go_on(
+    state: Mapping[str, Any], own: Mapping[str, Any], class_names: Sequence[str] | None, epochs: int, source: Path,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Refuse to go on with other flags, data or classes than those of `state`, or to fewer epochs."""
+    inner = state["resume"]
+    may_only_grow(inner, epochs, source)
+    classes_must_match(state.get("class_names"), class_names or [], source)
+    must_match(inner, own, source, device)
+
+
+def classes_must_match(recorded: object, own: Sequence[str], source: Path) -> None:
+    """Refuse to go on with other classes than those that a state names; the data may be the same under other names."""
+    if not isinstance(recorded, list) or not own:  # a state of an older version, or a script without names
+        return
+    if len(recorded) != len(own):
+        raise UserError(f"--resume {source} was made with {len(recorded)} classes, this run has {len(own)}: see --data_root")
+    for k, (before, now) in enumerate(zip(recorded, own, strict=True)):
+        if before != now:
+            theirs = schemas.shown(before)
+            raise UserError(f"--resume {source} was made with class {k} named {theirs}, this run has {now}: see --data_root")
 
 
 def numerics(device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -24,16 +24,7 @@ from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
 from harness.record import Record
-from harness.resume import (
-    Limits,
-    collect,
-    find_state,
-    load_optimizer,
-    may_only_grow,
-    must_match,
-    restore,
-    stage1_epoch,
-)
+from harness.resume import Limits, collect, find_state, load_optimizer, may_go_on, restore, stage1_epoch
 from harness.run_files import check_kept, fault_of, finished_faults, read_finished, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import printable
@@ -134,6 +125,19 @@ class Run:
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
         return self.flags
 
+    @contextmanager
+    def stoppable(self, when: str) -> Iterator[None]:
+        """Let a signal end at once, in one line, what is done before the loop; `when` says what it is and what is kept."""
+        try:
+            with self.signals, self.signals.interruptible():
+                yield
+        except (Interrupted, RankGoneError):
+            if not self.signals.asked:  # another process is gone for a reason of its own
+                raise
+            number = self.signals.asked
+            where = f"stopped by {signal.Signals(number).name} {when}"
+            raise Stopped(f"{where}; to go on, give the same command again", 128 + number) from None
+
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""
         for line in lines if self.group.main else ():
@@ -147,7 +151,8 @@ class Run:
             if self.keep:
                 check_kept(self.keep, self.folder, f.save_name)
             return None
-        summary = read_finished(self.folder, f.save_name, self.binding, f.epochs) if f.resume == "auto" else None
+        own = {**self.binding, "class_names": self.facts.get("class_names")}
+        summary = read_finished(self.folder, f.save_name, own, f.epochs) if f.resume == "auto" else None
         faults = finished_faults(self.folder, f.save_name, summary) if summary else []
         if summary and not faults:
             return f"{f.save_name} is finished: see {summary_path(self.folder, f.save_name)}"
@@ -155,9 +160,9 @@ class Run:
         if faults and not found:
             raise UserError(f"{f.save_name} is finished, but {faults[0]}: put it back, or train anew without --resume")
         if found:
-            inner, flags = found[0]["resume"], f.resumed(found[0].get("flags", {}))
-            may_only_grow(inner, f.epochs, found[1])
-            must_match(inner, {**flags.binding(), **self.extra}, found[1], self.group.device)
+            flags = f.resumed(found[0].get("flags", {}))
+            own = {**flags.binding(), **self.extra}
+            may_go_on(found[0], own, self.facts.get("class_names"), f.epochs, found[1], self.group.device)
         return found
 
     def _go_on(self, state: State, source: Path) -> None:

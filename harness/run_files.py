@@ -15,6 +15,7 @@ from harness import schemas
 from harness.checkpoint import load_checkpoint, read_file
 from harness.errors import UserError
 from harness.files import previous, replacing
+from harness.resume import NEWER
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
@@ -65,7 +66,8 @@ def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: i
     """Return the summary of a run of that name that has ended with these flags ("--lr" and so on) and facts of its data."""
     try:
         summary: dict[str, Any] = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
-        found = {**summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
+        unsaid = {key: binding.get(key) for key in NEWER}
+        found = {**unsaid, **summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or that of an older version
         return None
     ended = found.items() >= {**binding, "--epochs": epochs}.items() and not schemas.problem(summary, schemas.Summary)

@@ -20,6 +20,16 @@ class Interrupted(BaseException):
     """A signal came where the run may be left at once. As KeyboardInterrupt it passes by who handles every exception."""
 
 
+class HeldError(UserError):
+    """Another process holds a lock: `holder` says which."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(
+            f"{path} is held by {holder}, which writes the same files: wait for it or choose another --save_name"
+        )
+        self.holder = holder
+
+
 class Signals:
     """Within this context SIGTERM and SIGINT do not end the process: they are remembered until the step is done.
 
@@ -66,12 +76,16 @@ def open_lock(path: Path) -> TextIO:
 
 
 @contextmanager
-def only_run(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does."""
+def only_run(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does.
+
+    Yields whether it is held: on Windows and on some file systems there are no locks. If another process holds it, that is
+    a `HeldError`.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has none
-        yield
+        yield False
         return
     while True:
         with open_lock(path) as file:
@@ -79,12 +93,10 @@ def only_run(path: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's not held on by loading processes
             except (BlockingIOError, PermissionError) as error:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
-                held = f"{path} is held by {holder}, which writes the same files"
-                raise UserError(f"{held}: wait for it or choose another --save_name") from error
+                raise HeldError(path, file.read().strip() or "another process") from error
             except OSError as error:
                 print(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
-                yield
+                yield False
                 return
             if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                 continue  # the run before removed it just now
@@ -93,7 +105,7 @@ def only_run(path: Path) -> Iterator[None]:
                 file.write(f"process {os.getpid()} on {os.uname().nodename}")
                 file.flush()
             try:
-                yield
+                yield True
             finally:
                 path.unlink(missing_ok=True)
             return

@@ -33,7 +33,7 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     found = num_classes or rows or (len(counts) if counts else None)
     if not found:
         raise UserError(f"{source} does not tell its class count by the names of a CIFAR ResNet's weights: see --arch")
-    check_classes(state, source, rows)
+    check_class_count(state, source, rows)
     recorded = state.get("arch")
     if arch is None and recorded and ":" in recorded:  # a file that a stranger may have written is not to choose what is run
         raise UserError(f"{source} holds the network {recorded}: give --arch {recorded} if that is code of yours")
@@ -48,7 +48,7 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     return model.eval()
 
 
-def check_classes(state: dict[str, Any], source: Path, rows: int | None) -> None:
+def check_class_count(state: dict[str, Any], source: Path, rows: int | None) -> None:
     """Check that what a checkpoint says of its classes is said of as many as its weights have.
 
     `rows` are those of its last layer, None where it is another network, of which some matrix must have as many.

@@ -227,7 +227,7 @@ def test_nothing_to_hold_out_is_said(monkeypatch):
 @pytest.mark.parametrize(
     ("counts", "imb_factor", "words"),
     [
-        ([50, 0, 50], None, ["class b has no training image"]),
+        ([50, 0, 50], None, ["class 1 (b) has no training image"]),
         ([10, 9, 10], None, ["--num_meta 10 would take every training image (the largest class has 10): lower it"]),
         ([50, 50, 50], 0.001, ["--imb_factor 0.001 leaves class c no image"]),
     ],

@@ -1,11 +1,17 @@
 """Cached features: the rows are those of the images, and a file that is not to be trusted is made anew."""
 
 import errno
+import fcntl
+import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +22,9 @@ import torch
 from support.image_lists import ALONE, CPU, first, noise_sets
 from support.refusals import wrong
 
-from feature_cache import CachedFeatures, FeatureCache, cached_features, is_whole
+import cached_rows
+from cached_rows import UnfinishedRows, is_whole
+from feature_cache import CachedFeatures, FeatureCache, cached_features
 from features import LiveFeatures
 from harness.process_group import Group
 from large_sets import Sets
@@ -53,6 +61,11 @@ class Maker:
         """Return the rows, and how many images the backbone saw for them."""
         before = self.backbone.images
         return np.array(self.cache().open(name, view)), self.backbone.images - before
+
+    def key(self, name="train", view=0):
+        """What the files of a set are named after."""
+        facts = json.dumps(self.cache().facts(name, view), sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
     def path(self, i=3):
         """The file of a training image."""
@@ -194,17 +207,108 @@ def test_the_parts_of_a_killed_run_are_not_taken_for_rows(maker, own):
     assert maker.open()[1] == 0
 
 
-def test_a_run_that_is_stopped_leaves_no_rows(maker):
-    def stopped(images):
-        if maker.backbone.images > 2:
-            raise KeyboardInterrupt
-        return Backbone.__call__(maker.backbone, images)
+def run_until(maker, images, event, name="train"):
+    """Have a run compute features until the backbone has seen so many images: `event` comes before every further batch."""
+
+    def extract(batch):
+        if maker.backbone.images >= images:
+            event()
+        return Backbone.__call__(maker.backbone, batch)
 
     live = maker.live()
-    live.extract = stopped
+    live.extract = extract
+    return FeatureCache(maker.folder, live, maker.weights, ALONE, A, 100).open(name, 0)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def unfinished(maker):
+    """The rows of a set, and its files as a run leaves them that was stopped after two batches."""
+    rows, _ = maker.open()
+    maker.clear()
+    maker.backbone.images = 0
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache(maker.folder, live, maker.weights, ALONE, A, 100).open("train", 0)
+        run_until(maker, 4, stop)
+    assert [name.partition(".")[2] for name in maker.files()] == ["part", "part.crc32"]
+    return rows
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_run_that_is_stopped_keeps_its_rows_for_the_next(maker, capsys, world):
+    expected, _ = maker.open("test")  # nothing of it is drawn at random: threads would draw from one generator
+    maker.clear()
+    maker.backbone.images = 0
+    with pytest.raises(KeyboardInterrupt):
+        run_until(maker, 2, stop, "test")
+    board, gate = [None] * world, threading.Barrier(world, timeout=600)
+    groups = [Thread(rank, world, CPU, None, board, gate) for rank in range(world)]
+    maker.backbone.images = 0
+    with ThreadPoolExecutor(world) as pool:
+        every = list(pool.map(lambda group: np.array(maker.cache(group).open("test", 0)), groups))
+    assert all(np.array_equal(rows, expected) for rows in every)
+    assert "2 of 5 were computed by a run before" in capsys.readouterr().out
+    assert (maker.backbone.images, len(maker.files())) == (3, 2)
+
+
+def test_a_run_stopped_before_its_first_row_leaves_nothing(maker):
+    with pytest.raises(KeyboardInterrupt):
+        run_until(maker, 0, stop)
     assert (maker.files(), maker.open()[1]) == ([], 7)
+
+
+@pytest.mark.parametrize("ending", [".part", ".part.crc32"])
+def test_no_row_counts_that_was_not_written_as_it_was_computed(maker, unfinished, ending):
+    """Wherever a byte is another than was written: so it is with a power cut, which may keep any of them from the disk."""
+    files = {path: path.read_bytes() for path in maker.folder.iterdir()}
+    path = maker.only(ending)
+    for place in range(0, len(files[path]), 5):
+        maker.clear()
+        for each, raw in files.items():
+            each.write_bytes(raw)
+        changed = bytearray(files[path])
+        changed[place] ^= 255
+        path.write_bytes(changed)
+        rows, computed = maker.open()
+        assert np.array_equal(rows, unfinished)
+        row = place // (2 * A) if ending == ".part" else (place - 32) // 4  # after the 32 bytes that say whose rows they are
+        assert computed == (7 if row < 0 else 5 if row < 4 else 3)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1]), Path.touch])
+@pytest.mark.parametrize("ending", [".part", ".part.crc32"])
+def test_parts_that_do_not_belong_together_are_made_anew(maker, unfinished, ending, damage):
+    damage(maker.only(ending))
+    rows, computed = maker.open()
+    assert (np.array_equal(rows, unfinished), computed, len(maker.files())) == (True, 3 if damage is Path.touch else 7, 2)
+
+
+def test_the_part_of_another_set_is_not_used(maker, unfinished):
+    (part, crcs), rows = sorted(maker.folder.iterdir()), unfinished
+    maker.weights = "0123abd"
+    path = maker.folder / f"train_0_{maker.key()}.part"
+    part.rename(path)
+    crcs.rename(f"{path}.crc32")
+    again, computed = maker.open()
+    assert (np.array_equal(again, rows), computed) == (True, 7)
+
+
+def test_a_kill_while_rows_get_their_name_costs_none_of_them(maker, monkeypatch):
+    def killed(path, *args, **_):
+        if not str(path).endswith("crc32.tmp"):
+            raise KeyboardInterrupt
+        plain(path, *args)
+
+    for place, name in ((os, "replace"), (Path, "write_text"), (UnfinishedRows, "publish"), (UnfinishedRows, "remove")):
+        plain = getattr(place, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                maker.open()
+        assert maker.open()[1] == 0
+        maker.clear()
 
 
 def touch(maker, extra, later):
@@ -256,47 +360,131 @@ def test_what_rows_do_not_depend_on_does_not_make_them_anew(maker):
 # Mistakes
 
 
-def test_features_not_finite_in_fp16_and_images_missing_or_damaged_are_named_and_leave_no_file(maker):
+def test_features_not_finite_in_fp16_and_images_missing_or_damaged_are_named(maker):
     for factor in (1e6, -1e6, float("nan")):
         maker.backbone.factor = factor
         assert "not finite in fp16" in wrong(maker.open)
         assert maker.files() == []
     maker.backbone.factor = 1.0
     raw = maker.path(6).read_bytes()
-    for spoil in (lambda path: path.write_bytes(raw[:100]), Path.unlink):
+    stat = maker.path(6).stat()
+    for spoil in (lambda path: path.write_bytes(raw[:100]), lambda path: path.write_bytes(bytes(len(raw))), Path.unlink):
         spoil(maker.path(6))
+        if maker.path(6).exists():
+            os.utime(maker.path(6), ns=(stat.st_atime_ns, stat.st_mtime_ns))
         assert str(maker.path(6)) in wrong(maker.open)
-        assert maker.files() == []
+    maker.path(6).write_bytes(raw)
+    os.utime(maker.path(6), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert maker.open()[1] == 1  # the others were kept
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def full(*_, **__):
+    raise FULL
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "words"), [(os, "posix_fallocate", "--cache_dir"), (Path, "write_text", ".json cannot be written")]
-)
-def test_a_full_disk_is_named_and_nothing_is_left(maker, monkeypatch, place, name, words):
+    ("place", "name", "words", "left"),
+    [(os, "posix_fallocate", "--cache_dir", 7), (Path, "write_bytes", ".part.crc32 cannot be written", 7),
+     (Path, "write_text", ".json cannot be written", 0)],
+)  # fmt: skip
+def test_a_full_disk_is_named_and_only_rows_are_left(maker, monkeypatch, place, name, words, left):
     maker.open("meta")
     files = maker.files()
-
-    def full(first, *_, **__):
-        if isinstance(first, Path):
-            first.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr(place, name, full)
         said = wrong(maker.open)
     assert all(word in said for word in (words, "No space left on device", str(maker.folder)))
-    assert (maker.files(), maker.open()[1]) == (files, 7)
+    assert (maker.files() == files) == bool(left)
+    assert (maker.open()[1], len(maker.files())) == (left, 4)
 
 
-def test_what_killed_runs_left_is_removed_after_a_day(maker):
-    maker.open()
-    kept, old = (maker.only(".f16").with_suffix(f".part{k}") for k in (1, 2))
-    for path, age in ((kept, 3600), (old, 25 * 3600)):
-        path.write_bytes(b"half")
-        os.utime(path, (time.time() - age, time.time() - age))
-    maker.only(".json").unlink()
-    maker.open()
-    assert {kept.name, old.name} & set(maker.files()) == {kept.name}
+def test_a_disk_that_fills_where_room_cannot_be_reserved_is_named_and_rows_are_kept(maker, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    with monkeypatch.context() as patch:
+        said = wrong(run_until, maker, 4, lambda: patch.setattr(cached_rows, "open", full, raising=False))
+    assert all(word in said for word in (".part cannot be written (No space left on device)", str(maker.folder)))
+    assert maker.open()[1] == 3
+
+
+def test_a_folder_that_vanishes_is_named_at_the_next_batch(maker):
+    said = wrong(run_until, maker, 2, lambda: shutil.rmtree(maker.folder, ignore_errors=True))
+    assert all(word in said for word in (".part cannot be written (No such file or directory)", str(maker.folder)))
+    assert maker.backbone.images == 4
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another(path):
+    """Another process that has the lock file `path`, as long as this lasts."""
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", HOLD, path], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout.readline() == "held\n"
+        yield
+        process.stdin.close()
+
+
+def test_what_is_left_unfinished_is_removed_after_a_day_but_what_is_of_use_or_locked(maker, unfinished):
+    own = maker.only(".part").stem
+    hours_old = {f"{own}.part1": 25, f"{own}.part-host-1f": 25, f"{own}.part2": 1, f"{own}.part": 25,
+                 f"{own}.part.crc32": 25, "train_0_other.part": 25, "train_0_other.part.crc32": 25, "train_0_new.part": 1,
+                 "train_0_locked.part": 25, "train_0_odd.part": 25}  # fmt: skip
+    (maker.folder / "train_0_odd.lock").mkdir()
+    for name, hours in hours_old.items():
+        path = maker.folder / name
+        path.touch()
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    with held_by_another(maker.folder / "train_0_locked.lock"):
+        rows, computed = maker.open()
+        left = [f"train_0_{name}" for name in ("locked.lock", "locked.part", "new.part", "odd.lock", "odd.part")]
+        assert maker.files() == sorted([*left, f"{own}.f16", f"{own}.json", f"{own}.part2"])
+    assert (np.array_equal(rows, unfinished), computed) == (True, 3)
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without them."""
+
+    def lockf(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+
+
+def test_without_locks_two_runs_of_one_set_have_files_of_their_own(maker, monkeypatch, no_locks):
+    expected, _ = maker.open()
+    maker.clear()
+    maker.backbone.images, seen = 0, []
+
+    def other():
+        if not seen:
+            seen.append([*maker.folder.glob("*.part*")])
+            monkeypatch.setattr(maker, "backbone", Backbone())
+            seen.append(maker.open())
+            seen.append(sorted(maker.folder.glob("*.part*")))
+
+    assert np.array_equal(run_until(maker, 4, other), expected)
+    assert np.array_equal(seen[1][0], expected)
+    assert seen[1][1] == 7
+    assert len(seen[0]) == 2
+    assert seen[2] == sorted(seen[0])  # those of the first run alone
+    assert [Path(name).suffix for name in maker.files()] == [".f16", ".json", ".lock"]
+
+
+def test_a_run_without_locks_that_is_stopped_leaves_nothing(maker, no_locks):
+    with pytest.raises(KeyboardInterrupt):
+        run_until(maker, 4, stop)
+    assert [Path(name).suffix for name in maker.files()] == [".lock"]
 
 
 def test_the_disk_has_room_for_all_rows_before_the_first_is_computed_if_that_can_be_had(maker, monkeypatch):

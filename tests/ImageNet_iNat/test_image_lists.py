@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.image_lists import read_sets
 from support.refusals import wrong
 
 from data import prepare_lists
 from harness.errors import UserError
 from image_lists import read_inaturalist17, read_list, read_tree
-from large_sets import read_sets
 
 SCRIPT = "ImageNet_iNat/data/prepare_lists.py"
 
@@ -308,7 +308,7 @@ def test_flags_that_do_not_fit_are_named(own, flags, words):
     write(own / "one.txt", "a 0\nb 0\nc 0")
     write(own / "large.txt", "a 3")
     write(own / "from_1.txt", "a 1\nb 2\nc 3")
-    said = wrong(read_sets, **{"dataset": "custom", "data_root": "images", "num_meta": 10} | flags)
+    said = wrong(read_sets, **{"dataset": "custom", "root": "images", "num_meta": 10} | flags)
     assert all(word in said for word in words)
 
 

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.data import crt_checkpoint, write_image
-from support.image_lists import class_folders
+from support.image_lists import class_folders, read_sets
 from support.places import ROOT
 from support.ranks import places
 from support.slow_head_step import slow_step
@@ -19,7 +20,6 @@ from support.slow_head_step import slow_step
 from backbone import make_head
 from features import meta_indices, train_indices
 from head_flags import PRETRAINED, parse_training
-from large_sets import read_sets
 from loss import EstimatorCV, MetaSAugCE
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
@@ -91,12 +91,14 @@ def test_images_that_cannot_be_read_are_listed_before_the_first_epoch_or_left_ou
         assert last == f"train.py: error: 22 of 56 images cannot be read, see above: {advice}"
         assert "epoch 0" not in result.stdout
     assert not [*(tmp_path / "checkpoint").rglob("x_*"), *(tmp_path / "c").glob("*")]
-    out = run_in(TRAIN, *flags, "--skip_bad", cwd=tmp_path).stdout
-    assert "note: --skip_bad: 22 of 56 images cannot be read and were left out: my/train/a/10.png" in out
-    kept = json.loads((tmp_path / "checkpoint/ours/custom/x_summary.json").read_text())
-    train = read_sets("custom", tmp_path / "my", 5).train
-    good = [label for path, label in zip(train.paths, train.targets, strict=True) if train.root / path not in bad]
-    assert kept["cls_num_list"] == np.bincount(good).tolist() != np.bincount(train.targets).tolist()
+    Image.new("RGBA", (40, 32), (1, 2, 3, 4)).save(tmp_path / "my" / "train" / "a" / "00.png")
+    for more in ([], ["--cache_features", "1", "--cache_dir", "c"]):
+        out = run_in(TRAIN, *flags, "--skip_bad", "-p", "1", *more, cwd=tmp_path).stdout
+        assert "note: --skip_bad: 22 of 56 images cannot be read and were left out: my/train/a/10.png" in out
+        assert out.count("note: 1 images are transparent somewhere: they were laid on white") == 1
+        assert out.count("checking images  [1/1]") == 1  # all are read once before the first epoch, or before features are
+        kept = json.loads((tmp_path / "checkpoint/ours/custom/x_summary.json").read_text())
+        assert kept["cls_num_list"] == [11, 11]  # of 16 that can be read five are meta images
 
 
 # A part of ImageNet-LT

@@ -59,6 +59,18 @@ def test_a_run_stopped_in_each_epoch_ends_with_the_same_bytes(photos, small_trai
     assert log_of(folder) == log_of(whole)
 
 
+def test_a_run_does_not_go_on_with_a_renamed_class(photos, small_training, run, refused, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(photos / part, tmp_path / part)
+    own = ["--data_root", tmp_path, "--workdir", tmp_path, "--arch", "resnet8"]
+    command = ["MetaSAug_LDAM_train.py", *small_training, *own]
+    run(*command, status=143, STOP_AT="1", STOP_BY="15")
+    for part in ("train", "test"):  # the same images in the same order
+        (tmp_path / part / "class1").rename(tmp_path / part / "class1b")
+    line = refused(*command, "--resume", "auto")
+    assert "a_resume.pth.tar was made with class 1 named class1, this run has class1b" in line
+
+
 def with_other(state, other, part):
     """A state of which one part is that of another moment."""
     inner, theirs = state["resume"], other["resume"]

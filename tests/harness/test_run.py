@@ -108,6 +108,31 @@ def test_best_last_and_since_come_out_of_the_state(finished, interrupted, capsys
             run.save()
 
 
+def test_renamed_classes_are_named_and_a_state_that_does_not_name_its_own_goes_on(finished, interrupted):
+    facts = {"cls_num_list": [30, 10], "class_names": ["x", "z"], "train_digest": "0"}
+    for folder in (finished, interrupted):
+        with refusal("class 1 named y, this run has z"), small_run(folder, *GO_ON, facts=facts):
+            pass
+    with refusal("2 classes, this run has 3"), small_run(finished, *GO_ON, facts={**facts, "class_names": list("xyz")}):
+        pass
+    edit(interrupted, lambda state: state.pop("class_names"))
+    with small_run(interrupted, *GO_ON, facts=facts, cut=True) as run:
+        assert run.epoch == 5
+
+
+def test_a_state_that_does_not_say_its_images_goes_on_with_any(finished, interrupted):
+    """As those of older versions; once it is said, it must be the same."""
+    extra = {"loss": "CE", "data": "0", "train images": "10 files"}
+    with pytest.raises(Stopped, match="is finished"), small_run(finished, *GO_ON, extra=extra):
+        pass
+    with small_run(interrupted, *GO_ON, extra=extra, cut=True) as run:
+        assert list(run.epochs) == []
+        run.save()
+    extra["train images"] = "11 files"
+    with refusal("train images 10 files, this run has 11"), small_run(interrupted, *GO_ON, extra=extra):
+        pass
+
+
 @pytest.mark.parametrize(
     ("part", "value"),
     [("binding/--lr", torch.ones(2)), ("record/best", 3), ("record/best", {}), ("record/seconds", "1"),

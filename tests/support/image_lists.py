@@ -9,10 +9,15 @@ from support.data import write_image
 
 from harness.process_group import Group
 from image_lists import ImageList
-from large_sets import Sets
+from large_sets import Sets, read_lists
 
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)
+
+
+def read_sets(dataset, root, num_meta, *more, **named):
+    """The sets of a data set, drawn from its lists."""
+    return read_lists(dataset, root, num_meta, *more, **named).sets(num_meta)
 
 
 def listed(root, names):

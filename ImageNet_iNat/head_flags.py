@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -79,7 +78,7 @@ def add_group_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
     parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch")
     parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds until a silent process is given up (default: %(default)s)"
+        "--timeout", type=float, default=600, help="seconds to wait for another process (default: %(default)s)"
     )
 
 
@@ -101,7 +100,7 @@ def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
     parser = Parser(add_help=False)
     add_group_flags(parser)
     known, _ = parser.parse_known_args(argv)
-    require(math.isfinite(known.timeout) and known.timeout > 0, "--timeout", known.timeout, "a number of seconds above 0")
+    require(1 <= known.timeout <= 1e6, "--timeout", known.timeout, "a number of seconds from 1 to 1,000,000")
     return GroupFlags(**vars(known))
 
 

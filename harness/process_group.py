@@ -9,10 +9,11 @@ O(NA), not the (C, A) gradients: 4 MB instead of 200 for 256 images and the 8,14
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,15 +26,14 @@ from torch import Tensor
 
 from harness.devices import choose_device
 from harness.errors import UserError
+from harness.place import Place, read_place
+from harness.roll_call import RollCall, named
 
 T = TypeVar("T")
 
 
 class RankGoneError(UserError):
-    """Another process is gone or no longer answers; this one is between two steps."""
-
-
-GRACE = 5.0  # seconds that a process waits to learn who else is still there
+    """Another process is gone, silent or too slow; this one is between two steps."""
 
 
 def shard_sizes(count: int, world: int) -> list[int]:
@@ -51,14 +51,14 @@ class Group:
         Which process this is, and how many there are.
     device:
         Where it computes.
-    store:
-        What the processes leave notes to one another in; None for a single process.
+    roll_call:
+        Whom to ask when the processes no longer come together; None for a single process.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    store: dist.Store | None = None
+    roll_call: RollCall | None = None
 
     @property
     def main(self) -> bool:
@@ -146,36 +146,19 @@ class Group:
         return made[0]
 
     def _together(self, operation: Callable[[], object]) -> None:
-        """Run a collective; where it fails, name who is missing."""
+        """Run a collective; where it fails, name who is at fault."""
+        assert self.roll_call is not None
+        if self.roll_call.told is not None:  # who told it takes part no more
+            raise RankGoneError(self.roll_call.told)
+        self.roll_call.waiting_since = time.monotonic()
         try:
             operation()
         except RuntimeError as error:
-            if isinstance(error, NotImplementedError):
+            verdict = None if isinstance(error, NotImplementedError) else self.roll_call.verdict()
+            if verdict is None:
                 raise
-            missing = self.missing()
-            if not missing:
-                raise
-            names = ", ".join(map(str, missing))
-            raise RankGoneError(
-                f"rank {names} of {self.world_size} is gone or no longer answers; rank {self.rank} stops. See what "
-                f"rank {names} printed, then start again"
-            ) from error
-
-    def missing(self) -> list[int]:
-        """Return the ranks that failed themselves or do not say within a few seconds that they are still there."""
-        assert self.store is not None
-        others = [rank for rank in range(self.world_size) if rank != self.rank]
-        try:
-            self.store.set(f"waiting/{self.rank}", "1")
-            end = time.monotonic() + GRACE
-            while True:
-                failed = [rank for rank in others if self.store.check([f"failed/{rank}"])]
-                silent = [rank for rank in others if not self.store.check([f"waiting/{rank}"])]
-                if failed or not silent or time.monotonic() > end:
-                    return failed or silent
-                time.sleep(0.05)
-        except RuntimeError:  # the store is gone too; without torchrun rank 0 holds it
-            return [rank for rank in others if rank == 0]
+            raise RankGoneError(verdict) from error
+        self.roll_call.waiting_since = None
 
 
 def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> str | None:
@@ -199,43 +182,86 @@ def process_group(gpu: int | None, no_cuda: bool, local_rank: int | None, timeou
     Uses nccl where there is CUDA and gloo elsewhere (and for small objects). `timeout`: seconds after which a process that
     does not answer is given up. A `UserError` inside is passed on with this process's rank, and the others learn of it.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Group(0, 1, choose_device(local_rank or 0 if gpu is None else gpu, no_cuda))
+    place = read_place(os.environ, local_rank)
+    if place.world_size == 1:
+        yield Group(0, 1, choose_device(place.local_rank if gpu is None else gpu, no_cuda))
         return
-    local = int(os.environ.get("LOCAL_RANK", local_rank or 0))
-    device = choose_device(local if gpu is None else gpu, no_cuda)
+    device = choose_device(place.local_rank if gpu is None else gpu, no_cuda)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         device = torch.device("cpu")  # Apple's GPU has no collectives
-    limit = timedelta(seconds=timeout)
-    try:
-        store, rank, world = next(iter(dist.rendezvous("env://", timeout=limit)))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("collectives", store), rank=rank, world_size=world, timeout=limit,
-        )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the {world} processes did not find each other within {timeout:g} s ({error})") from error
-    group = Group(rank, world, device, dist.PrefixStore("notes", store))
-    try:
-        yield group
-    except UserError as error:
-        if not isinstance(error, RankGoneError):  # that is the fault of another, which the others see themselves
-            note(group, "failed")
-        raise error if group.main else UserError(f"rank {rank}: {error}") from error
-    except Exception:
-        note(group, "failed")
-        raise
-    finally:
-        dist.destroy_process_group()
+    with meeting(place, device, timeout) as roll_call:
+        try:
+            yield Group(place.rank, place.world_size, device, roll_call)
+        except UserError as error:
+            raise error if place.rank == 0 else UserError(f"rank {place.rank}: {error}", error.lines) from error
 
 
-def note(group: Group, what: str) -> None:
-    """Leave a note about this process; without a store nobody is there to read it."""
+@contextmanager
+def meeting(place: Place, device: torch.device, timeout: float) -> Iterator[RollCall]:
+    """Find the other processes, and part from them at the end."""
     try:
-        assert group.store is not None
-        group.store.set(f"{what}/{group.rank}", "1")
-    except RuntimeError:
-        pass
+        with ExitStack() as held:
+            store = find_all(place, timeout)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=dist.PrefixStore("collectives", store),
+                rank=place.rank, world_size=place.world_size, timeout=timedelta(seconds=timeout),
+            )  # fmt: skip
+            held.callback(dist.destroy_process_group)
+            roll_call = RollCall(place.rank, place.master, timeout)
+            held.callback(roll_call.close)
+            addresses: list[Any] = [None] * place.world_size
+            dist.all_gather_object(addresses, roll_call.address)
+            roll_call.meet(addresses)
+            parting = held.pop_all()
+    except (OSError, RuntimeError, ValueError) as error:
+        if "EADDRINUSE" in str(error):
+            port, others = place.master[1], "by another run, or by another process with RANK 0"
+            raise UserError(f"MASTER_PORT {port} is in use {others}: stop that one or choose another port") from error
+        found = f"the {place.world_size} processes did not find each other within --timeout {timeout:g} s"
+        raise UserError(f"{found} ({error}): see what the others printed") from error
+    with parting:
+        try:
+            yield roll_call
+        finally:
+            roll_call.leaving = True  # before the others see the connections close
+
+
+def find_all(place: Place, timeout: float) -> dist.Store:
+    """Return the store of a run once all its processes have come; within `timeout` for each of the two steps.
+
+    It is waited for here since PyTorch, when it waits in vain, prints a page on stderr.
+    """
+    if place.rank > 0:
+        await_listener(place.master, timeout)
+    else:
+        try:
+            socket.getaddrinfo(*place.master)
+        except OSError as error:
+            raise UserError(f"MASTER_ADDR {place.master[0]} is not known here ({error}): name this machine") from error
+    store: dist.Store = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=timeout))))[0]
+    if store.add(f"joined/{place.rank}", 1) > 1:
+        raise UserError(f"RANK {place.rank}: another process has it too, or another run has the same MASTER_PORT")
+    end = time.monotonic() + timeout
+    while absent := [rank for rank in range(place.world_size) if not store.check([f"joined/{rank}"])]:
+        if time.monotonic() > end:
+            absent = [rank for rank in absent if rank > 0] or absent  # rank 0 itself waits for the others first
+            late = f"{named(absent, place.world_size)} did not come within --timeout {timeout:g} s"
+            raise UserError(f"{late}: see what it printed, or start it")
+        time.sleep(0.05)
+    return store
+
+
+def await_listener(address: tuple[str, int], timeout: float) -> None:
+    """Wait until somebody listens there."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection(address, max(0.1, end - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                where = f"MASTER_ADDR {address[0]}, MASTER_PORT {address[1]} within --timeout {timeout:g} s"
+                raise UserError(f"nobody listens at {where} ({error}): see whether rank 0 runs there") from error
+        time.sleep(0.1)

@@ -93,8 +93,14 @@ def test_values_that_make_no_sense_are_named(parse, flags, named):
     assert named in wrong(parse, "", flags)
 
 
-def test_a_timeout_of_nothing_is_named():
-    assert "--timeout 0" in wrong(parse_group, ["--timeout", "0"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e300", "1e-9", "0.5"])
+def test_a_timeout_that_makes_no_sense_is_named(value):
+    line = wrong(parse_group, ["--timeout", value])
+    assert line == f"--timeout {float(value)} makes no sense: it must be a number of seconds from 1 to 1,000,000"
+
+
+def test_a_timeout_that_is_no_number_is_named():
+    assert wrong(parse_group, ["--timeout", ""]).startswith("argument --timeout: invalid float value: ''")
 
 
 @pytest.mark.parametrize("size", [0, 50])

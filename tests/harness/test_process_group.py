@@ -1,19 +1,20 @@
 """The same head from 1, 2 and 3 processes that talk over gloo, and what happens when one is different or dies."""
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from support.compare import relative
 from support.places import ROOT
-from support.ranks import places, together
-from support.runs import saved_state
+from support.ranks import begin, places, together
+from support.runs import saved_state, small_run
 
 from harness.process_group import Group, disagreement, shard_sizes
 
 STEPS, CLASSES, SIZE = 20, 9, 12
 WORKER = f"""
-import os, sys
+import ctypes, os, signal, sys, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "ImageNet_iNat")!r}, {str(ROOT / "tests")!r}]
 from pathlib import Path
 import torch
@@ -66,7 +67,6 @@ def parity(group):
     torch.save(out, f"outcome_{{group.world_size}}_{{group.rank}}.pt")
 
 def death(group):
-    process_group.GRACE = 0.5
     group.all_gather(torch.ones(2, 3), [2] * group.world_size)
     if group.rank == 1:
         os._exit(7)
@@ -99,13 +99,25 @@ def gone_wrong(group):
         run.check()
 
 def gone(group):
-    process_group.GRACE = 0.5
     with small_run(Path("gone"), group=group) as run:
         next(run.epochs)
         take_step(run)
         if group.rank == 1:
             os._exit(7)
         group.barrier()
+
+def trouble(group):  # in the third of some steps each process does what its ACT says
+    try:
+        with small_run(Path("trouble"), group=group) as run:
+            next(run.epochs)
+            for step in range(4):
+                group.barrier()
+                if step == 2:
+                    exec(os.environ["ACT"])
+                    began = time.monotonic()
+                take_step(run)
+    finally:
+        Path(f"waited {{group.rank}}").write_text(str(time.monotonic() - began))
 
 def finish(group):
     for _ in range(2):
@@ -123,11 +135,17 @@ run_main(main)
 
 
 @pytest.fixture
-def launch(start, tmp_path):
-    """Run one of the worker's functions on several processes at once; return (status, stdout, stderr) of each."""
+def worker(tmp_path):
+    """The worker's script."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    return lambda function, world_size: together(start, world_size, script, function)
+    return script
+
+
+@pytest.fixture
+def launch(start, worker):
+    """Run one of the worker's functions on several processes at once; return (status, stdout, stderr) of each."""
+    return lambda function, world_size: together(start, world_size, worker, function)
 
 
 def test_heads_statistics_and_losses_do_not_depend_on_the_number_of_processes(launch, tmp_path):
@@ -164,6 +182,61 @@ def test_a_mistake_of_one_rank_stops_the_others_which_name_it(launch):
     assert "rank 1 of 2 is gone" in first_err
 
 
+STOP, DIE = "os.kill(os.getpid(), signal.SIGSTOP)", "os._exit(7)"
+BUSY = "ctypes.PyDLL(None).sleep({})"  # with Python's lock, so that no thread goes on
+SILENT, LATE = "did not answer within --timeout 1 s", "took longer than --timeout 2 s over a step"
+
+
+@pytest.mark.parametrize(
+    ("acts", "limit", "blamed"),
+    [
+        ([STOP, "", ""], 1, f"rank 0 of 3 {SILENT}"),
+        (["", "", STOP], 1, f"rank 2 of 3 {SILENT}"),
+        (["time.sleep(3)", "", ""], 2, f"rank 0 of 3 {LATE}"),
+        ([DIE, "", BUSY.format(1)], 60, "rank 0 of 3 is gone"),
+        (["", DIE, BUSY.format(6)], 60, "rank 1 of 3 is gone"),
+    ],
+    ids=["rank 0 is stopped", "rank 2 is stopped", "rank 0 is slow", "rank 0 dies", "rank 1 dies while rank 2 is busy"],
+)
+def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, acts, limit, blamed):
+    """A rank that is stopped goes on when the others have ended, and hears of it."""
+    ranks = begin(start, 3, worker, "trouble", each=[{"ACT": act} for act in acts], LIMIT=str(limit))
+    outs = {rank: rank.communicate() for rank, act in zip(ranks, acts, strict=True) if act != STOP}
+    for rank in set(ranks) - set(outs):
+        assert rank.poll() is None
+        rank.send_signal(signal.SIGCONT)
+        outs[rank] = rank.communicate()
+    for number, (rank, act) in enumerate(zip(ranks, acts, strict=True)):
+        _, err = outs[rank]
+        if act == DIE:
+            assert (rank.returncode, err) == (7, "")
+            continue
+        assert rank.returncode == 2, err
+        assert err.startswith(f"worker.py: error: {f'rank {number}: ' if number else ''}{blamed}: "), err
+        assert err.endswith(", then start again with --resume auto\n"), err
+        assert err.count("\n") == 1, err
+        assert float((tmp_path / f"waited {number}").read_text()) < 2 * limit + 5
+    if acts[0] != DIE:
+        with small_run(tmp_path / "trouble", "--resume", "auto") as run:
+            assert run.meter.steps == 3
+
+
+def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(start, large_training, tmp_path):
+    flags = ["--cache_features", "1", "--cache_dir", "cache", "--workers", "0", "--batch_size", "2", "--timeout", "3"]
+    stop = {"STOP_AT": "2", "STOP_BY": str(int(signal.SIGSTOP))}
+    first, second = begin(start, 2, "ImageNet_iNat/train.py", *large_training, *flags, each=[stop, {}])
+    for rank, process in (("rank 1: ", second), ("", first)):
+        if process is first:
+            assert first.poll() is None
+            first.send_signal(signal.SIGCONT)
+        _, err = process.communicate()
+        assert process.returncode == 2, err
+        assert err.startswith(f"train.py: error: {rank}rank 0 of 2 did not answer within --timeout 3 s: "), err
+        assert err.count("\n") == 1, err
+    inner = saved_state(tmp_path / "checkpoint" / "ours" / "custom", name="MetaSAug_custom")["resume"]
+    assert (inner["record"]["epoch"], inner["meter"]["steps"]) == (0, 3)  # the test pass was what needed the others
+
+
 def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch):
     (first, _, first_err), (second, _, second_err) = launch("differing", 2)
     assert (first, second) == (2, 2)
@@ -173,11 +246,35 @@ def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch):
     assert second_err == ""
 
 
-def test_a_process_that_waits_in_vain_says_so(launch, start, tmp_path):
-    process = start(tmp_path / "worker.py", "operations", LIMIT="1", **places(2)[1])
-    _, err = process.communicate()
-    assert process.returncode == 2
-    assert "did not find each other within 1 s" in err
+NOBODY = "worker.py: error: nobody listens at MASTER_ADDR 127.0.0.1, MASTER_PORT {} within --timeout 1 s ("
+TWICE = "worker.py: error: RANK 1: another process has it too"
+ABSENT = "worker.py: error: rank 2 of 3 did not come within --timeout 1 s: see what it printed, or start it"
+IN_USE = "worker.py: error: MASTER_PORT {} is in use by another run, or by another process with RANK 0"
+UNKNOWN = "worker.py: error: MASTER_ADDR no.such.invalid is not known here"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "master", "said"),
+    [
+        ([1], None, [NOBODY]),
+        ([0, 1, 1], None, sorted([ABSENT, TWICE, ABSENT])),
+        (
+            [0, 0],
+            None,
+            [IN_USE, "worker.py: error: the 2 processes did not find each other within --timeout 1 s (Timed out"],
+        ),
+        ([0], "no.such.invalid", [UNKNOWN]),
+    ],
+    ids=["no rank 0", "rank 1 twice, no rank 2", "rank 0 twice", "no such host"],
+)
+def test_processes_that_cannot_come_together_say_why(start, worker, ranks, master, said):
+    common = {**places(max(2, len(ranks)))[0], "LIMIT": "1", **({"MASTER_ADDR": master} if master else {})}
+    processes = [start(worker, "operations", **{**common, "RANK": str(rank)}) for rank in ranks]
+    errs = sorted(process.communicate()[1] for process in processes)
+    assert [process.returncode for process in processes] == [2] * len(ranks)
+    for err, expected in zip(errs, said, strict=True):
+        assert err.startswith(expected.format(common["MASTER_PORT"])), err
+        assert err.count("\n") == 1, err
 
 
 def test_shares_cover_everything_once():
@@ -222,7 +319,7 @@ def test_numbers_gone_wrong_stop_all_processes_of_a_run(launch, tmp_path):
 def test_a_run_whose_other_process_is_gone_saves_and_says_how_to_go_on(launch, tmp_path):
     (status, _, err), (dead, _, _) = launch("gone", 2)
     assert (status, dead) == (2, 7)
-    assert err.endswith("See what rank 1 printed, then start again with --resume auto\n")
+    assert err.endswith("rank 1 of 2 is gone: see what it printed, then start again with --resume auto\n")
     assert saved_state(tmp_path / "gone")["resume"]["meter"]["steps"] == 1
 
 

@@ -12,12 +12,17 @@ def places(world_size):
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
-def together(start, world_size, *command, each=None, **variables):
-    """Run a command on `world_size` processes at once; return (status, stdout, stderr) of each.
+def begin(start, world_size, *command, each=None, **variables):
+    """Start a command on `world_size` processes at once, and return them.
 
     `each` are variables that one process has and others do not, a dict for each process; `start` is the fixture.
     """
     own = each or [{}] * world_size
-    ranks = [start(*command, **place, **more, **variables) for place, more in zip(places(world_size), own, strict=True)]
+    return [start(*command, **place, **more, **variables) for place, more in zip(places(world_size), own, strict=True)]
+
+
+def together(start, world_size, *command, **settings):
+    """Do what `begin` does, and wait; return (status, stdout, stderr) of each process."""
+    ranks = begin(start, world_size, *command, **settings)
     outs = [rank.communicate() for rank in ranks]
     return [(rank.returncode, *out) for rank, out in zip(ranks, outs, strict=True)]

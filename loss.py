@@ -91,6 +91,15 @@ def traces(covariance: Tensor) -> Tensor:
     return diagonal.sum(dim=1)
 
 
+def negative_trace(covariance: Tensor, moved: Tensor) -> Tensor:
+    """Return whether the move makes some class's trace negative, which no covariance has: a scalar on the device.
+
+    Both are (K, A, A) or (K, A). A class counts once its trace is above zero. It is zero until two images of the class were
+    seen, and then any move downwards makes it negative, however small `meta_lr` is.
+    """
+    return ((traces(covariance) > 0) & (traces(moved) < 0)).any()
+
+
 def semantic_distances(weight: Tensor, target: Tensor, covariance: Tensor) -> Tensor:
     """Return (w_j − w_{y_i})ᵀ Σ_{y_i} (w_j − w_{y_i}) as (N, C).
 

@@ -18,8 +18,8 @@ T = TypeVar("T")
 class StepFigures(Protocol):
     """What is read from a step, all without a graph.
 
-    Losses and the norm of the meta gradient (scalars), logits (N, C), the trace of each class's meta gradient (C,); None is
-    what a step does not have.
+    Losses and the norm of the meta gradient (scalars), logits (N, C), the trace of each class's meta gradient (C,), whether
+    the move of the covariances made a trace negative (scalar); None is what a step does not have.
     """
 
     @property
@@ -37,6 +37,9 @@ class StepFigures(Protocol):
     @property
     def grad_trace(self) -> Tensor | None: ...  # noqa: D102
 
+    @property
+    def negative_trace(self) -> Tensor | None: ...  # noqa: D102
+
 
 class Meter:
     """What an epoch has come to: steps, mean losses, top-1 accuracy, norm of the meta gradient, first step gone wrong.
@@ -44,7 +47,7 @@ class Meter:
     Sums stay on the device, which is waited for only when they are read. A resumed epoch goes on from what `state` kept.
     """
 
-    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "grad_trace", "present", "first_bad")
+    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "grad_trace", "present", "negative_traces", "first_bad")
 
     def __init__(self) -> None:
         self.steps = 0
@@ -55,6 +58,7 @@ class Meter:
         self.grad_norm: Tensor | float = 0.0
         self.grad_trace: Tensor | float = 0.0
         self.present: Tensor | float = 0.0
+        self.negative_traces: Tensor | float = 0.0  # steps
         self.has_meta = False
         self.first_bad: Tensor | int = 0  # none
 
@@ -72,6 +76,8 @@ class Meter:
         if result.grad_trace is not None:
             self.grad_trace = self.grad_trace + result.grad_trace
             self.present = self.present + torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
+        if result.negative_trace is not None:
+            self.negative_traces = self.negative_traces + result.negative_trace
         first = torch.as_tensor(self.first_bad, device=seen.device)
         self.first_bad = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
 
@@ -90,6 +96,12 @@ class Meter:
         """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""
         return self.grad_trace / torch.as_tensor(self.present).clamp(min=1)
 
+    def trace_note(self) -> list[str]:
+        """Return a line if steps moved the covariances too far."""
+        steps = int(self.negative_traces)
+        told = f"note: in {steps} of {self.steps} steps the learned covariance of some class had a negative trace"
+        return [f"{told}, which no covariance has: lower --meta_lr"] if steps else []
+
     def state(self) -> dict[str, Any]:
         """Return everything, to be saved."""
         sums = {name: torch.as_tensor(getattr(self, name)).cpu() for name in self.SUMS}
@@ -103,9 +115,10 @@ class Meter:
         if not (type(meter.steps) is type(meter.count) is int and type(meter.has_meta) is bool):
             raise TypeError("steps, count or has_meta are of another kind")
         for name in cls.SUMS:
-            if state[name].dim() > (name in ("grad_trace", "present")):
+            value = state.get(name, torch.zeros(())) if name == "negative_traces" else state[name]  # older states lack it
+            if value.dim() > (name in ("grad_trace", "present")):
                 raise ValueError(f"{name} is no number")
-            setattr(meter, name, state[name].to(device))
+            setattr(meter, name, value.to(device))
         return meter
 
     def __str__(self) -> str:

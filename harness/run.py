@@ -253,9 +253,10 @@ class Run:
         figures |= {name: f"{value:.2f}" for name, value in {"test acc": accuracy.overall, **shown}.items()}
         words = "  ".join(f"{name} {value}" for name, value in figures.items())
         left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
-        self.say(f"epoch {self.epoch}  {words}  {duration(seconds)}, left {duration(left)}")
+        self.say(f"epoch {self.epoch}  {words}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
         logged = {
             **values, "train_loss": loss, "train_acc1": acc1, "meta_loss": meta_loss, "grad_norm": grad_norm,
+            **({"negative_traces": int(self.meter.negative_traces)} if self.meter.has_meta else {}),
             "test_loss": tested.loss, "seconds": seconds,
         }  # fmt: skip
         for name, each in per_class.items():

@@ -136,6 +136,18 @@ def test_log_summary_and_predictions_of_a_run(trained):
     assert 0 < abs(estimated - learned).max() < estimated.max()
 
 
+def test_a_meta_lr_so_large_that_a_trace_turns_negative_is_said(run, trained, tmp_path):
+    flags = [*DIGITS, "--arch", "resnet8", "--epochs", "2", "--meta_start", "1", "--save_name", "a", "--meta_lr", "1e4"]
+    out = run("MetaSAug_CE_train.py", *flags).stdout
+    first, second = (line.get("negative_traces") for line in log_of(tmp_path / OURS / "0", "a"))
+    assert first is None  # stage 1
+    told = re.findall(r"^note: in (\d+) of 8 steps the learned covariance of some class had a negative", out, re.M)
+    assert list(map(int, told)) == [second]
+    assert 1 <= second <= 8
+    assert [line.get("negative_traces") for line in log_of(trained[0], "a")] == [None, 0, 0]
+    assert "negative trace" not in trained[1]
+
+
 @pytest.mark.usefixtures("tiny_folder")
 def test_a_run_is_tested_and_reported_with_its_own_figures(run, trained, tmp_path):
     folder = trained[0]

@@ -127,6 +127,35 @@ def test_a_state_with_something_else_inside_is_refused(interrupted, part, value)
     assert files_of(interrupted) == before
 
 
+def test_steps_with_a_negative_trace_are_counted_over_an_interruption_and_said_once(tmp_path, capsys):
+    def steps(run, *negative):
+        for each in negative:
+            take_step(run, negative_trace=each)
+
+    with small_run(tmp_path, cut=True) as run:
+        next(run.epochs)
+        steps(run, True, False, True)
+        run.save()
+    with small_run(tmp_path, *GO_ON, cut=True) as run:
+        next(run.epochs)
+        steps(run, True)
+        end_epoch(run)
+        steps(run, False, False)
+        end_epoch(run)
+    with small_run(tmp_path, *GO_ON, cut=True):
+        pass
+    edit(tmp_path, lambda state: state["resume"]["meter"].pop("negative_traces"))  # as in states of older versions
+    with small_run(tmp_path, *GO_ON, cut=True) as run:
+        next(run.epochs)
+        steps(run, True)
+        end_epoch(run)
+    counts = [json.loads(line)["negative_traces"] for line in (tmp_path / "a_metrics.jsonl").read_text().splitlines()]
+    assert counts == [3, 0, 1]
+    said = [line for line in capsys.readouterr().out.splitlines() if "negative trace" in line]
+    told = "note: in {} steps the learned covariance of some class had a negative trace, which no covariance has: {}"
+    assert said == [told.format(steps, "lower --meta_lr") for steps in ("3 of 4", "1 of 1")]
+
+
 @pytest.mark.parametrize("optimizer", [None, 3, {}])
 def test_an_optimizer_of_another_shape_is_refused(interrupted, tmp_path, optimizer):
     def change(state):

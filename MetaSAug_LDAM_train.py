@@ -107,7 +107,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
                 values["heldout_acc1"] = heldout.accuracy(data.cls_num_list).mean_over_classes
             moved = flags.meta_lr * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)
-            run.after_epoch(tested, values, spread, ends_stage1=epoch + 1 == flags.meta_start < flags.epochs)
+            run.after_epoch(tested, values, spread, stage2_from=flags.meta_start)
             run.say(*moved_note(spread if epoch + 1 == flags.epochs else {}))
 
 

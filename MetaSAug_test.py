@@ -20,6 +20,7 @@ from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import validate
 from harness.files import beside
+from harness.flags import stage1_note
 from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
 from harness.text import printable
@@ -53,7 +54,7 @@ def main() -> None:
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
     if imb_factor is not None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
-    print("\t".join(fields))
+    print("\t".join(fields), *stage1_note(state.get("flags", {}), state.get("epoch", 0) - 1), sep="\n")
     if counts:
         print(f"Accuracy per shot: {shots_line(result.per_shot)}")
     print(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")

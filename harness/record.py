@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.checkpoint import save_checkpoint
 from harness.files import previous, replacing, set_earlier_aside, writing
+from harness.flags import stage1_note
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, percent, shot_of, shots_line
 from harness.progress import duration
@@ -23,6 +24,7 @@ from harness.progress import duration
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
+NONE_YET = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best epoch of none
 
 
 def with_previous(path: Path) -> tuple[Path, Path]:
@@ -159,8 +161,7 @@ class Record:
                 os.replace(resume, resume.with_name(resume.name + ".damaged"))
             if source is not None:  # what the run came to when it was shorter
                 self.summary_path.unlink(missing_ok=True)
-        nothing = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}
-        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": nothing, "last": {}}
+        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": {}}
         with writing(folder):
             self.log = RunLog(folder, name, found["epoch"])
         self.best: dict[str, Any] = found["best"]
@@ -180,18 +181,21 @@ class Record:
 
     def epoch(
         self, epoch: int, tested: Accuracy, values: Mapping[str, Any], state: Callable[[], dict[str, Any]],
-        predictions: Mapping[str, np.ndarray], more: Mapping[str, Any],
+        predictions: Mapping[str, np.ndarray], more: Mapping[str, Any], stage2_from: int = 0,
     ) -> None:  # fmt: skip
         """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
 
         `values` go into the log beside the test accuracies, `more` beside them into the summary; `state` makes the
-        checkpoint, after best is known; `predictions` are kept beside it.
+        checkpoint, after best is known; `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`,
+        the best of those before no longer counts: nothing of stage 2 is in it.
         """
         figures = tested.figures()
         logged = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         with writing(self.log.path):
             self.log.epoch(epoch, {**values, **logged})
         self.last = {"epoch": epoch, **figures, **more}
+        if self.best["epoch"] < stage2_from <= epoch:
+            self.best, self.since = NONE_YET, epoch
         kinds = ["last"]
         if self.last[self.chosen_by] > self.best[self.chosen_by]:
             self.best = self.last
@@ -204,6 +208,7 @@ class Record:
         """Write `facts` and the outcome as the summary, print best and last epoch, say what was written where."""
         seconds = time.time() - self.start
         found = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
+        found["since"] = self.since
         with replacing(self.summary_path) as part:
             part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
         with writing(self.log.path):
@@ -214,6 +219,8 @@ class Record:
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
         print(f"(the best epoch is chosen on {chosen_on}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        for line in stage1_note(facts["flags"], self.last["epoch"]):
+            print(line)
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         written = ", ".join(str(path) for path in files if path.exists())
         print(f"done in {duration(seconds)}; wrote {written}")

@@ -215,7 +215,7 @@ class Run:
 
     def after_epoch(
         self, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]] | None = None,
-        ends_stage1: bool = False,
+        stage2_from: int = 0,
     ) -> None:  # fmt: skip
         """Print, log and save.
 
@@ -225,15 +225,16 @@ class Run:
             Further figures of the log, those in SHOWN also of the epoch's line and of the summary.
         per_class:
             Figures (C,) of each class: in the log as means of the shot groups, in the summary as they are.
-        ends_stage1:
-            Whether to keep a checkpoint for `stage1` of other runs.
+        stage2_from:
+            The first epoch of stage 2. Before it a checkpoint for `stage1` of other runs is kept, and from it on the best
+            epoch is chosen among those of stage 2. A run that ends before it is stage 1 alone.
         """
         self.check()
         if self.group.device.type == "cuda":
             self.group.broadcast(self._tensors())
         if self.record is not None:
-            self._keep(self.record, tested, values, per_class or {})
-            if ends_stage1:
+            self._keep(self.record, tested, values, per_class or {}, stage2_from)
+            if self.epoch + 1 == stage2_from < self.flags.epochs:
                 save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
@@ -244,8 +245,9 @@ class Run:
         yield from (*self.model.buffers(), *self.estimator.buffers())
 
     def _keep(
-        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]]
-    ) -> None:
+        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]],
+        stage2_from: int,
+    ) -> None:  # fmt: skip
         counts, seconds = self.facts["cls_num_list"], time.time() - self.began
         accuracy, (loss, acc1), (meta_loss, grad_norm) = tested.accuracy(counts), self.meter.read(), self.meter.read_meta()
         shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN}
@@ -262,7 +264,7 @@ class Run:
         for name, each in per_class.items():
             logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
         more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
-        record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more)
+        record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more, stage2_from)
 
     def common(self, epoch: int) -> State:
         """Return what every checkpoint holds beside the weights."""

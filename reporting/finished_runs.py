@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from harness.errors import UserError
-from harness.flags import FREE_FLAGS
+from harness.flags import FREE_FLAGS, in_stage1
 from harness.metrics import SHOTS, percent
 from harness.text import printable
 
@@ -75,6 +75,10 @@ class FinishedRun:
         """Data set and imb_factor, in words."""
         imb_factor = self.flags.get("imb_factor")
         return f"{self.flags.get('dataset')}" + ("" if imb_factor is None else f", imb_factor {imb_factor:g}")
+
+    def is_plain(self, which: str) -> bool:
+        """Whether the "last" or "best" epoch is before stage 2."""
+        return in_stage1(self.summary.get("flags", {}), self.summary[which]["epoch"])
 
     def beside(self, end: str) -> Path:
         """Return the run's file that ends in `end`."""
@@ -186,7 +190,8 @@ def run_table(runs: Sequence[FinishedRun]) -> Table:
     for run in runs:
         for which in ("last", "best"):
             outcome = run.summary[which]
-            rows.append([run.name, f"{which} ({outcome['epoch']})", *(percent(figure(outcome, key)) for key in FIGURES)])
+            epoch = f"{which} ({outcome['epoch']}{', stage 1' if run.is_plain(which) else ''})"
+            rows.append([run.name, epoch, *(percent(figure(outcome, key)) for key in FIGURES)])
     return rows
 
 

@@ -52,6 +52,7 @@ def main() -> None:
     result = tested.accuracy(counts or [0] * classes)
 
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
+    fields += [f"Mean over classes: {result.mean_over_classes:.2f}"] if result.uneven else []
     if imb_factor is not None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
     print("\t".join(fields), *stage1_note(state.get("flags", {}), state.get("epoch", 0) - 1), sep="\n")

@@ -20,11 +20,12 @@ from pathlib import Path
 from harness.errors import UserError, run_main
 from harness.files import replacing
 from harness.flags import Parser
-from harness.metrics import FEW, MANY
+from harness.metrics import FEW, MANY, MEAN
 from harness.text import printable
 from reporting.finished_runs import (
     FinishedRun,
     Table,
+    figures_of,
     group_table,
     grouped,
     long_table,
@@ -87,8 +88,13 @@ def main() -> None:
 
 def remarks(runs: Sequence[FinishedRun]) -> list[str]:
     """Return sentences about what only some runs have."""
+    found = []
+    if MEAN in figures_of(runs):
+        found.append("Mean over classes: of the classes that have test images, where some have more of them than others.")
     plain = [printable(run.name) for run in runs if run.is_plain("last")]
-    return [f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}."] if plain else []
+    if plain:
+        found.append(f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}.")
+    return found
 
 
 def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRun]]) -> list[Section]:

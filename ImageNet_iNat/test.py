@@ -99,8 +99,9 @@ def report(subject: Subject, tested: Predictions, out: Path) -> None:
     """Print the accuracies and write those per class."""
     names, counts = subject.images.class_names, subject.counts
     accuracy = tested.accuracy(counts or [0] * len(names))
-    overall = accuracy.overall
-    print(f"Dataset: {subject.dataset}\tAccuracy: {overall:.2f}\tError: {100 - overall:.2f}\tTop-5: {tested.top5:.2f}")
+    fields = [f"Dataset: {subject.dataset}", f"Accuracy: {accuracy.overall:.2f}", f"Error: {100 - accuracy.overall:.2f}"]
+    fields.append(f"Top-5: {tested.top5:.2f}")
+    print(*fields, *([f"Mean over classes: {accuracy.mean_over_classes:.2f}"] if accuracy.uneven else []), sep="\t")
     if counts:
         print(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
     else:

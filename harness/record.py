@@ -18,7 +18,7 @@ from harness.checkpoint import save_checkpoint
 from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
-from harness.metrics import SHOTS, Accuracy, percent, shot_of, shots_line
+from harness.metrics import SHOTS, Accuracy, mean_words, percent, shot_of, shots_line
 from harness.progress import duration
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
@@ -214,7 +214,8 @@ class Record:
         with writing(self.log.path):
             self.log.close()
         for which, outcome in (("best", self.best), ("last", self.last)):
-            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
+            words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
+            print(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch

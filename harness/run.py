@@ -19,7 +19,7 @@ from harness.errors import Stopped, UserError, nobody_reads
 from harness.evaluation import Predictions
 from harness.files import output_folder
 from harness.flags import LearningFlags
-from harness.metrics import per_shot
+from harness.metrics import MEAN, per_shot
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
@@ -31,7 +31,7 @@ from harness.text import printable
 T = TypeVar("T")
 State = dict[str, Any]
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
-SHOWN = {"heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # of the values of an epoch, in its line
+SHOWN = {MEAN: "mean over classes", "heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # in an epoch's line
 
 
 class Run:
@@ -250,7 +250,7 @@ class Run:
     ) -> None:  # fmt: skip
         counts, seconds = self.facts["cls_num_list"], time.time() - self.began
         accuracy, (loss, acc1), (meta_loss, grad_norm) = tested.accuracy(counts), self.meter.read(), self.meter.read_meta()
-        shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN}
+        shown = {SHOWN[key]: value for key, value in {**values, **accuracy.figures()}.items() if key in SHOWN}
         figures = {"train loss": f"{loss:.4f}", "train acc": f"{acc1:.2f}", "test loss": f"{tested.loss:.4f}"}
         figures |= {name: f"{value:.2f}" for name, value in {"test acc": accuracy.overall, **shown}.items()}
         words = "  ".join(f"{name} {value}" for name, value in figures.items())
@@ -268,8 +268,9 @@ class Run:
 
     def common(self, epoch: int) -> State:
         """Return what every checkpoint holds beside the weights."""
-        best = self.record.best["acc1"] if self.record else -1.0
-        own = {"epoch": epoch + 1, "best_acc1": best, "optimizer": self.optimizer.state_dict()}
+        best = self.record.best if self.record else {"acc1": -1.0}
+        means = {f"best_{MEAN}": best[MEAN]} if MEAN in best else {}
+        own = {"epoch": epoch + 1, "best_acc1": best["acc1"], **means, "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags)}
 
     def state(self, epoch: int) -> State:

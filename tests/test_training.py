@@ -164,6 +164,43 @@ def test_weights_from_before_stage_2_are_said_to_be_plain_ones(run, trained, tin
     assert re.search(r"^Without a stage 2, so plain cross-entropy without MetaSAug: \S+ours/0/a\.$", out, re.M)
 
 
+def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, tiny_folder, tmp_path):
+    """Digits have 53 to 55 test images a class; as many of each, by a folder, and nothing is said of it."""
+    folder, out = trained
+    lines, summary = log_of(folder, "a"), summary_of(folder, "a")
+    for which in ("best", "last"):
+        found = summary[which]["mean_per_class"]
+        assert found == pytest.approx(np.mean(summary[which]["per_class"]))
+        assert found != pytest.approx(summary[which]["acc1"], abs=1e-6)
+        words = "{epoch}: accuracy {acc1:.2f}  mean over classes {mean_per_class:.2f}  many".format(**summary[which])
+        assert f"{which} epoch {words}" in out
+    assert [line["test_mean_per_class"] for line in lines][-1] == found
+    assert f"  test acc {summary['last']['acc1']:.2f}  mean over classes {found:.2f}  " in out
+    last = folder / "a_last.pth.tar"
+    assert torch.load(last, weights_only=True)["best_mean_per_class"] == summary["best"]["mean_per_class"]
+    tested = run("MetaSAug_test.py", "--checkpoint_path", last, *TINY[-2:]).stdout
+    assert tested.splitlines()[0].endswith(f"\tMean over classes: {found:.2f}")
+    for k in range(2):
+        for split, number in (("train", 4), ("test", 2)):
+            for i in range(number):
+                write_image(tmp_path / "even" / split / str(k) / f"{i}.png", 10 * k + i)
+    own = ["--dataset", "folder", "--data_root", "even", "--num_meta", "1", "--no-cuda", *TINY[-2:]]
+    even = run("MetaSAug_CE_train.py", *own, "--epochs", "2", "--save_name", "even").stdout
+    last = tiny_folder / "even_last.pth.tar"
+    even += run("MetaSAug_test.py", "--data_root", "even", "--checkpoint_path", last, *TINY[-2:]).stdout
+    assert "mean over classes" not in even.lower()
+    for name in ("even_summary.json", "even_metrics.jsonl"):
+        assert "mean_per_class" not in (tiny_folder / name).read_text()
+    for place, shown in ((folder, True), (tiny_folder, False)):
+        table = run("report.py", place, "--out", "out").stdout
+        rows = (tmp_path / "out" / "runs.csv").read_text()
+        assert ("| mean over classes |" in table, "Mean over classes: of the classes" in table) == (shown, shown)
+        assert ("mean_per_class" in rows) == shown
+        if shown:
+            assert f"| {found:.2f} " in table
+            assert repr(found) in rows
+
+
 @pytest.mark.usefixtures("tiny_folder")
 def test_a_run_is_tested_and_reported_with_its_own_figures(run, trained, tmp_path):
     folder = trained[0]

@@ -27,6 +27,7 @@ from harness.evaluation import Predictions, evaluate
 from harness.files import beside, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
+from harness.progress import progress
 from image_lists import ImageList
 from large_sets import LARGE_SETS, read_test, training_counts
 
@@ -46,7 +47,9 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
-    tested = evaluate(head, batches, group)
+    total = group.batches(len(subject.images), args.test_batch_size)
+    shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
+    tested = evaluate(head, shown, group)
     if group.main:
         report(subject, tested, Path(args.out) if args.out else beside(path, "_classes.csv"))
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TextIO, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.text import printable
+
 T = TypeVar("T")
+HALF_A_MINUTE = 30.0  # seconds that work may go on without a line
 
 
 class StepFigures(Protocol):
@@ -134,29 +137,40 @@ def duration(seconds: float) -> str:
 
 
 def progress(
-    batches: Iterable[T], total: int, label: str, meter: Meter | None, print_freq: int | None, done: int = 0
-) -> Iterator[T]:
+    batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int | None = 0, done: int = 0,
+    file: TextIO | None = None, now: Callable[[], float] = time.monotonic,
+) -> Iterator[T]:  # fmt: skip
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
-    Loss and accuracy are read from `meter`, if any, every `print_freq` batches, for the bar at least every tenth; with None
-    nothing is shown. `done` batches of `total` were there before these.
+    A line comes whenever the last one, or the start, is HALF_A_MINUTE ago, so none of work that is done before that.
+
+    Parameters
+    ----------
+    meter, print_freq:
+        Of a training: loss and accuracy, and every how many batches there is a line with them; for the bar they are read at
+        least every tenth. Without a meter the number does not matter; with None nothing is shown.
+    done:
+        How many of `total` were there before these batches.
+    file:
+        Where to, stdout if left out; stderr where the results are on stdout.
     """
     if print_freq is None:
         yield from batches
         return
-    terminal = sys.stdout.isatty()
-    print_freq = min(print_freq, 10) if terminal else print_freq
-    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)
-    start = time.monotonic()
+    file, label = file or sys.stdout, printable(label)
+    terminal = file.isatty()
+    often = min(print_freq, 10) if terminal else print_freq
+    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=file, leave=False, dynamic_ncols=True)
+    start = last = now()
     with bar:
         for step, batch in enumerate(batches, start=done + 1):
             yield batch
-            if terminal:
-                bar.update()
-            if step % print_freq == 0 or (terminal and step == total):
+            bar.update()
+            due = meter is not None and (step % often == 0 or (terminal and step == total))
+            if terminal and due:
+                bar.set_postfix_str(str(meter))
+            elif not terminal and (due or now() - last >= HALF_A_MINUTE):
+                last = now()
+                left = (last - start) / (step - done) * (total - step)
                 figures = f"  {meter}" if meter else ""
-                if terminal:
-                    bar.set_postfix_str(figures.strip())
-                else:
-                    left = (time.monotonic() - start) / (step - done) * (total - step)
-                    print(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", flush=True)
+                print(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", file=file, flush=True)

@@ -189,6 +189,11 @@ class Run:
         print_freq = self.flags.print_freq if self.group.main else None
         return progress(self.interruptible(batches), total, label, self.meter, print_freq, self.meter.steps)
 
+    def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
+        """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
+        total, label = self.group.batches(images, self.flags.test_batch_size), f"epoch {self.epoch}/{self.flags.epochs} test"
+        return progress(self.interruptible(batches), total, label, print_freq=0 if self.group.main else None)
+
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
         iterator = iter(batches)

@@ -239,8 +239,10 @@ def moved_note(traces_of: Mapping[str, list[float]]) -> list[str]:
     if "trace_learned" not in traces_of:
         return []
     pairs = zip(traces_of["trace_learned"], traces_of["trace_estimated"], strict=True)
-    moved = max((abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0), default=0.0)
-    if not moved < LITTLE:
+    shares = [abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0]
+    if not shares or not max(shares) < LITTLE:
         return []
+    moved = max(*shares, 1e-7)  # 0 may be a move too small for float32
     told = f"note: the meta steps of the last epoch moved no class's covariance by more than {moved:.0e} of its trace"
-    return [f"{told}, so they changed next to nothing: a larger --meta_lr moves them further"]
+    advice = "a larger --meta_lr moves them further" + ("" if any(shares) else ", unless λ is 0, as it is in epoch 0")
+    return [f"{told}, so they changed next to nothing: {advice}"]

@@ -91,6 +91,9 @@ def remarks(runs: Sequence[FinishedRun]) -> list[str]:
     found = []
     if MEAN in figures_of(runs):
         found.append("Mean over classes: of the classes that have test images, where some have more of them than others.")
+    gaps = [f"{run.untested} of {len(run.class_names)} in {printable(run.name)}" for run in runs if run.untested]
+    if gaps:
+        found.append(f"Classes without test images, which are in none of the figures: {', '.join(gaps)}.")
     plain = [printable(run.name) for run in runs if run.is_plain("last")]
     if plain:
         found.append(f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}.")

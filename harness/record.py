@@ -217,9 +217,12 @@ class Record:
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
             print(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
+        sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
+        untested = sum(map(math.isnan, self.last.get("per_class", [])))
+        sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
-        print(f"(the best epoch is chosen on {chosen_on}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        print(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
         for line in stage1_note(facts["flags"], self.last["epoch"]):
             print(line)
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)

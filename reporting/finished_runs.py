@@ -76,6 +76,11 @@ class FinishedRun:
         imb_factor = self.flags.get("imb_factor")
         return f"{self.flags.get('dataset')}" + ("" if imb_factor is None else f", imb_factor {imb_factor:g}")
 
+    @property
+    def untested(self) -> int:
+        """The number of classes without test images."""
+        return list(self.summary["last"].get("per_class") or []).count(None)
+
     def is_plain(self, which: str) -> bool:
         """Whether the "last" or "best" epoch is before stage 2."""
         return in_stage1(self.summary.get("flags", {}), self.summary[which]["epoch"])

@@ -191,6 +191,13 @@ def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, ti
     assert "mean over classes" not in even.lower()
     for name in ("even_summary.json", "even_metrics.jsonl"):
         assert "mean_per_class" not in (tiny_folder / name).read_text()
+    shutil.rmtree(tmp_path / "even" / "test" / "1")  # a class without test images counts for neither
+    gap = run("MetaSAug_CE_train.py", *own, "--epochs", "1", "--save_name", "gap").stdout
+    assert "classes: 0 many, 0 medium, 2 few; 1 of them without test images, in none of these figures)" in gap
+    assert "mean over classes" not in gap
+    assert "without test images" not in even + out
+    told = "Classes without test images, which are in none of the figures: 1 of 2 in gap.\n"
+    assert told in run("report.py", tiny_folder / "gap_summary.json", "--out", "gap").stdout
     for place, shown in ((folder, True), (tiny_folder, False)):
         table = run("report.py", place, "--out", "out").stdout
         rows = (tmp_path / "out" / "runs.csv").read_text()

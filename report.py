@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.errors import UserError, run_main
 from harness.files import replacing
 from harness.flags import Parser
-from harness.metrics import FEW, MANY, MEAN
+from harness.metrics import FEW, MANY, PER_CLASS_MEAN
 from harness.text import printable
 from reporting.finished_runs import (
     FinishedRun,
@@ -89,7 +89,7 @@ def main() -> None:
 def remarks(runs: Sequence[FinishedRun]) -> list[str]:
     """Return sentences about what only some runs have."""
     found = []
-    if MEAN in figures_of(runs):
+    if PER_CLASS_MEAN in figures_of(runs):
         found.append("Mean over classes: of the classes that have test images, where some have more of them than others.")
     gaps = [f"{run.untested} of {len(run.class_names)} in {printable(run.name)}" for run in runs if run.untested]
     if gaps:

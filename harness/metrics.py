@@ -12,7 +12,7 @@ from torch import Tensor
 
 MANY, FEW = 100, 20  # many-shot: more than 100 training images; few-shot: fewer than 20 (arXiv 1904.05160)
 SHOTS = ("many", "medium", "few")
-MEAN = "mean_per_class"  # what the mean over classes is called in logs, of test sets where it is another than the accuracy
+PER_CLASS_MEAN = "mean_per_class"  # in logs and summaries: the mean over classes, where it is another than the accuracy
 BINS = 15  # of confidence
 
 
@@ -50,7 +50,7 @@ class Accuracy:
 
     def figures(self) -> dict[str, Any]:
         """Return everything by its name in logs and summaries."""
-        mean_figure = {MEAN: self.mean_over_classes} if self.uneven else {}
+        mean_figure = {PER_CLASS_MEAN: self.mean_over_classes} if self.uneven else {}
         figures = {"acc1": self.overall, **mean_figure, **self.per_shot, "macro_f1": self.macro_f1, "ece": self.ece}
         return {**figures, "per_class": self.per_class}
 
@@ -62,7 +62,7 @@ def percent(value: float) -> str:
 
 def mean_words(figures: Mapping[str, Any]) -> list[str]:
     """Return the mean over classes in words, if it is among the figures of an `Accuracy`."""
-    return [f"mean over classes {percent(figures[MEAN])}"] if MEAN in figures else []
+    return [f"mean over classes {percent(figures[PER_CLASS_MEAN])}"] if PER_CLASS_MEAN in figures else []
 
 
 def shots_line(per_shot: Mapping[str, float]) -> str:

@@ -19,7 +19,7 @@ from harness.errors import Stopped, UserError, nobody_reads
 from harness.evaluation import Predictions
 from harness.files import output_folder
 from harness.flags import LearningFlags
-from harness.metrics import MEAN, per_shot
+from harness.metrics import PER_CLASS_MEAN, per_shot
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
@@ -31,7 +31,7 @@ from harness.text import printable
 T = TypeVar("T")
 State = dict[str, Any]
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
-SHOWN = {MEAN: "mean over classes", "heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # in an epoch's line
+SHOWN = {PER_CLASS_MEAN: "mean over classes", "heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # in an epoch's line
 
 
 class Run:
@@ -274,7 +274,7 @@ class Run:
     def common(self, epoch: int) -> State:
         """Return what every checkpoint holds beside the weights."""
         best = self.record.best if self.record else {"acc1": -1.0}
-        means = {f"best_{MEAN}": best[MEAN]} if MEAN in best else {}
+        means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
         own = {"epoch": epoch + 1, "best_acc1": best["acc1"], **means, "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags)}
 

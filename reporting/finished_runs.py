@@ -19,12 +19,12 @@ import numpy as np
 
 from harness.errors import UserError
 from harness.flags import FREE_FLAGS, in_stage1
-from harness.metrics import MEAN, SHOTS, percent
+from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import printable
 
 SUMMARY = "_summary.json"
-FIGURES = ("acc1", MEAN, *SHOTS, "macro_f1", "ece")
-HEADINGS = {"acc1": "overall", MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
+FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
+HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
 FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
                "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1}  # fmt: skip
@@ -191,8 +191,8 @@ def figure(outcome: dict[str, Any], key: str) -> float:
 
 def figures_of(runs: Iterable[FinishedRun]) -> list[str]:
     """Return the figures that the runs' tables show; the mean over classes is one where some test set is uneven."""
-    uneven = any(MEAN in run.summary["last"] for run in runs)
-    return [key for key in FIGURES if uneven or key != MEAN]
+    uneven = any(PER_CLASS_MEAN in run.summary["last"] for run in runs)
+    return [key for key in FIGURES if uneven or key != PER_CLASS_MEAN]
 
 
 def run_table(runs: Sequence[FinishedRun]) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.metrics import MEAN, SHOTS
+from harness.metrics import PER_CLASS_MEAN, SHOTS
 from harness.text import printable
 from reporting.finished_runs import FinishedRun, figure, grouped
 
@@ -172,7 +172,8 @@ def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
     """
     panel = made.subplots()
     last = [[run.summary["last"] for run in runs] for runs in groups.values()]
-    found = {key: [[figure(outcome, key) for outcome in group] for group in last] for key in ("acc1", MEAN, *SHOTS)}
+    keys = "acc1", PER_CLASS_MEAN, *SHOTS
+    found = {key: [[figure(outcome, key) for outcome in group] for group in last] for key in keys}
     shown = {key: columns for key, columns in found.items() if not np.isnan(np.concatenate(columns)).all()}
     width = 0.8 / len(groups)
     for i, name in enumerate(groups):
@@ -181,7 +182,7 @@ def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(shown))]
         own = colour(i, len(groups))
         panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=plain(name), capsize=2, color=own)
-    names = {"acc1": "overall", MEAN: "mean over\nclasses", **{shot: f"{shot}-shot" for shot in SHOTS}}
+    names = {"acc1": "overall", PER_CLASS_MEAN: "mean over\nclasses", **{shot: f"{shot}-shot" for shot in SHOTS}}
     panel.set_xticks(range(len(shown)), [names[key] for key in shown])
     panel.set_ylabel("test accuracy, %")
     name_groups(groups, made)

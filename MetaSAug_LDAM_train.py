@@ -74,7 +74,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 
         train_set, meta_set, test_set = data.train.to(device), data.meta.to(device), data.test.to(device)
-        heldout_set = data.heldout.to(device) if data.heldout else None
+        held_set = data.heldout.to(device) if data.heldout else None
         meta = meta_batches(meta_set, flags.batch_size, flags.seed, run.meta_taken)
         for epoch in run.epochs:
             # The virtual step's rate drops an epoch after the real one's, as published.
@@ -101,13 +101,13 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
                 run.after_step(seen, batch[1])
 
             values = {"stage": stage, "lr": lr}
-            tested = validate(model, run.interruptible(plain_batches(test_set, flags.test_batch_size)))
-            if heldout_set is not None:  # the best epoch is chosen on these images
-                heldout = validate(model, run.interruptible(plain_batches(heldout_set, flags.test_batch_size)))
+            tested = validate(model, run.testing(plain_batches(test_set, flags.test_batch_size), len(test_set.targets)))
+            if held_set is not None:  # the best epoch is chosen on these images
+                heldout = validate(model, run.testing(plain_batches(held_set, flags.test_batch_size), len(held_set.targets)))
                 values["heldout_acc1"] = heldout.accuracy(data.cls_num_list).mean_over_classes
             moved = flags.meta_lr * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)
-            run.after_epoch(tested, values, spread, ends_stage1=epoch + 1 == flags.meta_start < flags.epochs)
+            run.after_epoch(tested, values, spread, stage2_from=flags.meta_start)
             run.say(*moved_note(spread if epoch + 1 == flags.epochs else {}))
 
 

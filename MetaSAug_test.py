@@ -8,6 +8,7 @@ of that cell), then the accuracy of each shot group and class. Groups need the t
 checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import validate
 from harness.files import beside
+from harness.flags import stage1_note
 from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
+from harness.progress import progress
 from harness.text import printable
 from harness.training_flags import TESTED_IMB_FACTOR, default_imb_factor, parse_test
 from reporting.exports import ENDINGS, export
@@ -42,7 +45,9 @@ def main() -> None:
     model = restored(state, path, args.arch, classes)
     model.to(device).to(memory_format=torch.channels_last)
 
-    tested = validate(model, plain_batches(test.to(device), args.test_batch_size))
+    total = -(-len(test.targets) // args.test_batch_size)
+    batches = plain_batches(test.to(device), args.test_batch_size)
+    tested = validate(model, progress(batches, total, "testing", file=sys.stderr))
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
@@ -51,9 +56,10 @@ def main() -> None:
     result = tested.accuracy(counts or [0] * classes)
 
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
+    fields += [f"Mean over classes: {result.mean_over_classes:.2f}"] if result.uneven else []
     if imb_factor is not None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
-    print("\t".join(fields))
+    print("\t".join(fields), *stage1_note(state.get("flags", {}), state.get("epoch", 0) - 1), sep="\n")
     if counts:
         print(f"Accuracy per shot: {shots_line(result.per_shot)}")
     print(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")

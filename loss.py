@@ -91,6 +91,15 @@ def traces(covariance: Tensor) -> Tensor:
     return diagonal.sum(dim=1)
 
 
+def negative_trace(covariance: Tensor, moved: Tensor) -> Tensor:
+    """Return whether the move makes some class's trace negative, which no covariance has: a scalar on the device.
+
+    Both are (K, A, A) or (K, A). A class counts once its trace is above zero. It is zero until two images of the class were
+    seen, and then any move downwards makes it negative, however small `meta_lr` is.
+    """
+    return ((traces(covariance) > 0) & (traces(moved) < 0)).any()
+
+
 def semantic_distances(weight: Tensor, target: Tensor, covariance: Tensor) -> Tensor:
     """Return (w_j − w_{y_i})ᵀ Σ_{y_i} (w_j − w_{y_i}) as (N, C).
 
@@ -230,8 +239,10 @@ def moved_note(traces_of: Mapping[str, list[float]]) -> list[str]:
     if "trace_learned" not in traces_of:
         return []
     pairs = zip(traces_of["trace_learned"], traces_of["trace_estimated"], strict=True)
-    moved = max((abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0), default=0.0)
-    if not moved < LITTLE:
+    shares = [abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0]
+    if not shares or not max(shares) < LITTLE:
         return []
+    moved = max(*shares, 1e-7)  # 0 may be a move too small for float32
     told = f"note: the meta steps of the last epoch moved no class's covariance by more than {moved:.0e} of its trace"
-    return [f"{told}, so they changed next to nothing: a larger --meta_lr moves them further"]
+    advice = "a larger --meta_lr moves them further" + ("" if any(shares) else ", unless λ is 0, as it is in epoch 0")
+    return [f"{told}, so they changed next to nothing: {advice}"]

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss import EstimatorCV, traces
+from loss import EstimatorCV, negative_trace, traces
 from passes import Passes
 
 Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
@@ -71,11 +71,16 @@ class PlainStepResult:
     loss_meta: None = None
     grad_norm: None = None
     grad_trace: None = None
+    negative_trace: None = None
 
 
 @dataclass(frozen=True)
 class MetaStepResult:
-    """What one MetaSAug step saw: losses (scalars), logits (N, C), the meta gradient G and the covariances Σ̂ it led to."""
+    """What one MetaSAug step saw.
+
+    Losses (scalars), logits (N, C), the meta gradient G, the covariances Σ̂ it led to, and whether one of these cannot be a
+    covariance (a scalar, see `loss.negative_trace`).
+    """
 
     loss_virtual: Tensor
     loss_meta: Tensor
@@ -83,6 +88,7 @@ class MetaStepResult:
     logits: Tensor
     grad_covariance: Tensor
     covariance: Tensor
+    negative_trace: Tensor
 
     @property
     def grad_norm(self) -> Tensor:
@@ -223,9 +229,10 @@ def meta_step(
     mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, lam_t, logits_dot, direction[head_weight])
     grad_covariance = -virtual_lr * mixed
     sigma_hat = rule(sigma, grad_covariance, meta_lr)
+    negative = negative_trace(sigma, sigma_hat)
 
     loss = criterion(logits, weights[head_weight], target, sigma_hat, lam_t)
     move(optimizer, loss)
     estimator.update(features.detach(), target)
     losses = loss_virtual.detach(), loss_meta.detach(), loss.detach()
-    return MetaStepResult(*losses, logits.detach(), grad_covariance, sigma_hat)
+    return MetaStepResult(*losses, logits.detach(), grad_covariance, sigma_hat, negative)

@@ -22,6 +22,7 @@ from harness.errors import UserError, run_main
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
 from harness.image_files import counted, files_below, readable_endings
 from harness.image_sets import SIZE, changes, read_or_fault
+from harness.progress import progress
 from harness.text import printable
 from meta_layers import head_of
 from reporting.trained import FromPixels, names_of_classes, probabilities, restored
@@ -43,7 +44,9 @@ def main() -> None:
     problems: list[str] = []
     sizes: list[tuple[int, int]] = []
     clear = 0
-    for start in range(0, len(files), AT_ONCE):
+    starts = range(0, len(files), AT_ONCE)
+    print_freq = None if sys.stdout.isatty() else 0  # lines of results on a terminal show how far it is
+    for start in progress(starts, len(starts), f"batches of {AT_ONCE} images", print_freq=print_freq, file=sys.stderr):
         read = [(file, read_or_fault(file)) for file in files[start : start + AT_ONCE]]
         problems += [str(found) for _, found in read if isinstance(found, UserError)]
         good = [(file, found) for file, found in read if not isinstance(found, UserError)]

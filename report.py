@@ -20,11 +20,12 @@ from pathlib import Path
 from harness.errors import UserError, run_main
 from harness.files import replacing
 from harness.flags import Parser
-from harness.metrics import FEW, MANY
+from harness.metrics import FEW, MANY, PER_CLASS_MEAN
 from harness.text import printable
 from reporting.finished_runs import (
     FinishedRun,
     Table,
+    figures_of,
     group_table,
     grouped,
     long_table,
@@ -48,8 +49,8 @@ figure { margin: 1rem 0; } img { width: 100%; min-width: 34rem; height: auto; } 
 """
 EXPLAINED = (
     f"Test accuracy in per cent. many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, and fewer "
-    f"than {FEW} training images. ECE: expected calibration error in per cent, smaller is better. The best epoch is chosen "
-    "on the test set unless --select_on heldout is given, so compare the last ones."
+    f"than {FEW} training images. ECE: expected calibration error in per cent, smaller is better. The best epoch, of those "
+    "of stage 2 if there are any, is chosen on the test set unless --select_on heldout is given, so compare the last ones."
 )
 FOLDED = 12  # longer tables open at a click
 Section = tuple[str, str, list[tuple[str, Table]]]  # heading, text, titled tables
@@ -64,7 +65,7 @@ def main() -> None:
     runs = read_runs(args.runs)
     groups = grouped(runs)
     sections = make_sections(runs, groups)
-    print("\n\n".join(markdown(table) for _, table in sections[0][2]))
+    print("\n\n".join([*(markdown(table) for _, table in sections[0][2]), *remarks(runs)]))
     sweeps = find_sweeps(runs)
     for sweep in sweeps:
         print(f"\nλ on held-out training images, {sweep.title}\n{markdown(sweep_table(sweep))}")
@@ -85,12 +86,26 @@ def main() -> None:
     print(f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
 
 
+def remarks(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return sentences about what only some runs have."""
+    found = []
+    if PER_CLASS_MEAN in figures_of(runs):
+        found.append("Mean over classes: of the classes that have test images, where some have more of them than others.")
+    gaps = [f"{run.untested} of {len(run.class_names)} in {printable(run.name)}" for run in runs if run.untested]
+    if gaps:
+        found.append(f"Classes without test images, which are in none of the figures: {', '.join(gaps)}.")
+    plain = [printable(run.name) for run in runs if run.is_plain("last")]
+    if plain:
+        found.append(f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}.")
+    return found
+
+
 def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRun]]) -> list[Section]:
     """Return the tables of the report, those that have something to show."""
     tables = [("Each run", run_table(runs))]
     if any(len(group) > 1 for group in groups.values()):
         tables.insert(0, ("Last epoch, mean ± standard deviation over seeds", group_table(groups)))
-    sections: list[Section] = [("Runs", EXPLAINED, tables)]
+    sections: list[Section] = [("Runs", " ".join([EXPLAINED, *remarks(runs)]), tables)]
     published = published_tables(runs)
     if any("".join(table[2][1:]) for table in published.values()):
         text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
@@ -102,16 +117,21 @@ def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRu
     return sections
 
 
+def escaped(text: str) -> str:
+    """Return a text as markdown shows it letter by letter."""
+    return re.sub(r"([\[\]<|])", r"\\\1", text)
+
+
 def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:
     """Return the report as markdown."""
     parts = ["# Report"]
     for heading, text, tables in sections:
-        parts += [f"## {heading}", text]
+        parts += [f"## {heading}", escaped(text)]
         for title, table in tables:
             parts += [*([f"**{title}**"] if title else []), markdown(table)]
     parts.append("## Figures")
     for name, caption in figures:
-        words = re.sub(r"([\[\]<|])", r"\\\1", printable(caption))
+        words = escaped(printable(caption))
         parts.append(f"{words}\n\n![{words}]({name})")
     return "\n\n".join(parts) + "\n"
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from loss import EstimatorCV, SemanticLoss
+from loss import EstimatorCV, SemanticLoss, negative_trace
 
 BLOCK_BYTES = 2 << 20  # of W at once on the CPU; two scratch blocks of that size lie beside it
 
@@ -60,7 +60,8 @@ class HeadStepResult:
     """What one step saw.
 
     Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i};
-    `grad_norm` that of the whole meta gradient, each class once.
+    `grad_norm` that of the whole meta gradient, each class once; whether some Σ̂ cannot be a covariance (a scalar,
+    see `loss.negative_trace`).
     """
 
     loss_virtual: Tensor
@@ -69,6 +70,7 @@ class HeadStepResult:
     logits: Tensor
     grad_rows: Tensor
     grad_norm: Tensor
+    negative_trace: Tensor
     grad_trace: None = None
 
 
@@ -243,4 +245,5 @@ def head_step(
     optimizer.step()
     estimator.update(features, target)
     grad_norm = (grad_rows.square().sum(dim=1) / members).sum().sqrt()  # each class once
-    return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm)
+    negative = negative_trace(sigma, sigma_hat)
+    return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm, negative)

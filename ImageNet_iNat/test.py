@@ -27,6 +27,7 @@ from harness.evaluation import Predictions, evaluate
 from harness.files import beside, check_output, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
+from harness.progress import progress
 from image_lists import ImageList
 from large_sets import LARGE_SETS, read_test, training_counts
 
@@ -47,7 +48,9 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
-    tested = evaluate(head, batches, group)
+    total = group.batches(len(subject.images), args.test_batch_size)
+    shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
+    tested = evaluate(head, shown, group)
     if group.main:
         report(subject, tested, out)
 
@@ -103,8 +106,9 @@ def report(subject: Subject, tested: Predictions, out: Path) -> None:
     """Print the accuracies and write those per class."""
     names, counts = subject.images.class_names, subject.counts
     accuracy = tested.accuracy(counts or [0] * len(names))
-    overall = accuracy.overall
-    print(f"Dataset: {subject.dataset}\tAccuracy: {overall:.2f}\tError: {100 - overall:.2f}\tTop-5: {tested.top5:.2f}")
+    fields = [f"Dataset: {subject.dataset}", f"Accuracy: {accuracy.overall:.2f}", f"Error: {100 - accuracy.overall:.2f}"]
+    fields.append(f"Top-5: {tested.top5:.2f}")
+    print(*fields, *([f"Mean over classes: {accuracy.mean_over_classes:.2f}"] if accuracy.uneven else []), sep="\t")
     if counts:
         print(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
     else:

@@ -107,7 +107,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
                     lam_t=lam_t, virtual_lr=flags.lr, meta_lr=flags.meta_lr,
                 )  # fmt: skip
                 run.after_step(seen, batch[1])
-            tested = evaluate(head, run.interruptible(features.test()), group)
+            tested = evaluate(head, run.testing(features.test(), len(sets.test)), group)
             run.after_epoch(tested, {"lr": flags.lr, "test_acc5": tested.top5})
 
 

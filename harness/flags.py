@@ -94,6 +94,18 @@ FREE_FLAGS = {
 }
 
 
+def in_stage1(flags: Mapping[str, Any], epoch: int) -> bool:
+    """Return whether an epoch, counted from 0, of a run with these flags is before its stage 2, if it has stages."""
+    start = flags.get("meta_start")
+    return isinstance(start, int) and epoch < start
+
+
+def stage1_note(flags: Mapping[str, Any], epoch: int) -> list[str]:
+    """Return a line for weights as they were after an epoch, counted from 0, if that is before stage 2."""
+    told = f"note: no stage 2 up to epoch {epoch} (--meta_start {flags.get('meta_start')})"
+    return [f"{told}: these weights are of plain cross-entropy, without MetaSAug"] if in_stage1(flags, epoch) else []
+
+
 def add_device_flags(parser: Parser) -> None:
     """Add the flags that `devices.choose_device` takes."""
     parser.add_argument("--gpu", type=int, default=0, help="which CUDA device (default: %(default)s)")

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from harness.archives import fetch, unpack
 from harness.errors import UserError
 from harness.image_files import class_folders, decode, unreadable
+from harness.progress import progress
 
 SIZE = 32
 DATASETS = ("cifar10", "cifar100", "digits", "folder")
@@ -158,7 +158,7 @@ def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] |
     found = class_folders(folder, class_names, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds {len(found.class_names)} class folders; at least two are needed")
-    shown = tqdm(found.paths, f"reading {folder}", disable=not sys.stdout.isatty(), file=sys.stdout, leave=False)
+    shown = progress(found.paths, len(found.paths), f"reading {folder}", file=sys.stderr)
     read = [read_or_fault(folder / path) for path in shown]
     bad = [str(image) for image in read if isinstance(image, UserError)]
     good = [(image, label) for image, label in zip(read, found.labels, strict=True) if not isinstance(image, UserError)]

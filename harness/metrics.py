@@ -12,6 +12,7 @@ from torch import Tensor
 
 MANY, FEW = 100, 20  # many-shot: more than 100 training images; few-shot: fewer than 20 (arXiv 1904.05160)
 SHOTS = ("many", "medium", "few")
+PER_CLASS_MEAN = "mean_per_class"  # in logs and summaries: the mean over classes, where it is another than the accuracy
 BINS = 15  # of confidence
 
 
@@ -31,7 +32,8 @@ class Accuracy:
     """Accuracies in per cent: over all images, of each class, and the mean over the classes of each shot group.
 
     `macro_f1`, in per cent, is the mean over the classes that have test images; `ece` is the expected calibration error in
-    per cent. A class without test images, a group without classes, and an ece that was not measured is nan.
+    per cent. A class without test images, a group without classes, and an ece that was not measured is nan. `uneven` says
+    whether some classes have more test images than others, so that the accuracy is another than the mean over classes.
     """
 
     overall: float
@@ -39,6 +41,7 @@ class Accuracy:
     per_shot: dict[str, float]
     macro_f1: float
     ece: float = math.nan
+    uneven: bool = False
 
     @property
     def mean_over_classes(self) -> float:
@@ -47,13 +50,19 @@ class Accuracy:
 
     def figures(self) -> dict[str, Any]:
         """Return everything by its name in logs and summaries."""
-        figures = {"acc1": self.overall, **self.per_shot, "macro_f1": self.macro_f1, "ece": self.ece}
+        mean_figure = {PER_CLASS_MEAN: self.mean_over_classes} if self.uneven else {}
+        figures = {"acc1": self.overall, **mean_figure, **self.per_shot, "macro_f1": self.macro_f1, "ece": self.ece}
         return {**figures, "per_class": self.per_class}
 
 
 def percent(value: float) -> str:
     """Return the figure with two decimals, "-" for nan."""
     return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def mean_words(figures: Mapping[str, Any]) -> list[str]:
+    """Return the mean over classes in words, if it is among the figures of an `Accuracy`."""
+    return [f"mean over classes {percent(figures[PER_CLASS_MEAN])}"] if PER_CLASS_MEAN in figures else []
 
 
 def shots_line(per_shot: Mapping[str, float]) -> str:
@@ -74,7 +83,8 @@ def class_accuracy(
     per_class = [100 * r / n if n else math.nan for r, n in zip(right, total, strict=True)]
     f1 = [200 * r / (n + g) for r, n, g in zip(right, total, guessed, strict=True) if n]
     overall = 100 * sum(right) / max(sum(total), 1)
-    return Accuracy(overall, per_class, per_shot(per_class, cls_num_list), mean(f1), ece)
+    uneven = len({n for n in total if n}) > 1
+    return Accuracy(overall, per_class, per_shot(per_class, cls_num_list), mean(f1), ece, uneven)
 
 
 def per_shot(per_class: Sequence[float], cls_num_list: Sequence[int]) -> dict[str, float]:

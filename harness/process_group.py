@@ -69,6 +69,10 @@ class Group:
         """Return this process's part of `count` rows."""
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
+    def batches(self, count: int, size: int) -> int:
+        """Return how many batches of `size` this process's part of `count` rows makes."""
+        return -(-len(range(count)[self.share(count)]) // size)
+
     def all_gather(self, rows: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         """Return the rows of all processes, in the order of the ranks; `sizes`, if known, says how many each has."""
         if self.world_size == 1:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TextIO, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.text import printable
 from harness.weights import check_tensors
 
 T = TypeVar("T")
+HALF_A_MINUTE = 30.0  # seconds that work may go on without a line
 
 
 class StepFigures(Protocol):
     """What is read from a step, all without a graph.
 
-    Losses and the norm of the meta gradient (scalars), logits (N, C), the trace of each class's meta gradient (C,); None is
-    what a step does not have.
+    Losses and the norm of the meta gradient (scalars), logits (N, C), the trace of each class's meta gradient (C,), whether
+    the move of the covariances made a trace negative (scalar); None is what a step does not have.
     """
 
     @property
@@ -39,6 +41,9 @@ class StepFigures(Protocol):
     @property
     def grad_trace(self) -> Tensor | None: ...  # noqa: D102
 
+    @property
+    def negative_trace(self) -> Tensor | None: ...  # noqa: D102
+
 
 class Meter:
     """What an epoch has come to: steps, mean losses, top-1 accuracy, norm of the meta gradient, first step gone wrong.
@@ -46,7 +51,7 @@ class Meter:
     Sums stay on the device, which is waited for only when they are read. A resumed epoch goes on from what `state` kept.
     """
 
-    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "grad_trace", "present", "first_bad")
+    SUMS = ("loss", "correct", "meta_loss", "grad_norm", "grad_trace", "present", "negative_traces", "first_bad")
     OF_CLASSES = ("grad_trace", "present")
 
     def __init__(self) -> None:
@@ -58,6 +63,7 @@ class Meter:
         self.grad_norm: Tensor | float = 0.0
         self.grad_trace: Tensor | float = 0.0
         self.present: Tensor | float = 0.0
+        self.negative_traces: Tensor | float = 0.0  # steps
         self.has_meta = False
         self.first_bad: Tensor | int = 0  # none
 
@@ -75,6 +81,8 @@ class Meter:
         if result.grad_trace is not None:
             self.grad_trace = self.grad_trace + result.grad_trace
             self.present = self.present + torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
+        if result.negative_trace is not None:
+            self.negative_traces = self.negative_traces + result.negative_trace
         first = torch.as_tensor(self.first_bad, device=seen.device)
         self.first_bad = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
 
@@ -93,6 +101,12 @@ class Meter:
         """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""
         return self.grad_trace / torch.as_tensor(self.present).clamp(min=1)
 
+    def trace_note(self) -> list[str]:
+        """Return a line if steps moved the covariances too far."""
+        steps = int(self.negative_traces)
+        told = f"note: in {steps} of {self.steps} steps the learned covariance of some class had a negative trace"
+        return [f"{told}, which no covariance has: lower --meta_lr"] if steps else []
+
     def state(self) -> dict[str, Any]:
         """Return everything, to be saved."""
         sums = {name: torch.as_tensor(getattr(self, name)).cpu() for name in self.SUMS}
@@ -104,10 +118,11 @@ class Meter:
         meter = cls()
         meter.steps, meter.count, meter.has_meta = state["steps"], state["count"], state["has_meta"]
         for name in cls.SUMS:
-            shape = (classes,) if name in cls.OF_CLASSES and state[name].dim() else ()
-            floating = state[name].is_floating_point()
-            check_tensors(state, {name: torch.zeros(shape, dtype=torch.float64 if floating else torch.int64)})
-            setattr(meter, name, state[name].to(device))
+            value = state.get(name, torch.zeros(())) if name == "negative_traces" else state[name]  # older states lack it
+            shape = (classes,) if name in cls.OF_CLASSES and value.dim() else ()
+            kind = torch.float64 if value.is_floating_point() else torch.int64
+            check_tensors({name: value}, {name: torch.zeros(shape, dtype=kind)})
+            setattr(meter, name, value.to(device))
         return meter
 
     def __str__(self) -> str:
@@ -123,29 +138,40 @@ def duration(seconds: float) -> str:
 
 
 def progress(
-    batches: Iterable[T], total: int, label: str, meter: Meter | None, print_freq: int | None, done: int = 0
-) -> Iterator[T]:
+    batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int | None = 0, done: int = 0,
+    file: TextIO | None = None, now: Callable[[], float] = time.monotonic,
+) -> Iterator[T]:  # fmt: skip
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
-    Loss and accuracy are read from `meter`, if any, every `print_freq` batches, for the bar at least every tenth; with None
-    nothing is shown. `done` batches of `total` were there before these.
+    A line comes whenever the last one, or the start, is HALF_A_MINUTE ago, so none of work that is done before that.
+
+    Parameters
+    ----------
+    meter, print_freq:
+        Of a training: loss and accuracy, and every how many batches there is a line with them; for the bar they are read at
+        least every tenth. Without a meter the number does not matter; with None nothing is shown.
+    done:
+        How many of `total` were there before these batches.
+    file:
+        Where to, stdout if left out; stderr where the results are on stdout.
     """
     if print_freq is None:
         yield from batches
         return
-    terminal = sys.stdout.isatty()
-    print_freq = min(print_freq, 10) if terminal else print_freq
-    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)
-    start = time.monotonic()
+    file, label = file or sys.stdout, printable(label)
+    terminal = file.isatty()
+    often = min(print_freq, 10) if terminal else print_freq
+    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=file, leave=False, dynamic_ncols=True)
+    start = last = now()
     with bar:
         for step, batch in enumerate(batches, start=done + 1):
             yield batch
-            if terminal:
-                bar.update()
-            if step % print_freq == 0 or (terminal and step == total):
+            bar.update()
+            due = meter is not None and (step % often == 0 or (terminal and step == total))
+            if terminal and due:
+                bar.set_postfix_str(str(meter))
+            elif not terminal and (due or now() - last >= HALF_A_MINUTE):
+                last = now()
+                left = (last - start) / (step - done) * (total - step)
                 figures = f"  {meter}" if meter else ""
-                if terminal:
-                    bar.set_postfix_str(figures.strip())
-                else:
-                    left = (time.monotonic() - start) / (step - done) * (total - step)
-                    print(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", flush=True)
+                print(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", file=file, flush=True)

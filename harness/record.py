@@ -16,8 +16,9 @@ import numpy as np
 from harness.checkpoint import save_checkpoint
 from harness.errors import UserError
 from harness.files import replacing, set_earlier_aside, writing
+from harness.flags import stage1_note
 from harness.machine import machine_facts
-from harness.metrics import SHOTS, Accuracy, percent, shot_of, shots_line
+from harness.metrics import SHOTS, Accuracy, mean_words, percent, shot_of, shots_line
 from harness.progress import duration
 from harness.run_files import (
     checkpoint_paths,
@@ -33,7 +34,7 @@ from harness.schemas import replaced
 from harness.text import printable
 
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
-NOTHING = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best of no epochs
+NONE_YET = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best epoch of none
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -131,7 +132,7 @@ class Record:
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:
                 print(f"note: the files of an earlier run {name} are now in {aside}")
-        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": dict(NOTHING), "last": {}}
+        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": {}}
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]
         self.since: int = found["since"]
@@ -158,7 +159,7 @@ class Record:
             if ended:
                 raise UserError(f"{lost}, and no epoch is left to make another: put it back, or train anew")
             lines += [*set_damaged_aside(path), f"note: {lost}: the best one is now chosen from epoch {epoch} on"]
-            self.best, self.since = dict(NOTHING), epoch
+            self.best, self.since = NONE_YET, epoch
         for line in (*lines, *(restored or ())):
             print(printable(line), flush=True)
 
@@ -174,18 +175,21 @@ class Record:
 
     def epoch(
         self, epoch: int, tested: Accuracy, values: Mapping[str, Any], state: Callable[[], dict[str, Any]],
-        predictions: Mapping[str, np.ndarray], more: Mapping[str, Any],
+        predictions: Mapping[str, np.ndarray], more: Mapping[str, Any], stage2_from: int = 0,
     ) -> None:  # fmt: skip
         """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
 
         `values` go into the log beside the test accuracies, `more` beside them into the summary; `state` makes the
-        checkpoint, after best is known; `predictions` are kept beside it.
+        checkpoint, after best is known; `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`,
+        the best of those before no longer counts: nothing of stage 2 is in it.
         """
         figures = tested.figures()
         logged = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         with writing(self.log.path):
             self.log.epoch(epoch, {**values, **logged})
         self.last = {"epoch": epoch, **figures, **more}
+        if self.best["epoch"] < stage2_from <= epoch:
+            self.best, self.since = NONE_YET, epoch
         kinds = ["last"]
         if self.last[self.chosen_by] > self.best[self.chosen_by]:
             self.best = self.last
@@ -198,15 +202,22 @@ class Record:
         """Write `facts` and the outcome as the summary, print best and last epoch, say what was written where."""
         seconds = time.time() - self.start
         found = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
+        found["since"] = self.since
         with replacing(self.summary_path) as part:
             part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
         with writing(self.log.path):
             self.log.close()
         for which, outcome in (("best", self.best), ("last", self.last)):
-            print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
+            words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
+            print(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
+        sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
+        untested = sum(map(math.isnan, self.last.get("per_class", [])))
+        sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
-        print(f"(the best epoch is chosen on {chosen_on}; classes: {', '.join(f'{groups.count(s)} {s}' for s in SHOTS)})")
+        print(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
+        for line in stage1_note(facts["flags"], self.last["epoch"]):
+            print(line)
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         print(f"done in {duration(seconds)}; wrote {written(files)}")

@@ -19,7 +19,7 @@ from harness.errors import Stopped, UserError, nobody_reads
 from harness.evaluation import Predictions
 from harness.files import output_folder
 from harness.flags import LearningFlags
-from harness.metrics import per_shot
+from harness.metrics import PER_CLASS_MEAN, per_shot
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
@@ -33,7 +33,7 @@ from harness.weights import fit_weights, network_weights
 T = TypeVar("T")
 State = dict[str, Any]
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
-SHOWN = {"heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # of the values of an epoch, in its line
+SHOWN = {PER_CLASS_MEAN: "mean over classes", "heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # in an epoch's line
 
 
 class Run:
@@ -219,6 +219,11 @@ class Run:
         print_freq = self.flags.print_freq if self.group.main else None
         return progress(self.interruptible(batches), self.steps, label, self.meter, print_freq, self.meter.steps)
 
+    def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
+        """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
+        total, label = self.group.batches(images, self.flags.test_batch_size), f"epoch {self.epoch}/{self.flags.epochs} test"
+        return progress(self.interruptible(batches), total, label, print_freq=0 if self.group.main else None)
+
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
         iterator = iter(batches)
@@ -245,7 +250,7 @@ class Run:
 
     def after_epoch(
         self, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]] | None = None,
-        ends_stage1: bool = False,
+        stage2_from: int = 0,
     ) -> None:  # fmt: skip
         """Print, log and save.
 
@@ -255,15 +260,16 @@ class Run:
             Further figures of the log, those in SHOWN also of the epoch's line and of the summary.
         per_class:
             Figures (C,) of each class: in the log as means of the shot groups, in the summary as they are.
-        ends_stage1:
-            Whether to keep a checkpoint for `stage1` of other runs.
+        stage2_from:
+            The first epoch of stage 2. Before it a checkpoint for `stage1` of other runs is kept, and from it on the best
+            epoch is chosen among those of stage 2. A run that ends before it is stage 1 alone.
         """
         self.check()
         if self.group.device.type == "cuda":
             self.group.broadcast(self._tensors())
         if self.record is not None:
-            self._keep(self.record, tested, values, per_class or {})
-            if ends_stage1:
+            self._keep(self.record, tested, values, per_class or {}, stage2_from)
+            if self.epoch + 1 == stage2_from < self.flags.epochs:
                 save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
@@ -274,29 +280,32 @@ class Run:
         yield from (*self.model.buffers(), *self.estimator.buffers())
 
     def _keep(
-        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]]
-    ) -> None:
+        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]],
+        stage2_from: int,
+    ) -> None:  # fmt: skip
         counts, seconds = self.facts["cls_num_list"], time.time() - self.began
         accuracy, (loss, acc1), (meta_loss, grad_norm) = tested.accuracy(counts), self.meter.read(), self.meter.read_meta()
-        shown = {SHOWN[key]: value for key, value in values.items() if key in SHOWN}
+        shown = {SHOWN[key]: value for key, value in {**values, **accuracy.figures()}.items() if key in SHOWN}
         figures = {"train loss": f"{loss:.4f}", "train acc": f"{acc1:.2f}", "test loss": f"{tested.loss:.4f}"}
         figures |= {name: f"{value:.2f}" for name, value in {"test acc": accuracy.overall, **shown}.items()}
         words = "  ".join(f"{name} {value}" for name, value in figures.items())
         left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
-        self.say(f"epoch {self.epoch}  {words}  {duration(seconds)}, left {duration(left)}")
+        self.say(f"epoch {self.epoch}  {words}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
         logged = {
             **values, "train_loss": loss, "train_acc1": acc1, "meta_loss": meta_loss, "grad_norm": grad_norm,
+            **({"negative_traces": int(self.meter.negative_traces)} if self.meter.has_meta else {}),
             "test_loss": tested.loss, "seconds": seconds,
         }  # fmt: skip
         for name, each in per_class.items():
             logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
         more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
-        record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more)
+        record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more, stage2_from)
 
     def common(self, epoch: int) -> State:
         """Return what every checkpoint holds beside the weights."""
-        best = self.record.best["acc1"] if self.record else -1.0
-        own = {"epoch": epoch + 1, "best_acc1": best, "optimizer": self.optimizer.state_dict()}
+        best = self.record.best if self.record else {"acc1": -1.0}
+        means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
+        own = {"epoch": epoch + 1, "best_acc1": best["acc1"], **means, "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags)}
 
     def state(self, epoch: int) -> State:

@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct):
     epoch: Annotated[int, Meta(ge=NOT_YET, le=10**9)]
     acc1: Chosen
     heldout_acc1: Chosen | None = None
-    mean_acc1: Percent | None = None
+    mean_per_class: Percent | None = None
     many: Percent | None = None
     medium: Percent | None = None
     few: Percent | None = None
@@ -66,6 +66,7 @@ class Sums(msgspec.Struct):
     grad_trace: Tensor
     present: Tensor
     first_bad: Tensor
+    negative_traces: Tensor | UnsetType = UNSET
 
 
 class RandomStates(msgspec.Struct):
@@ -133,6 +134,7 @@ class Summary(msgspec.Struct):
     class_names: list[Name] | None = None
     seconds: Annotated[float, Meta(ge=0)] | None = None
     commit: Name | None = None
+    since: Count | None = None
     loss: Name | None = None
 
 

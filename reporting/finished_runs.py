@@ -21,13 +21,13 @@ import numpy as np
 from harness import schemas
 from harness.errors import UserError
 from harness.files import read_bytes
-from harness.flags import FREE_FLAGS
-from harness.metrics import SHOTS, percent
+from harness.flags import FREE_FLAGS, in_stage1
+from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import printable
 
 SUMMARY = "_summary.json"
-FIGURES = ("acc1", *SHOTS, "macro_f1", "ece")
-HEADINGS = {"acc1": "overall", "macro_f1": "macro-F1", "ece": "ECE"}
+FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
+HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
 FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
                "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1}  # fmt: skip
@@ -76,6 +76,15 @@ class FinishedRun:
         """Data set and imb_factor, in words."""
         imb_factor = self.flags.get("imb_factor")
         return f"{self.flags.get('dataset')}" + ("" if imb_factor is None else f", imb_factor {imb_factor:g}")
+
+    @property
+    def untested(self) -> int:
+        """The number of classes without test images."""
+        return list(self.summary["last"].get("per_class") or []).count(None)
+
+    def is_plain(self, which: str) -> bool:
+        """Whether the "last" or "best" epoch is before stage 2."""
+        return in_stage1(self.summary.get("flags", {}), self.summary[which]["epoch"])
 
     def beside(self, end: str) -> Path:
         """Return the run's file that ends in `end`."""
@@ -187,27 +196,35 @@ def figure(outcome: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
+def figures_of(runs: Iterable[FinishedRun]) -> list[str]:
+    """Return the figures that the runs' tables show; the mean over classes is one where some test set is uneven."""
+    uneven = any(PER_CLASS_MEAN in run.summary["last"] for run in runs)
+    return [key for key in FIGURES if uneven or key != PER_CLASS_MEAN]
+
+
 def run_table(runs: Sequence[FinishedRun]) -> Table:
     """Return accuracies in per cent, the last and the best epoch of each run; groups are means over classes."""
-    rows = [["run", "epoch", *(HEADINGS.get(key, key) for key in FIGURES)]]
+    figures = figures_of(runs)
+    rows = [["run", "epoch", *(HEADINGS.get(key, key) for key in figures)]]
     for run in runs:
         for which in ("last", "best"):
             outcome = run.summary[which]
-            rows.append([run.name, f"{which} ({outcome['epoch']})", *(percent(figure(outcome, key)) for key in FIGURES)])
+            epoch = f"{which} ({outcome['epoch']}{', stage 1' if run.is_plain(which) else ''})"
+            rows.append([run.name, epoch, *(percent(figure(outcome, key)) for key in figures)])
     return rows
 
 
 def long_table(runs: Sequence[FinishedRun]) -> Table:
     """Return the figures of `run_table` unrounded, with seed, flags, seconds and commit of each run: for other programs."""
-    flags = list({key: None for run in runs for key in run.flags})
-    rows = [["run", "which", "epoch", *FIGURES, "seed", *flags, "seconds", "commit"]]
+    flags, keys = list({key: None for run in runs for key in run.flags}), figures_of(runs)
+    rows = [["run", "which", "epoch", *keys, "seed", *flags, "seconds", "commit"]]
     for run in runs:
         seed = run.summary.get("flags", {}).get("seed")
         facts = [seed, *(run.flags.get(key) for key in flags), run.summary.get("seconds"), run.summary.get("commit")]
         words = ["" if fact is None else str(fact) for fact in facts]
         for which in ("last", "best"):
             outcome = run.summary[which]
-            figures = (outcome.get(key) for key in FIGURES)
+            figures = (outcome.get(key) for key in keys)
             rows.append([run.name, which, str(outcome["epoch"]), *("" if x is None else repr(x) for x in figures), *words])
     return rows
 
@@ -222,9 +239,10 @@ def spread(values: Sequence[float]) -> str:
 
 def group_table(groups: dict[str, list[FinishedRun]]) -> Table:
     """Return the means over seeds of the last epoch."""
-    rows = [["runs", "seeds", *(HEADINGS.get(key, key) for key in FIGURES)]]
+    figures = figures_of(run for group in groups.values() for run in group)
+    rows = [["runs", "seeds", *(HEADINGS.get(key, key) for key in figures)]]
     for name, runs in groups.items():
-        rows.append([name, str(len(runs)), *(spread([figure(r.summary["last"], key) for r in runs]) for key in FIGURES)])
+        rows.append([name, str(len(runs)), *(spread([figure(r.summary["last"], key) for r in runs]) for key in figures)])
     return rows
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.files import replacing
-from harness.metrics import SHOTS
+from harness.metrics import PER_CLASS_MEAN, SHOTS
 from harness.text import printable
 from reporting.finished_runs import FinishedRun, figure, grouped
 
@@ -102,6 +102,8 @@ def values_of(log: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[
 
 def draw_curves(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
     """Draw what the logs hold, a colour a group, a line a seed; return whether there is anything."""
+    from matplotlib.ticker import MaxNLocator
+
     logs = {name: [run.log() for run in runs] for name, runs in groups.items()}
     shown = {key: title for key, title in CURVES.items()
              if any(values_of(log, key)[0] for group in logs.values() for log in group)}  # fmt: skip
@@ -113,9 +115,13 @@ def draw_curves(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
     for panel, (key, title) in zip(panels, shown.items(), strict=False):
         for i, (name, group) in enumerate(logs.items()):
             for j, log in enumerate(group):
-                panel.plot(*values_of(log, key), color=colour(i, len(logs)), lw=1, label=plain(name) if j == 0 else None)
+                epochs, values = values_of(log, key)
+                own = {"color": colour(i, len(logs)), "label": plain(name) if j == 0 else None}
+                marker = "o" if len(values) == 1 else None  # there is no line through one point
+                panel.plot(epochs, values, lw=1, ms=4, marker=marker, **own)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     name_groups(groups, made, *panels[0].get_legend_handles_labels())
@@ -148,6 +154,9 @@ def draw_classes(groups: dict[str, list[FinishedRun]], made: Any) -> None:
         else:
             upper.plot(values, ".", ms=2, alpha=0.4, color=colour(i, len(groups)))
             upper.plot(smoothed(values), label=plain(name), lw=1.5, color=colour(i, len(groups)))
+    for k, each in enumerate(zip(*(means(runs, "per_class") for runs in groups.values()), strict=True)):
+        if bars and np.isnan(each).all():
+            upper.text(k, 2, "no test images", rotation=90, ha="center", va="bottom", fontsize=7, color="0.4")
     upper.set_ylabel("test accuracy, %")
     upper.set_ylim(0, 105)
     name_groups(groups, made)
@@ -159,10 +168,14 @@ def draw_classes(groups: dict[str, list[FinishedRun]], made: Any) -> None:
 
 
 def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
-    """Draw bars of overall, many-, medium- and few-shot accuracy: means, where there are seeds with standard deviations."""
+    """Draw bars of the accuracy overall and by shot group: means, where there are seeds with standard deviations.
+
+    The mean over classes comes beside the first where the test set is uneven.
+    """
     panel = made.subplots()
     last = [[run.summary["last"] for run in runs] for runs in groups.values()]
-    found = {key: [[figure(outcome, key) for outcome in group] for group in last] for key in ("acc1", *SHOTS)}
+    keys = "acc1", PER_CLASS_MEAN, *SHOTS
+    found = {key: [[figure(outcome, key) for outcome in group] for group in last] for key in keys}
     shown = {key: columns for key, columns in found.items() if not np.isnan(np.concatenate(columns)).all()}
     width = 0.8 / len(groups)
     for i, name in enumerate(groups):
@@ -171,7 +184,7 @@ def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(shown))]
         own = colour(i, len(groups))
         panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=plain(name), capsize=2, color=own)
-    names = {"acc1": "overall", **{shot: f"{shot}-shot" for shot in SHOTS}}
+    names = {"acc1": "overall", PER_CLASS_MEAN: "mean over\nclasses", **{shot: f"{shot}-shot" for shot in SHOTS}}
     panel.set_xticks(range(len(shown)), [names[key] for key in shown])
     panel.set_ylabel("test accuracy, %")
     name_groups(groups, made)
@@ -201,6 +214,8 @@ def draw_covariances(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
         right.plot(moved, "x", ms=4, color="C1")
         right.set_title("learned against estimated", fontsize=8, loc="right")
         right.set_ylabel("difference, %")
+        if np.isnan(moved).all():  # of no class two images were seen
+            right.set_axis_off()
     for panel in panels[-1]:
         panel.set_xlabel("class")
         name_classes(panel.xaxis, next(iter(there.values()))[0].class_names)
@@ -210,14 +225,16 @@ def draw_covariances(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
 def draw_confusion(confusion: np.ndarray, names: Sequence[str], made: Any) -> None:
     """Draw a confusion matrix (C, C), each row in per cent of its class."""
     panel = made.subplots()
-    share = 100 * confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    images = confusion.sum(axis=1, keepdims=True)
+    share = np.where(images, 100 * confusion / np.maximum(images, 1), math.nan)  # rows without test images stay empty
     shown = panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
     panel.set_xlabel("predicted class")
     panel.set_ylabel("true class")
     made.colorbar(shown, ax=panel, label="% of the true class")
     if len(confusion) <= 12:
         for (i, j), value in np.ndenumerate(share):
-            panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 50 else "k")
+            if not np.isnan(value):
+                panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 50 else "k")
     for axis in (panel.xaxis, panel.yaxis):
         name_classes(axis, names)
 

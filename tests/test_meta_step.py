@@ -91,6 +91,28 @@ class Problem:
         return torch.autograd.grad(self.meta_loss(sigma, create_graph=True), sigma)[0]
 
 
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_a_class_whose_covariance_was_moved_below_a_trace_of_zero_is_seen(diagonal):
+    found = []
+    for meta_lr in (META_LR, 1e3, 1e6):
+        problem = Problem(diagonal=diagonal)
+        expected, result = problem.double_backward(), problem.step(meta_lr=meta_lr)
+        traces = [0.0] * CLASSES
+        for k in range(CLASSES):
+            for a in range(problem.sigma.shape[1]):
+                entry = (k, a) if diagonal else (k, a, a)
+                traces[k] += float(problem.sigma[entry] - meta_lr * expected[entry])
+        found.append(min(traces) < 0)
+        assert bool(result.negative_trace) == found[-1], meta_lr
+    assert (found[0], found[-1]) == (False, True)
+    problem = Problem(diagonal=diagonal)
+    problem.estimator.covariance.zero_()  # nothing is estimated yet: no rate would be small enough
+    result = problem.step()
+    moved = result.covariance if diagonal else result.covariance.diagonal(dim1=1, dim2=2)
+    assert (moved.sum(1) < 0).any()
+    assert not result.negative_trace
+
+
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize(("diagonal", "criterion"), [(False, MetaSAugLDAM), (True, MetaSAugLDAM), (False, MetaSAugCE)])
 def test_the_step_is_an_optimizer_step_at_covariances_moved_by_double_backward(net, diagonal, criterion):

@@ -78,7 +78,7 @@ def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_acc
     released = tmp_path / "released.pth.tar"
     published = {k: state[k] for k in ("epoch", "state_dict", "best_acc1", "optimizer")}
     torch.save(published, released, _use_new_zipfile_serialization=False)
-    named, found, highest = ["--dataset", "cifar100", "--imb_factor", "0.05"], {}, max(map(float, accuracies))
+    named, found, highest = ["--dataset", "cifar100", "--imb_factor", "0.05"], {}, float(accuracies[1])  # of stage 2
     for path, flags, accuracy in ((best, [], highest), (released, named, highest), (last, named, float(accuracies[1]))):
         tested = run("MetaSAug_test.py", *flags, "--checkpoint_path", path, "--no-cuda", CIFAR_MD5=sums).stdout.splitlines()
         assert tested[0] == f"Dataset: cifar100\tImb_factor: 20\tAccuracy: {accuracy:.2f}\tError: {100 - accuracy:.2f}"
@@ -96,9 +96,9 @@ def test_a_run_leaves_its_files_and_says_which(trained):
     names |= {f"a_{kind}_predictions.npz" for kind in ("ckpt", "last")}
     names |= {f"a_{kind}.pth.tar.previous" for kind in ("last", "resume")}  # stage 1 ends once
     left = {path.name for path in folder.iterdir()}
-    assert names <= left <= {*names, "a_ckpt.pth.tar.previous"}  # the best epoch may be the first
+    assert left == {*names, "a_ckpt.pth.tar.previous"}  # the first best one was of stage 1
     assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0
-    words = ("the best epoch is chosen on the test set;", "epochs: 3, stage 2 from epoch 1 on: MetaSAug\n")
+    words = ("the best epoch is chosen on the test set from epoch 1 on;", "epochs: 3, stage 2 from epoch 1 on: MetaSAug\n")
     assert all(each in out for each in words)
     assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", out)
     assert "\r" not in out  # no bar where nobody looks
@@ -116,8 +116,9 @@ def test_log_summary_and_predictions_of_a_run(trained):
     assert re.fullmatch(r"[0-9a-f]{40}\+?" if (ROOT / ".git").exists() else "None", str(summary["commit"]))
     assert summary["machine"]["cores"] >= 1
     accuracies = [line["test_acc1"] for line in lines]
-    assert (summary["best"]["acc1"], summary["last"]["acc1"]) == (max(accuracies), accuracies[-1])
-    assert math.isclose(torch.load(folder / "a_last.pth.tar", weights_only=True)["best_acc1"], max(accuracies))
+    assert (summary["best"]["acc1"], summary["last"]["acc1"]) == (max(accuracies[1:]), accuracies[-1])
+    assert summary["since"] == 1
+    assert math.isclose(torch.load(folder / "a_last.pth.tar", weights_only=True)["best_acc1"], max(accuracies[1:]))
     for which, kind in (("best", "ckpt"), ("last", "last")):
         kept = np.load(folder / f"a_{kind}_predictions.npz")
         target, predicted, confidence = (kept[name] for name in ("target", "predicted", "confidence"))
@@ -134,6 +135,77 @@ def test_log_summary_and_predictions_of_a_run(trained):
     estimated, learned = (np.array(summary["last"][f"trace_{kind}"]) for kind in ("estimated", "learned"))
     assert estimated.min() >= 0 < estimated.max()
     assert 0 < abs(estimated - learned).max() < estimated.max()
+
+
+def test_a_meta_lr_so_large_that_a_trace_turns_negative_is_said(run, trained, tmp_path):
+    flags = [*DIGITS, "--arch", "resnet8", "--epochs", "2", "--meta_start", "1", "--save_name", "a", "--meta_lr", "1e4"]
+    out = run("MetaSAug_CE_train.py", *flags).stdout
+    first, second = (line.get("negative_traces") for line in log_of(tmp_path / OURS / "0", "a"))
+    assert first is None  # stage 1
+    told = re.findall(r"^note: in (\d+) of 8 steps the learned covariance of some class had a negative", out, re.M)
+    assert list(map(int, told)) == [second]
+    assert 1 <= second <= 8
+    assert [line.get("negative_traces") for line in log_of(trained[0], "a")] == [None, 0, 0]
+    assert "negative trace" not in trained[1]
+
+
+def test_weights_from_before_stage_2_are_said_to_be_plain_ones(run, trained, tiny_folder):
+    plain = "these weights are of plain cross-entropy, without MetaSAug"
+    flags = ["MetaSAug_CE_train.py", *TINY, "--epochs", "1", "--meta_start", "1", "--save_name", "a"]
+    assert f"note: no stage 2 up to epoch 0 (--meta_start 1): {plain}\n" in run(*flags).stdout
+    assert plain not in trained[1]
+    for path, expected in ((tiny_folder / "a_ckpt.pth.tar", True), (trained[0] / "a_stage1.pth.tar", True),
+                           (trained[0] / "a_ckpt.pth.tar", False)):  # fmt: skip
+        assert (plain in run("MetaSAug_test.py", "--checkpoint_path", path, *TINY[-2:]).stdout) == expected
+    out = run("report.py", tiny_folder, trained[0], "--out", "compared").stdout
+    marked = [[cell.strip() for cell in line.split("|")[1:3]] for line in out.splitlines() if re.search("best|last", line)]
+    assert [epoch for name, epoch in marked if name.endswith("ours/0/a")] == ["last (0, stage 1)", "best (0, stage 1)"]
+    assert len([epoch for _, epoch in marked if "stage 1" in epoch]) == 2
+    assert re.search(r"^Without a stage 2, so plain cross-entropy without MetaSAug: \S+ours/0/a\.$", out, re.M)
+
+
+def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, tiny_folder, tmp_path):
+    """Digits have 53 to 55 test images a class; as many of each, by a folder, and nothing is said of it."""
+    folder, out = trained
+    lines, summary = log_of(folder, "a"), summary_of(folder, "a")
+    for which in ("best", "last"):
+        found = summary[which]["mean_per_class"]
+        assert found == pytest.approx(np.mean(summary[which]["per_class"]))
+        assert found != pytest.approx(summary[which]["acc1"], abs=1e-6)
+        words = "{epoch}: accuracy {acc1:.2f}  mean over classes {mean_per_class:.2f}  many".format(**summary[which])
+        assert f"{which} epoch {words}" in out
+    assert [line["test_mean_per_class"] for line in lines][-1] == found
+    assert f"  test acc {summary['last']['acc1']:.2f}  mean over classes {found:.2f}  " in out
+    last = folder / "a_last.pth.tar"
+    assert torch.load(last, weights_only=True)["best_mean_per_class"] == summary["best"]["mean_per_class"]
+    tested = run("MetaSAug_test.py", "--checkpoint_path", last, *TINY[-2:]).stdout
+    assert tested.splitlines()[0].endswith(f"\tMean over classes: {found:.2f}")
+    for k in range(2):
+        for split, number in (("train", 4), ("test", 2)):
+            for i in range(number):
+                write_image(tmp_path / "even" / split / str(k) / f"{i}.png", 10 * k + i)
+    own = ["--dataset", "folder", "--data_root", "even", "--num_meta", "1", "--no-cuda", *TINY[-2:]]
+    even = run("MetaSAug_CE_train.py", *own, "--epochs", "2", "--save_name", "even").stdout
+    last = tiny_folder / "even_last.pth.tar"
+    even += run("MetaSAug_test.py", "--data_root", "even", "--checkpoint_path", last, *TINY[-2:]).stdout
+    assert "mean over classes" not in even.lower()
+    for name in ("even_summary.json", "even_metrics.jsonl"):
+        assert "mean_per_class" not in (tiny_folder / name).read_text()
+    shutil.rmtree(tmp_path / "even" / "test" / "1")  # a class without test images counts for neither
+    gap = run("MetaSAug_CE_train.py", *own, "--epochs", "1", "--save_name", "gap").stdout
+    assert "classes: 0 many, 0 medium, 2 few; 1 of them without test images, in none of these figures)" in gap
+    assert "mean over classes" not in gap
+    assert "without test images" not in even + out
+    told = "Classes without test images, which are in none of the figures: 1 of 2 in gap.\n"
+    assert told in run("report.py", tiny_folder / "gap_summary.json", "--out", "gap").stdout
+    for place, shown in ((folder, True), (tiny_folder, False)):
+        table = run("report.py", place, "--out", "out").stdout
+        rows = (tmp_path / "out" / "runs.csv").read_text()
+        assert ("| mean over classes |" in table, "Mean over classes: of the classes" in table) == (shown, shown)
+        assert ("mean_per_class" in rows) == shown
+        if shown:
+            assert f"| {found:.2f} " in table
+            assert repr(found) in rows
 
 
 @pytest.mark.usefixtures("tiny_folder")
@@ -253,11 +325,12 @@ def test_a_stage_1_of_the_images_now_held_out_is_refused(run, refused, tiny_fold
 
 
 def test_the_best_epoch_is_chosen_on_held_out_images(run, tiny_folder):
-    flags = [*TINY, "--epochs", "4", "--meta_start", "3", "--select_on", "heldout", "--num_heldout", "20"]
+    flags = [*TINY, "--epochs", "4", "--meta_start", "1", "--select_on", "heldout", "--num_heldout", "20"]
     out = run("MetaSAug_CE_train.py", *flags, "--save_name", "held").stdout
     lines, summary = log_of(tiny_folder, "held"), summary_of(tiny_folder, "held")
     best, accuracies = summary["best"], [line["heldout_acc1"] for line in lines]
-    assert (best["epoch"], best["heldout_acc1"]) == (accuracies.index(max(accuracies)), max(accuracies))
+    highest = max(accuracies[1:])
+    assert (best["epoch"], best["heldout_acc1"]) == (accuracies.index(highest, 1), highest)
     assert summary["last"]["heldout_acc1"] == accuracies[-1]
     assert best["acc1"] == lines[best["epoch"]]["test_acc1"]
     assert re.search(r"meta 100  test 540  held out \d+", out)  # the log says what the choice was made on

@@ -86,6 +86,24 @@ def test_the_comparison_sees_a_wrong_step(change):
     assert relative(problem.step(training, meta, **change).grad_rows, expected[3][training[1]]) > 0.01
 
 
+def test_a_class_whose_covariance_was_moved_below_a_trace_of_zero_is_seen():
+    found = []
+    for meta_lr in (META_LR, 1e3, 1e6):
+        problem, twin = Problem(), Problem()
+        training, meta = problem.batches()
+        sigma = twin.estimator.covariance.clone()
+        moved = sigma - meta_lr * twin.step(training, meta, slow_step, meta_lr=meta_lr)[3]
+        found.append(any(sum(row) < 0 < sum(before) for row, before in zip(moved.tolist(), sigma.tolist(), strict=True)))
+        assert bool(problem.step(training, meta, meta_lr=meta_lr).negative_trace) == found[-1], meta_lr
+    assert (found[0], found[-1]) == (False, True)
+    problem = Problem()
+    problem.estimator.covariance.zero_()  # nothing is estimated yet: no rate would be small enough
+    training, meta = problem.batches()
+    result = problem.step(training, meta)
+    assert (result.grad_rows.sum(1) > 0).any()
+    assert not result.negative_trace
+
+
 @pytest.mark.parametrize("criterion", [MetaSAugCE, MetaSAugLDAM])
 @pytest.mark.parametrize(("classes", "batch"), [(23, 9), (5, 30)])
 def test_the_same_as_the_general_step(criterion, classes, batch):

@@ -161,7 +161,7 @@ def test_a_rank_that_dies_while_features_are_computed_is_noticed_before_the_end(
     for k in range(60):
         write_image(folder / "my" / "train" / "class0" / f"more {k}.png", k)
     flags = [*FLAGS, "--cache_features", "1", "--cache_dir", "c", "--test_batch_size", "1", "-p", "1"]
-    first, second = (start(TRAIN, *flags, **place) for place in places(2))
+    first, second = (start(TRAIN, *flags, **place, CLOCK="1e7") for place in places(2))  # a line for each image
     after_line(first, 2, "features of the train set, view 0")
     second.kill()
     out, err = first.communicate()

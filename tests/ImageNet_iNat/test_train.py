@@ -156,6 +156,23 @@ def test_a_released_checkpoint_is_tested_as_training_tested_it(part, run):
     assert np.mean([float(row["accuracy"]) for row in table]) == pytest.approx(accuracy, abs=0.01)
 
 
+def test_the_mean_over_classes_of_an_uneven_test_set(part, run):
+    tests = part.folder / "data" / "ImageNet_LT_test.txt"
+    before = tests.read_text()
+    try:
+        tests.write_text(before + 3 * before.splitlines(keepends=True)[1])
+        flags = ["--loading_path", f"{OURS}_last.pth.tar", "--data_root", "../ImageNet", "--no-cuda", "--workers", "0"]
+        line = run(part.folder / "test.py", *flags, "--out", "classes.csv", cwd=part.folder).stdout.splitlines()[0]
+    finally:
+        tests.write_text(before)
+    table = list(csv.DictReader((part.folder / "classes.csv").read_text().splitlines()))
+    per_class = [float(row["accuracy"]) for row in table]
+    accuracy = (per_class[0] + 4 * per_class[1] + per_class[2]) / 6
+    assert f"\tAccuracy: {accuracy:.2f}\t" in line
+    assert line.endswith(f"\tMean over classes: {np.mean(per_class):.2f}")
+    assert "Mean over classes" not in first_line(part.two)
+
+
 # One's own images
 
 

@@ -41,7 +41,7 @@ def trained(method, enabled, device, make=lambda: make_model("resnet8", CLASSES)
         else:
             numbers = {"lam_t": 5 * lr, "virtual_lr": lr, "meta_lr": 10.0}
             result = take(meta_step, model, criterion, estimator, optimizer, batch, meta, passes=passes, **numbers)
-            seen.append(result.grad_covariance.clone())
+            seen += [result.grad_covariance.clone(), result.negative_trace.double()]
         seen += [result.loss.clone(), result.logits.clone()]
     return model.state_dict(), estimator.state_dict(), seen, take
 

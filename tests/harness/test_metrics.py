@@ -32,6 +32,18 @@ def test_confusion_and_accuracy_equal_scikit_learns(pairs):
         assert math.isclose(ours, expected) or (math.isnan(ours) and math.isnan(expected))
 
 
+@given(LABELS)
+def test_the_mean_over_classes_is_a_figure_of_its_own_where_it_differs_from_the_accuracy(pairs):
+    target, predicted = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    result = metrics.accuracy(metrics.confusion_matrix(target, predicted, 5), [1] * 5)
+    uneven = len({n for n in target.bincount().tolist() if n}) > 1  # classes without test images count for neither
+    recalls = recall_score(target, predicted, labels=sorted(set(target.tolist())), average="macro", zero_division=0)
+    assert math.isclose(result.mean_over_classes, 100 * recalls, abs_tol=1e-9)
+    assert uneven or math.isclose(result.mean_over_classes, result.overall, abs_tol=1e-9)
+    assert result.figures().get("mean_per_class") == (result.mean_over_classes if uneven else None)
+    assert metrics.mean_words(result.figures()) == ([f"mean over classes {100 * recalls:.2f}"] if uneven else [])
+
+
 def test_shot_groups_have_the_published_bounds():
     assert [metrics.shot_of(n) for n in (101, 100, 20, 19)] == ["many", "medium", "medium", "few"]
 

@@ -124,17 +124,21 @@ def test_states_of_the_generators_come_back():
     assert packed({"random": states})  # plain types only
 
 
-def test_two_processes_killed_and_stopped_end_with_the_same_bytes(large_training, start, chance, tmp_path):
+def test_two_processes_killed_and_stopped_end_with_the_same_bytes(large_training, start, run, chance, tmp_path):
     """Two epochs of three steps, from cached features."""
 
     def two(*flags, at=0, by=SIGKILL):
         given = [*large_training, "--cache_features", "2", "--cache_dir", "cache", "--workers", "0", "--batch_size", "2",
-                 "--lr", "0.01", "--epochs", "2", *flags]  # fmt: skip
+                 "--lr", "0.01", "--meta_lr", "1e6", "--epochs", "2", *flags]  # fmt: skip
         results = together(start, 2, "ImageNet_iNat/train.py", *given, STOP_AT=str(at), STOP_BY=str(int(by)))
         return [status for status, _, _ in results], results[0][1] + results[0][2]
 
     def state(name, kind="resume"):
         return saved_state(tmp_path / name / "checkpoint/ours/custom", kind, "MetaSAug_custom")
+
+    def negative_traces(name):
+        log = tmp_path / name / "checkpoint/ours/custom/MetaSAug_custom_metrics.jsonl"
+        return [json.loads(line)["negative_traces"] for line in log.read_text().splitlines()]
 
     assert two("--workdir", "whole")[0] == [0, 0]
     cut, step = ["--workdir", "cut", "--resume", "auto"], chance.randint(2, 3)
@@ -147,3 +151,8 @@ def test_two_processes_killed_and_stopped_end_with_the_same_bytes(large_training
     assert statuses == [0, 0]
     assert "going on in epoch 1" in said
     assert {kind: differences(state("cut", kind), state("whole", kind)) for kind in KINDS} == {kind: [] for kind in KINDS}
+    assert "note: in 3 of 3 steps the learned covariance of some class had a negative trace" in said
+    alone = [*large_training, "--cache_features", "2", "--cache_dir", "cache", "--workers", "0", "--batch_size", "4",
+             "--lr", "0.01", "--meta_lr", "1e6", "--epochs", "2", "--workdir", "alone"]  # fmt: skip
+    run("ImageNet_iNat/train.py", *alone)
+    assert negative_traces("cut") == negative_traces("whole") == negative_traces("alone") == [0, 3]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from support.runs import end_epoch, files_of, saved_state, small_run, take_step
+from support.runs import differences, end_epoch, files_of, saved_state, small_run, take_step
 
 from harness.checkpoint import save_checkpoint
 from harness.errors import Stopped, UserError
@@ -19,12 +19,12 @@ GO_ON = ["--resume", "auto"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a small run of five epochs, the fourth of them the best, with a stage 1 of four epochs."""
+    """The folder of a small run of five epochs, the second best of them the best of stage 2, which begins with the third."""
     folder = tmp_path_factory.mktemp("finished")
     with small_run(folder) as run:
-        for epoch in run.epochs:
+        for _, right in zip(run.epochs, (1, 4, 2, 3, 0), strict=True):
             take_step(run)
-            end_epoch(run, right=epoch % 4, ends_stage1=epoch == 3)
+            end_epoch(run, right, stage2_from=2)
     return folder
 
 
@@ -46,6 +46,43 @@ def refusal(words):
     with pytest.raises(UserError, match=words) as refused:
         yield
     assert "\n" not in str(refused.value)
+
+
+def test_the_best_epoch_is_chosen_among_those_of_stage_2(finished, tmp_path, capsys):
+    """Stopped and killed anywhere, also grown from a run that had none; it ends as one that was never stopped."""
+    rights = (1, 4, 2, 3, 0)
+
+    def train(name, *flags, first, last, stage2_from=2, saved=True, **begin):
+        with small_run(tmp_path, *GO_ON, "--save_name", name, *flags, cut=last < 4, **begin) as run:
+            for epoch in run.epochs:
+                assert epoch >= first
+                take_step(run)
+                end_epoch(run, rights[epoch], stage2_from=stage2_from)
+                first = epoch + 1
+                if epoch == last:
+                    break
+        return saved_state(tmp_path, "ckpt", name)["epoch"] - 1
+
+    assert train("a", first=0, last=1) == 1  # of stage 1, and it stays until there is one of stage 2
+    before = (tmp_path / "a_ckpt.pth.tar").read_bytes()
+    assert train("a", first=2, last=2) == 2
+    assert previous(tmp_path / "a_ckpt.pth.tar").read_bytes() == before
+    shutil.copy(previous(tmp_path / "a_resume.pth.tar"), tmp_path / "a_resume.pth.tar")  # as if killed before this save
+    assert train("a", first=2, last=4) == 3
+    outcomes = [saved_state(folder)["resume"]["record"] for folder in (tmp_path, finished)]
+    assert differences(*outcomes) == []
+    assert saved_state(tmp_path, "last")["best_acc1"] == 75
+    assert train("b", "--meta_start", 3, "--epochs", 3, first=0, last=4, stage2_from=3) == 1
+    said = capsys.readouterr().out
+    assert "note: no stage 2 up to epoch 2 (--meta_start 3): these weights are of plain cross-entropy" in said
+    assert train("b", "--meta_start", 3, first=3, last=4, stage2_from=3) == 3
+    said = capsys.readouterr().out
+    assert "(the best epoch is chosen on the test set from epoch 3 on;" in said
+    assert "note: no stage 2" not in said
+    # An older version had saved amid stage 2, and had chosen among all epochs.
+    train("c", first=0, last=2, stage2_from=0)
+    assert train("c", first=3, last=4) == 3
+    assert json.loads((tmp_path / "c_summary.json").read_text())["since"] == 3
 
 
 def test_a_finished_run_is_left_as_it_is(small_training, photos, whole, large_training, run, tmp_path):
@@ -85,6 +122,7 @@ def test_best_last_and_since_come_out_of_the_state(finished, interrupted, capsys
     before, again = json.loads((finished / "a_summary.json").read_text()), outcome()
     assert (again["best"], again["last"]) == (before["best"], before["last"])
     assert (before["best"]["epoch"], before["best"]["acc1"], before["last"]["acc1"]) == (3, 75, 0)
+    assert before["since"] == again["since"] == 2
     (interrupted / "a_summary.json").unlink()
 
     def change(state):
@@ -104,7 +142,7 @@ def test_best_last_and_since_come_out_of_the_state(finished, interrupted, capsys
     for flags in ([], GO_ON):
         with small_run(interrupted, *flags, "--save_name", "b", stage1=stage1, cut=True) as run:
             next(run.epochs)
-            assert (run.epoch, run.record.since) == (4, 4)
+            assert (run.epoch, run.record.since) == (2, 2)
             run.save()
 
 
@@ -151,6 +189,35 @@ def test_a_state_with_something_else_inside_is_refused(interrupted, part, value)
     with refusal("--resume"), small_run(interrupted, *GO_ON):
         pass
     assert files_of(interrupted) == before
+
+
+def test_steps_with_a_negative_trace_are_counted_over_an_interruption_and_said_once(tmp_path, capsys):
+    def steps(run, *negative):
+        for each in negative:
+            take_step(run, negative_trace=each)
+
+    with small_run(tmp_path, cut=True) as run:
+        next(run.epochs)
+        steps(run, True, False, True)
+        run.save()
+    with small_run(tmp_path, *GO_ON, cut=True) as run:
+        next(run.epochs)
+        steps(run, True)
+        end_epoch(run)
+        steps(run, False, False)
+        end_epoch(run)
+    with small_run(tmp_path, *GO_ON, cut=True):
+        pass
+    edit(tmp_path, lambda state: state["resume"]["meter"].pop("negative_traces"))  # as in states of older versions
+    with small_run(tmp_path, *GO_ON, cut=True) as run:
+        next(run.epochs)
+        steps(run, True)
+        end_epoch(run)
+    counts = [json.loads(line)["negative_traces"] for line in (tmp_path / "a_metrics.jsonl").read_text().splitlines()]
+    assert counts == [3, 0, 1]
+    said = [line for line in capsys.readouterr().out.splitlines() if "negative trace" in line]
+    told = "note: in {} steps the learned covariance of some class had a negative trace, which no covariance has: {}"
+    assert said == [told.format(steps, "lower --meta_lr") for steps in ("3 of 4", "1 of 1")]
 
 
 @pytest.mark.parametrize("optimizer", [None, 3, {}])

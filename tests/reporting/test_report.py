@@ -1,12 +1,15 @@
 """Reports of finished runs: tables against their own arithmetic, pages, figures, and files that are no runs."""
 
 import csv
+import json
 import math
 import statistics
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from support.finished_runs import write_run
 from support.places import ROOT
 from support.refusals import wrong
@@ -14,7 +17,7 @@ from support.refusals import wrong
 from report import html_page, html_table, markdown_page
 from reporting.finished_runs import PUBLISHED, grouped, published_tables, read_runs
 from reporting.lam_sweeps import find_sweeps, write_choices
-from reporting.plots import draw_all, draw_classes, draw_shots, smoothed
+from reporting.plots import draw_all, draw_classes, draw_confusion, draw_covariances, draw_curves, draw_shots, smoothed
 
 
 @pytest.fixture
@@ -234,6 +237,57 @@ def test_a_legend_is_no_wider_than_its_picture(tmp_path):
     box = made.legends[0].get_window_extent()
     assert 0 <= box.x0 < box.x1 <= made.bbox.width
     assert len({bar.get_facecolor() for bar in made.axes[0].patches}) == 20  # colours
+
+
+def inside(made, path):
+    """The pixels inside each panel of a figure that is not switched off, frames aside."""
+    made.savefig(path, dpi=100)
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    shown = []
+    for axis in made.axes:
+        if axis.axison:
+            box = axis.get_window_extent()
+            top, bottom = (len(pixels) - round(y) for y in (box.y1, box.y0))
+            shown.append(pixels[top + 3 : bottom - 3, round(box.x0) + 3 : round(box.x1) - 3])
+    return shown
+
+
+def test_runs_of_one_epoch_leave_no_panel_empty(tmp_path):
+    """Also where stage 2 is of one epoch, and where no class has an estimated covariance."""
+    write_run(tmp_path / "runs", "one")
+    write_run(tmp_path / "runs", "two", stage2="isda")
+    lines = [
+        {"epoch": 0, "train_loss": 2.0, "test_acc1": 10.0, "test_few": None, "meta_loss": 2.5},
+        {"epoch": 1, "meta_loss": 0.5},
+    ]
+    for name, content in (("one", lines[:1]), ("two", [{**lines[0], "meta_loss": None}, lines[1]])):
+        (tmp_path / "runs" / f"{name}_metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
+    runs = read_runs([tmp_path / "runs"])
+    for own in (runs, runs[:1], runs[1:]):
+        made = Figure(figsize=(8, 7), layout="constrained")
+        draw_curves(grouped(own), made)
+        panels = inside(made, tmp_path / "x.png")
+        assert len(panels) == 3
+        assert all((pixels < 250).any() for pixels in panels)
+        ticks = [tick for axis in made.axes if axis.axison for tick in axis.get_xticks()]
+        assert all(float(tick).is_integer() for tick in ticks)
+    runs[0].summary["last"]["trace_estimated"] = [0.0] * 3
+    made = Figure(figsize=(8, 4), layout="constrained")
+    draw_covariances({"one": runs[:1]}, made)
+    (panel,) = inside(made, tmp_path / "x.png")
+    assert (panel < 250).any()
+
+
+def test_classes_without_test_images_are_told_from_those_never_recognised(tmp_path):
+    write_run(tmp_path, "a", counts=(500, 60, 8, 3))  # the last has none
+    runs = read_runs([tmp_path])
+    runs[0].summary["last"]["per_class"] = [90.0, 0.0, 10.0, None]
+    made = Figure(figsize=(8, 4), layout="constrained")
+    draw_classes(grouped(runs), made)
+    assert [(text.get_position()[0], text.get_text()) for text in made.axes[0].texts] == [(3, "no test images")]
+    made = Figure(figsize=(8, 4), layout="constrained")
+    draw_confusion(np.array([[3, 1], [0, 0]]), ["x", "y"], made)
+    assert [text.get_text() for text in made.axes[0].texts] == ["75", "25"]
 
 
 def test_groups_are_named_by_what_tells_them_apart(tmp_path):

@@ -34,6 +34,14 @@ if "STOP_AT" in os.environ:
     register_optimizer_step_pre_hook(stop)
 """
 
+# And with CLOCK the clock by which progress is shown goes so many times as fast.
+CLOCK_PATCH = """
+if "CLOCK" in os.environ:
+    import time
+    monotonic = time.monotonic
+    time.monotonic = lambda: monotonic() * float(os.environ["CLOCK"])
+"""
+
 
 def make_cifar(root, name, per_class, test_per_class):
     """Write files of CIFAR's form, with pixels that tell the classes apart; return CIFAR_MD5, their sums as JSON."""

@@ -63,14 +63,15 @@ def small_run(folder, *flags, cut=False, group=ALONE, **begin):
             raise CutError
 
 
-def take_step(run, loss=1.0, loss_meta=1.0, grad_norm=1.0):
+def take_step(run, loss=1.0, loss_meta=1.0, grad_norm=1.0, negative_trace=False):
     """Train a step, and say that these were its figures."""
     run.optimizer.zero_grad()
     run.model.weight.sum().backward()
     run.optimizer.step()
     figures = {"loss": loss, "loss_meta": loss_meta, "grad_norm": grad_norm}
+    others = {"logits": torch.zeros(4, 2), "grad_trace": None, "negative_trace": torch.tensor(negative_trace)}
     tensors = {name: torch.tensor(float(value)) for name, value in figures.items()}
-    run.after_step(SimpleNamespace(logits=torch.zeros(4, 2), grad_trace=None, **tensors), TARGET)
+    run.after_step(SimpleNamespace(**others, **tensors), TARGET)
 
 
 def end_epoch(run, right=3, **more):

@@ -139,7 +139,7 @@ def duration(seconds: float) -> str:
 
 def progress(
     batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int | None = 0, done: int = 0,
-    file: TextIO | None = None, now: Callable[[], float] = time.monotonic,
+    file: TextIO | None = None, now: Callable[[], float] = time.perf_counter,
 ) -> Iterator[T]:  # fmt: skip
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 

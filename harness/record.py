@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.checkpoint import save_checkpoint
+from harness.event_files import EventFile
 from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, percent, shot_of, shots_line
@@ -84,12 +85,10 @@ class RunLog:
 
     def __init__(self, folder: Path, name: str, first_epoch: int = 0) -> None:
         """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
         self.path, board = self.files(folder, name)
         with replacing(self.path) as part:
             part.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
-        self.board = SummaryWriter(str(board), purge_step=first_epoch)
+        self.events = EventFile(board, first_epoch)
 
     @staticmethod
     def files(folder: Path, name: str) -> tuple[Path, Path]:
@@ -103,14 +102,7 @@ class RunLog:
             file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a resumed run does not write this line again
-        for key, value in clean.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(key, value, epoch)
-        self.board.flush()
-
-    def close(self) -> None:
-        """Close the events."""
-        self.board.close()
+        self.events.write(epoch, {key: value for key, value in clean.items() if isinstance(value, int | float)})
 
 
 class Record:
@@ -206,8 +198,6 @@ class Record:
         found = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
         with replacing(self.summary_path) as part:
             part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
-        with writing(self.log.path):
-            self.log.close()
         for which, outcome in (("best", self.best), ("last", self.last)):
             print(f"{which} epoch {outcome['epoch']}: accuracy {percent(outcome['acc1'])}  {shots_line(outcome)}")
         groups = [shot_of(n) for n in self.cls_num_list]

@@ -8,6 +8,10 @@ of that cell), then the accuracy of each shot group and class. Groups need the t
 checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta.
 """
 
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
+from torch import nn
 
 import head_flags
 from backbone import fingerprint, load_network, read_weights

@@ -18,10 +18,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 import torch
 from torch import nn
-
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
 
 import head_flags
 from backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part

@@ -133,7 +133,10 @@ def progress(
         return
     terminal = sys.stdout.isatty()
     print_freq = min(print_freq, 10) if terminal else print_freq
-    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True)
+    bar = tqdm(
+        total=total, initial=done, desc=label, disable=not terminal, file=sys.stdout, leave=False, dynamic_ncols=True,
+        miniters=1,  # else tqdm has a thread that also prints, where nobody would see that it fails
+    )  # fmt: skip
     start = time.monotonic()
     with bar:
         for step, batch in enumerate(batches, start=done + 1):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checkpoint import fit_weights, load_checkpoint, network_weights, save_checkpoint
-from harness.errors import Stopped, UserError, nobody_reads
+from harness.errors import Stopped, UserError
 from harness.evaluation import Predictions
 from harness.files import output_folder
 from harness.flags import LearningFlags
@@ -26,6 +26,7 @@ from harness.random_states import seed_everything
 from harness.record import Record, finished
 from harness.resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, stage1_epoch
 from harness.signals_and_lock import Interrupted, Signals, only_run
+from harness.streams import OutputLostError
 from harness.text import printable
 
 T = TypeVar("T")
@@ -50,13 +51,15 @@ class Run:
         self.record: Record | None = None
         self.found: tuple[State | None, Path | None] = None, None
         self.saved_at: float | None = None  # none before the loop
+        self.in_step = False
+        self.still_ours: Callable[[], None] = lambda: None  # raises a `UserError` if not
         self.path = folder / f"{flags.save_name}_resume.pth.tar"
 
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
                 output_folder(self.folder, self.flags.save_name)
-                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+                self.still_ours = held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
 
         with ExitStack() as held:
             self.group.agree(hold)
@@ -70,15 +73,19 @@ class Run:
                 outcome = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
                 outcome["class_names"] = self.facts.get("class_names")
                 try:
+                    self.still_ours()
                     self.record.finish({**self.extra, **outcome})
-                except BrokenPipeError as gone:
-                    error = gone
-            if isinstance(error, BrokenPipeError) and nobody_reads():
-                raise Stopped("nobody reads its output; to go on, give the same command with --resume auto", 141) from error
-            if isinstance(error, RankGoneError) and self.looping:
-                if self.signals.asked:  # the other one had the same signal, and left first
+                except OutputLostError as lost:
+                    error = lost
+            # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
+            whole = isinstance(error, RankGoneError) or (isinstance(error, OutputLostError) and not self.in_step)
+            if whole and self.looping:
+                if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
-                self.save()  # every process has the whole state, as it was after the last step
+                self.save()
+            if isinstance(error, OutputLostError):
+                raise Stopped(f"{error}; to go on, give the same command with --resume auto", error.status) from error
+            if isinstance(error, RankGoneError) and self.looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
@@ -187,7 +194,9 @@ class Run:
     def watch(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
         """Pass the batches on, show how far they are, and stop where a signal came; `total` are all of the epoch."""
         print_freq = self.flags.print_freq if self.group.main else None
-        return progress(self.interruptible(batches), total, label, self.meter, print_freq, self.meter.steps)
+        for batch in progress(self.interruptible(batches), total, label, self.meter, print_freq, self.meter.steps):
+            self.in_step = True
+            yield batch
 
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
@@ -206,6 +215,7 @@ class Run:
         """Count in a step on target (N,); check, save, and stop if a signal came. Nothing is saved of numbers gone wrong."""
         self.meter.update(seen, target)
         self.meta_taken += seen.loss_meta is not None
+        self.in_step = False
         if self.signals.asked:
             self.stop()
         elif self.group.main and time.monotonic() - (self.saved_at or 0) >= 60 * self.flags.save_every:
@@ -289,7 +299,8 @@ class Run:
         self.saved_at = time.monotonic()
 
     def check(self) -> None:
-        """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
+        """Raise a `UserError` if a loss of this epoch was not finite, a weight is not, or the lock is gone."""
+        self.still_ours()
         bad = int(self.meter.first_bad)
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):

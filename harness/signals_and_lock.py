@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 from harness.errors import UserError
 from harness.files import writing
+from harness.streams import HANGUP, is_ignored
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
+
+
+def heeded() -> list[signal.Signals]:
+    """Return the signals that ask a run to end, without those that whoever started it has had ignored, as nohup does."""
+    return [number for number in SIGNALS if not is_ignored(number)]
 
 
 class Interrupted(BaseException):
@@ -21,7 +27,7 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Within this context SIGTERM and SIGINT do not end the process: they are remembered until the step is done.
+    """Within this context SIGTERM, SIGINT and SIGHUP do not end the process: they are remembered until the step is done.
 
     Within `interruptible` they raise `Interrupted` at once. Further signals change nothing: a launcher sends its own after
     that of the terminal. `asked` is the number of the first one, 0 before. From then on loading processes may die of the
@@ -51,7 +57,7 @@ class Signals:
             self.at_once = False
 
     def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self._remember) for number in heeded()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,13 +71,25 @@ def open_lock(path: Path) -> TextIO:
         return open(path, "a+", encoding="utf-8")
 
 
+def is_at(file: TextIO, path: Path) -> bool:
+    """Return whether an open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
 @contextmanager
-def only_run(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does."""
+def only_run(path: Path) -> Iterator[Callable[[], None]]:
+    """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does.
+
+    Gives a function that raises a `UserError` if the file is not there any more, as when its folder was removed or replaced:
+    then another run may hold another one at the same place.
+    """
     try:
         import fcntl
     except ImportError:  # Windows has none
-        yield
+        yield lambda: None
         return
     while True:
         with open_lock(path) as file:
@@ -84,16 +102,24 @@ def only_run(path: Path) -> Iterator[None]:
                 raise UserError(f"{held}: wait for it or choose another --save_name") from error
             except OSError as error:
                 print(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
-                yield
+                yield lambda: None
                 return
-            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            if not is_at(file, path):
                 continue  # the run before removed it just now
             with writing(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {os.uname().nodename}")
                 file.flush()
+
+            def check() -> None:
+                if not is_at(file, path):
+                    gone = f"{path}, which keeps other runs off these files, was removed or replaced during the run"
+                    raise UserError(f"{gone}: nothing more is written; see what is there, then start again")
+
             try:
-                yield
+                yield check
             finally:
-                path.unlink(missing_ok=True)
+                if is_at(file, path):
+                    with suppress(OSError):  # it can stay: nobody holds it
+                        path.unlink()
             return

@@ -23,7 +23,7 @@ from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import validate
-from harness.files import beside
+from harness.files import beside, check_output
 from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
 from harness.text import printable
@@ -44,6 +44,8 @@ def main() -> None:
     test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
+    if args.export:
+        check_output(beside(path, ENDINGS[args.export]), keep_previous=True)  # now, not when all is computed
     model.to(device).to(memory_format=torch.channels_last)
 
     tested = validate(model, plain_batches(test.to(device), args.test_batch_size))

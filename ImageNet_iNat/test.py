@@ -28,7 +28,7 @@ from backbone import fingerprint, load_network, read_weights
 from features import extractor, in_order, plain_images
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, evaluate
-from harness.files import beside, replacing
+from harness.files import beside, check_output, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from image_lists import ImageList
@@ -46,13 +46,15 @@ def main() -> None:
 def test_set(args: argparse.Namespace, group: Group) -> None:
     """Test the checkpoint that the flags name."""
     path = Path(args.loading_path)
+    out = Path(args.out) if args.out else beside(path, "_classes.csv")
     subject = group.agree(lambda: read_subject(args, path), lambda made: made.facts())
+    group.agree(lambda: check_output(out) if group.main else None)  # now, not when all images are read
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
     tested = evaluate(head, batches, group)
     if group.main:
-        report(subject, tested, Path(args.out) if args.out else beside(path, "_classes.csv"))
+        report(subject, tested, out)
 
 
 @dataclass(frozen=True)

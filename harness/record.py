@@ -23,6 +23,7 @@ from harness.progress import duration
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
+LONGEST_END = "_ckpt_predictions.npz.tmp"  # of a name that a run writes, after the --save_name
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
 
 

@@ -23,7 +23,7 @@ from harness.metrics import per_shot
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
-from harness.record import Record, finished
+from harness.record import LONGEST_END, Record, finished
 from harness.resume import collect, find_state, load_optimizer, may_only_grow, must_match, restore, stage1_epoch
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.streams import OutputLostError
@@ -58,7 +58,7 @@ class Run:
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
-                output_folder(self.folder, self.flags.save_name)
+                output_folder(self.folder, self.flags.save_name, LONGEST_END)
                 self.still_ours = held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
 
         with ExitStack() as held:

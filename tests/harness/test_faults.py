@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support.finished_runs import write_run
 
 from harness.checkpoint import save_checkpoint
 from resnet import build_model
@@ -18,6 +19,7 @@ HEAD, HEAD_TEST, LISTS = "ImageNet_iNat/train.py", "ImageNet_iNat/test.py", "Ima
 DIGITS = ["--dataset", "digits", "--arch", "resnet8", "--no-cuda", "--epochs", "2"]
 FOLDER = ["--dataset", "folder", "--data_root", "small", "--num_meta", "1", "--arch", "resnet8", "--no-cuda"]
 LARGE = ["--dataset", "custom", "--data_root", "large", "--pretrained", "crt.pth", "--no-cuda", "--workers", "0"]
+TESTED = ["--loading_path", "crt.pth", "--dataset", "custom", "--data_root", "large", "--no-cuda", "--workers", "0"]
 
 
 def bomb(path):
@@ -47,6 +49,14 @@ def empty(folder):
 
 def fill_disk(path):
     path.symlink_to("/dev/full")
+
+
+def dangle(path):
+    path.symlink_to("nowhere")
+
+
+def a_run(path):
+    write_run(path, "a", log=False)
 
 
 def damage(path):
@@ -96,6 +106,18 @@ ROWS = [
     (CE, [*DIGITS, "--num_classes", "7"], None, ["--num_classes 7", "10"]),
     (CE, [*DIGITS, "--arch", "resnet33"], None, ["--arch", "resnet33", "6n"]),
     (CE, [*DIGITS, "--workdir", "text"], None, ["text", "cannot be written"]),
+    (CE, [*DIGITS, "--workdir", "text/below"], None, ["text/below", "(Not a directory)"]),
+    (CE, [*DIGITS, "--workdir", "dangling"], {"dangling": dangle}, ["dangling/checkpoint", "cannot be written"]),
+    (CE, [*DIGITS, "--workdir", "pipe"], {"pipe": os.mkfifo}, ["pipe/checkpoint", "cannot be written"]),
+    (CE, [*DIGITS, "--save_name", "n" * 231], None, ["File name too long", "--save_name may have 230 bytes there"]),
+    (CE, [*DIGITS, "--save_name", "é" * 116], None, ["File name too long", "--save_name may have 230 bytes there"]),
+    (CE, [*DIGITS, "--idx", "n" * 256], None, ["File name too long", "a name may have 255 bytes"]),
+    (CE, [*DIGITS, "--save_name", "a\nb"], None, ["--save_name 'a\\nb'", "printable"]),
+    (CE, [*DIGITS, "--save_name=-a"], None, ["--save_name '-a'", "no - or . before"]),
+    (CE, [*DIGITS, "--save_name", ".a"], None, ["--save_name '.a'", "no - or . before"]),
+    (CE, [*DIGITS, "--save_name", "a "], None, ["--save_name 'a '", "no blank"]),
+    (CE, [*DIGITS, "--save_name", os.fsdecode(b"\xff")], None, ["--save_name '\\udcff'", "printable"]),
+    (CE, [*DIGITS, "--idx", "a\nb"], None, ["--idx 'a\\nb'", "printable"]),
     (CE, [*DIGITS, "--num_meta", "500"], None, ["--num_meta 500 would take every training image", "lower it"]),
     (CE, ["--dataset", "cifar10"], None, ["data/cifar-10-batches-py", "--data_root"]),
     (CE, ["--dataset", "folder", "--data_root", "nowhere"], None, ["nowhere/train"]),
@@ -120,7 +142,10 @@ ROWS = [
     (TEST, ["--checkpoint_path", "flipped.pth.tar"], None, ["flipped.pth.tar is damaged (its checksum differs)"]),
     (TEST, ["--checkpoint_path", "seven.pth.tar"], None, ["7 classes", "10"]),
     (TEST, ["--checkpoint_path", "fits.pth.tar", "--dataset", "cifar100"], None, ["--dataset digits, not cifar100"]),
+    (TEST, ["--checkpoint_path", "fits.pth.tar", "--export", "torchscript"], {"fits.pt": os.mkfifo}, ["fits.pt", "a pipe"]),
     (REPORT, ["list.json"], None, ["list.json"]),
+    (REPORT, ["runs", "--out", "text/below"], {"runs": a_run}, ["--out text/below", "(Not a directory)"]),
+    (REPORT, ["runs", "--out", "pipe"], {"runs": a_run, "pipe": os.mkfifo}, ["--out pipe", "(File exists)"]),
     (HEAD, LARGE, {BIG + "1.png": bomb}, ["class1/1.png is absurdly large"]),
     (HEAD, LARGE, {BIG + "picture": bomb}, ["class1/picture is absurdly large"]),
     (HEAD, LARGE, {BIG + "1.png": thin}, ["class1/1.png is absurdly thin (1 x 30000)"]),
@@ -139,6 +164,10 @@ ROWS = [
     (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar", "its dataset makes no sense"]),
     (HEAD_TEST, ["--loading_path", "listed.pth.tar", "--data_root", "large"], None, ["listed.pth.tar", "--val_list"]),
     (HEAD_TEST, ["--loading_path", "flipped.pth.tar", "--dataset", "custom"], None, ["flipped.pth.tar is damaged"]),
+    (HEAD_TEST, [*TESTED, "--out", "pipe"], {"pipe": os.mkfifo}, ["pipe cannot be written (it is a folder, a pipe or a"]),
+    (HEAD_TEST, [*TESTED, "--out", "large"], None, ["large cannot be written (it is a folder, a pipe or a device)"]),
+    (HEAD_TEST, [*TESTED, "--out", "text/x.csv"], None, ["text/x.csv cannot be written (Not a directory)"]),
+    (HEAD_TEST, [*TESTED, "--out", "n" * 252], None, ["cannot be written (File name too long)"]),
     (LISTS, ["iNaturalist17"], None, ["--json_dir"]),
 ]  # fmt: skip
 

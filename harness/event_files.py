@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.files import writing
+
 
 class EventFile:
     """A file of figures by step, in TensorBoard's folder of a run; what earlier files hold of `first_step` on is void."""
@@ -19,7 +21,8 @@ class EventFile:
         now = time.time_ns()
         name = f"events.out.tfevents.{now // 10**9:010}.{socket.gethostname()}.{os.getpid()}.{now % 10**9:09}"
         self.path = folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         begin = SessionLog(status=SessionLog.START)
         self._append(Event(file_version="brain.Event:2"), Event(step=first_step, session_log=begin))
 
@@ -39,5 +42,5 @@ class EventFile:
         for event in events:
             event.wall_time = time.time()  # type: ignore[attr-defined]
             writer.write(event.SerializeToString())  # type: ignore[attr-defined]
-        with open(self.path, "ab") as file:
+        with writing(self.path), open(self.path, "ab") as file:
             file.write(records.getbuffer())

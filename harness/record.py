@@ -99,7 +99,7 @@ class RunLog:
     def epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write the values of an epoch; what is not finite becomes null."""
         clean = finite(values)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a resumed run does not write this line again
@@ -154,8 +154,7 @@ class Record:
                 self.summary_path.unlink(missing_ok=True)
         nothing = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}
         found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": nothing, "last": {}}
-        with writing(folder):
-            self.log = RunLog(folder, name, found["epoch"])
+        self.log = RunLog(folder, name, found["epoch"])
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]
         self.since: int = found["since"]
@@ -182,8 +181,7 @@ class Record:
         """
         figures = tested.figures()
         logged = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
-        with writing(self.log.path):
-            self.log.epoch(epoch, {**values, **logged})
+        self.log.epoch(epoch, {**values, **logged})
         self.last = {"epoch": epoch, **figures, **more}
         kinds = ["last"]
         if self.last[self.chosen_by] > self.best[self.chosen_by]:

@@ -67,8 +67,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         check = partial(readable, group=group, workers=flags.workers, print_freq=flags.print_freq)
         sets = check(sets, skip_bad=True) if flags.skip_bad else sets
-        backbone.to(group.device)
-        head.to(group.device)
+        backbone, head = backbone.to(group.device), head.to(group.device)
         counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
         optimizer = torch.optim.SGD(
             head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
@@ -79,10 +78,8 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
             trained_part(head), optimizer, estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
-            facts={
-                "dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
-                "global_batch_size": batch_size,
-            },
+            facts={"dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
+                   "global_batch_size": batch_size},
             saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
         )  # fmt: skip
         where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"

@@ -71,7 +71,7 @@ def test_a_reader_that_is_gone_ends_a_command_quietly(shell, inputs):
     assert (result.stderr, status) == ("", 141)
 
 
-@pytest.mark.parametrize("lines", [12, 18])  # in the middle of an epoch, at the end of one
+@pytest.mark.parametrize("lines", [5, 8])  # in the middle of the first epoch, at the end of it
 def test_a_training_that_nobody_reads_goes_on_to_the_same_bytes(
     small_training, photos, whole, shell, run, tmp_path, lines
 ):
@@ -167,3 +167,31 @@ def test_ctrl_c_while_libraries_load_ends_in_a_line(run, script, module):
 def test_ctrl_c_that_is_ignored_stays_so_while_libraries_load(shell):
     result, status = shell("", LISTS, "--help", fresh=True, before="trap '' INT;", FAULT="import harness.flags 1 SIGINT")
     assert (result.stdout[:6], result.stderr, status) == ("usage:", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "fault"),
+    [
+        (TEST, None, "open x.pth.tar 1 SIGINT"),
+        ("predict.py", None, "open x.png 1 SIGINT"),
+        (REPORT, None, "open a_summary.json 1 SIGINT"),
+        (REPORT, None, "open report.html.tmp 1 SIGINT"),
+        (LISTS, ["iNaturalist17", "--json_dir", "."], "open train2017.json 1 SIGINT"),
+    ],
+)
+def test_ctrl_c_amid_the_work_of_a_command_ends_in_a_line(inputs, run, tmp_path, script, words, fault):
+    result = run(script, *(words or inputs[script]), FAULT=fault, status=130)
+    assert result.stderr == f"{script.split('/')[-1]}: stopped\n"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_ctrl_c_while_features_are_computed_ends_in_a_line(large_training, start, after_line, tmp_path):
+    """The terminal sends it to the loading processes too."""
+    words = ["--workers", "2", "--batch_size", "2", "--cache_features", "200"]
+    process = start(HEAD, *large_training, *words)
+    after_line(process, 2, r"\[\d+/\d+\]")
+    (lock,) = tmp_path.glob("checkpoint/ours/custom/*.lock")
+    os.killpg(int(lock.read_text().split()[1]), signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, "train.py: stopped\n")
+    assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.part*"))

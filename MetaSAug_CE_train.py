@@ -4,11 +4,12 @@
 One cell of the published table (error 42.15 on CIFAR-100-LT, imbalance ratio 20, is the published figure):
   python3 MetaSAug_CE_train.py --gpu 0 --lr 0.1 --lam 0.75 --imb_factor 0.05 --dataset cifar100 --num_classes 100 \
       --save_name MetaSAug_cifar100_CE_imb0.05 --idx 1
-To compare with: --stage2 isda (no meta-learning), reweight (no augmentation either) or none (plain cross-entropy):
-  python3 MetaSAug_CE_train.py --dataset digits --imb_factor 0.02 --epochs 20 --stage2 none --save_name plain
-Your own images in my/train/<class>/* and my/test/<class>/*:
-  python3 MetaSAug_CE_train.py --dataset folder --data_root my
+To compare with: --stage2 isda (no meta-learning), reweight (no augmentation either) or none (plain cross-entropy).
 """
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
 
 from harness.errors import run_main
 from harness.training_flags import parse_training

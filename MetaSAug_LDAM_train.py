@@ -10,6 +10,10 @@ Your own images in my/train/<class>/* and my/test/<class>/*:
   python3 MetaSAug_LDAM_train.py --dataset folder --data_root my
 """
 
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 import torch
 
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
@@ -79,11 +83,9 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         for epoch in run.epochs:
             # The virtual step's rate drops an epoch after the real one's, as published.
             lr, virtual_lr = (learning_rate(flags.lr, now, flags.epochs) for now in (epoch + 1, epoch))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            lam_t = flags.lam * epoch / flags.epochs  # λ_t
-            stage = 1 if epoch < flags.meta_start else 2
-            method = "none" if stage == 1 else flags.stage2
+            optimizer.param_groups[0]["lr"] = lr
+            stage, method = (1, "none") if epoch < flags.meta_start else (2, flags.stage2)
+            lam_t = 0.0 if method == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             model.train()
             batches = epoch_batches(train_set, flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
@@ -92,10 +94,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
                         meta_step, model, criterion, estimator, optimizer, batch, next(meta),
                         lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.meta_lr, passes=passes,
                     )  # fmt: skip
-                elif method == "isda":
+                elif method in ("isda", "reweight"):
                     seen = take(augmented_step, model, criterion, estimator, optimizer, batch, lam_t=lam_t, passes=passes)
-                elif method == "reweight":
-                    seen = take(augmented_step, model, criterion, estimator, optimizer, batch, lam_t=0.0, passes=passes)
                 else:
                     seen = take(plain_step, passes, optimizer, batch)
                 run.after_step(seen, batch[1])

@@ -8,6 +8,10 @@ of that cell), then the accuracy of each shot group and class. Groups need the t
 checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta.
 """
 
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +24,7 @@ from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import validate
-from harness.files import beside
+from harness.files import beside, check_output
 from harness.flags import stage1_note
 from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
@@ -43,11 +47,12 @@ def main() -> None:
     test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
+    if args.export:
+        check_output(beside(path, ENDINGS[args.export]), keep_previous=True)  # now, not when all is computed
     model.to(device).to(memory_format=torch.channels_last)
 
     total = -(-len(test.targets) // args.test_batch_size)
-    batches = plain_batches(test.to(device), args.test_batch_size)
-    tested = validate(model, progress(batches, total, "testing", file=sys.stderr))
+    tested = validate(model, progress(plain_batches(test.to(device), args.test_batch_size), total, "testing", file=sys.stderr))
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)

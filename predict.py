@@ -7,6 +7,10 @@ prints a line an image, tabs between: the file, then the most probable classes a
 are read at any depth. Images may have any size and format that Pillow reads; they are resized to 32x32, as in training.
 """
 
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 import argparse
 import sys
 from collections import Counter

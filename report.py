@@ -10,6 +10,10 @@ runs, and with several seeds the means; writes report.md, report.html, runs.csv 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 import argparse
 import csv
 import html

@@ -124,7 +124,7 @@ class FeatureCache:
         def attempt() -> tuple[bool, str]:
             make_cache_folder(self.folder)
             try:
-                return held.enter_context(only_run(lock)), ""
+                return held.enter_context(only_run(lock)).file is not None, ""
             except HeldError as error:
                 return False, error.holder
 

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
+from torch import nn
 
 import head_flags
 from backbone import FEATURES, fingerprint, load_network, read_weights
@@ -73,7 +77,7 @@ class Subject:
 
 def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     """Read the checkpoint and the list of test images; none of them may be `out`."""
-    check_output(out, (path, args.train_list, args.val_list), "--out")
+    check_output(out, inputs=(path, args.train_list, args.val_list))  # now, not when all images are read
     weights, state = read_weights(path)
     check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")
@@ -86,7 +90,7 @@ def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.shape[1:] == (FEATURES,) else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
     if out.exists():
-        check_output(out, [images.source, *(images.root / image for image in images.paths)], "--out")
+        check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
     backbone, head = load_network(weights, len(images.class_names), path)
     if len(state.get("cls_num_list", images.class_names)) != len(images.class_names):
         raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")

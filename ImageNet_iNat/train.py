@@ -18,10 +18,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 import torch
 from torch import nn
-
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
 
 import head_flags
 from backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
@@ -74,10 +78,8 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
             trained_part(head), optimizer, estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
-            facts={
-                "dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
-                "global_batch_size": batch_size,
-            },
+            facts={"dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
+                   "global_batch_size": batch_size},
             steps=steps, saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
         )  # fmt: skip
         where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"

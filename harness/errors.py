@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.text import printable, write_out_what_cannot_be_encoded
+from harness.before_loading import fill_closed_streams, keyboard_interrupts
+from harness.streams import OutputLostError, watch_streams
+from harness.text import printable
 
 
 class UserError(Exception):
@@ -40,41 +40,50 @@ def blamed_on(flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: {error}") from error
 
 
-def nobody_reads() -> bool:
-    """Return whether stdout is a pipe whose reader is gone, as `| head` when it has read enough; if so, print to nowhere."""
+def tell(name: str, message: str, lines: Sequence[str] = ()) -> None:
+    """Print lines and a message of the script `name` on stderr, after all that it printed on stdout."""
+    with suppress(OutputLostError):
+        sys.stdout.flush()
+    for line in (*lines, f"{name}: {message}"):
+        print(printable(line), file=sys.stderr)
+
+
+def completed(name: str, main: Callable[[], None]) -> None:
+    """Run main to its end, or to one before with status 0, and see that all it printed is written."""
     try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-    except (AttributeError, OSError, ValueError):  # Windows, or no file
-        return False
-    if not any(event & select.POLLERR for _, event in poll.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at the end is no error
-    return True
+        main()
+    except Stopped as stopped:
+        if stopped.status:
+            raise
+        print(f"{name}: {printable(str(stopped))}")
+    except SystemExit as left:  # after --help
+        if left.code:
+            raise
+    sys.stdout.flush()
 
 
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's main; a `UserError` becomes one line on stderr and exit status 2, Ctrl-C status 130.
 
-    `Stopped` becomes one line and its own status, 128 and the number of the signal, or 0 and a line on stdout.
+    `Stopped` becomes one line and its own status, 128 and the number of the signal, or 0 and a line on stdout. Where nobody
+    reads stdout the command ends quietly with status 141, as one that SIGPIPE ends; a full disk is a mistake as any other.
     """
     name = Path(sys.argv[0]).name
-    write_out_what_cannot_be_encoded()
+    fill_closed_streams()
+    watch_streams()
     try:
-        main()
-        sys.stdout.flush()
+        with keyboard_interrupts():
+            completed(name, main)
     except UserError as error:
-        for line in error.lines:
-            print(printable(line), file=sys.stderr)
-        print(f"{name}: error: {printable(str(error))}", file=sys.stderr)
+        tell(name, f"error: {error}", error.lines)
         sys.exit(2)
     except Stopped as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr if stopped.status else sys.stdout, flush=True)
+        tell(name, str(stopped))
         sys.exit(stopped.status)
-    except BrokenPipeError:
-        if nobody_reads():
-            sys.exit(141)  # the status of a program that SIGPIPE ended
-        raise
+    except OutputLostError as lost:
+        if lost.status == 2:
+            tell(name, f"error: {lost}")
+        sys.exit(lost.status)
     except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
+        tell(name, "stopped")
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,8 @@ from itertools import count
 from pathlib import Path
 
 from harness.errors import UserError
+
+TEMPORARY, PREVIOUS = ".tmp", ".previous"  # ends of names: a file that is being written, and the one before it
 
 
 @contextmanager
@@ -31,13 +34,33 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse the place of a folder, a pipe or a device: to replace /dev/null by a file would be no service."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} cannot be written (it is a folder, a pipe or a device): name another file")
+
+
+def check_output(path: Path, keep_previous: bool = False, inputs: Iterable[Path | str | None] = ()) -> None:
+    """Refuse now what `replacing` could not write at the end of long work, and the place of a file that is read."""
+    refuse_special(path)
+    there = (file for file in inputs if file is not None and os.path.exists(file))
+    if path.exists() and any(os.path.samefile(path, file) for file in there):
+        raise UserError(f"--out {path} is a file that this command reads: name another")
+    longest = path.with_name(path.name + (PREVIOUS if keep_previous else TEMPORARY))
+    with writing(path):
+        if not longest.exists():
+            longest.touch()
+            longest.unlink()
+
+
 @contextmanager
 def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
     """Give the path of a file to write, which then takes the place of `path`.
 
     With `keep_previous` the earlier file stays as `previous(path)`, and the new one has reached the disk when this ends.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + TEMPORARY)
+    refuse_special(path)
     try:
         with writing(path):
             yield temporary
@@ -65,7 +88,7 @@ def sync(path: Path) -> None:
 
 def previous(path: Path) -> Path:
     """Return where the file that `path` held before is kept."""
-    return path.with_name(path.name + ".previous")
+    return path.with_name(path.name + PREVIOUS)
 
 
 def link_previous(path: Path) -> None:
@@ -89,12 +112,6 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name.removesuffix(".tar").removesuffix(".pth") + ending)
 
 
-def check_output(out: Path, inputs: Iterable[Path | str | None], flag: str) -> None:
-    """Refuse to write to a file that is read."""
-    if out.exists() and any(path is not None and os.path.exists(path) and os.path.samefile(out, path) for path in inputs):
-        raise UserError(f"{flag} {out} is a file that this command reads: name another")
-
-
 def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     """Move the files of an earlier run out of the way, to `folder/earlier/<n>`; return that folder, None without any."""
     present = [name for name in names if (folder / name).exists()]
@@ -113,13 +130,23 @@ def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     return aside
 
 
-def output_folder(folder: Path, save_name: str) -> Path:
-    """Make `folder` and check that files named after `save_name` can be written there."""
-    probe = folder / f"{save_name}_probe.tmp"
+def output_folder(folder: Path, save_name: str, end: str = TEMPORARY) -> Path:
+    """Make `folder` and check that files named `save_name` and an end can be written there; `end` is the longest of them."""
+    probe = folder / f"{save_name}{end}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{probe} cannot be written ({error.strerror}): choose another --workdir or name") from error
+        limit = name_limit(folder, end) if error.errno == errno.ENAMETOOLONG else ""
+        raise UserError(f"{probe} cannot be written ({error.strerror}){limit}: choose another --workdir or name") from error
     return folder
+
+
+def name_limit(folder: Path, end: str) -> str:
+    """Return in words how many bytes a --save_name may have in `folder`, or any name if the folder's own is too long."""
+    if not os.path.isdir(folder):
+        return "; a name may have 255 bytes"
+    room = os.pathconf(folder, "PC_PATH_MAX") - 1 - len(os.fsencode(folder / "x")) + 1
+    most = min(os.pathconf(folder, "PC_NAME_MAX"), room) - len(end)
+    return f"; --save_name may have {most} bytes there" if most > 0 else "; the path is too long"

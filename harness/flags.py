@@ -167,6 +167,8 @@ def check_learning(flags: LearningFlags) -> None:
     require(flags.momentum > 0 or not flags.nesterov, "--momentum", 0, "above 0 unless --nesterov false is given")
     name = flags.save_name
     require(bool(name) and Path(name).name == name, "--save_name", repr(name), "a file name without folders")
+    plain = name.isprintable() and name.strip() == name and name[0] not in "-."
+    require(plain, "--save_name", repr(name), "of printable characters, with no - or . before and no blank before or after")
 
 
 def check_num_classes(num_classes: int | None, known: int, dataset: str) -> None:

@@ -161,7 +161,10 @@ def progress(
     file, label = file or sys.stdout, printable(label)
     terminal = file.isatty()
     often = min(print_freq, 10) if terminal else print_freq
-    bar = tqdm(total=total, initial=done, desc=label, disable=not terminal, file=file, leave=False, dynamic_ncols=True)
+    bar = tqdm(
+        total=total, initial=done, desc=label, disable=not terminal, file=file, leave=False, dynamic_ncols=True,
+        miniters=1,  # else tqdm has a thread that also prints, where nobody would see that it fails
+    )  # fmt: skip
     start = last = now()
     with bar:
         for step, batch in enumerate(batches, start=done + 1):

@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.checkpoint import save_checkpoint
 from harness.errors import UserError
+from harness.event_files import EventFile
 from harness.files import replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
@@ -64,12 +65,10 @@ class RunLog:
 
     def __init__(self, folder: Path, name: str, first_epoch: int = 0) -> None:
         """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
         self.path, board = self.files(folder, name)
         with replacing(self.path) as part:
             part.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
-        self.board = SummaryWriter(str(board), purge_step=first_epoch)
+        self.events = EventFile(board, first_epoch)
 
     @staticmethod
     def files(folder: Path, name: str) -> tuple[Path, Path]:
@@ -79,18 +78,11 @@ class RunLog:
     def epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write the values of an epoch; what is not finite becomes null."""
         clean = finite(values)
-        with open(self.path, "a", encoding="utf-8") as file:
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a resumed run does not write this line again
-        for key, value in clean.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(key, value, epoch)
-        self.board.flush()
-
-    def close(self) -> None:
-        """Close the events."""
-        self.board.close()
+        self.events.write(epoch, {key: value for key, value in clean.items() if isinstance(value, int | float)})
 
 
 class Record:
@@ -146,8 +138,7 @@ class Record:
             if own and source is not None and source.resolve() != resume.resolve() and resume.exists():
                 # It is damaged, and must not take the place of the good one when the next is saved.
                 os.replace(resume, resume.with_name(resume.name + ".damaged"))
-        with writing(folder):
-            self.log = RunLog(folder, name, found["epoch"])
+        self.log = RunLog(folder, name, found["epoch"])
 
     def _mend(self, epoch: int, ended: bool) -> None:
         """See that checkpoints of earlier epochs are there and whole; say what is done about those that are not."""
@@ -185,8 +176,7 @@ class Record:
         """
         figures = tested.figures()
         logged = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
-        with writing(self.log.path):
-            self.log.epoch(epoch, {**values, **logged})
+        self.log.epoch(epoch, {**values, **logged})
         self.last = {"epoch": epoch, **figures, **more}
         if self.best["epoch"] < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
@@ -205,8 +195,6 @@ class Record:
         found["since"] = self.since
         with replacing(self.summary_path) as part:
             part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
-        with writing(self.log.path):
-            self.log.close()
         for which, outcome in (("best", self.best), ("last", self.last)):
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
             print(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")

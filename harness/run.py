@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
-from harness.errors import Stopped, UserError, nobody_reads
+from harness.errors import Stopped, UserError
 from harness.evaluation import Predictions
 from harness.files import output_folder
 from harness.flags import LearningFlags
@@ -25,8 +25,9 @@ from harness.progress import Meter, StepFigures, duration, progress
 from harness.random_states import seed_everything
 from harness.record import Record
 from harness.resume import Limits, collect, find_state, load_optimizer, may_go_on, restore, stage1_epoch
-from harness.run_files import check_kept, fault_of, finished_faults, read_finished, summary_path
-from harness.signals_and_lock import Interrupted, Signals, only_run
+from harness.run_files import LONGEST_END, check_kept, fault_of, finished_faults, read_finished, summary_path
+from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
+from harness.streams import OutputLostError
 from harness.text import printable
 from harness.weights import fit_weights, network_weights
 
@@ -52,13 +53,15 @@ class Run:
         self.record: Record | None = None
         self.found: tuple[State | None, Path | None] = None, None
         self.saved_at: float | None = None  # none before the loop
+        self.in_step = False
+        self.lock: Lock | None = None
         self.path = folder / f"{flags.save_name}_resume.pth.tar"
 
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
-                output_folder(self.folder, self.flags.save_name)
-                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+                output_folder(self.folder, self.flags.save_name, LONGEST_END)
+                self.lock = held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
 
         with ExitStack() as held:
             self.group.agree(hold)
@@ -72,15 +75,19 @@ class Run:
                 outcome = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
                 outcome["class_names"] = self.facts.get("class_names")
                 try:
+                    self.check_lock()
                     self.record.finish({**self.extra, **outcome})
-                except BrokenPipeError as gone:
-                    error = gone
-            if isinstance(error, BrokenPipeError) and nobody_reads():
-                raise Stopped("nobody reads its output; to go on, give the same command with --resume auto", 141) from error
-            if isinstance(error, RankGoneError) and self.looping:
-                if self.signals.asked:  # the other one had the same signal, and left first
+                except OutputLostError as lost:
+                    error = lost
+            # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
+            whole = isinstance(error, RankGoneError) or (isinstance(error, OutputLostError) and not self.in_step)
+            if whole and self.looping:
+                if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
-                self.save()  # every process has the whole state, as it was after the last step
+                self.save()
+            if isinstance(error, OutputLostError):
+                raise Stopped(f"{error}; to go on, give the same command with --resume auto", error.status) from error
+            if isinstance(error, RankGoneError) and self.looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
@@ -217,7 +224,9 @@ class Run:
     def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
         """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
         print_freq = self.flags.print_freq if self.group.main else None
-        return progress(self.interruptible(batches), self.steps, label, self.meter, print_freq, self.meter.steps)
+        for batch in progress(self.interruptible(batches), self.steps, label, self.meter, print_freq, self.meter.steps):
+            self.in_step = True
+            yield batch
 
     def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
         """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
@@ -241,6 +250,7 @@ class Run:
         """Count in a step on target (N,); check, save, and stop if a signal came. Nothing is saved of numbers gone wrong."""
         self.meter.update(seen, target)
         self.meta_taken += seen.loss_meta is not None
+        self.in_step = False
         if self.signals.asked:
             self.stop()
         elif self.group.main and time.monotonic() - (self.saved_at or 0) >= 60 * self.flags.save_every:
@@ -327,8 +337,14 @@ class Run:
             save_checkpoint(self.resume_state(), self.path)
         self.saved_at = time.monotonic()
 
+    def check_lock(self) -> None:
+        """Raise a `UserError` if the lock is gone."""
+        if self.lock is not None:
+            self.lock.check()
+
     def check(self) -> None:
-        """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
+        """Raise a `UserError` if a loss of this epoch was not finite, a weight is not, or the lock is gone."""
+        self.check_lock()
         bad = int(self.meter.first_bad)
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):

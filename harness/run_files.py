@@ -19,6 +19,7 @@ from harness.resume import NEWER
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
+LONGEST_END = "_ckpt_predictions.npz.tmp"  # of a name that a run writes, after the --save_name
 
 
 def checkpoint_paths(folder: Path, name: str) -> dict[str, Path]:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 from harness.errors import UserError
 from harness.files import writing
+from harness.streams import HANGUP, is_ignored
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
+
+
+def heeded() -> list[signal.Signals]:
+    """Return the signals that ask a run to end, without those that whoever started it has had ignored, as nohup does."""
+    return [number for number in SIGNALS if not is_ignored(number)]
 
 
 class Interrupted(BaseException):
@@ -31,7 +38,7 @@ class HeldError(UserError):
 
 
 class Signals:
-    """Within this context SIGTERM and SIGINT do not end the process: they are remembered until the step is done.
+    """Within this context SIGTERM, SIGINT and SIGHUP do not end the process: they are remembered until the step is done.
 
     Within `interruptible` they raise `Interrupted` at once. Further signals change nothing: a launcher sends its own after
     that of the terminal. `asked` is the number of the first one, 0 before. From then on loading processes may die of the
@@ -61,7 +68,7 @@ class Signals:
             self.at_once = False
 
     def __enter__(self) -> Signals:
-        self.before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self._remember) for number in heeded()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,17 +82,41 @@ def open_lock(path: Path) -> TextIO:
         return open(path, "a+", encoding="utf-8")
 
 
+def is_at(file: TextIO, path: Path) -> bool:
+    """Return whether an open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock file, and the open file that holds it: None on Windows and on file systems without locks."""
+
+    path: Path
+    file: TextIO | None
+
+    def check(self) -> None:
+        """Raise a `UserError` if the file is not there any more, as when its folder was removed or replaced.
+
+        Then another run may hold another one at the same place.
+        """
+        if self.file is not None and not is_at(self.file, self.path):
+            gone = f"{self.path}, which keeps other runs off these files, was removed or replaced during the run"
+            raise UserError(f"{gone}: nothing more is written; see what is there, then start again")
+
+
 @contextmanager
-def only_run(path: Path) -> Iterator[bool]:
+def only_run(path: Path) -> Iterator[Lock]:
     """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does.
 
-    Yields whether it is held: on Windows and on some file systems there are no locks. If another process holds it, that is
-    a `HeldError`.
+    If another process holds it, that is a `HeldError`.
     """
     try:
         import fcntl
     except ImportError:  # Windows has none
-        yield False
+        yield Lock(path, None)
         return
     while True:
         with open_lock(path) as file:
@@ -96,16 +127,18 @@ def only_run(path: Path) -> Iterator[bool]:
                 raise HeldError(path, file.read().strip() or "another process") from error
             except OSError as error:
                 print(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
-                yield False
+                yield Lock(path, None)
                 return
-            if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            if not is_at(file, path):
                 continue  # the run before removed it just now
             with writing(path):
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {os.uname().nodename}")
                 file.flush()
             try:
-                yield True
+                yield Lock(path, file)
             finally:
-                path.unlink(missing_ok=True)
+                if is_at(file, path):
+                    with suppress(OSError):  # it can stay: nobody holds it
+                        path.unlink()
             return

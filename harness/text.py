@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
-
 
 def printable(text: str) -> str:
     r"""Return the text with what is no printable character written out, so that it is one line and moves no cursor.
@@ -12,10 +9,3 @@ def printable(text: str) -> str:
     Line breaks, escape sequences and bytes of file names that are no text become for instance \n, \x1b and \udcff.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def write_out_what_cannot_be_encoded() -> None:
-    r"""Let stdout and stderr write characters that their encoding lacks as \u03bb instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # a stream that is gone, or of another kind
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -168,5 +168,6 @@ def check_training(flags: TrainingFlags) -> None:
     require(0 <= flags.threads <= 1024, "--threads", flags.threads, "from 0 to 1024")
     inside = Path(flags.idx)
     require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")
+    require(flags.idx.isprintable(), "--idx", repr(flags.idx), "of printable characters")
     if flags.dataset in NUM_CLASSES:
         check_num_classes(flags.num_classes, NUM_CLASSES[flags.dataset], flags.dataset)

@@ -20,12 +20,17 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
+from tqdm import tqdm
 
 from harness.errors import Stopped, UserError, run_main
 from harness.flags import Parser
+from harness.signals_and_lock import heeded
 from harness.training_flags import parse_training
 from MetaSAug_LDAM_train import STAGE2, train
 from reporting.finished_runs import FinishedRun, markdown, read_runs, spread
@@ -35,9 +40,8 @@ ORDER = ("none", "metasaug", "isda", "reweight")  # the others go on from the fi
 SEEDS = (1, 2, 3)
 FLAGS = ("--dataset digits --imb_factor 0.01 --arch resnet8 --batch-size 32 --epochs 22 --meta_start 12 --lr 0.05 "
          "--lam 0.75 --meta_lr 10 --threads 1 --no-cuda --test-batch-size 540")  # fmt: skip
-STOPS = (signal.SIGINT, signal.SIGTERM)
 AT_ONCE = 2  # trainings, a thread each
-LOADED = ("torch._dynamo", "torch.utils.tensorboard", "sklearn.datasets")  # each training imports these, slowly
+LOADED = ("torch._dynamo", "tensorboard.compat.proto.event_pb2", "sklearn.datasets")  # each training imports these, slowly
 Job = tuple[str, int, Path]  # the choice of --stage2, the seed, where the runs go
 
 
@@ -48,7 +52,7 @@ def files(workdir: Path) -> Path:
 
 def train_one(stage2: str, seed: int, workdir: Path) -> None:
     """Train one network, go on with it, or see that it is trained; this process ends with it."""
-    for number in STOPS:
+    for number in heeded():
         signal.signal(number, signal.SIG_DFL)
     words = [*FLAGS.split(), "--stage2", stage2, "--seed", str(seed), "--resume", "auto", "--workdir", str(workdir)]
     words += ["--idx", "digits", "--save_name", f"{stage2}_seed{seed}"]
@@ -130,14 +134,14 @@ def main() -> None:
     workdir = parser.parse_args().workdir
 
     stops, sender = multiprocessing.Pipe(duplex=False)  # an exception, raised while a process is forked, would be lost
-    for number in STOPS:
+    for number in heeded():
         signal.signal(number, lambda caught, _: sender.send(int(caught)))
     if sys.platform == "linux":
         multiprocessing.set_start_method("fork")
         for name in LOADED:
             importlib.import_module(name)
     jobs = [(stage2, seed, workdir) for stage2 in ORDER for seed in SEEDS]
-    with tqdm(total=len(jobs), desc="trainings", disable=not sys.stdout.isatty(), file=sys.stdout) as bar:
+    with tqdm(total=len(jobs), desc="trainings", disable=not sys.stdout.isatty(), file=sys.stdout, miniters=1) as bar:
         for stage2, seed, _ in trained(jobs, stops):
             bar.update()
             if bar.disable:  # no terminal

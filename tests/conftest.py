@@ -11,12 +11,15 @@ from functools import partial
 import pytest
 import torch
 from hypothesis import settings
-from support.data import CIFAR_PATCH, CLOCK_PATCH, STOP_PATCH, make_cifar
+from support.data import CIFAR_PATCH, CLOCK_PATCH, FAULT_PATCH, STOP_PATCH, make_cifar
 from support.places import ROOT
 
 torch.set_num_threads(1)  # on tensors this small, and beside other processes, threads only wait for one another
 settings.register_profile("no deadline", deadline=None)  # the machine may be busy
 settings.load_profile("no deadline")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell began the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # scripts would leave it ignored
 
 PATIENCE = 600  # seconds until a command that hangs is a failure
 
@@ -32,7 +35,7 @@ def float64():
 def environment(tmp_path_factory):
     """The environment of a script: our interpreter as python3, one thread, CIFAR's sums, no network proxies."""
     folder = tmp_path_factory.mktemp("environment")
-    (folder / "sitecustomize.py").write_text(CIFAR_PATCH + STOP_PATCH + CLOCK_PATCH)
+    (folder / "sitecustomize.py").write_text(CIFAR_PATCH + STOP_PATCH + CLOCK_PATCH + FAULT_PATCH)
     (folder / "bin").mkdir()
     shim = folder / "bin" / "python3"
     shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

@@ -347,7 +347,6 @@ def test_which_figure_chooses_the_best_epoch(tmp_path, chosen_by, best):
         tested = Accuracy(test, [test, test], {"many": test, "medium": test, "few": test}, test)
         more = {"heldout_acc1": heldout} if chosen_by == "heldout_acc1" else {}
         record.epoch(epoch, tested, {}, lambda: {"state_dict": {}}, {}, more)
-    record.log.close()
     assert record.best["epoch"] == best
 
 

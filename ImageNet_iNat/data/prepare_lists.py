@@ -23,6 +23,10 @@ from urllib.request import urlopen
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # ImageNet_iNat
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the repository
 
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process()
+
 from harness.errors import UserError, run_main
 from harness.files import read_bytes, replacing, writing
 from harness.flags import Parser

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support.finished_runs import write_run
 
 from harness.checkpoint import save_checkpoint
 from resnet import build_model
@@ -20,6 +21,7 @@ HEAD, HEAD_TEST, LISTS = "ImageNet_iNat/train.py", "ImageNet_iNat/test.py", "Ima
 DIGITS = ["--dataset", "digits", "--arch", "resnet8", "--no-cuda", "--epochs", "2"]
 FOLDER = ["--dataset", "folder", "--data_root", "small", "--num_meta", "1", "--arch", "resnet8", "--no-cuda"]
 LARGE = ["--dataset", "custom", "--data_root", "large", "--pretrained", "crt.pth", "--no-cuda", "--workers", "0"]
+TESTED = ["--loading_path", "crt.pth", "--dataset", "custom", "--data_root", "large", "--no-cuda", "--workers", "0"]
 
 
 def bomb(path):
@@ -49,6 +51,14 @@ def empty(folder):
 
 def fill_disk(path):
     path.symlink_to("/dev/full")
+
+
+def dangle(path):
+    path.symlink_to("nowhere")
+
+
+def a_run(path):
+    write_run(path, "a", log=False)
 
 
 def damage(path):
@@ -94,7 +104,6 @@ def sound(tmp_path_factory, photos, large_photos):
     return root
 
 
-TESTED = ["--dataset", "custom", "--data_root", "large"]
 SMALL, BIG, RUN = "small/train/class1/", "large/train/class1/", "checkpoint/ours/0/"
 ROWS = [
     (CE, ["--dataset", "mnist"], None, ["mnist", "cifar10"]),
@@ -103,6 +112,18 @@ ROWS = [
     (CE, [*DIGITS, "--num_classes", "7"], None, ["--num_classes 7", "10"]),
     (CE, [*DIGITS, "--arch", "resnet33"], None, ["--arch", "resnet33", "6n"]),
     (CE, [*DIGITS, "--workdir", "text"], None, ["text", "cannot be written"]),
+    (CE, [*DIGITS, "--workdir", "text/below"], None, ["text/below", "(Not a directory)"]),
+    (CE, [*DIGITS, "--workdir", "dangling"], {"dangling": dangle}, ["dangling/checkpoint", "cannot be written"]),
+    (CE, [*DIGITS, "--workdir", "pipe"], {"pipe": os.mkfifo}, ["pipe/checkpoint", "cannot be written"]),
+    (CE, [*DIGITS, "--save_name", "n" * 231], None, ["File name too long", "--save_name may have 230 bytes there"]),
+    (CE, [*DIGITS, "--save_name", "é" * 116], None, ["File name too long", "--save_name may have 230 bytes there"]),
+    (CE, [*DIGITS, "--idx", "n" * 256], None, ["File name too long", "a name may have 255 bytes"]),
+    (CE, [*DIGITS, "--save_name", "a\nb"], None, ["--save_name 'a\\nb'", "printable"]),
+    (CE, [*DIGITS, "--save_name=-a"], None, ["--save_name '-a'", "no - or . before"]),
+    (CE, [*DIGITS, "--save_name", ".a"], None, ["--save_name '.a'", "no - or . before"]),
+    (CE, [*DIGITS, "--save_name", "a "], None, ["--save_name 'a '", "no blank"]),
+    (CE, [*DIGITS, "--save_name", os.fsdecode(b"\xff")], None, ["--save_name '\\udcff'", "printable"]),
+    (CE, [*DIGITS, "--idx", "a\nb"], None, ["--idx 'a\\nb'", "printable"]),
     (CE, [*DIGITS, "--num_meta", "500"], None, ["--num_meta 500 would take every training image", "lower it"]),
     (CE, ["--dataset", "cifar10"], None, ["data/cifar-10-batches-py", "--data_root"]),
     (CE, ["--dataset", "folder", "--data_root", "nowhere"], None, ["nowhere/train"]),
@@ -135,7 +156,10 @@ ROWS = [
     (HEAD, [*LARGE, "--pretrained", "infinite.pth.tar"], None, ["the head, cannot be used: bias holds numbers"]),
     (HEAD_TEST, ["--loading_path", "infinite.pth.tar", "--dataset", "custom", "--data_root", "large"], None,
      ["the head, cannot be used: bias holds numbers that are not finite"]),
+    (TEST, ["--checkpoint_path", "fits.pth.tar", "--export", "torchscript"], {"fits.pt": os.mkfifo}, ["fits.pt", "a pipe"]),
     (REPORT, ["list.json"], None, ["list.json"]),
+    (REPORT, ["runs", "--out", "text/below"], {"runs": a_run}, ["--out text/below", "(Not a directory)"]),
+    (REPORT, ["runs", "--out", "pipe"], {"runs": a_run, "pipe": os.mkfifo}, ["--out pipe", "(File exists)"]),
     (HEAD, LARGE, {BIG + "1.png": bomb}, ["class1/1.png is absurdly large"]),
     (HEAD, LARGE, {BIG + "picture": bomb}, ["class1/picture is absurdly large"]),
     (HEAD, LARGE, {BIG + "1.png": thin}, ["class1/1.png is absurdly thin (1 x 30000)"]),
@@ -157,6 +181,10 @@ ROWS = [
     *((HEAD_TEST, [*TESTED, "--loading_path", path, *lists, "--out", out], None, [f"--out {out} is a file that"])
       for path, lists, out in (("miscounted.pth.tar", [], "miscounted.pth.tar"), ("crt.pth", [], "large/val/class1/0.png"),
                                ("miscounted.pth.tar", ["--val_list", "good.txt"], "good.txt"))),
+    (HEAD_TEST, [*TESTED, "--out", "pipe"], {"pipe": os.mkfifo}, ["pipe cannot be written (it is a folder, a pipe or a"]),
+    (HEAD_TEST, [*TESTED, "--out", "large"], None, ["large cannot be written (it is a folder, a pipe or a device)"]),
+    (HEAD_TEST, [*TESTED, "--out", "text/x.csv"], None, ["text/x.csv cannot be written (Not a directory)"]),
+    (HEAD_TEST, [*TESTED, "--out", "n" * 252], None, ["cannot be written (File name too long)"]),
     (LISTS, ["iNaturalist17"], None, ["--json_dir"]),
 ]  # fmt: skip
 

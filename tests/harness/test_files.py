@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.files import beside, output_folder, previous, replacing, set_earlier_aside
+from harness.files import beside, check_output, output_folder, previous, replacing, set_earlier_aside
 
 
 def replace(path, text, keep_previous=False):
@@ -97,6 +97,35 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path):
     for folder, name in ((tmp_path / "file" / "0", "name"), (tmp_path, "n" * 300)):
         with pytest.raises(UserError, match="cannot be written"):
             output_folder(folder, name)
+    deep = tmp_path.joinpath(*["d" * 250] * 15)
+    deep = deep / ("d" * (3999 - len(str(deep))))
+    assert output_folder(deep, "n" * 90)
+    with pytest.raises(UserError, match="--save_name may have 90 bytes there"):
+        output_folder(deep, "n" * 91)
+
+
+def test_pipes_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        for write in (lambda path: replace(path, "new"), check_output):
+            with pytest.raises(UserError, match="a folder, a pipe or a device"):
+                write(path)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(("keep_previous", "longest"), [(False, 251), (True, 246)])
+def test_a_name_too_long_for_what_is_written_beside_it_is_refused_before(tmp_path, keep_previous, longest):
+    check_output(tmp_path / ("n" * longest), keep_previous)
+    for text in ("first", "second"):
+        replace(tmp_path / ("n" * longest), text, keep_previous)
+    with pytest.raises(UserError, match="File name too long"):
+        check_output(tmp_path / ("n" * (longest + 1)), keep_previous)
+
+
+def test_a_link_without_a_file_becomes_a_file(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    replace(tmp_path / "link", "new")
+    assert [(p.name, p.is_symlink()) for p in tmp_path.iterdir()] == [("link", False)]
 
 
 def test_names_beside_a_checkpoint():

@@ -37,8 +37,25 @@ def test_a_signal_leaves_a_wait_for_data_at_once_and_a_step_when_it_is_done(tmp_
         os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step
         os.kill(os.getpid(), signal.SIGTERM)  # of a launcher, after that of the terminal
         take_step(run)
+    with stop("SIGHUP in epoch 0 after step 1", 129), small_run(tmp_path / "hangup") as run:
+        next(run.epochs)
+        os.kill(os.getpid(), signal.SIGHUP)
+        take_step(run)
     assert signal.getsignal(signal.SIGINT) is before
-    assert [saved_state(tmp_path / name)["resume"]["meter"]["steps"] for name in ("wait", "step")] == [1, 1]
+    assert [saved_state(tmp_path / name)["resume"]["meter"]["steps"] for name in ("wait", "step", "hangup")] == [1] * 3
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.asked
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.asked == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_passes_by_a_reader_that_handles_every_exception(tmp_path):

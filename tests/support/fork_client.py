@@ -1,7 +1,7 @@
 """Have fork_server.py run a script: `fork_client.py SOCKET script.py ...` is `python3 script.py ...` without the wait.
 
-SIGTERM, SIGINT and SIGCONT are passed on to the script; when this process is killed, the script and all it started are
-killed too.
+SIGTERM, SIGINT, SIGHUP and SIGCONT are passed on to the script; when this process is killed, the script and all it started
+are killed too.
 """
 
 import json
@@ -17,7 +17,7 @@ with socket.socket(socket.AF_UNIX) as connection:
     connection.sendall(json.dumps(call).encode() + b"\0")
     with connection.makefile() as answers:
         script = int(answers.readline())
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCONT):
             signal.signal(number, lambda number, _: os.kill(script, number))
         status = int(answers.readline() or 70)  # nothing is received if the other side is gone
 if status < 0:  # ended by a signal: as a shell says it

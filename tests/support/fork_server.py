@@ -24,11 +24,12 @@ import numpy as np  # noqa: F401
 import PIL.Image  # noqa: F401
 import sklearn.datasets
 import sklearn.model_selection  # noqa: F401
+import tensorboard.compat.proto.event_pb2
+import tensorboard.summary.writer.record_writer  # noqa: F401
 import torchvision.datasets
 import torchvision.models
 import torchvision.transforms.v2  # noqa: F401
 import tqdm  # noqa: F401
-from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
 
 def become(call, streams):

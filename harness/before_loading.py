@@ -1,0 +1,48 @@
+"""What a script does before its libraries load, which takes seconds. This file imports nothing that takes time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+def end_at_once(number: int, _: FrameType | None) -> NoReturn:
+    """End in one line, as a signal handler: an exception would pass through libraries that are half loaded."""
+    try:
+        os.write(2, f"{os.path.basename(sys.argv[0])}: stopped\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(128 + number)
+
+
+def fill_closed_streams() -> None:
+    """Open /dev/null as each of stdin, stdout and stderr that is closed, or the next file opened would take its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # noqa: PERF203  (three of them)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
+
+
+def prepare_process() -> None:
+    """Let Ctrl-C end the process in one line, unless whoever started it has had it ignored; fill closed streams."""
+    fill_closed_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)
+
+
+@contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, as without `prepare_process`; afterwards it ends the process at once again."""
+    ours = signal.getsignal(signal.SIGINT) is end_at_once
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, end_at_once)

@@ -51,8 +51,8 @@ def main() -> None:
         check_output(beside(path, ENDINGS[args.export]), keep_previous=True)  # now, not when all is computed
     model.to(device).to(memory_format=torch.channels_last)
 
-    total = -(-len(test.targets) // args.test_batch_size)
-    tested = validate(model, progress(plain_batches(test.to(device), args.test_batch_size), total, "testing", file=sys.stderr))
+    size, total = args.test_batch_size, -(-len(test.targets) // args.test_batch_size)
+    tested = validate(model, progress(plain_batches(test.to(device), size), total, "testing", file=sys.stderr))
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)

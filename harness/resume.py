@@ -77,7 +77,7 @@ def check_state(inner: Mapping[str, Any], source: Path) -> None:
     except RecursionError:
         record = None
     if isinstance(record, dict) and record.get("last") == {}:  # no epoch has ended
-        record = {**record, "last": None}
+        record = {**record, "last": {"epoch": schemas.NOT_YET, "acc1": -1.0}}
     sound = {**inner, "record": record} if "record" in inner else inner
     schemas.check(sound, schemas.ResumeState, f"--resume {source}", "resume")
 

@@ -50,7 +50,7 @@ class RecordState(msgspec.Struct):
     since: Count
     seconds: Annotated[float, Meta(ge=0, le=1e10)]
     best: Outcome
-    last: Outcome | None  # None: no epoch has ended
+    last: Outcome
 
 
 class Sums(msgspec.Struct):

@@ -14,7 +14,8 @@ from support.ranks import places
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
 FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--data_root", "my",
-         "--cache_features", "1", "--test_batch_size", "1", "-p", "1", "--cache_dir"]  # fmt: skip
+         "--cache_features", "1", "--test_batch_size", "1", "--cache_dir"]  # fmt: skip
+FAST = {"CLOCK": "1e7"}  # a line for each image
 FIRST_STEP = {"STOP_AT": "1", "STOP_BY": "9"}  # so far all of them come: when the features are there, at no further cost
 ROW = r"features of the train set, view 0  \["
 
@@ -61,7 +62,7 @@ def kept(out):
 def test_stopped_and_killed_runs_on_one_and_two_processes_lose_no_row(start, after_line, run, folder, whole, chance):
     before = 0
     for number, world in ((SIGTERM, 1), (SIGINT, 2), (SIGKILL, 1)):
-        ranks = [start(TRAIN, *FLAGS, "c", **place) for place in (places(world) if world > 1 else [{}])]
+        ranks = [start(TRAIN, *FLAGS, "c", **FAST, **place) for place in (places(world) if world > 1 else [{}])]
         said = "".join(after_line(ranks[0], chance.randint(2, 3), ROW))
         for rank in ranks:
             rank.send_signal(number)
@@ -73,7 +74,7 @@ def test_stopped_and_killed_runs_on_one_and_two_processes_lose_no_row(start, aft
         assert kept(said) >= before + bool(before)
         before = kept(said) or 1
     assert [path.suffix for path in sorted((folder / "c").iterdir())][-2:] == [".part", ".crc32"]
-    out = run(TRAIN, *FLAGS, "c", status=137, **FIRST_STEP).stdout
+    out = run(TRAIN, *FLAGS, "c", status=137, **FAST, **FIRST_STEP).stdout
     assert kept(out) > before
     assert out.count("features of the train set, view 0  [") == 20 - kept(out)
     assert rows_in(folder / "c") == whole
@@ -81,7 +82,7 @@ def test_stopped_and_killed_runs_on_one_and_two_processes_lose_no_row(start, aft
 
 def stopped_in_the_middle(start, after_line, folder):
     """A run that stands still while it computes features, and the number of its process."""
-    first = start(TRAIN, *FLAGS, "c", **FIRST_STEP)
+    first = start(TRAIN, *FLAGS, "c", **FAST, **FIRST_STEP)
     after_line(first, 2, ROW)
     (lock,) = (folder / "c").glob("*.lock")
     process = int(re.match(r"process (\d+) on", lock.read_text())[1])
@@ -92,7 +93,7 @@ def stopped_in_the_middle(start, after_line, folder):
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_run_waits_for_another_that_computes_the_same_set(start, after_line, folder, whole, killed):
     first, process = stopped_in_the_middle(start, after_line, folder)
-    second = start(TRAIN, *FLAGS, "c", "--save_name", "second", **FIRST_STEP)
+    second = start(TRAIN, *FLAGS, "c", "--save_name", "second", **FAST, **FIRST_STEP)
     waiting = after_line(second, 1, "waiting for it")[-1]
     assert re.search(rf"train set, view 0: process {process} on \S+ is computing them \(c/train_0_\w+\.lock\)", waiting)
     os.kill(process, SIGKILL if killed else SIGCONT)

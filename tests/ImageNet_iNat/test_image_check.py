@@ -8,6 +8,7 @@ from support.image_lists import ALONE
 from support.refusals import wrong
 
 import image_check
+from harness import progress
 from harness.errors import UserError
 from image_check import check_readable, readable_sets
 from large_sets import read_lists
@@ -108,6 +109,7 @@ def test_transparent_images_are_counted_once(lists, capsys):
 
 def test_the_check_says_how_far_it_is(lists, capsys, monkeypatch):
     monkeypatch.setattr(image_check, "PER_ANSWER", 10)
+    monkeypatch.setattr(progress, "HALF_A_MINUTE", 0)
     check_readable(read(lists, "ImageNet_LT").sets(2), ALONE, 0, 1)
     assert [line.split("  left")[0] for line in capsys.readouterr().out.splitlines()] == [
         f"checking images  [{k}/4]" for k in range(1, 5)

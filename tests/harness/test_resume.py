@@ -98,7 +98,10 @@ def test_every_part_of_the_state_is_needed(photos, small_training, whole, run, t
         shutil.rmtree(folders[14])
         folders[14].mkdir()
         save_checkpoint(middle if part == "nothing" else with_other(middle, first, part), folders[14] / "a_resume.pth.tar")
-        run(*command, tmp_path / "14", "--resume", "auto", cwd=photos)
+        noticed = part == "epoch"  # for the best epoch would be one to come
+        run(*command, tmp_path / "14", "--resume", "auto", cwd=photos, status=2 if noticed else 0)
+        if noticed:
+            continue
         ours = saved_state(folders[14], "last")["state_dict"]
         assert bool(differences(ours, expected)) == (part != "nothing"), part
 

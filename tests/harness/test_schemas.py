@@ -192,7 +192,8 @@ def test_what_tensors_are_refused():
 def test_a_message_names_the_place_the_value_and_what_is_wanted():
     said = schemas.problem({"a": [1, "b"]}, dict[str, list[int]], "x")
     assert said == "its x[...][1] is of another kind: Expected int, got str"
-    record = {"epoch": 3, "since": 0, "seconds": -2.0, "best": {"epoch": 1, "acc1": 50.0}, "last": None}
+    record = {"epoch": 3, "since": 0, "seconds": -2.0, "best": {"epoch": 1, "acc1": 50.0},
+              "last": {"epoch": 1, "acc1": 50.0}}  # fmt: skip
     assert schemas.problem(record, schemas.RecordState, "record") == "its record.seconds is -2.0: Expected float >= 0.0"
     assert schemas.problem({**record, "seconds": 1}, schemas.RecordState, "record") is None
     record = {**record, "seconds": 1}

@@ -183,11 +183,3 @@ def test_ctrl_c_amid_the_work_of_a_command_ends_in_a_line(inputs, run, tmp_path,
     result = run(script, *(words or inputs[script]), FAULT=fault, status=130)
     assert result.stderr == f"{script.split('/')[-1]}: stopped\n"
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_ctrl_c_while_features_are_computed_ends_in_a_line(large_training, run, tmp_path):
-    words = ["--workers", "0", "--batch_size", "2", "--cache_features", "20"]
-    result = run(HEAD, *large_training, *words, FAULT="open 3.png 5 SIGINT", status=130)
-    assert "features" in result.stdout.splitlines()[-1]
-    assert result.stderr == "train.py: stopped\n"
-    assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.part*"))

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.metrics import PER_CLASS_MEAN
 from harness.text import printable
 from harness.weights import check_tensors
 
 T = TypeVar("T")
+# The figures of an epoch's line, besides losses and training accuracy.
+SHOWN = {"acc1": "test acc", PER_CLASS_MEAN: "mean over classes", "heldout_acc1": "held-out acc", "test_acc5": "top-5"}
 HALF_A_MINUTE = 30.0  # seconds that work may go on without a line
 
 
@@ -97,6 +100,12 @@ class Meter:
             return math.nan, math.nan
         return float(self.meta_loss) / self.steps, float(self.grad_norm) / self.steps
 
+    def figures(self) -> dict[str, float]:
+        """Return what the log has of an epoch; the number of negative traces only where there were meta steps."""
+        (loss, acc1), (meta_loss, grad_norm) = self.read(), self.read_meta()
+        negative = {"negative_traces": int(self.negative_traces)} if self.has_meta else {}
+        return {"train_loss": loss, "train_acc1": acc1, "meta_loss": meta_loss, "grad_norm": grad_norm, **negative}
+
     def read_grad_trace(self) -> Tensor | float:
         """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""
         return self.grad_trace / torch.as_tensor(self.present).clamp(min=1)
@@ -128,6 +137,14 @@ class Meter:
     def __str__(self) -> str:
         loss, acc1 = self.read()
         return f"Loss {loss:.4f}  Acc@1 {acc1:.2f}"
+
+
+def epoch_line(meter: Meter, test_loss: float, values: Mapping[str, float]) -> str:
+    """Return how an epoch's line says its figures: those in SHOWN, as far as `values` have them, and the losses."""
+    loss, acc1 = meter.read()
+    figures = {"train loss": f"{loss:.4f}", "train acc": f"{acc1:.2f}", "test loss": f"{test_loss:.4f}"}
+    figures |= {name: f"{values[key]:.2f}" for key, name in SHOWN.items() if key in values}
+    return "  ".join(f"{name} {value}" for name, value in figures.items())
 
 
 def duration(seconds: float) -> str:

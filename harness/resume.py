@@ -1,38 +1,53 @@
-"""What lets a run go on to the same bytes: its state, where it is found, and what must be the same.
-
-Which images a step sees, and how they are cropped, follows from the seed and from how many batches were taken before. So the
-state of a run is: weights, optimizer, class statistics, epoch and step, sums of the epoch so far, best epoch, and the states
-of the global random generators, for networks and criteria that draw from them.
-"""
+"""What a run goes on from: where its state is found, and what must be the same."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
 
 from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.files import previous
-from harness.progress import Meter
-from harness.random_states import random_states, set_random_states
-from harness.weights import check_tensors
+from harness.flags import LearningFlags
+from harness.run_files import NEWER, finished_faults, read_finished, resume_path, summary_path
+from harness.run_state import numerics
 
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
-# Of an optimizer's settings: how it computes, and the rate, which the script sets.
-NOT_COMPARED = {"params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable"}
-
 # What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
 BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
-# What the states of older versions do not say: it is compared where they do.
-NEWER = ("train images", "meta images", "test images")
+
+
+def find_run(
+    flags: LearningFlags, folder: Path, extra: Mapping[str, Any], class_names: Sequence[str] | None, device: torch.device
+) -> tuple[dict[str, Any], Path] | str | None:
+    """Return the state that --resume goes on from and its file; None without any; or a line if the run has ended.
+
+    `extra` is what must be the same besides flags and class names.
+    """
+    name, wanted = flags.save_name, flags.resume or "auto"
+    own = {**flags.binding(), **extra, "class_names": class_names}
+    summary = read_finished(folder, name, own, flags.epochs) if wanted == "auto" else None
+    faults = finished_faults(folder, name, summary) if summary else []
+    if summary and not faults:
+        return f"{name} is finished: see {summary_path(folder, name)}"
+    found = find_state(wanted, resume_path(folder, name))
+    if faults and not found:
+        raise UserError(f"{name} is finished, but {faults[0]}: put it back, or train anew without --resume")
+    if found:
+        state, source = found
+        before = state.get("flags", {})
+        may_go_on(state, {**flags.resumed(before).binding(), **extra}, class_names, flags.epochs, source, device)
+        skipped = before.get("skip_bad", flags.skip_bad)
+        if skipped != flags.skip_bad:
+            print(f"note: --skip_bad {flags.skip_bad}, before the interruption {skipped}: the images are the same")
+    return found
 
 
 def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
@@ -122,11 +137,6 @@ def classes_must_match(recorded: object, own: Sequence[str], source: Path) -> No
             raise UserError(f"--resume {source} was made with class {k} named {theirs}, this run has {now}: see --data_root")
 
 
-def numerics(device: torch.device) -> dict[str, Any]:
-    """Return what the last bits depend on, besides the flags."""
-    return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
-
-
 def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:
     """Raise a `UserError` if the run would be shorter than the interrupted one, whose state's "resume" is `inner`."""
     before = inner.get("epochs")
@@ -160,88 +170,3 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
             theirs = schemas.shown(recorded[key])
             raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {own[key]}")
     return epoch
-
-
-def collect(
-    estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any], device: torch.device
-) -> dict[str, Any]:
-    """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
-    return {
-        "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
-        "meter": meter.state(),
-        "meta_taken": meta_taken,
-        "record": dict(record),
-        "random": random_states(),
-        "surroundings": numerics(device),
-    }
-
-
-class Limits(NamedTuple):
-    """What a state can have come to: epochs of the run, steps of an epoch, and the class count."""
-
-    epochs: int
-    steps: int
-    classes: int
-
-
-def restore(
-    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, limits: Limits, device: torch.device
-) -> tuple[Meter, int, int]:
-    """Put optimizer, class statistics and generators back; return the epoch's meter, the meta batches taken, the epoch."""
-    inner = state["resume"]
-    try:
-        record, taken = inner["record"], inner["meta_taken"]
-        meter = Meter.load(inner["meter"], limits.classes, device)
-        at_most("the epoch", record["epoch"], limits.epochs)
-        at_most("the first epoch that counts", record["since"], record["epoch"])
-        for which in ("best", "last"):
-            at_most(f"its {which} epoch", record[which].get("epoch", -1), record["epoch"] - 1)
-            if len(record[which].get("per_class", range(limits.classes))) != limits.classes:
-                raise ValueError(f"its {which} epoch has figures of another number of classes than {limits.classes}")
-        if record["epoch"] == limits.epochs and not (record["last"] and record["best"]["epoch"] >= 0):
-            raise ValueError("its last epoch has no outcome")
-        at_most("the steps of the epoch", meter.steps, limits.steps if record["epoch"] < limits.epochs else 0)
-        at_most("the meta batches", taken, record["epoch"] * limits.steps + meter.steps)
-        check_tensors(inner["estimator"], estimator.state_dict())
-        load_optimizer(optimizer, state["optimizer"])
-        estimator.load_state_dict(inner["estimator"])
-        set_random_states(inner["random"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        missing = "there is no " if isinstance(error, KeyError) else ""
-        words = schemas.shown(f"{missing}{error}", 200)
-        raise UserError(f"--resume: the state does not fit this run ({words}): train anew") from error
-    return meter, taken, record["epoch"]
-
-
-def at_most(what: str, value: int, limit: int) -> None:
-    """Raise ValueError if a number of a state is larger than it can be."""
-    if value > limit:
-        raise ValueError(f"{what} cannot be {value}, but {limit} at most")
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Put back what the optimizer keeps of each weight, as its momentum; its settings stay those of this run.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the state is of another optimizer, of other settings or other weights.
-    """
-    if found := schemas.problem(state, schemas.OptimizerState, "optimizer"):
-        raise TypeError(found)
-    own = optimizer.state_dict()["param_groups"]
-    theirs = state["param_groups"]
-    if [group.get("params") for group in theirs] != [group["params"] for group in own]:
-        raise ValueError("its optimizer has other weights")
-    for group, ours in zip(theirs, own, strict=True):
-        for key in ours.keys() & group.keys() - NOT_COMPARED:
-            if schemas.problem(group[key], schemas.Setting) or group[key] != ours[key]:
-                raise ValueError(f"its optimizer has {key} {schemas.shown(group[key])}, this run has {ours[key]}")
-    weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
-    for index, kept in state["state"].items():
-        if index not in weights:
-            raise ValueError(f"its optimizer keeps something of weight {index}, but there are {len(weights)}")
-        for name, value in kept.items():
-            if value is not None:  # as before the first step
-                check_tensors({name: value}, {name: torch.zeros(()) if name == "step" else weights[index]})
-    optimizer.load_state_dict({"state": state["state"], "param_groups": own})

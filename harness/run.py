@@ -21,11 +21,12 @@ from harness.files import output_folder
 from harness.flags import LearningFlags
 from harness.metrics import PER_CLASS_MEAN, per_shot
 from harness.process_group import Group, RankGoneError
-from harness.progress import Meter, StepFigures, duration, progress
+from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
-from harness.resume import Limits, collect, find_state, load_optimizer, may_go_on, restore, stage1_epoch
-from harness.run_files import LONGEST_END, check_kept, fault_of, finished_faults, read_finished, summary_path
+from harness.resume import find_run, stage1_epoch
+from harness.run_files import LONGEST_END, check_kept, fault_of
+from harness.run_state import Limits, collect, load_optimizer, restore
 from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
 from harness.streams import OutputLostError
 from harness.text import printable
@@ -34,7 +35,6 @@ from harness.weights import fit_weights, network_weights
 T = TypeVar("T")
 State = dict[str, Any]
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
-SHOWN = {PER_CLASS_MEAN: "mean over classes", "heldout_acc1": "held-out acc", "test_acc5": "top-5"}  # in an epoch's line
 
 
 class Run:
@@ -158,19 +158,7 @@ class Run:
             if self.keep:
                 check_kept(self.keep, self.folder, f.save_name)
             return None
-        own = {**self.binding, "class_names": self.facts.get("class_names")}
-        summary = read_finished(self.folder, f.save_name, own, f.epochs) if f.resume == "auto" else None
-        faults = finished_faults(self.folder, f.save_name, summary) if summary else []
-        if summary and not faults:
-            return f"{f.save_name} is finished: see {summary_path(self.folder, f.save_name)}"
-        found = find_state(f.resume, self.path)
-        if faults and not found:
-            raise UserError(f"{f.save_name} is finished, but {faults[0]}: put it back, or train anew without --resume")
-        if found:
-            flags = f.resumed(found[0].get("flags", {}))
-            own = {**flags.binding(), **self.extra}
-            may_go_on(found[0], own, self.facts.get("class_names"), f.epochs, found[1], self.group.device)
-        return found
+        return find_run(f, self.folder, self.extra, self.facts.get("class_names"), self.group.device)
 
     def _go_on(self, state: State, source: Path) -> None:
         self.flags = self.flags.resumed(state.get("flags", {}))
@@ -267,7 +255,7 @@ class Run:
         Parameters
         ----------
         values:
-            Further figures of the log, those in SHOWN also of the epoch's line and of the summary.
+            Further figures of the log; some of them are in the epoch's line too, see `epoch_line`.
         per_class:
             Figures (C,) of each class: in the log as means of the shot groups, in the summary as they are.
         stage2_from:
@@ -294,18 +282,11 @@ class Run:
         stage2_from: int,
     ) -> None:  # fmt: skip
         counts, seconds = self.facts["cls_num_list"], time.time() - self.began
-        accuracy, (loss, acc1), (meta_loss, grad_norm) = tested.accuracy(counts), self.meter.read(), self.meter.read_meta()
-        shown = {SHOWN[key]: value for key, value in {**values, **accuracy.figures()}.items() if key in SHOWN}
-        figures = {"train loss": f"{loss:.4f}", "train acc": f"{acc1:.2f}", "test loss": f"{tested.loss:.4f}"}
-        figures |= {name: f"{value:.2f}" for name, value in {"test acc": accuracy.overall, **shown}.items()}
-        words = "  ".join(f"{name} {value}" for name, value in figures.items())
+        accuracy = tested.accuracy(counts)
         left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
-        self.say(f"epoch {self.epoch}  {words}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
-        logged = {
-            **values, "train_loss": loss, "train_acc1": acc1, "meta_loss": meta_loss, "grad_norm": grad_norm,
-            **({"negative_traces": int(self.meter.negative_traces)} if self.meter.has_meta else {}),
-            "test_loss": tested.loss, "seconds": seconds,
-        }  # fmt: skip
+        line = epoch_line(self.meter, tested.loss, {**accuracy.figures(), **values})
+        self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
+        logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
         for name, each in per_class.items():
             logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
         more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}

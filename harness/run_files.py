@@ -15,11 +15,13 @@ from harness import schemas
 from harness.checkpoint import load_checkpoint, read_file
 from harness.errors import UserError
 from harness.files import previous, replacing
-from harness.resume import NEWER
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 TESTED = ("ckpt", "last")  # those whose predictions are kept
 LONGEST_END = "_ckpt_predictions.npz.tmp"  # of a name that a run writes, after the --save_name
+
+# What the states of older versions do not say: it is compared where they do.
+NEWER = ("train images", "meta images", "test images")
 
 
 def checkpoint_paths(folder: Path, name: str) -> dict[str, Path]:
@@ -35,6 +37,11 @@ def prediction_paths(folder: Path, name: str) -> dict[str, Path]:
 def summary_path(folder: Path, name: str) -> Path:
     """Return the path of a run's summary."""
     return folder / f"{name}_summary.json"
+
+
+def resume_path(folder: Path, name: str) -> Path:
+    """Return the path of a run's state."""
+    return checkpoint_paths(folder, name)["resume"]
 
 
 def with_previous(path: Path) -> tuple[Path, Path]:

@@ -334,3 +334,14 @@ def test_numbers_gone_wrong_stop_before_anything_is_saved(tmp_path, wrong):
             run.model.weight[1] = float("nan")
         run.save()
     assert not path.exists()  # that of the run before is set aside
+
+
+def test_another_skip_bad_at_resume_is_a_note(interrupted, capsys):
+    """The images are compared by themselves, so that bad ones may have been removed meanwhile."""
+    note = "note: --skip_bad True, before the interruption False: the images are the same"
+    for flags, words in ((["--skip_bad"], note), ([], "")):
+        with small_run(interrupted, *GO_ON, *flags, cut=True):
+            pass
+        said = capsys.readouterr().out
+        assert words in said
+        assert bool(words) == ("--skip_bad" in said)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from harness.files import replacing
+from harness.files import writing
 from harness.metrics import PER_CLASS_MEAN, SHOTS
 from harness.text import printable
 from reporting.finished_runs import FinishedRun, figure, grouped
@@ -35,8 +37,9 @@ def save(path: Path, size: tuple[float, float], draw: Draw) -> bool:
     made = Figure(figsize=size, layout="constrained")
     if draw(made) is False:
         return False
-    with replacing(path) as part:
-        made.savefig(part, dpi=120, format="png")
+    with writing(path), TemporaryDirectory(dir=path.parent) as folder:  # so that there is never a part of a picture
+        made.savefig(Path(folder) / path.name, dpi=120)
+        os.replace(Path(folder) / path.name, path)
     return True
 
 

@@ -158,3 +158,13 @@ def test_the_layout_names_what_stands_in_the_root():
         assert f"`{path.name}`" in layout, path.name
     for folder in re.findall(r"`(\w+)/`", layout):
         assert (ROOT / folder).is_dir(), folder
+
+
+def test_the_tests_that_a_page_names_exist():
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    there = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.M)}
+    named = {name for page in PAGES.values() for name in re.findall(r"`(test_\w+)`", page)}
+    assert len(named) > 30
+    assert named <= there
+    files = {file for page in PAGES.values() for file in re.findall(r"`(tests/[\w/]+\.py)`", page)}
+    assert all((ROOT / file).is_file() for file in files)

@@ -61,11 +61,11 @@ class FeatureCache:
     """
 
     def __init__(
-        self, folder: Path, live: LiveFeatures, weights: str, group: Group, features: int, print_freq: int,
+        self, folder: Path, live: LiveFeatures, weights: str, group: Group, features: int,
         check: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self.folder, self.live, self.weights, self.group = folder, live, weights, group
-        self.features, self.print_freq, self.check = features, print_freq, check
+        self.features, self.check = features, check
         self.digests: dict[str, str] = {}
 
     def facts(self, name: str, view: int) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class FeatureCache:
             batches = [range(start, min(start + size, rows)) for start in sorted({i - i % size for i in missing})]
             own = batches[self.group.share(len(batches))]
             found = self.live.of_batches(name, view, own, max(shard_sizes(len(batches), self.group.world_size)))
-            shown = progress(found, len(own), what, None, self.print_freq if self.group.main else None)
+            shown = progress(found, len(own), what, print_freq=0 if self.group.main else None)
             for batch, (features, _) in zip(own, shown, strict=True):
                 unfinished.write(batch.start, features)
             self._of_main(lambda: self._publish(unfinished, path))  # all rows are there
@@ -174,14 +174,14 @@ class FeatureCache:
 
 
 def cached_features(
-    live: LiveFeatures, views: int, folder: Path, weights: str, features: int, print_freq: int,
+    live: LiveFeatures, views: int, folder: Path, weights: str, features: int,
     check: Callable[[], object] = lambda: None,
 ) -> CachedFeatures:  # fmt: skip
     """Return the features of `views` views of the training and meta images and one of the test images, from the cache.
 
     The parameters are those of `FeatureCache`.
     """
-    cache = FeatureCache(folder, live, weights, live.group, features, print_freq, check)
+    cache = FeatureCache(folder, live, weights, live.group, features, check)
     train, meta = ([cache.open(name, view) for view in range(views)] for name in ("train", "meta"))
     targets = {name: torch.from_numpy(part.targets) for name, part in live.sets.parts.items()}
     sizes = live.batch_size, live.test_batch_size

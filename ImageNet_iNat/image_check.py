@@ -45,7 +45,7 @@ class Looks(Dataset[Seen]):
         return Seen(thin(path, image.size) if is_thin(image.size) else "", laid_on_white)
 
 
-def look_at_all(parts: Iterable[ImageList], group: Group, workers: int, print_freq: int) -> dict[Path, Seen]:
+def look_at_all(parts: Iterable[ImageList], group: Group, workers: int) -> dict[Path, Seen]:
     """Read all images of the lists, each process its share; return, on every process, what is to be said of some."""
     paths = all_paths(parts)
     share = range(len(paths))[group.share(len(paths))]
@@ -55,7 +55,7 @@ def look_at_all(parts: Iterable[ImageList], group: Group, workers: int, print_fr
     )  # fmt: skip
     rounds = -(-max(shard_sizes(len(paths), group.world_size)) // PER_ANSWER)
     batches = group.with_barriers(loader, rounds)
-    shown = progress(batches, len(loader), "checking images", None, print_freq if group.main else None)
+    shown = progress(batches, len(loader), "checking images", print_freq=0 if group.main else None)
     found = [seen for batch in shown for seen in batch]
     own = {paths[i]: seen for i, seen in zip(share, found, strict=True) if any(seen)}
     return {path: seen for part in group.all_gather_object(own) for path, seen in part.items()}
@@ -72,12 +72,12 @@ def say_laid_on_white(seen: Mapping[Path, Seen], group: Group) -> None:
         print(f"note: {line}", flush=True)
 
 
-def check_readable(sets: Sets, group: Group, workers: int, print_freq: int) -> None:
+def check_readable(sets: Sets, group: Group, workers: int) -> None:
     """Read all images, if they were not yet; those that cannot be read are a `UserError` that lists them."""
     if sets.checked:
         return
     parts = list(sets.parts.values())
-    seen = look_at_all(parts, group, workers, print_freq)
+    seen = look_at_all(parts, group, workers)
     faults = [one.fault for one in seen.values() if one.fault]
     if faults and group.main:
         raise unreadable(faults, len(all_paths(parts)))
@@ -86,11 +86,11 @@ def check_readable(sets: Sets, group: Group, workers: int, print_freq: int) -> N
     say_laid_on_white(seen, group)
 
 
-def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int, print_freq: int) -> Sets:
+def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int) -> Sets:
     """Read all images of the lists, leave out those that cannot be read, and draw the meta images from the others."""
     lists = sets.lists
     assert lists is not None
-    seen = look_at_all(lists.parts, group, workers, print_freq)
+    seen = look_at_all(lists.parts, group, workers)
     faults = {path: one.fault for path, one in seen.items() if one.fault}
     if faults:
         lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(lists.parts))))

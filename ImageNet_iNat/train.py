@@ -64,8 +64,8 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
-            sets = readable_sets(sets, flags.num_meta, group, flags.workers, flags.print_freq)
-        check = partial(check_readable, sets, group, flags.workers, flags.print_freq)
+            sets = readable_sets(sets, flags.num_meta, group, flags.workers)
+        check = partial(check_readable, sets, group, flags.workers)
         backbone, head = backbone.to(group.device), head.to(group.device)
         counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
         optimizer = torch.optim.SGD(
@@ -93,9 +93,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         features: LiveFeatures | CachedFeatures = live
         if flags.cache_features:
             with run.stoppable("while features were computed; those computed so far are kept"):
-                features = cached_features(
-                    live, flags.cache_features, flags.cache_folder, weights, FEATURES, flags.print_freq, check
-                )
+                features = cached_features(live, flags.cache_features, flags.cache_folder, weights, FEATURES, check)
         elif run.is_new:
             check()
         batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other

@@ -218,6 +218,7 @@ def meeting(place: Place, device: torch.device, timeout: float) -> Iterator[Roll
             addresses: list[Any] = [None] * place.world_size
             dist.all_gather_object(addresses, roll_call.address)
             roll_call.meet(addresses)
+            dist.all_gather_object(addresses, None)  # nobody leaves before all have asked it
             parting = held.pop_all()
     except (OSError, RuntimeError, ValueError) as error:
         if "EADDRINUSE" in str(error):

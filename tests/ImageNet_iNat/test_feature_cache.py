@@ -55,7 +55,7 @@ class Maker:
         return LiveFeatures(self.sets, extract=self.backbone, group=group, **self.features)
 
     def cache(self, group=ALONE):
-        return FeatureCache(self.folder, self.live(group), self.weights, group, A, 100)
+        return FeatureCache(self.folder, self.live(group), self.weights, group, A)
 
     def open(self, name="train", view=0):
         """Return the rows, and how many images the backbone saw for them."""
@@ -217,7 +217,7 @@ def run_until(maker, images, event, name="train"):
 
     live = maker.live()
     live.extract = extract
-    return FeatureCache(maker.folder, live, maker.weights, ALONE, A, 100).open(name, 0)
+    return FeatureCache(maker.folder, live, maker.weights, ALONE, A).open(name, 0)
 
 
 def stop():
@@ -576,13 +576,13 @@ def test_every_test_image_comes_once_on_one_of_the_processes(world, count):
 
 def test_cached_training_is_live_training_in_fp16(maker):
     live = maker.live()
-    cached = cached_features(live, 1, maker.folder, maker.weights, A, 100)
+    cached = cached_features(live, 1, maker.folder, maker.weights, A)
     for name, count, crops in (("train", 7, 3), ("meta", 7, 1), ("test", 3, 3)):  # one view has the crops of the first pass
         ours, theirs = (first(getattr(features, name)(), count) for features in (cached, live))
         assert [target.tolist() for _, target in ours] == [target.tolist() for _, target in theirs]
         for (features, _), (expected, _) in zip(ours[:crops], theirs[:crops], strict=True):
             assert torch.equal(features, expected.half().float())
-    more = cached_features(live, 2, maker.folder, maker.weights, A, 100)
+    more = cached_features(live, 2, maker.folder, maker.weights, A)
     assert len(maker.files()) == 2 * 5  # two views of training and meta images, one of the test images
     for name in ("train", "meta"):
         assert all(np.array_equal(rows, maker.open(name, k)[0]) for k, rows in enumerate(more.views[name]))

@@ -36,7 +36,7 @@ def read(root, dataset, num_meta=2):
 
 def good(root, dataset, num_meta=2):
     """The sets with --skip_bad."""
-    return readable_sets(read(root, dataset, num_meta).sets(num_meta), num_meta, ALONE, 0, 100)
+    return readable_sets(read(root, dataset, num_meta).sets(num_meta), num_meta, ALONE, 0)
 
 
 def spoil(paths):
@@ -91,10 +91,10 @@ def test_only_images_that_are_used_must_be_readable(lists):
     sets = read(lists, "ImageNet_LT").sets(2)
     spare = sorted(set((lists / "val").iterdir()) - named(sets.meta))
     spoil(spare)
-    check_readable(sets, ALONE, 0, 100)
+    check_readable(sets, ALONE, 0)
     bad = sorted(named(sets.meta))[:1]
     spoil(bad)
-    assert str(bad[0]) in wrong(check_readable, sets, ALONE, 0, 100)
+    assert str(bad[0]) in wrong(check_readable, sets, ALONE, 0)
 
 
 def test_transparent_images_are_counted_once(lists, capsys):
@@ -102,7 +102,7 @@ def test_transparent_images_are_counted_once(lists, capsys):
     for path in sorted(named(sets.meta))[:3]:
         Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(path)
     Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(sorted(named(sets.train))[0])  # nowhere transparent
-    for look in (lambda: check_readable(sets, ALONE, 0, 100), lambda: good(lists, "iNaturalist18")):
+    for look in (lambda: check_readable(sets, ALONE, 0), lambda: good(lists, "iNaturalist18")):
         look()
         assert capsys.readouterr().out == "note: 3 images are transparent somewhere: they were laid on white\n"
 
@@ -110,7 +110,7 @@ def test_transparent_images_are_counted_once(lists, capsys):
 def test_the_check_says_how_far_it_is(lists, capsys, monkeypatch):
     monkeypatch.setattr(image_check, "PER_ANSWER", 10)
     monkeypatch.setattr(progress, "HALF_A_MINUTE", 0)
-    check_readable(read(lists, "ImageNet_LT").sets(2), ALONE, 0, 1)
+    check_readable(read(lists, "ImageNet_LT").sets(2), ALONE, 0)
     assert [line.split("  left")[0] for line in capsys.readouterr().out.splitlines()] == [
         f"checking images  [{k}/4]" for k in range(1, 5)
     ]

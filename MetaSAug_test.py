@@ -47,34 +47,33 @@ def main() -> None:
     test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
-    if args.export:
-        check_output(beside(path, ENDINGS[args.export]), keep_previous=True)  # now, not when all is computed
+    exported = beside(path, ENDINGS[args.export]) if args.export else None
+    if exported:
+        check_output(exported, keep_previous=True)  # now, not when all is computed
     model.to(device).to(memory_format=torch.channels_last)
 
-    size, total = args.test_batch_size, -(-len(test.targets) // args.test_batch_size)
-    tested = validate(model, progress(plain_batches(test.to(device), size), total, "testing", file=sys.stderr))
+    batches, total = plain_batches(test.to(device), args.test_batch_size), -(-len(test.targets) // args.test_batch_size)
+    tested = validate(model, progress(batches, total, "testing", file=sys.stderr))
+    tested.check(path)
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
-    if counts and len(counts) != classes:
-        raise UserError(f"{path} counts the images of {len(counts)} classes, the data set has {classes}: see --dataset")
     result = tested.accuracy(counts or [0] * classes)
 
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
     fields += [f"Mean over classes: {result.mean_over_classes:.2f}"] if result.uneven else []
     if imb_factor is not None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
-    print("\t".join(fields), *stage1_note(state.get("flags", {}), state.get("epoch", 0) - 1), sep="\n")
+    print("\t".join(fields), *stage1_note(state.get("flags", {}), state.get("epoch")), sep="\n")
     if counts:
         print(f"Accuracy per shot: {shots_line(result.per_shot)}")
     print(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
-    if args.export:
+    if exported:
         network = FromPixels(restored(state, path, args.arch, classes))
         names, pixels = state.get("class_names") or test.class_names, test.pixels[:COMPARED]
-        written = beside(path, ENDINGS[args.export])
-        difference = export(network, args.export, written, names, pixels)
-        print(f"wrote {written}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
+        difference = export(network, args.export, exported, names, pixels)
+        print(f"wrote {exported}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
 
 
 def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:

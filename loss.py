@@ -8,6 +8,7 @@ class covariance Σ, full (C, A, A) or diagonal (C, A). Pure functions first, th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,6 +191,14 @@ class EstimatorCV(nn.Module):
         self.register_buffer("count", torch.zeros(class_num))
         self.register_buffer("mean", torch.zeros(class_num, feature_num))
         self.register_buffer("covariance", torch.zeros(shape))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take statistics back; a ValueError says so if they can be none."""
+        count, covariance = state_dict["count"], state_dict["covariance"]
+        variances = covariance if covariance.dim() == 2 else covariance.diagonal(dim1=1, dim2=2)
+        if bool((count < 0).any() or (count != count.round()).any() or (variances < 0).any()):
+            raise ValueError("counts of images must be whole, and neither they nor variances below 0")
+        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def update(self, features: Tensor, target: Tensor) -> None:

@@ -12,6 +12,7 @@ if __name__ == "__main__":
     prepare_process()
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import torch
 from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
+from harness.evaluation import no_answers
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
 from harness.image_files import counted, files_below, readable_endings
 from harness.image_sets import SIZE, changes, read_or_fault
@@ -56,6 +58,8 @@ def main() -> None:
         good = [(file, found) for file, found in read if not isinstance(found, UserError)]
         pixels = stacked([found.pixels for _, found in good])
         for (file, _), found in zip(good, probabilities(model, pixels), strict=True):
+            if any(map(math.isnan, found)):
+                raise no_answers(path)
             print("\t".join(map(printable, [str(file), *most_probable(found, names, args.top)])))
         sizes += [found.size for _, found in good]
         clear += sum(found.laid_on_white for _, found in good)

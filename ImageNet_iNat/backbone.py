@@ -17,7 +17,7 @@ from torchvision.models import resnet50
 
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
-from harness.weights import COUNTER, StateDict, fit_weights, network_weights
+from harness.weights import COUNTER, StateDict, check_bias, fit_weights, network_weights
 
 FEATURES = 2048
 
@@ -53,7 +53,10 @@ def load_backbone(model: nn.Module, weights: Mapping[str, Tensor], source: Path)
 def load_head(head: nn.Linear, weights: Mapping[str, Tensor], source: Path) -> None:
     """Copy the weights in; a `UserError` says if the class count is another, or names or shapes differ."""
     matrix = weights.get("weight")
-    if matrix is not None and matrix.dim() == 2 and len(matrix) != head.out_features:
+    if matrix is None:
+        raise UserError(f"{source} holds no head: train.py can begin with a new one by --fresh_head")
+    check_bias(("bias",), weights, f"{source}, the head,")
+    if matrix.dim() == 2 and len(matrix) != head.out_features:
         raise UserError(
             f"{source} was trained on {len(matrix)} classes, the data set has {head.out_features}: see --dataset and "
             "--num_classes, or begin with a new head by --fresh_head"

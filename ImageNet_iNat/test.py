@@ -55,6 +55,7 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
     tested = evaluate(head, shown, group)
+    tested.check(path)
     if group.main:
         report(subject, tested, out)
 

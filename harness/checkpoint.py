@@ -15,9 +15,10 @@ import io
 import os
 import re
 import struct
+import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,7 +29,8 @@ from torch import Tensor
 from harness import schemas
 from harness.errors import UserError
 from harness.files import previous, replacing
-from harness.weights import StateDict, few_names, oddity, stripped
+from harness.text import printable
+from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
 
 MARK = b"sha256:"
 DIGEST = 64  # characters
@@ -93,21 +95,36 @@ def unpickled(content: bytes) -> Any:
         except UnpicklingError as error:  # noqa: PERF203  (a time for each kind of object)
             named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
             if named is None or named[1] in unknown:
-                raise UnpicklingError(why_unread(str(error))) from error
+                raise UnpicklingError(why_unread(str(error), [name for name in unknown if not name.startswith("builtins.")])) from error
             kind = type(named[1], (Unread,), {})
             unknown |= {named[1]: kind, f"builtins.{named[1]}": kind}
 
 
-def why_unread(said: str) -> str:
-    """Return what PyTorch could not read, without its advice to trust the file and run its code."""
+def why_unread(said: str, kinds: Sequence[str]) -> str:
+    """Return what PyTorch could not read, without its advice to trust the file and run its code.
+
+    `kinds` are those of the objects that it did not know.
+    """
     code = re.search(r"GLOBAL (\S+) whose module", said)
-    return f"it holds code, a call of {code[1]}" if code else "it is another kind of pickle"
+    if code:
+        return f"it holds code, a call of {code[1]}"
+    return f"an object of kind {' or '.join(kinds)}" if kinds else "it is another kind of pickle"
+
+
+def other_archive(content: bytes) -> str | None:
+    """Return what a zip archive is that torch.save did not write; None of one that it did."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
+    if any("/code/" in name for name in names):
+        return "a TorchScript file: give the checkpoint that it was made from"
+    return None if any(name.endswith("data.pkl") for name in names) else "an archive of another kind: give a checkpoint"
 
 
 def read_file(path: Path) -> Any:
     """Read what torch.save wrote, onto the CPU, without running code of the file."""
     if not os.path.isfile(path):  # False, not an error, where the path cannot be looked at
-        raise UserError(f"there is no checkpoint {path}: check the path")
+        there = f"{path} is no file, but a folder or a pipe" if os.path.exists(path) else f"there is no checkpoint {path}"
+        raise UserError(f"{there}: check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles; what matters is said below
@@ -118,7 +135,10 @@ def read_file(path: Path) -> Any:
         if isinstance(error, OSError) and error.filename:
             raise UserError(f"{path} cannot be read ({error.strerror})") from error
         reason = [*str(error).strip().splitlines(), type(error).__name__][0][:200]
+        reason = reason if re.search("[a-z]", reason) else type(error).__name__
         if zipfile.is_zipfile(io.BytesIO(content)):  # whole, by its checksums
+            if other := other_archive(content):
+                raise UserError(f"{path} is {other}") from error
             what = f"{path} holds more than tensors and plain values ({reason})"
             raise UserError(f"{what}: save its state_dict() alone") from error
         what = f"{path} is not a file that torch.save wrote, or it is cut ({reason})"
@@ -162,20 +182,53 @@ def is_tensors(value: Any) -> bool:
     )  # fmt: skip
 
 
+def only_tensors(value: Any, path: Path) -> Any:
+    """Return a state dict without what is none of its weights: counters that are numbers, and None.
+
+    Another value among weights is a `UserError` that names it; what is no state dict is returned as it is.
+    """
+    if not isinstance(value, Mapping) or not any(str(name).endswith(".weight") for name in value):
+        return value
+    kept = {name: one for name, one in value.items() if one is not None and not (is_counter(name) and not is_tensor(one))}
+    odd = next((name for name, one in kept.items() if not isinstance(name, str) or not is_tensor(one)), None)
+    if odd is not None:
+        kind = type(kept[odd]).__name__.rpartition(".")[2]
+        raise UserError(f"{path} cannot be used: its {schemas.shown(odd)} is of kind {kind}; weights are tensors with names")
+    return kept
+
+
+def is_tensor(value: Any) -> bool:
+    """Return whether this is a tensor."""
+    return isinstance(value, Tensor)
+
+
+def is_counter(name: Any) -> bool:
+    """Return whether this names a counter of batch norm."""
+    return isinstance(name, str) and name.endswith(COUNTER)
+
+
 def find_weights(state: Any, path: Path) -> StateDict:
     """Return the weights in what a file holds: a state dict, alone, under one of WEIGHTS_IN, or in two PARTS.
 
-    Prefixes that code of others puts before every name are taken off.
+    Prefixes that code of others puts before every name are taken off. A large network may lack its head.
     """
     if not isinstance(state, Mapping):
         kind = type(state).__name__
         raise UserError(f"{path} holds no weights of a network, but an object of kind {kind}: save its state_dict() instead")
     inner = next((state[key] for key in WEIGHTS_IN if isinstance(state.get(key), Mapping)), state)
-    if is_tensors(inner):
-        return stripped(inner)
-    for names in PARTS:
-        parts = [inner.get(name) for name in names]
-        if all(map(is_tensors, parts)):
-            return {name: tensor for part in parts for name, tensor in stripped(part or {}).items()}
+    weights = only_tensors(inner, path)
+    if is_tensors(weights):
+        found, beside = main_part(weights)
+        if beside:
+            print(printable(f"note: {path}: left out, not of the network: {few_names(beside)}"), file=sys.stderr)
+        return found
+    for feature, classifier in PARTS:
+        body, head = (only_tensors(inner.get(name), path) for name in (feature, classifier))
+        if is_tensors(body) and (is_tensors(head) or classifier not in inner):
+            last = {f"fc.{name.removeprefix('fc.')}": tensor for name, tensor in stripped(head or {}).items()}
+            return {**stripped(body), **last}
+    whole = next((key for key in WEIGHTS_IN if isinstance(state.get(key), Unread)), None)
+    if whole:
+        raise UserError(f"{path} holds a whole network under {whole}, no weights: save its state_dict() instead")
     held = few_names(sorted(map(str, inner)))
     raise UserError(f"{path} holds no weights of a network under a name known here: it holds {held}")

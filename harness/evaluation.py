@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.errors import UserError
 from harness.metrics import Accuracy, accuracy, calibration_bins, calibration_error, confusion_matrix
 from harness.process_group import Group
 
@@ -40,9 +42,19 @@ class Predictions(NamedTuple):
         bins = calibration_bins(self.confidence, self.target == self.predicted)
         return accuracy(confusion, cls_num_list, calibration_error(bins))
 
+    def check(self, source: Path) -> None:
+        """Raise a `UserError` if the network of the file `source` gives no finite answer for some image."""
+        if not bool(torch.isfinite(self.confidence).all()):
+            raise no_answers(source)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return labels, predictions and confidences by name."""
         return {name: getattr(self, name).numpy() for name in ("target", "predicted", "confidence")}
+
+
+def no_answers(source: Path) -> UserError:
+    """Return the error about a network whose answers are no numbers."""
+    return UserError(f"{source} cannot be used: the answers of its network are not finite, its weights are too large")
 
 
 def device_sum(logits: Tensor, target: Tensor) -> Tensor:

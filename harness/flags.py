@@ -100,10 +100,12 @@ def in_stage1(flags: Mapping[str, Any], epoch: int) -> bool:
     return isinstance(start, int) and epoch < start
 
 
-def stage1_note(flags: Mapping[str, Any], epoch: int) -> list[str]:
-    """Return a line for weights as they were after an epoch, counted from 0, if that is before stage 2."""
-    told = f"note: no stage 2 up to epoch {epoch} (--meta_start {flags.get('meta_start')})"
-    return [f"{told}: these weights are of plain cross-entropy, without MetaSAug"] if in_stage1(flags, epoch) else []
+def stage1_note(flags: Mapping[str, Any], epochs: int | None) -> list[str]:
+    """Return a line for weights that were trained for so many epochs, if these are before stage 2; None: nobody knows."""
+    if epochs is None or not in_stage1(flags, epochs - 1):
+        return []
+    told = f"note: no stage 2 up to epoch {epochs - 1} (--meta_start {flags['meta_start']})"
+    return [f"{told}: these weights are of plain cross-entropy, without MetaSAug"]
 
 
 def add_device_flags(parser: Parser) -> None:

@@ -132,6 +132,11 @@ class Meter:
             kind = torch.float64 if value.is_floating_point() else torch.int64
             check_tensors({name: value}, {name: torch.zeros(shape, dtype=kind)})
             setattr(meter, name, value.to(device))
+        right = float(meter.correct)
+        if not (0 <= right <= meter.count >= meter.steps) or (meter.count and not meter.steps):
+            raise ValueError(f"{right:g} of {meter.count} images in {meter.steps} steps cannot be")
+        if int(meter.first_bad):
+            raise ValueError(f"its numbers are not finite from step {int(meter.first_bad)} on")
         return meter
 
     def __str__(self) -> str:

@@ -205,7 +205,7 @@ class Record:
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
         print(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
-        for line in stage1_note(facts["flags"], self.last["epoch"]):
+        for line in stage1_note(facts["flags"], self.last["epoch"] + 1):
             print(line)
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         print(f"done in {duration(seconds)}; wrote {written(files)}")

@@ -157,8 +157,9 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
     recorded = {**state, **state.get("flags", {})}
     start = recorded.get("meta_start")
     epoch, end = state.get("epoch"), min(own["meta_start"], own["epochs"] - 1)
-    if epoch is None:
-        raise UserError(f"--stage1 {path} does not say its epoch: take a <save_name>_stage1.pth.tar of a training script")
+    if not epoch:
+        take = "take a <save_name>_stage1.pth.tar of a training script"
+        raise UserError(f"--stage1 {path} does not say its epoch, or is of none: {take}")
     if epoch > end:
         raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
     if start is not None and epoch > start:

@@ -177,7 +177,7 @@ class Run:
         self.epoch = stage1_epoch(state, {**asdict(self.flags), **self.facts}, path)
         fit_weights(self.model, state["state_dict"], path, getattr(self.model, "head", None))
         try:
-            load_optimizer(self.optimizer, state.get("optimizer"))
+            load_optimizer(self.optimizer, state.get("optimizer"), stepped=True)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
 

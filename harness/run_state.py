@@ -58,18 +58,11 @@ def restore(
     try:
         record, taken = inner["record"], inner["meta_taken"]
         meter = Meter.load(inner["meter"], limits.classes, device)
-        at_most("the epoch", record["epoch"], limits.epochs)
-        at_most("the first epoch that counts", record["since"], record["epoch"])
-        for which in ("best", "last"):
-            at_most(f"its {which} epoch", record[which].get("epoch", -1), record["epoch"] - 1)
-            if len(record[which].get("per_class", range(limits.classes))) != limits.classes:
-                raise ValueError(f"its {which} epoch has figures of another number of classes than {limits.classes}")
-        if record["epoch"] == limits.epochs and not (record["last"] and record["best"]["epoch"] >= 0):
-            raise ValueError("its last epoch has no outcome")
+        check_record(record, limits)
         at_most("the steps of the epoch", meter.steps, limits.steps if record["epoch"] < limits.epochs else 0)
         at_most("the meta batches", taken, record["epoch"] * limits.steps + meter.steps)
         check_tensors(inner["estimator"], estimator.state_dict())
-        load_optimizer(optimizer, state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"], stepped=record["epoch"] + meter.steps > 0)
         estimator.load_state_dict(inner["estimator"])
         set_random_states(inner["random"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -79,14 +72,31 @@ def restore(
     return meter, taken, record["epoch"]
 
 
+def check_record(record: Mapping[str, Any], limits: Limits) -> None:
+    """Raise ValueError if a record's epochs contradict one another, or its figures the class count."""
+    epoch, since, best, last = (record[key] for key in ("epoch", "since", "best", "last"))
+    at_most("the epoch", epoch, limits.epochs)
+    at_most("the first epoch that counts", since, epoch)
+    at_most("its best epoch", best["epoch"], epoch - 1)
+    if last.get("epoch", epoch - 1) != epoch - 1 or (best["epoch"] >= 0 and not last):
+        raise ValueError(f"its last epoch is {last.get('epoch', 'none')}, but it goes on in {epoch}")
+    if epoch == limits.epochs and best["epoch"] < 0:
+        raise ValueError("its best epoch has no outcome")
+    for outcome in (best, last):
+        if len(outcome.get("per_class", range(limits.classes))) != limits.classes:
+            raise ValueError(f"its epoch {outcome['epoch']} has figures of another number of classes than {limits.classes}")
+
+
 def at_most(what: str, value: int, limit: int) -> None:
     """Raise ValueError if a number of a state is larger than it can be."""
     if value > limit:
         raise ValueError(f"{what} cannot be {value}, but {limit} at most")
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any, stepped: bool) -> None:
     """Put back what the optimizer keeps of each weight, as its momentum; its settings stay those of this run.
+
+    `stepped` says whether it has taken a step: with momentum it then keeps something of some weight.
 
     Raises
     ------
@@ -108,6 +118,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
         if index not in weights:
             raise ValueError(f"its optimizer keeps something of weight {index}, but there are {len(weights)}")
         for name, value in kept.items():
-            if value is not None:  # as before the first step
-                check_tensors({name: value}, {name: torch.zeros(()) if name == "step" else weights[index]})
+            check_tensors({name: value}, {name: torch.zeros(()) if name == "step" else weights[index]})
+    empty = [index for index, kept in state["state"].items() if not kept]  # a weight that no loss depends on has no entry
+    if empty or (stepped and not state["state"] and any(group.get("momentum") for group in own)):
+        raise ValueError(f"its optimizer keeps nothing of {f'weight {empty[0]}' if empty else 'any weight'}")
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})

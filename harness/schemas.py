@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -145,7 +146,9 @@ LOG_LINE = dict[str, Finite | None]
 def problem(value: Any, form: Any, name: str = "") -> str | None:
     """Return what in `value`, called `name`, is not as `form` declares it, in words; None if nothing is."""
     try:
-        msgspec.convert(value, form, strict=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors that are looked into
+            msgspec.convert(value, form, strict=True)
     except msgspec.ValidationError as error:
         return in_words(str(error), value, name)
     except RecursionError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -82,6 +82,7 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
     own = model.state_dict()
     short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
     counted = {name for name in {*short, *weights} if name.endswith(COUNTER)}
+    check_bias(short, weights, source)
     missing, unexpected = sorted(short.keys() - weights.keys() - counted), sorted(weights.keys() - short.keys() - counted)
     if missing or unexpected:
         raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
@@ -93,6 +94,30 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
         if found := mismatch(theirs, ours, name):
             raise UserError(f"{source} cannot be used: {found}")
     model.load_state_dict({long: kept.get(name, own[long]) for name, long in short.items()})
+
+
+def check_bias(ours: Iterable[str], weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Say so if all that weights lack is the bias of their last layer: then that is another kind of layer."""
+    lacking = [name for name in ours if name not in weights and not name.endswith(COUNTER)]
+    weight = weights.get(f"{lacking[0][:-4]}weight") if len(lacking) == 1 and lacking[0].endswith("bias") else None
+    if weight is not None and weight.dim() == 2:
+        layer = lacking[0].removesuffix("bias").removesuffix(".") or "layer"
+        raise UserError(
+            f"{source} cannot be used: its {layer} has no bias, as a normalised (cosine) classifier has none; the one here "
+            "is a linear layer with a bias"
+        )
+
+
+def main_part(weights: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:
+    """Return the weights without PREFIXES, and the names of those that stand beside the network, as of a loss.
+
+    Wrappers of a whole training put a prefix before the network's names only.
+    """
+    for prefix in PREFIXES:
+        own = {name: tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        if f"{prefix}conv1.weight" in own and len(own) < len(weights):
+            return stripped(own), [name for name in weights if name not in own]
+    return stripped(weights), []
 
 
 def few_names(names: list[str]) -> str:

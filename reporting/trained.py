@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_utils import normalisation
 from harness import schemas
 from harness.errors import UserError, blamed_on
-from harness.weights import fit_weights
+from harness.weights import check_bias, fit_weights
 from resnet import architecture, make_model
 
 
@@ -30,10 +30,12 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     if "layer1.0.conv3.weight" in weights:
         raise UserError(f"{source} holds a ResNet-50: test it with ImageNet_iNat/test.py")
     told, rows = architecture(weights)
+    if rows is None and "linear.weight" in weights:
+        check_bias(("linear.bias",), weights, source)
     found = num_classes or rows or (len(counts) if counts else None)
     if not found:
         raise UserError(f"{source} does not tell its class count by the names of a CIFAR ResNet's weights: see --arch")
-    check_class_count(state, source, rows)
+    check_class_count(state, source, rows or num_classes)
     recorded = state.get("arch")
     if arch is None and recorded and ":" in recorded:  # a file that a stranger may have written is not to choose what is run
         raise UserError(f"{source} holds the network {recorded}: give --arch {recorded} if that is code of yours")

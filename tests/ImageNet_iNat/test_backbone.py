@@ -156,7 +156,9 @@ def test_a_head_follows_the_seed_and_leaves_the_global_random_state_alone():
 
 
 HEADS = [  # what the file holds instead, how the mistake begins, words of it
-    ({"bias": None, "scales": torch.ones(3)}, "some.pth, the head,", ["missing bias", "unexpected scales"]),
+    ({"bias": None, "scales": torch.ones(3)}, "some.pth, the head,", ["has no bias, as a normalised (cosine)"]),
+    ({"weight": torch.zeros(2048, 3), "bias": None}, "some.pth, the head,", ["has no bias, as a normalised (cosine)"]),
+    ({"weight": None, "bias": None}, "some.pth holds no head", ["--fresh_head"]),
     ({"weight": torch.zeros(3, 512)}, "some.pth, the head,", ["weight is (3, 512), the one here is (3, 2048)"]),
     ({"weight": torch.tensor(1.0)}, "some.pth, the head,", ["weight is ()"]),
     ({"weight": torch.zeros(5, 2048), "bias": torch.zeros(5)}, "some.pth was trained on 5 classes, the data set has 3",
@@ -244,7 +246,6 @@ def test_cut_and_damaged_files_of_others_are_refused(tmp_path, new_form):
 SOME = {"a": torch.ones(1)}
 OTHERS = [
     ({"net": SOME, "lr": 5}, "lr, net"),
-    ({"state_dict": {"feature": SOME}}, "feature"),
     ({"state_dict": {"feature": SOME, "classifier": {}}}, "classifier, feature"),
     ({"state_dict": {"feature": {}, "classifier": SOME}}, "classifier, feature"),
     ({"state_dict": {"feature": SOME, "classifier": {"weight": 5}}}, "classifier, feature"),
@@ -258,3 +259,13 @@ OTHERS = [
 def test_what_a_file_holds_instead_of_both_parts_is_named(tmp_path, content, held):
     path = saved(tmp_path / "x.pth", content)
     assert wrong(read_weights, path) == f"{path} holds no weights of a network under a name known here: it holds {held}"
+
+
+def test_parts_of_a_file_that_others_wrote(tmp_path):
+    """A head whose names lack fc., and none at all, as where a new one is begun with."""
+    head = {"weight": torch.ones(3, 2048), "bias": torch.ones(3)}
+    prefixed = {f"module.{name}": tensor for name, tensor in head.items()}
+    for parts in ({"feat_model": SOME, "classifier": head}, {"feature": SOME, "classifier": prefixed}):
+        (body, found), _ = read_weights(saved(tmp_path / "x.pth", {"state_dict_best": parts}))
+        assert (list(body), sorted(found)) == (["a"], ["bias", "weight"])
+    assert read_weights(saved(tmp_path / "x.pth", {"state_dict_best": {"feat_model": SOME}}))[0] == ({"a": SOME["a"]}, {})

@@ -1,6 +1,7 @@
 """Checkpoints of others, as a user hands them to predict.py and MetaSAug_test.py."""
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ FORMS = {
     "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.float64(3), "from": Path("x")},
     "state_dict_best": {"state_dict_best": WEIGHTS, "state_dict": OTHER},
     "counters": {"state_dict": {f"model.{name}": value for name, value in {**COUNTERS, **WEIGHTS}.items()}},
+    "odd counter": {"state_dict": {**WEIGHTS, "bn1.num_batches_tracked": 5, "_extra_state": None}},
+    "of a training": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3)}},
     "old": {"state_dict": {name: value.requires_grad_() for name, value in WEIGHTS.items()}},
 }
 
@@ -70,6 +73,13 @@ def test_any_form_is_the_same_network(outputs, expected, form):
         ({"state_dict": {"fc.weight": torch.zeros(3, 4)}}, "does not fit: missing bn1.bias"),
         (nn.Linear(2, 2), "but an object of kind torch.nn.modules.linear.Linear: save its state_dict() instead"),
         (list(WEIGHTS.values()), "but an object of kind list"),
+        ({"state_dict": {**WEIGHTS, "linear.bias": np.zeros(3)}}, "its linear.bias is of kind"),
+        ({"state_dict": {**WEIGHTS, "linear.bias": 3}}, "its linear.bias is of kind int; weights are tensors with names"),
+        ({"model": nn.Linear(2, 2), "epoch": 3}, "holds a whole network under model, no weights: save its"),
+        ({"state_dict": WEIGHTS, "seen": defaultdict(int, a=1)}, "(an object of kind collections.defaultdict or int)"),
+        ({k: value for k, value in WEIGHTS.items() if k != "linear.bias"}, "its linear has no bias, as a normalised"),
+        ({**WEIGHTS, "linear.weight": torch.zeros(64, 3), "linear.bias": None}, "its linear has no bias, as a normalised"),
+        ({**WEIGHTS, "linear.weight": torch.full((3, 64), 1e38)}, "the answers of its network are not finite"),
         ({"state_dict": WEIGHTS, "checksum": "sha256"}, "its checksum is gone; if you saved it anew yourself, take the key"),
     ],
 )  # fmt: skip

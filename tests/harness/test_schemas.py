@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 import shutil
 import warnings
 
@@ -19,6 +20,7 @@ from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
 from harness.files import previous
 from harness.weights import mismatch, oddity
+from loss import EstimatorCV
 from report import make_sections
 from reporting.finished_runs import grouped, long_table, read_runs
 from reporting.trained import restored
@@ -249,3 +251,38 @@ def test_odd_files_of_a_finished_run_are_named_by_the_report(refused, tmp_path, 
     line = refused("report.py", "runs")
     assert file in line
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda inner, _: inner["record"].update(epoch=2), "its last epoch is 0, but it goes on in 2"),
+        (lambda inner, _: inner["record"].update(last={}), "its last epoch is none, but it goes on in 1"),
+        (lambda inner, _: inner["record"]["best"].update(epoch=1), "its best epoch cannot be 1, but 0 at most"),
+        (lambda inner, _: inner["meter"].update(count=0), "of 0 images in 1 steps cannot be"),
+        (lambda inner, _: inner["meter"].update(steps=0), "of 4 images in 0 steps cannot be"),
+        (lambda inner, _: inner["meter"].update(correct=torch.tensor(-7)), "-7 of 4 images in 1 steps cannot be"),
+        (lambda inner, _: inner["meter"].update(steps=6), "of 4 images in 6 steps cannot be"),
+        (lambda inner, _: inner["meter"].update(steps=6, count=9), "the steps of the epoch cannot be 6, but 5 at most"),
+        (lambda inner, _: inner["meter"].update(first_bad=torch.tensor(3)), "its numbers are not finite from step 3 on"),
+        (lambda inner, _: inner.update(meta_taken=9), "the meta batches cannot be 9, but 6 at most"),
+        (lambda _, kept: kept["state"].clear(), "its optimizer keeps nothing of any weight"),
+        (lambda _, kept: kept["state"][0].clear(), "its optimizer keeps nothing of weight 0"),
+    ],
+)  # fmt: skip
+def test_a_state_that_contradicts_itself_is_refused(resumable, tmp_path, change, words):
+    state = copy.deepcopy(resumable[1])
+    change(state["resume"], state["optimizer"])
+    save_checkpoint(state, tmp_path / "a_resume.pth.tar")
+    with pytest.raises(UserError, match=re.escape(words)), small_run(tmp_path, "--resume", "auto"):
+        pass
+
+
+def test_statistics_that_can_be_none_are_refused():
+    estimator = EstimatorCV(3, 2)
+    estimator.update(torch.randn(8, 3), torch.arange(8) % 2)
+    sound = estimator.state_dict()
+    estimator.load_state_dict(sound)
+    for name, value in (("count", -1.0), ("count", 0.5), ("covariance", -1.0)):
+        with pytest.raises(ValueError, match="counts of images must be whole, and neither they nor variances below 0"):
+            estimator.load_state_dict({**sound, name: torch.full_like(sound[name], value)})

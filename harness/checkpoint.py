@@ -95,7 +95,8 @@ def unpickled(content: bytes) -> Any:
         except UnpicklingError as error:  # noqa: PERF203  (a time for each kind of object)
             named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
             if named is None or named[1] in unknown:
-                raise UnpicklingError(why_unread(str(error), [name for name in unknown if not name.startswith("builtins.")])) from error
+                kinds = [name for name in unknown if not name.startswith("builtins.")]
+                raise UnpicklingError(why_unread(str(error), kinds)) from error
             kind = type(named[1], (Unread,), {})
             unknown |= {named[1]: kind, f"builtins.{named[1]}": kind}
 

@@ -236,6 +236,7 @@ def test_a_run_that_has_grown_can_be_stopped_and_grown_again(tmp_path):
     with small_run(tmp_path, cut=True) as run:
         assert run.flags.meta_start == 4
         next(run.epochs)
+        take_step(run)
         run.epoch = 2
         run.save()
     for epochs in (10, 10, 20):  # the default of these would be 8, 8 and 16

@@ -29,7 +29,7 @@ from harness.flags import stage1_note
 from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
-from harness.text import printable
+from harness.text import printable, say
 from harness.training_flags import TESTED_IMB_FACTOR, default_imb_factor, parse_test
 from reporting.exports import ENDINGS, export
 from reporting.trained import FromPixels, restored
@@ -64,16 +64,16 @@ def main() -> None:
     fields += [f"Mean over classes: {result.mean_over_classes:.2f}"] if result.uneven else []
     if imb_factor is not None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
-    print("\t".join(fields), *stage1_note(state.get("flags", {}), state.get("epoch")), sep="\n")
+    say(fields, *stage1_note(state.get("flags", {}), state.get("epoch")))
     if counts:
-        print(f"Accuracy per shot: {shots_line(result.per_shot)}")
-    print(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
+        say(f"Accuracy per shot: {shots_line(result.per_shot)}")
+    say(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
     if exported:
         network = FromPixels(restored(state, path, args.arch, classes))
         names, pixels = state.get("class_names") or test.class_names, test.pixels[:COMPARED]
         difference = export(network, args.export, exported, names, pixels)
-        print(f"wrote {exported}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
+        say(f"wrote {exported}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
 
 
 def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
@@ -92,7 +92,7 @@ def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class:
     width = max(map(len, names))
     for k, (name, value) in enumerate(zip(names, per_class, strict=True)):
         trained = f"{counts[k]:6} training images, {shot_of(counts[k]):6}" if counts else ""
-        print(f"  {printable(name):{width}} {trained} {percent(value):>7}")
+        say(f"  {printable(name):{width}} {trained} {percent(value):>7}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from harness.flags import Parser, add_checkpoint_flags, add_device_flags, requir
 from harness.image_files import counted, files_below, readable_endings
 from harness.image_sets import SIZE, changes, read_or_fault
 from harness.progress import progress
-from harness.text import printable
+from harness.text import say
 from meta_layers import head_of
 from reporting.trained import FromPixels, names_of_classes, probabilities, restored
 
@@ -60,11 +60,10 @@ def main() -> None:
         for (file, _), found in zip(good, probabilities(model, pixels), strict=True):
             if any(map(math.isnan, found)):
                 raise no_answers(path)
-            print("\t".join(map(printable, [str(file), *most_probable(found, names, args.top)])))
+            say([str(file), *most_probable(found, names, args.top)])
         sizes += [found.size for _, found in good]
         clear += sum(found.laid_on_white for _, found in good)
-    for note in (*left_out, *changes(sizes, clear)):
-        print(f"note: {printable(note)}", file=sys.stderr)
+    say(*(f"note: {note}" for note in (*left_out, *changes(sizes, clear))), file=sys.stderr)
     if problems:
         several = f"{len(problems)} of {len(files)} images cannot be read, see above"
         raise UserError(several, problems) if len(problems) > 1 else UserError(problems[0])

@@ -30,6 +30,7 @@ from harness.evaluation import Batch
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.signals_and_lock import HeldError, only_run
+from harness.text import say
 from image_lists import ImageList, found_files
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
@@ -98,7 +99,7 @@ class FeatureCache:
                 locked = self._keep_others_out(path, what, held)
                 whole = self._of_main(lambda: is_whole(path, facts))  # another run may have made it meanwhile
             if whole and self.group.main:
-                print(f"{what}: read from {path}", flush=True)
+                say(f"{what}: read from {path}")
             elif not whole:
                 self.check()
                 own = "" if locked else f"-{platform.node()}-{secrets.token_hex(4)}"  # without locks none can be shared
@@ -130,7 +131,7 @@ class FeatureCache:
 
         locked, holder = self._of_main(attempt)
         if holder and self.group.main:
-            print(f"{what}: {holder} is computing them ({lock}); waiting for it", flush=True)
+            say(f"{what}: {holder} is computing them ({lock}); waiting for it")
         while holder:  # all processes look, so that none takes the others for gone
             time.sleep(BETWEEN_LOOKS)
             locked, holder = self._of_main(attempt)
@@ -149,7 +150,7 @@ class FeatureCache:
             missing = self._of_main(unfinished.prepare)
             self.group.agree(lambda: self._see(unfinished.part))
             if len(missing) < rows and self.group.main:
-                print(f"{what}: {rows - len(missing)} of {rows} were computed by a run before", flush=True)
+                say(f"{what}: {rows - len(missing)} of {rows} were computed by a run before")
             batches = [range(start, min(start + size, rows)) for start in sorted({i - i % size for i in missing})]
             own = batches[self.group.share(len(batches))]
             found = self.live.of_batches(name, view, own, max(shard_sizes(len(batches), self.group.world_size)))

@@ -17,6 +17,7 @@ from harness.image_files import decode, left_out, unreadable
 from harness.image_sets import whitened
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
+from harness.text import say
 from image_lists import ImageList
 from large_sets import Sets
 
@@ -69,7 +70,7 @@ def all_paths(parts: Iterable[ImageList]) -> list[Path]:
 def say_laid_on_white(seen: Mapping[Path, Seen], group: Group) -> None:
     """Say how many images were laid on white, if any."""
     for line in whitened(sum(one.laid_on_white for one in seen.values())) if group.main else ():
-        print(f"note: {line}", flush=True)
+        say(f"note: {line}")
 
 
 def check_readable(sets: Sets, group: Group, workers: int) -> None:

@@ -32,6 +32,7 @@ from harness.files import beside, check_output, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
+from harness.text import WRITTEN_OUT, say
 from image_lists import ImageList
 from large_sets import LARGE_SETS, read_test, training_counts
 
@@ -113,18 +114,18 @@ def report(subject: Subject, tested: Predictions, out: Path) -> None:
     accuracy = tested.accuracy(counts or [0] * len(names))
     fields = [f"Dataset: {subject.dataset}", f"Accuracy: {accuracy.overall:.2f}", f"Error: {100 - accuracy.overall:.2f}"]
     fields.append(f"Top-5: {tested.top5:.2f}")
-    print(*fields, *([f"Mean over classes: {accuracy.mean_over_classes:.2f}"] if accuracy.uneven else []), sep="\t")
+    say([*fields, *([f"Mean over classes: {accuracy.mean_over_classes:.2f}"] if accuracy.uneven else [])])
     if counts:
-        print(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
+        say(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
     else:
-        print("note: no shot groups, for neither the checkpoint nor a training list says how many images a class had")
-    with replacing(out) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        say("note: no shot groups, for neither the checkpoint nor a training list says how many images a class had")
+    with replacing(out) as part, open(part, "w", newline="", encoding="utf-8", errors=WRITTEN_OUT) as file:
         writer = csv.writer(file)
         writer.writerow(("class", "name", "training images", "shot", "accuracy"))
         for k, (name, value) in enumerate(zip(names, accuracy.per_class, strict=True)):
             trained = (counts[k], shot_of(counts[k])) if counts else ("", "")
             writer.writerow((k, name, *trained, percent(value)))
-    print(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 if __name__ == "__main__":

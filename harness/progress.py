@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from harness.metrics import PER_CLASS_MEAN
-from harness.text import printable
+from harness.text import printable, say
 from harness.weights import check_tensors
 
 T = TypeVar("T")
@@ -199,4 +199,4 @@ def progress(
                 last = now()
                 left = (last - start) / (step - done) * (total - step)
                 figures = f"  {meter}" if meter else ""
-                print(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", file=file, flush=True)
+                say(f"{label}  [{step}/{total}]{figures}  left {duration(left)}", file=file)

@@ -32,7 +32,7 @@ from harness.run_files import (
     written,
 )
 from harness.schemas import replaced
-from harness.text import printable
+from harness.text import say
 
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
 NONE_YET = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best epoch of none
@@ -123,7 +123,7 @@ class Record:
             kept = Path(keep).resolve() if keep else None
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:
-                print(f"note: the files of an earlier run {name} are now in {aside}")
+                say(f"note: the files of an earlier run {name} are now in {aside}")
         found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": {}}
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]
@@ -151,8 +151,7 @@ class Record:
                 raise UserError(f"{lost}, and no epoch is left to make another: put it back, or train anew")
             lines += [*set_damaged_aside(path), f"note: {lost}: the best one is now chosen from epoch {epoch} on"]
             self.best, self.since = NONE_YET, epoch
-        for line in (*lines, *(restored or ())):
-            print(printable(line), flush=True)
+        say(*lines, *(restored or ()))
 
     @property
     def chosen_by(self) -> str:
@@ -197,15 +196,15 @@ class Record:
             part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
         for which, outcome in (("best", self.best), ("last", self.last)):
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
-            print(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
+            say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
         sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
         untested = sum(map(math.isnan, self.last.get("per_class", [])))
         sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
         from_epoch = f" from epoch {self.since} on" if self.since else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
-        print(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
-        for line in stage1_note(facts["flags"], self.last["epoch"] + 1):
-            print(line)
+        say(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
+        notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
+        say(*next((note for note in notes if note), []))
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
-        print(f"done in {duration(seconds)}; wrote {written(files)}")
+        say(f"done in {duration(seconds)}; wrote {written(files)}")

@@ -16,6 +16,7 @@ from harness.files import previous
 from harness.flags import LearningFlags
 from harness.run_files import NEWER, finished_faults, read_finished, resume_path, summary_path
 from harness.run_state import numerics
+from harness.text import say
 
 # What stage 1 depends on besides the data and the architecture.
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
@@ -46,7 +47,7 @@ def find_run(
         may_go_on(state, {**flags.resumed(before).binding(), **extra}, class_names, flags.epochs, source, device)
         skipped = before.get("skip_bad", flags.skip_bad)
         if skipped != flags.skip_bad:
-            print(f"note: --skip_bad {flags.skip_bad}, before the interruption {skipped}: the images are the same")
+            say(f"note: --skip_bad {flags.skip_bad}, before the interruption {skipped}: the images are the same")
     return found
 
 
@@ -79,7 +80,7 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
             lost = "is not named <save_name>_resume.pth.tar, by which the run's log and best epoch are found"
             raise UserError(f"--resume {candidate} {lost}: give it its own name back, beside them")
         if mistakes:
-            print(f"note: {mistakes[0]}; going on from {candidate}")
+            say(f"note: {mistakes[0]}; going on from {candidate}")
         check_state(state["resume"], candidate)
         return state, candidate
     raise UserError("; ".join(mistakes))
@@ -111,7 +112,7 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
     before = inner.get("surroundings", {})
     for key, value in numerics(device).items():
         if key in before and before[key] != value:
-            print(f"note: {key} {value}, before the interruption {schemas.shown(before[key])}: the last bits may differ")
+            say(f"note: {key} {value}, before the interruption {schemas.shown(before[key])}: the last bits may differ")
 
 
 def may_go_on(

@@ -29,7 +29,7 @@ from harness.run_files import LONGEST_END, check_kept, fault_of
 from harness.run_state import Limits, collect, load_optimizer, restore
 from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
 from harness.streams import OutputLostError
-from harness.text import printable
+from harness.text import say
 from harness.weights import fit_weights, network_weights
 
 T = TypeVar("T")
@@ -147,8 +147,8 @@ class Run:
 
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""
-        for line in lines if self.group.main else ():
-            print(printable(line), flush=True)
+        if self.group.main:
+            say(*lines)
 
     def _find(self) -> tuple[State, Path] | str | None:
         f = self.flags

@@ -14,6 +14,7 @@ from typing import TextIO
 from harness.errors import UserError
 from harness.files import writing
 from harness.streams import HANGUP, is_ignored
+from harness.text import say
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
 
@@ -126,7 +127,7 @@ def only_run(path: Path) -> Iterator[Lock]:
                 file.seek(0)
                 raise HeldError(path, file.read().strip() or "another process") from error
             except OSError as error:
-                print(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
+                say(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
                 yield Lock(path, None)
                 return
             if not is_at(file, path):

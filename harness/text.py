@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TextIO
+
+WRITTEN_OUT = "backslashreplace"  # `errors` of a text file with names in it: bytes that are no text become \\udcff and so on
+
 
 def printable(text: str) -> str:
     r"""Return the text with what is no printable character written out, so that it is one line and moves no cursor.
@@ -9,3 +14,9 @@ def printable(text: str) -> str:
     Line breaks, escape sequences and bytes of file names that are no text become for instance \n, \x1b and \udcff.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(*lines: str | Sequence[str], file: TextIO | None = None) -> None:
+    """Print lines, letter by letter, on stdout or `file`; a line given as several fields has tabs between them."""
+    for line in lines:
+        print("\t".join(map(printable, [line] if isinstance(line, str) else line)), file=file, flush=True)

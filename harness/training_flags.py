@@ -22,6 +22,7 @@ from harness.flags import (
     require,
 )
 from harness.image_sets import DATASETS, NUM_CLASSES
+from harness.text import say
 
 IMB_FACTOR, TESTED_IMB_FACTOR = 0.005, 0.1  # the published defaults of --imb_factor, in training and in testing
 DIGITS_IMB_FACTOR = 0.1  # the digits are too few for 0.005
@@ -113,7 +114,7 @@ def parse_training(description: str, stage2: Mapping[str, str], argv: Sequence[s
     """Read and check the flags of a training script."""
     values = vars(training_parser(description, stage2).parse_args(argv))
     if values["split"] is not None:
-        print(SPLIT_NOTE)
+        say(SPLIT_NOTE)
     values["meta_start_given"] = values["meta_start"] is not None
     if not values["meta_start_given"]:
         values["meta_start"] = first_meta_epoch(values["epochs"])

@@ -30,6 +30,7 @@ if __name__ == "__main__":
 from harness.errors import UserError, run_main
 from harness.files import read_bytes, replacing, writing
 from harness.flags import Parser
+from harness.text import say
 
 BASE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data"
 TIMEOUT = 60  # seconds without an answer
@@ -97,7 +98,7 @@ def keep(path: Path, wanted: str) -> bool:
     found = blob_id(read_bytes(path))
     if found != wanted:
         raise UserError(f"{path} is there with other content (git blob id {found}, not {wanted}): move it away first")
-    print(f"{path} is there already and has the right content (git blob id {wanted})")
+    say(f"{path} is there already and has the right content (git blob id {wanted})")
     return True
 
 
@@ -106,7 +107,7 @@ def prepare_published(dataset: str, out: Path, source: Path | None) -> list[str]
     names = [f"{dataset}_{part}.txt" for part in LISTS_OF[dataset]]
     missing = [name for name in names if not keep(out / name, BLOB_IDS[name])]  # all of them before the first download
     for name in missing:
-        print(f"{'downloading' if source is None else 'copying'} {name}", flush=True)
+        say(f"{'downloading' if source is None else 'copying'} {name}")
         place(published_list(dataset, name, source), out / name)
     return missing
 
@@ -126,9 +127,9 @@ def prepare_from_json(dataset: str, out: Path, folder: Path) -> list[str]:
             place(content, out / name)
             written.append(name)
         if made == wanted:
-            print(f"{name} is the published list (git blob id {wanted})")
+            say(f"{name} is the published list (git blob id {wanted})")
         elif wanted is not None:
-            print(f"note: {name} differs from the published list, perhaps in order only (git blob id {made}, not {wanted})")
+            say(f"note: {name} differs from the published list, perhaps in order only (git blob id {made}, not {wanted})")
     return written
 
 
@@ -150,7 +151,7 @@ def main() -> None:
         written = prepare_from_json(args.dataset, args.out, args.json_dir)
     else:
         written = prepare_published(args.dataset, args.out, args.source)
-    print(f"wrote {', '.join(written)} to {args.out}" if written else f"nothing to write: all lists are in {args.out}")
+    say(f"wrote {', '.join(written)} to {args.out}" if written else f"nothing to write: all lists are in {args.out}")
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def build_dataset(
     test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names, faults=faults)
     total = len(everything.targets) + len(test.targets) + len(faults)
     if faults and not skip_bad:
-        raise unreadable(faults, total)
+        raise unreadable(faults, total, skippable=True)
     if faults:
         notes.append(left_out(faults, total))
     targets = everything.targets.numpy()

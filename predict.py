@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import no_answers
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
-from harness.image_files import counted, files_below, readable_endings
+from harness.image_files import LISTED, OTHER_FORMAT, counted, files_below, readable_endings
 from harness.image_sets import SIZE, changes, read_or_fault
 from harness.progress import progress
 from harness.text import say
@@ -74,10 +75,13 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
     files: list[Path] = []
     lines = []
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             files.append(path)
             continue
-        below = files_below(path, readable_endings())
+        try:
+            below = files_below(path, readable_endings())
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}): move it away") from error
         images = [path / file for file, reason in below if not reason]
         if not images:
             raise UserError(f"{path} holds no image in a format that can be read")
@@ -85,6 +89,10 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
         left_out = Counter(reason for _, reason in below if reason)
         if left_out:
             lines.append(f"{path}: files left out: {counted(left_out)}")
+        foreign = [file for file, reason in below if reason.startswith(OTHER_FORMAT)]
+        if foreign:
+            more = f" and {len(foreign) - LISTED} more" if len(foreign) > LISTED else ""
+            lines.append(f"{path}: {OTHER_FORMAT}: {', '.join(foreign[:LISTED])}{more}")
     return files, lines
 
 

@@ -81,7 +81,7 @@ def check_readable(sets: Sets, group: Group, workers: int) -> None:
     seen = look_at_all(parts, group, workers)
     faults = [one.fault for one in seen.values() if one.fault]
     if faults and group.main:
-        raise unreadable(faults, len(all_paths(parts)))
+        raise unreadable(faults, len(all_paths(parts)), skippable=True)
     if faults:
         sys.exit(2)
     say_laid_on_white(seen, group)

@@ -29,7 +29,7 @@ from torch import Tensor
 from harness import schemas
 from harness.errors import UserError
 from harness.files import previous, replacing
-from harness.text import printable
+from harness.text import say
 from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
 
 MARK = b"sha256:"
@@ -221,7 +221,7 @@ def find_weights(state: Any, path: Path) -> StateDict:
     if is_tensors(weights):
         found, beside = main_part(weights)
         if beside:
-            print(printable(f"note: {path}: left out, not of the network: {few_names(beside)}"), file=sys.stderr)
+            say(f"note: {path}: left out, not of the network: {few_names(beside)}", file=sys.stderr)
         return found
     for feature, classifier in PARTS:
         body, head = (only_tensors(inner.get(name), path) for name in (feature, classifier))

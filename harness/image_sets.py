@@ -21,7 +21,7 @@ from torch import Tensor
 
 from harness.archives import fetch, unpack
 from harness.errors import UserError
-from harness.image_files import class_folders, decode, unreadable
+from harness.image_files import class_folders, decode, numbered, unreadable
 from harness.progress import progress
 
 SIZE = 32
@@ -157,13 +157,13 @@ def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] |
     """
     found = class_folders(folder, class_names, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
     if len(found.class_names) < 2:
-        raise UserError(f"{folder} holds {len(found.class_names)} class folders; at least two are needed")
+        raise UserError(f"{folder} holds one class folder; at least two are needed")
     shown = progress(found.paths, len(found.paths), f"reading {folder}", file=sys.stderr)
     read = [read_or_fault(folder / path) for path in shown]
     bad = [str(image) for image in read if isinstance(image, UserError)]
     good = [(image, label) for image, label in zip(read, found.labels, strict=True) if not isinstance(image, UserError)]
     if bad and (faults is None or not good):
-        raise unreadable(bad, len(read))
+        raise unreadable(bad, len(read), skippable=False)  # in training there are none left
     if faults is not None:
         faults += bad
     images = [image for image, _ in good]
@@ -203,10 +203,12 @@ def changes(sizes: Sequence[tuple[int, int]], laid_on_white: int) -> list[str]:
     if larger:
         small, large = (f"{width} x {height}" for width, height in (f(larger, key=np.prod) for f in (min, max)))
         span = small if small == large else f"{small} to {large}"
-        lines.append(f"{len(larger)} images of {span} pixels were shrunk to {SIZE} x {SIZE}")
+        were = numbered(len(larger), f"image of {span} pixels was", f"images of {span} pixels were")
+        lines.append(f"{were} shrunk to {SIZE} x {SIZE}")
     return lines
 
 
 def whitened(images: int) -> list[str]:
     """Return a line that says how many images were laid on white, if any."""
-    return [f"{images} images are transparent somewhere: they were laid on white"] if images else []
+    one, more = ("image is transparent somewhere: it was", "images are transparent somewhere: they were")
+    return [f"{numbered(images, one, more)} laid on white"] if images else []

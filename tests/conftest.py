@@ -145,6 +145,23 @@ def after_line():
     return call
 
 
+@pytest.fixture
+def nest(monkeypatch):
+    """Make folders in one another and go into the last; rm removes them in the end, as Python's own way fails on them."""
+    made = []
+
+    def call(place, name, number):
+        made.append(place / name)
+        monkeypatch.chdir(place)
+        for _ in range(number):
+            os.mkdir(name)
+            os.chdir(name)
+
+    yield call
+    monkeypatch.undo()
+    subprocess.run(["rm", "-rf", *made], check=True)
+
+
 @pytest.fixture(scope="session")
 def cifar100_files(tmp_path_factory):
     """A folder with small files of CIFAR-100's form, 30 training and 2 test images a class, and its CIFAR_MD5."""

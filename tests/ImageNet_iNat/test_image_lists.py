@@ -332,7 +332,7 @@ def test_folders_give_their_meta_images_out_of_the_training_folder(tree):
     sets = read_sets("custom", tree, 3)
     check_meta(sets.meta, data, 3)
     assert (sets.cls_num_list, len(sets.test), sets.train.root) == ([2, 1], 2, tree / "train")
-    assert sets.notes == [f"{tree}/train: files left out: 1 not images"]
+    assert sets.notes == [f"{tree}/train: files left out: 1 not an image"]
 
 
 def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
@@ -343,7 +343,7 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
     write(tree / "meta" / "a" / "0.png", "")
     sets = read_sets("custom", tree, 3, num_classes=2)
     assert (sets.cls_num_list, sets.meta.paths, sets.meta.targets.tolist()) == ([4, 4], ["a/0.png", "b é/0.png"], [0, 1])
-    assert (sets.test.root, sets.notes) == (tree / "test", [f"{tree}/meta: files left out: 1 not images"])
+    assert (sets.test.root, sets.notes) == (tree / "test", [f"{tree}/meta: files left out: 1 not an image"])
     write(tree / "val" / "a" / "0.png", "")
     assert read_sets("custom", tree, 3).test.root == tree / "val"
 

@@ -1,11 +1,15 @@
 """Which files of a folder are images, and their pixels, in any form."""
 
+import os
+import zlib
+from io import BytesIO
+
 import numpy as np
 import pytest
 from PIL import Image
 from support.refusals import wrong
 
-from harness import image_files
+from harness import image_files, image_formats
 from harness.image_files import class_folders, decode
 
 
@@ -56,9 +60,9 @@ def test_what_is_left_out_is_counted_by_reason(tree):
     assert (len(found.paths), sum(found.left_out.values())) == (6, 11)
     assert "a/picture" in found.paths
     assert found.notes(tree) == [
-        f"{tree}: files left out: 2 hidden, 2 in a format that cannot be read here (.heic: convert them to JPEG or PNG), "
-        "1 in a format that cannot be read here (.nef: convert them to JPEG or PNG), 1 in no class folder, "
-        "1 links to a folder above, 1 links to nothing, 3 not images"
+        f"{tree}: files left out: 2 hidden, 2 in a format that cannot be read here (.heic: convert to JPEG or PNG), "
+        "1 in a format that cannot be read here (.nef: convert to JPEG or PNG), 1 in no class folder, "
+        "1 link to a folder above, 1 link to nothing, 3 not images"
     ]
 
 
@@ -86,8 +90,97 @@ def test_classes_keep_their_order_whatever_sorts_before_a_slash(tmp_path):
 
 def test_nothing_that_has_an_ending_is_opened(tree, monkeypatch):
     """A look at a million files takes long."""
-    monkeypatch.setattr(image_files.Image, "open", None)
+    monkeypatch.setattr(image_formats.Image, "open", None)
+    monkeypatch.setattr("builtins.open", None)
     assert len(class_folders(tree, None, "").paths) == 6
+
+
+def test_what_is_no_regular_file_is_counted_and_never_opened(tree):
+    """A pipe that is opened is waited for without end."""
+    os.mkfifo(tree / "a" / "p.png")
+    os.mkfifo(tree / "a" / "no_ending")
+    os.mkfifo(tree / "beside.png")
+    (tree / "b" / "null.jpg").symlink_to(os.devnull)
+    found = class_folders(tree, None, "")
+    assert len(found.paths) == 6
+    assert found.notes(tree) == [f"{tree}: files left out: 3 not regular files"]
+    for path in (tree / "a/p.png", os.devnull):
+        assert f"{path} is a pipe, socket or device, not an image file" in wrong(decode, path, True)
+    assert f"{tree}/a is a folder, not an image file" in wrong(decode, tree / "a", True)
+
+
+def test_folders_are_read_at_any_depth(tree, nest):
+    """More of them than Python's functions may call one another."""
+    nest(tree / "a", "d", 1050)
+    picture(tree / "x.png")
+    os.rename(tree / "x.png", "x.png")
+    paths = class_folders(tree, None, "").paths
+    assert "a/" + 1050 * "d/" + "x.png" in paths
+    assert len(paths) == 7
+
+
+def test_a_path_that_is_too_long_is_named_in_one_line(tree, nest):
+    nest(tree / "a", 200 * "d", 25)
+    assert "cannot be read (File name too long): advice" in wrong(class_folders, tree, None, "advice")
+    assert "cannot be read (File name too long)" in wrong(decode, tree / ("d" * 5000), True)
+
+
+def test_formats_of_which_pillow_reads_no_pixels_are_not_images(tree):
+    """It knows how they begin, and fails when it is asked for the pixels."""
+    for ending in ("h5", "hdf", "grib", "bufr", "wmf", "emf", "mpg", "mpeg"):
+        (tree / "a" / f"x.{ending}").write_bytes(b"\0\0\1\xb3\x14\0\xf0" + bytes(50))
+    (tree / "a" / "data").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
+    assert class_folders(tree, None, "").notes(tree) == [f"{tree}: files left out: 9 not images"]
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+FOREIGN = [
+    ("HEIC", HEIC), ("HEIC", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"), ("JPEG XL", b"\xff\x0a\1\1"),
+    ("a camera's raw format", b"II*\0\x10\0\0\0CR\2\0"), ("a camera's raw format", b"\0\0\0\x18ftypcrx \0\0\0\1crx "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "content"), FOREIGN)
+def test_a_format_that_cannot_be_read_is_named_whatever_the_ending(tree, form, content):
+    for name in ("x.jpg", "x"):
+        (tree / "a" / name).write_bytes(content + bytes(100))
+        said = wrong(decode, tree / "a" / name, True)
+        assert said == f"{tree}/a/{name} is {form}, which cannot be read here: convert it to JPEG or PNG"
+    assert class_folders(tree, None, "").notes(tree) == [  # the other is seen when it is read
+        f"{tree}: files left out: 1 in a format that cannot be read here ({form}: convert to JPEG or PNG)"
+    ]
+
+
+def test_an_ending_names_the_format_of_what_cannot_be_read_but_not_of_a_damaged_image(tmp_path):
+    avif = "(5 bytes) cannot be read as" if ".avif" in image_formats.readable_endings() else "is AVIF, which"
+    for name, words in (("x.HIF", "is HEIC, which"), ("x.avif", avif), ("x.png", "(5 bytes) cannot be read as")):
+        (tmp_path / name).write_bytes(bytes(5))
+        assert words in wrong(decode, tmp_path / name, True)
+
+
+def chunk(name, data, crc=None):
+    return len(data).to_bytes(4, "big") + name + data + (zlib.crc32(name + data) if crc is None else crc).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [chunk(b"tEXt", b"a\0b", 1), chunk(b"eXIf", b"II*\0", 1), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**27))),
+     chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**27)))],
+)  # fmt: skip
+def test_what_surrounds_the_pixels_of_a_png_may_be_damaged_or_too_large(tmp_path, extra):
+    kept = BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(kept, "PNG", transparency=tuple(pixels[0, 0].tolist()))
+    whole, path = kept.getvalue(), tmp_path / "x.png"
+    path.write_bytes(whole)
+    wanted = decode(path, upright=True)
+    path.write_bytes(whole[:33] + extra + whole[33:])
+    ours = decode(path, upright=True)
+    assert ours.laid_on_white
+    assert (np.asarray(ours.image) == np.asarray(wanted.image)).all()
+    for content in (whole[:2000], whole[:2000] + b"x" + whole[2001:]):  # the control: the pixels themselves
+        path.write_bytes(content[:33] + extra + content[33:])
+        assert "cannot be read as an image" in wrong(decode, path, True)
 
 
 def test_folders_that_are_missing_or_hold_no_image_are_named_with_advice(tmp_path):

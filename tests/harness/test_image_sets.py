@@ -36,7 +36,7 @@ def test_a_folder_is_read_as_classes_of_small_images(tree):
     assert data.pixels.shape == (6, 32, 32, 3)
     assert data.pixels[0, 5, 5].tolist() == [200, 100, 50]
     shrunk = f"{tree / 'train'}: 6 images of 40 x 24 pixels were shrunk to 32 x 32"
-    assert notes == [f"{tree / 'train'}: files left out: 1 not images", shrunk]
+    assert notes == [f"{tree / 'train'}: files left out: 1 not an image", shrunk]
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
@@ -66,7 +66,7 @@ def test_a_test_folder_may_lack_classes_but_not_have_new_ones(tree):
 def test_missing_folders_and_single_classes_are_refused(tree):
     assert "cannot be read (No such file or directory)" in wrong(image_sets.read_folder, tree / "no", None)
     shutil.rmtree(tree / "train" / "b")
-    assert "1 class folders" in wrong(image_sets.read_folder, tree / "train", None)
+    assert "holds one class folder" in wrong(image_sets.read_folder, tree / "train", None)
 
 
 def test_digits_are_the_scans_in_a_fixed_stratified_split():

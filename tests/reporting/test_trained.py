@@ -1,6 +1,7 @@
 """A trained network in use: names for image files, ONNX and TorchScript with the logits of PyTorch."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -150,6 +151,12 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(run,
     assert last == "predict.py: error: 2 of 3 images cannot be read, see above"
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(refused, checkpoint, tmp_path, nest):
+    nest(tmp_path, 200 * "d", 25)
+    line = refused("predict.py", "--checkpoint_path", checkpoint, 200 * "d")
+    assert "cannot be read (File name too long): move it away" in line
+
+
 def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, checkpoint, tmp_path):
     for name, size in (("a.png", (32, 32)), ("deep/b.jpg", (50, 40)), ("deep/\x1b[31m.png", (32, 32))):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -159,12 +166,18 @@ def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, ch
     result = run("predict.py", "--checkpoint_path", checkpoint, "--no-cuda", "photos")
     named = [line.split("\t")[0] for line in result.stdout.splitlines()]
     assert named == ["photos/a.png", "photos/deep/\\x1b[31m.png", "photos/deep/b.jpg"]
-    left_out = "1 in a format that cannot be read here (.heic: convert them to JPEG or PNG), 1 not images"
+    left_out = "1 in a format that cannot be read here (.heic: convert to JPEG or PNG), 1 not an image"
     assert result.stderr.splitlines() == [
         f"note: photos: files left out: {left_out}",
-        "note: 1 images are transparent somewhere: they were laid on white",
-        "note: 1 images of 50 x 40 pixels were shrunk to 32 x 32",
+        "note: photos: in a format that cannot be read here: deep/IMG_1.HEIC",
+        "note: 1 image is transparent somewhere: it was laid on white",
+        "note: 1 image of 50 x 40 pixels was shrunk to 32 x 32",
     ]
+    os.mkfifo(tmp_path / "photos" / "pipe.png")
+    for name in ("photos/pipe.png", "photos/deep/IMG_1.HEIC"):
+        (tmp_path / "photos" / "deep" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+        words = "is HEIC, which cannot be read here: convert it" if name.endswith("HEIC") else "is a pipe, socket or device"
+        assert f"{name} {words}" in refused("predict.py", "--checkpoint_path", checkpoint, name)
     (tmp_path / "empty").mkdir()
     for name in ("a.txt", "b.txt"):
         (tmp_path / "empty" / name).touch()

@@ -108,7 +108,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             moved = flags.meta_lr * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)
             run.after_epoch(tested, values, spread, stage2_from=flags.meta_start)
-            run.say(*moved_note(spread if epoch + 1 == flags.epochs else {}))
+            run.say(*moved_note(spread if epoch + 1 == flags.epochs else {}, lam_t, flags.meta_lr))
 
 
 if __name__ == "__main__":

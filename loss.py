@@ -243,7 +243,7 @@ def covariance_traces(estimator: EstimatorCV, moved: Tensor | float | None) -> d
     return {"trace_estimated": estimated.tolist(), **learned}
 
 
-def moved_note(traces_of: Mapping[str, list[float]]) -> list[str]:
+def moved_note(traces_of: Mapping[str, list[float]], lam_t: float, meta_lr: float) -> list[str]:
     """Return a line if meta steps moved the covariances by less than LITTLE of their traces (see `covariance_traces`)."""
     if "trace_learned" not in traces_of:
         return []
@@ -251,7 +251,9 @@ def moved_note(traces_of: Mapping[str, list[float]]) -> list[str]:
     shares = [abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0]
     if not shares or not max(shares) < LITTLE:
         return []
+    told = "note: the meta steps of the last epoch moved no class's covariance"
+    if lam_t == 0 or meta_lr == 0:
+        return [f"{told}: {'λ was 0 in it (it grows as --lam · epoch / epochs)' if lam_t == 0 else '--meta_lr is 0'}"]
     moved = max(*shares, 1e-7)  # 0 may be a move too small for float32
-    told = f"note: the meta steps of the last epoch moved no class's covariance by more than {moved:.0e} of its trace"
-    advice = "a larger --meta_lr moves them further" + ("" if any(shares) else ", unless λ is 0, as it is in epoch 0")
-    return [f"{told}, so they changed next to nothing: {advice}"]
+    little = f"by more than {moved:.0e} of its trace, so they changed next to nothing"
+    return [f"{told} {little}: a larger --meta_lr moves them further"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from harness.signals_and_lock import only_run
 
 CRC_CHUNK = 1 << 24
 ABANDONED = 24 * 3600  # seconds after which what another run left unfinished is removed
+SPARE = 1 << 20  # bytes, for what is small beside the rows
 
 
 def checksum(path: Path) -> int:
@@ -148,13 +150,17 @@ def make_cache_folder(folder: Path) -> None:
         raise UserError(f"{folder} cannot be made ({error.strerror}): see --cache_dir") from error
 
 
-def remove_abandoned(path: Path) -> None:
-    """Remove what runs left unfinished more than a day ago, but what belongs to `path`, and what a run is at work on."""
+def remove_abandoned(path: Path, size: int) -> None:
+    """Remove what runs left unfinished, but what belongs to `path`, and what a run is at work on.
+
+    That is what is older than a day, and all of it where the disk has no room for `size` more bytes.
+    """
+    scarce = shutil.disk_usage(path.parent).free < size + SPARE
     for found in path.parent.glob("*.part*"):
         name = found.name.partition(".part")[0]
         if found.name in (f"{path.stem}.part", f"{path.stem}.part.crc32"):
             continue
         with suppress(OSError, UserError):  # also where a lock is held
-            if time.time() - found.stat().st_mtime > ABANDONED:
+            if scarce or time.time() - found.stat().st_mtime > ABANDONED:
                 with nullcontext() if name == path.stem else only_run(found.with_name(f"{name}.lock")):  # we hold ours
                     found.unlink()

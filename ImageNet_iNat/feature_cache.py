@@ -144,7 +144,7 @@ class FeatureCache:
         nothing stopped.
         """
         if self.group.main:
-            remove_abandoned(path)
+            remove_abandoned(path, unfinished.rows * unfinished.width)
         rows, size = unfinished.rows, self.live.test_batch_size
         try:
             missing = self._of_main(unfinished.prepare)

@@ -61,7 +61,7 @@ class HeadStepResult:
 
     Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i};
     `grad_norm` that of the whole meta gradient, each class once; whether some Σ̂ cannot be a covariance (a scalar,
-    see `loss.negative_trace`).
+    see `loss.negative_trace`); the trace of each class's meta gradient (C,).
     """
 
     loss_virtual: Tensor
@@ -71,7 +71,7 @@ class HeadStepResult:
     grad_rows: Tensor
     grad_norm: Tensor
     negative_trace: Tensor
-    grad_trace: None = None
+    grad_trace: Tensor
 
 
 def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,4 +246,5 @@ def head_step(
     estimator.update(features, target)
     grad_norm = (grad_rows.square().sum(dim=1) / members).sum().sqrt()  # each class once
     negative = negative_trace(sigma, sigma_hat)
-    return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm, negative)
+    grad_trace = grad_rows.new_zeros(len(head.weight)).index_copy_(0, target, grad_rows.sum(dim=1))
+    return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm, negative, grad_trace)

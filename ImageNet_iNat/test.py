@@ -9,6 +9,7 @@ between, then the mean accuracy over many-, medium- and few-shot classes, and wr
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from image_lists import ImageList
 from large_sets import LARGE_SETS, read_test, training_counts
+
+HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the table of classes
 
 
 def main() -> None:
@@ -79,7 +82,8 @@ class Subject:
 
 def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     """Read the checkpoint and the list of test images; none of them may be `out`."""
-    check_output(out, inputs=(path, args.train_list, args.val_list))  # now, not when all images are read
+    check_output(out, inputs=(path, args.train_list, args.val_list, args.meta_list))  # now, not when all images are read
+    check_is_table(out)
     weights, state = read_weights(path)
     check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")
@@ -98,6 +102,14 @@ def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
         raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")
     counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
     return Subject(dataset, images, counts, backbone, head)
+
+
+def check_is_table(out: Path) -> None:
+    """Refuse the place of a file that is not such a table, whatever it is: a list, an image, a checkpoint."""
+    if os.path.isfile(out):
+        with open(out, "rb") as file:
+            if file.read(len(HEADING[0]) + 1) != f"{HEADING[0]},".encode():
+                raise UserError(f"--out {out} is another file than a table of this command: name another")
 
 
 def check_facts(state: Mapping[str, Any], path: Path) -> None:
@@ -121,7 +133,7 @@ def report(subject: Subject, tested: Predictions, out: Path) -> None:
         say("note: no shot groups, for neither the checkpoint nor a training list says how many images a class had")
     with replacing(out) as part, open(part, "w", newline="", encoding="utf-8", errors=WRITTEN_OUT) as file:
         writer = csv.writer(file)
-        writer.writerow(("class", "name", "training images", "shot", "accuracy"))
+        writer.writerow(HEADING)
         for k, (name, value) in enumerate(zip(names, accuracy.per_class, strict=True)):
             trained = (counts[k], shot_of(counts[k])) if counts else ("", "")
             writer.writerow((k, name, *trained, percent(value)))

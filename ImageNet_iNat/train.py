@@ -39,7 +39,7 @@ from harness.run import Run
 from head_step import head_step
 from image_check import check_readable, readable_sets
 from large_sets import Sets, read_lists
-from loss import EstimatorCV, MetaSAugCE
+from loss import EstimatorCV, MetaSAugCE, covariance_traces, moved_note
 
 
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
@@ -108,7 +108,9 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
                 )  # fmt: skip
                 run.after_step(seen, batch[1])
             tested = evaluate(head, run.testing(features.test(), len(sets.test)), group)
+            moved = covariance_traces(estimator, flags.meta_lr * run.meter.read_grad_trace())
             run.after_epoch(tested, {"lr": flags.lr, "test_acc5": tested.top5})
+            run.say(*moved_note(moved if epoch + 1 == flags.epochs else {}, lam_t, flags.meta_lr))
 
 
 def main() -> None:

@@ -43,9 +43,10 @@ def refuse_special(path: Path) -> None:
 def check_output(path: Path, keep_previous: bool = False, inputs: Iterable[Path | str | None] = ()) -> None:
     """Refuse now what `replacing` could not write at the end of long work, and the place of a file that is read."""
     refuse_special(path)
-    there = (file for file in inputs if file is not None and os.path.exists(file))
-    if path.exists() and any(os.path.samefile(path, file) for file in there):
-        raise UserError(f"--out {path} is a file that this command reads: name another")
+    there = [file for file in inputs if file is not None and os.path.exists(file)]
+    for place in (path, path.with_name(path.name + TEMPORARY)):
+        if os.path.exists(place) and any(os.path.samefile(place, file) for file in there):
+            raise UserError(f"--out {path} would replace {place}, which this command reads: name another")
     longest = path.with_name(path.name + (PREVIOUS if keep_previous else TEMPORARY))
     with writing(path):
         if not longest.exists():

@@ -9,6 +9,8 @@ from harness.errors import UserError
 
 LAUNCHER = "a launcher as torchrun sets WORLD_SIZE, RANK, MASTER_ADDR and MASTER_PORT; for a single process unset them all"
 
+MOST = 4096  # processes
+
 
 @dataclass(frozen=True)
 class Place:
@@ -34,7 +36,7 @@ def read_place(variables: Mapping[str, str], local_rank: int | None) -> Place:
             if name in variables:
                 raise UserError(f"{name} is {variables[name]!r}, but WORLD_SIZE is not set: {LAUNCHER}")
         return Place(0, 1, local, ("", 0))
-    world = whole(variables, "WORLD_SIZE", 1, None)
+    world = whole(variables, "WORLD_SIZE", 1, MOST)
     if world == 1 and "RANK" not in variables:
         return Place(0, 1, local, ("", 0))
     rank = whole(variables, "RANK", 0, world - 1)

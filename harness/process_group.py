@@ -243,7 +243,7 @@ def find_all(place: Place, timeout: float) -> dist.Store:
     else:
         try:
             socket.getaddrinfo(*place.master)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise UserError(f"MASTER_ADDR {place.master[0]} is not known here ({error}): name this machine") from error
     store: dist.Store = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=timeout))))[0]
     if store.add(f"joined/{place.rank}", 1) > 1:
@@ -265,8 +265,8 @@ def await_listener(address: tuple[str, int], timeout: float) -> None:
         try:
             socket.create_connection(address, max(0.1, end - time.monotonic())).close()
             return
-        except OSError as error:
-            if time.monotonic() > end:
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > end or isinstance(error, UnicodeError):
                 where = f"MASTER_ADDR {address[0]}, MASTER_PORT {address[1]} within --timeout {timeout:g} s"
                 raise UserError(f"nobody listens at {where} ({error}): see whether rank 0 runs there") from error
         time.sleep(0.1)

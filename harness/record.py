@@ -24,7 +24,9 @@ from harness.progress import duration
 from harness.run_files import (
     checkpoint_paths,
     copy_run,
+    fault_of,
     prediction_paths,
+    remove_unfit,
     restore_best,
     set_damaged_aside,
     summary_path,
@@ -49,14 +51,15 @@ def finite(value: Any) -> Any:
     return replaced(value, lambda number: not math.isfinite(number))
 
 
-def lines_before(path: Path, epoch: int) -> list[str]:
-    """Return the whole lines of a log whose epoch is before `epoch`."""
-    kept = []
+def lines_before(path: Path, epoch: int) -> dict[int, str]:
+    """Return the whole lines of a log whose epoch is before `epoch`, by epoch."""
+    kept = {}
     if epoch and path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            with suppress(ValueError, KeyError, TypeError):  # the last line may be cut
-                if json.loads(line)["epoch"] < epoch and line.endswith("\n"):
-                    kept.append(line)
+            with suppress(ValueError, KeyError, TypeError):  # a line may be cut
+                found = json.loads(line)["epoch"]
+                if 0 <= found < epoch and line.endswith("\n"):
+                    kept[found] = line
     return kept
 
 
@@ -66,8 +69,10 @@ class RunLog:
     def __init__(self, folder: Path, name: str, first_epoch: int = 0) -> None:
         """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
         self.path, board = self.files(folder, name)
+        kept = lines_before(self.path, first_epoch)
+        self.lacking = first_epoch - min(kept, default=0) - len(kept)  # epochs
         with replacing(self.path) as part:
-            part.write_text("".join(lines_before(self.path, first_epoch)), encoding="utf-8")
+            part.write_text("".join(kept.values()), encoding="utf-8")
         self.events = EventFile(board, first_epoch)
 
     @staticmethod
@@ -103,13 +108,16 @@ class Record:
         those of the interrupted run copied.
     since:
         The epoch that a run which was not interrupted begins with.
-    ended:
-        Whether no epoch is left.
+    binding:
+        The flags, by name, of a run whose checkpoints these are.
+    remade:
+        Makes the last epoch's checkpoint out of what is trained; None while epochs are left.
     """
 
     def __init__(
         self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
-        resumed: Mapping[str, Any] | None = None, source: Path | None = None, since: int = 0, ended: bool = False,
+        resumed: Mapping[str, Any] | None = None, source: Path | None = None, since: int = 0,
+        binding: Mapping[str, Any] = {}, remade: Callable[[Record], dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.machine = machine_facts()  # now, for the code may be changed while it runs
         self.cls_num_list = list(cls_num_list)
@@ -133,25 +141,35 @@ class Record:
             if source is not None and not own:
                 copy_run(source, folder, name)
             if source is not None:
-                self._mend(found["epoch"], ended)
+                self._mend(found["epoch"], binding, remade)
                 self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
             if own and source is not None and source.resolve() != resume.resolve() and resume.exists():
                 # It is damaged, and must not take the place of the good one when the next is saved.
                 os.replace(resume, resume.with_name(resume.name + ".damaged"))
         self.log = RunLog(folder, name, found["epoch"])
+        if self.last and self.log.lacking:
+            say(f"note: {self.log.path} is damaged or was removed: it lacks {self.log.lacking} epochs")
 
-    def _mend(self, epoch: int, ended: bool) -> None:
-        """See that checkpoints of earlier epochs are there and whole; say what is done about those that are not."""
+    def _mend(
+        self, epoch: int, binding: Mapping[str, Any], remade: Callable[[Record], dict[str, Any]] | None
+    ) -> None:
+        """See that files of earlier epochs are there and whole; say what is done about those that are not."""
         path, best = self.paths["ckpt"], self.best["epoch"]
         lines = set_damaged_aside(self.paths["stage1"])
-        restored = restore_best(self.paths, self.predictions["ckpt"], self.best) if best >= 0 else []
+        if remade is not None and (fault := fault_of(self.paths["last"], self.last, binding, best=False)):
+            save_checkpoint(remade(self), self.paths["last"])
+            lines.append(f"note: {fault}: it is made again")
+        restored = restore_best(self.paths, self.best, binding) if best >= 0 else []
         if restored is None:
             lost = f"{path} is missing or damaged, the checkpoint of the best epoch, {best}"
-            if ended:
+            if remade is not None:
                 raise UserError(f"{lost}, and no epoch is left to make another: put it back, or train anew")
             lines += [*set_damaged_aside(path), f"note: {lost}: the best one is now chosen from epoch {epoch} on"]
             self.best, self.since = NONE_YET, epoch
-        say(*lines, *(restored or ()))
+        lines += restored or []
+        for kind, outcome in (("ckpt", self.best), ("last", self.last)):
+            lines += remove_unfit(self.predictions[kind], outcome.get("acc1", -1.0))
+        say(*lines)
 
     @property
     def chosen_by(self) -> str:

@@ -35,7 +35,7 @@ def find_run(
     name, wanted = flags.save_name, flags.resume or "auto"
     own = {**flags.binding(), **extra, "class_names": class_names}
     summary = read_finished(folder, name, own, flags.epochs) if wanted == "auto" else None
-    faults = finished_faults(folder, name, summary) if summary else []
+    faults = finished_faults(folder, name, summary, flags.binding()) if summary else []
     if summary and not faults:
         return f"{name} is finished: see {summary_path(folder, name)}"
     found = find_state(wanted, resume_path(folder, name))

@@ -25,7 +25,7 @@ from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
 from harness.resume import find_run, stage1_epoch
-from harness.run_files import LONGEST_END, check_kept, fault_of
+from harness.run_files import LONGEST_END, check_kept
 from harness.run_state import Limits, collect, load_optimizer, restore
 from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
 from harness.streams import OutputLostError
@@ -197,17 +197,21 @@ class Run:
         state, source = self.found
         if self.group.main:
             resumed = state["resume"]["record"] if state else None
-            counts, ended = self.facts["cls_num_list"], self.epoch == self.flags.epochs
-            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch, ended)
-            last = self.record.paths["last"]
-            if ended and fault_of(last, self.record.last, best=False):
-                save_checkpoint(self.state(self.epoch - 1), last)  # which the state holds as well
+            remade = self._last_state if self.epoch == self.flags.epochs else None
+            self.record = Record(
+                self.folder, self.flags.save_name, self.facts["cls_num_list"], self.keep, resumed, source, self.epoch,
+                self.flags.binding(), remade,
+            )  # fmt: skip
         self.found = None, None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
             self.began = time.time()
             yield epoch
+
+    def _last_state(self, record: Record) -> State:
+        self.record = record
+        return self.state(self.epoch - 1)
 
     def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
         """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""

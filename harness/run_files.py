@@ -17,7 +17,8 @@ from harness.errors import UserError
 from harness.files import previous, replacing
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
-TESTED = ("ckpt", "last")  # those whose predictions are kept
+OUTCOME_OF = {"ckpt": "best", "last": "last"}  # which outcome of a run they hold
+TESTED = tuple(OUTCOME_OF)  # those whose predictions are kept
 LONGEST_END = "_ckpt_predictions.npz.tmp"  # of a name that a run writes, after the --save_name
 
 # What the states of older versions do not say: it is compared where they do.
@@ -72,6 +73,8 @@ def copy_run(source: Path, folder: Path, name: str) -> None:
 
 def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -> dict[str, Any] | None:
     """Return the summary of a run of that name that has ended with these flags ("--lr" and so on) and facts of its data."""
+    if not os.path.isfile(summary_path(folder, name)):
+        return None
     try:
         summary: dict[str, Any] = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
         unsaid = {key: binding.get(key) for key in NEWER}
@@ -82,8 +85,11 @@ def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: i
     return summary if ended else None
 
 
-def fault_of(path: Path, outcome: Mapping[str, Any], best: bool) -> str | None:
-    """Return why `path` is not the checkpoint of the epoch with that outcome, None if it is; `best`: of the best epoch."""
+def fault_of(path: Path, outcome: Mapping[str, Any], binding: Mapping[str, Any], best: bool) -> str | None:
+    """Return why `path` is not the checkpoint of the epoch with that outcome, of a run with the flags of `binding`.
+
+    None if it is; `best`: of the best epoch.
+    """
     if not path.is_file():
         return f"{path} is missing"
     try:
@@ -92,38 +98,46 @@ def fault_of(path: Path, outcome: Mapping[str, Any], best: bool) -> str | None:
         return str(error)
     if state.get("epoch") != outcome["epoch"] + 1 or (best and state.get("best_acc1") != outcome["acc1"]):
         return f"{path} is not that of epoch {outcome['epoch']}"
-    return None
+    flags = state.get("flags", {})
+    other = next((key for key, value in binding.items() if flags.get(key.removeprefix("--"), value) != value), None)
+    return None if other is None else f"{path} is of another run, with another {other}"
 
 
-def finished_faults(folder: Path, name: str, summary: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the checkpoints that a finished run's summary speaks of."""
-    paths = checkpoint_paths(folder, name)
-    faults = [fault_of(paths[kind], summary[which], kind == "ckpt") for kind, which in (("ckpt", "best"), ("last", "last"))]
+def finished_faults(folder: Path, name: str, summary: Mapping[str, Any], binding: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the checkpoints and predictions that a finished run's summary speaks of."""
+    paths, predictions = checkpoint_paths(folder, name), prediction_paths(folder, name)
+    faults = [fault_of(paths[kind], summary[which], binding, kind == "ckpt") for kind, which in OUTCOME_OF.items()]
+    faults += [f"{predictions[kind]} is damaged" for kind, which in OUTCOME_OF.items()
+               if os.path.isfile(predictions[kind]) and not predictions_fit(predictions[kind], summary[which]["acc1"])]
     return [fault for fault in faults if fault]
 
 
-def restore_best(paths: Mapping[str, Path], predictions: Path, best: Mapping[str, Any]) -> list[str] | None:
+def restore_best(paths: Mapping[str, Path], best: Mapping[str, Any], binding: Mapping[str, Any]) -> list[str] | None:
     """See that the best checkpoint is that of the epoch `best`; return lines that say what was done, None if it is lost.
 
     It is another if it was damaged or removed, or if the run was killed after an epoch that became the best and before that
     epoch was in the state. Then the file before it takes its place, or the last epoch's if that is the best one.
     """
     path = paths["ckpt"]
-    fault = fault_of(path, best, best=True)
+    fault = fault_of(path, best, binding, best=True)
     if fault is None:
         return []
     places = (previous(path), *with_previous(paths["last"]))
-    source = next((place for place in places if fault_of(place, best, best=True) is None), None)
+    source = next((place for place in places if fault_of(place, best, binding, best=True) is None), None)
     if source is None:
         return None
     set_damaged_aside(path)
     with replacing(path) as part:
         shutil.copyfile(source, part)
-    lines = [f"note: {fault}: {path} is now a copy of {source}"]
-    if predictions.is_file() and not predictions_fit(predictions, best["acc1"]):
-        predictions.unlink()
-        lines.append(f"note: {predictions} was of another epoch and is removed")
-    return lines
+    return [f"note: {fault}: {path} is now a copy of {source}"]
+
+
+def remove_unfit(predictions: Path, acc1: float) -> list[str]:
+    """Remove predictions that are damaged or those of another epoch; return a line that says so."""
+    if not os.path.isfile(predictions) or predictions_fit(predictions, acc1):
+        return []
+    predictions.unlink()
+    return [f"note: {predictions} was damaged or of another epoch and is removed"]
 
 
 def predictions_fit(path: Path, acc1: float) -> bool:

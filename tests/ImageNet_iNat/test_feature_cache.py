@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -449,6 +450,15 @@ def test_what_is_left_unfinished_is_removed_after_a_day_but_what_is_of_use_or_lo
         left = [f"train_0_{name}" for name in ("locked.lock", "locked.part", "new.part", "odd.lock", "odd.part")]
         assert maker.files() == sorted([*left, f"{own}.f16", f"{own}.json", f"{own}.part2"])
     assert (np.array_equal(rows, unfinished), computed) == (True, 3)
+
+
+def test_what_is_left_unfinished_is_removed_at_once_where_the_disk_has_no_room(maker, monkeypatch):
+    for name in ("train_0_other.part", "train_0_locked.part"):
+        (maker.folder / name).touch()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with held_by_another(maker.folder / "train_0_locked.lock"):
+        maker.open()
+        assert {"train_0_locked.part", "train_0_other.part"} & {*maker.files()} == {"train_0_locked.part"}
 
 
 @pytest.fixture

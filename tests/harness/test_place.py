@@ -7,7 +7,7 @@ from support.refusals import wrong
 from harness.place import Place, read_place
 
 SOUND = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1234"}
-NUMBERS = {"WORLD_SIZE": "from 1", "RANK": "from 0 to 1", "LOCAL_RANK": "from 0", "MASTER_PORT": "from 1 to 65535"}
+NUMBERS = {"WORLD_SIZE": "from 1 to 4096", "RANK": "from 0 to 1", "LOCAL_RANK": "from 0", "MASTER_PORT": "from 1 to 65535"}
 
 
 def test_the_place_of_a_process_is_read():
@@ -40,7 +40,7 @@ def test_a_number_that_is_none_is_named(name, value):
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
-        ({**SOUND, "WORLD_SIZE": "0"}, "WORLD_SIZE is '0': it must be a whole number from 1"),
+        ({**SOUND, "WORLD_SIZE": "0"}, "WORLD_SIZE is '0': it must be a whole number from 1 to 4096"),
         ({**SOUND, "RANK": "2"}, "RANK is '2': it must be a whole number from 0 to 1"),
         ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK is '1': it must be a whole number from 0 to 0"),
         ({**SOUND, "MASTER_PORT": "65536"}, "MASTER_PORT is '65536': it must be a whole number from 1 to 65535"),
@@ -48,7 +48,7 @@ def test_a_number_that_is_none_is_named(name, value):
         ({**SOUND, "MASTER_ADDR": ""}, "MASTER_ADDR is empty: it must be where rank 0 runs"),
         ({"RANK": "0"}, "RANK is '0', but WORLD_SIZE is not set: a launcher as torchrun sets WORLD_SIZE, RANK,"),
         ({"LOCAL_RANK": "0"}, "LOCAL_RANK is '0', but WORLD_SIZE is not set: a launcher as torchrun sets"),
-        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '': it must be a whole number from 1"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '': it must be a whole number from 1 to 4096"),
         ({"RANK": ""}, "RANK is '', but WORLD_SIZE is not set"),
         *(
             ({k: v for k, v in SOUND.items() if k != missing}, f"{missing} is not set")

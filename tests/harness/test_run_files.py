@@ -58,7 +58,7 @@ def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_b
     train(folder, *GO_ON, "--epochs", epochs, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
     said = capsys.readouterr().out
     assert f"note: {path} is not that of epoch 1: {path} is now a copy of {previous(path)}\n" in said
-    assert f"note: {folder / 'a_ckpt_predictions.npz'} was of another epoch and is removed\n" in said
+    assert f"note: {folder / 'a_ckpt_predictions.npz'} was damaged or of another epoch and is removed\n" in said
     best = json.loads((folder / "a_summary.json").read_text())["best"]
     assert (best["epoch"], best["acc1"]) == (1, 50)
     assert (saved_state(folder, "ckpt")["epoch"], saved_state(folder, "ckpt")["best_acc1"]) == (2, 50)
@@ -118,6 +118,39 @@ def test_a_damaged_file_is_never_listed_as_written(folder, capsys):
     assert "a_stage1.pth.tar is damaged (its checksum differs)" in said
     assert "it is now a_stage1.pth.tar.damaged" in said
     assert "stage1" not in said.splitlines()[-1]
+
+
+def test_a_best_file_of_another_run_with_the_same_accuracy_is_not_taken(folder, tmp_path, capsys):
+    train(tmp_path / "other", "--seed", 5, rights=(0, 2, 3, 1, 1))
+    for kind in ("ckpt", "last"):
+        shutil.copy(tmp_path / "other" / f"a_{kind}.pth.tar", folder / f"a_{kind}.pth.tar")
+    train(folder, *GO_ON)
+    said = capsys.readouterr().out
+    assert f"note: {folder / 'a_last.pth.tar'} is of another run, with another --seed: it is made again\n" in said
+    assert f"note: {folder / 'a_ckpt.pth.tar'} is of another run, with another --seed: " in said
+    assert [saved_state(folder, kind)["flags"]["seed"] for kind in ("ckpt", "last")] == [42, 42]
+
+
+def test_a_finished_run_whose_best_epoch_is_the_last_is_mended_from_its_state(tmp_path, capsys):
+    train(tmp_path, rights=(0, 1, 1, 1, 3))
+    for path in (*tmp_path.glob("a_ckpt.pth*"), *tmp_path.glob("a_last.pth*")):
+        path.unlink()
+    train(tmp_path, *GO_ON)
+    assert f"a_ckpt.pth.tar is missing: {tmp_path / 'a_ckpt.pth.tar'} is now a copy of" in capsys.readouterr().out
+    assert [saved_state(tmp_path, kind)["epoch"] for kind in ("ckpt", "last")] == [5, 5]
+
+
+def test_damaged_predictions_and_a_cut_log_are_said_and_not_listed(folder, capsys):
+    for kind in ("ckpt", "last"):
+        (folder / f"a_{kind}_predictions.npz").write_bytes(b"x")
+    log = folder / "a_metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], "x" + lines[1], *lines[2:]]))
+    train(folder, *GO_ON)
+    said = capsys.readouterr().out
+    assert said.count("_predictions.npz was damaged or of another epoch and is removed\n") == 2
+    assert f"note: {log} is damaged or was removed: it lacks 1 epochs\n" in said
+    assert "npz" not in said.splitlines()[-1]
 
 
 def test_a_file_that_the_run_begins_with_is_never_replaced(large_training, run, refused, tmp_path):

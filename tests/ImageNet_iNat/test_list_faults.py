@@ -117,6 +117,23 @@ def test_testing_names_its_mistakes_too(refused, folder):
     assert line.startswith("test.py: error: text.pth is not a file")
 
 
+def test_testing_lists_all_images_that_cannot_be_read_and_no_flag_that_it_does_not_have(run, folder):
+    paths = sorted((folder / "my" / "val").rglob("*.png"))[:2]
+    paths[0].write_bytes(b"")
+    paths[1].unlink()
+    flags = ["--loading_path", "crt.pth", "--dataset", "custom", "--no-cuda", "--workers", "0", "--data_root", "my"]
+    (folder / "val.txt").write_text("val/class0/0.png 0\nval/class1/0.png 1\nval/class2/0.png 2\n")
+    result = run(TEST, *flags, "--val_list", "val.txt", status=2)
+    damaged, gone, last = result.stderr.splitlines()
+    assert damaged.startswith("my/val/class0/0.png (0 bytes) cannot be read")
+    assert gone.startswith("my/val/class1/0.png is missing")
+    assert last == "test.py: error: 2 of 3 images cannot be read, see above: remove or replace them"
+    assert result.stdout == ""
+    said = run(TEST, *flags, "--val_list", "val.txt", "--data_root", "no", status=2).stderr
+    none = "none of the 3 images of val.txt is there, no/val/class0/0.png for instance: check the list and --data_root"
+    assert said == f"test.py: error: {none}\n"
+
+
 # Two processes
 
 

@@ -44,7 +44,8 @@ def images_digest(images: ImageList) -> str:
     """Return a digest of paths, labels, and each file's size and time of change."""
     digest = hashlib.sha256(np.asarray(images.targets).tobytes())
     for path, found in zip(images.paths, found_files(images), strict=True):
-        digest.update(os.fsencode(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\n"))
+        changed = (found.st_size, found.st_mtime_ns) if found else ("", "")  # what is not there is named by who reads it
+        digest.update(os.fsencode(f"{path}\0{changed[0]}\0{changed[1]}\n"))
     return digest.hexdigest()
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -46,8 +46,11 @@ class Looks(Dataset[Seen]):
         return Seen(thin(path, image.size) if is_thin(image.size) else "", laid_on_white)
 
 
-def look_at_all(parts: Iterable[ImageList], group: Group, workers: int) -> dict[Path, Seen]:
-    """Read all images of the lists, each process its share; return, on every process, what is to be said of some."""
+def look_at_all(parts: Iterable[ImageList], group: Group, workers: int, file: TextIO | None = None) -> dict[Path, Seen]:
+    """Read all images of the lists, each process its share; return, on every process, what is to be said of some.
+
+    How far it is is shown on `file`, else on stdout.
+    """
     paths = all_paths(parts)
     share = range(len(paths))[group.share(len(paths))]
     loader: DataLoader[Seen] = DataLoader(
@@ -56,7 +59,7 @@ def look_at_all(parts: Iterable[ImageList], group: Group, workers: int) -> dict[
     )  # fmt: skip
     rounds = -(-max(shard_sizes(len(paths), group.world_size)) // PER_ANSWER)
     batches = group.with_barriers(loader, rounds)
-    shown = progress(batches, len(loader), "checking images", print_freq=0 if group.main else None)
+    shown = progress(batches, len(loader), "checking images", print_freq=0 if group.main else None, file=file)
     found = [seen for batch in shown for seen in batch]
     own = {paths[i]: seen for i, seen in zip(share, found, strict=True) if any(seen)}
     return {path: seen for part in group.all_gather_object(own) for path, seen in part.items()}
@@ -67,10 +70,10 @@ def all_paths(parts: Iterable[ImageList]) -> list[Path]:
     return sorted({part.root / path for part in parts for path in part.paths})
 
 
-def say_laid_on_white(seen: Mapping[Path, Seen], group: Group) -> None:
-    """Say how many images were laid on white, if any."""
+def say_laid_on_white(seen: Mapping[Path, Seen], group: Group, file: TextIO | None = None) -> None:
+    """Say how many images were laid on white, if any, on `file`, else on stdout."""
     for line in whitened(sum(one.laid_on_white for one in seen.values())) if group.main else ():
-        say(f"note: {line}")
+        say(f"note: {line}", file=file)
 
 
 def check_readable(sets: Sets, group: Group, workers: int) -> None:
@@ -79,12 +82,28 @@ def check_readable(sets: Sets, group: Group, workers: int) -> None:
         return
     parts = list(sets.parts.values())
     seen = look_at_all(parts, group, workers)
-    faults = [one.fault for one in seen.values() if one.fault]
+    refuse_faults(faults_of(seen, parts), len(all_paths(parts)), group, skippable=True)
+    say_laid_on_white(seen, group)
+
+
+def check_tested(images: ImageList, group: Group, workers: int) -> None:
+    """Read all images to be tested on; those that cannot be read are a `UserError` that lists them."""
+    seen = look_at_all([images], group, workers, sys.stderr)
+    refuse_faults(faults_of(seen, [images]), len(all_paths([images])), group, skippable=False)
+    say_laid_on_white(seen, group, sys.stderr)
+
+
+def faults_of(seen: Mapping[Path, Seen], parts: Iterable[ImageList]) -> list[str]:
+    """Return what is wrong with images of these lists."""
+    return [seen[path].fault for path in all_paths(parts) if path in seen and seen[path].fault]
+
+
+def refuse_faults(faults: Sequence[str], total: int, group: Group, skippable: bool) -> None:
+    """Raise what `unreadable` makes of the faults, if any; the processes but the first leave without a word."""
     if faults and group.main:
-        raise unreadable(faults, len(all_paths(parts)), skippable=True)
+        raise unreadable(faults, total, skippable)
     if faults:
         sys.exit(2)
-    say_laid_on_white(seen, group)
 
 
 def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int) -> Sets:
@@ -94,6 +113,10 @@ def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int) -> Sets
     seen = look_at_all(lists.parts, group, workers)
     faults = {path: one.fault for path, one in seen.items() if one.fault}
     if faults:
-        lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(lists.parts))))
+        whole = lists.parts
+        lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(whole))))
+        for part, good in zip(whole, lists.parts, strict=True):
+            if not len(good):
+                refuse_faults(faults_of(seen, [part]), len(all_paths([part])), group, skippable=False)
     say_laid_on_white(seen, group)
     return replace(group.agree(lambda: lists.sets(num_meta), Sets.digests), checked=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +24,7 @@ from harness.image_files import class_folders
 
 MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
 SAMPLE = 256  # files whose content is compared when a run goes on
-LIST_FORM = "a list has one image a line, 'relative/path label'"
+LIST_FORM = "a list has one image a line, 'relative/path label', with a blank between the two"
 
 
 @dataclass(frozen=True)
@@ -55,28 +55,36 @@ class ImageList:
         The digest is of the size of each file, which nearly every edit of a compressed image changes, and of the content of
         SAMPLE of them, evenly spread, which shows that all were rewritten to the same size, as uncompressed formats are.
         Times of change are left out, since a copy on another disk has others; to read all would take as long as an epoch.
+        Files that are not there have the size -1 here, and are named by who needs them.
         """
-        sizes = np.array([found.st_size for found in found_files(self)], dtype=np.int64)
+        sizes = np.array([-1 if found is None else found.st_size for found in found_files(self)], dtype=np.int64)
         digest = hashlib.sha256(sizes.tobytes())
         for i in np.unique(np.linspace(0, len(self) - 1, SAMPLE, dtype=np.int64)).tolist() if len(self) else ():
             with suppress(OSError):  # one that cannot be read is named by who needs it
-                digest.update(hashlib.sha256((self.root / self.paths[i]).read_bytes()).digest())
-        return f"{len(self)} files of {sizes.sum()} bytes ({digest.hexdigest()[:12]})"
+                if sizes[i] >= 0:
+                    digest.update(hashlib.sha256((self.root / self.paths[i]).read_bytes()).digest())
+        gone = int((sizes < 0).sum())
+        missing = f", {gone} of them missing" if gone else ""
+        return f"{len(self)} files of {sizes.sum() + gone} bytes{missing} ({digest.hexdigest()[:12]})"
+
+    def check_root(self) -> None:
+        """Raise a `UserError` if none of the images is there: then the folder is the wrong one."""
+        if self.paths and not any(found is not None for found in found_files(self)):
+            none = f"none of the {len(self)} images of {self.source} is there, {self.root / self.paths[0]} for instance"
+            raise UserError(f"{none}: check the list and --data_root")
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
-def found_files(images: ImageList) -> Iterator[os.stat_result]:
-    """Yield what the file system says of each image; a `UserError` names the first that is not there."""
+def found_files(images: ImageList) -> Iterator[os.stat_result | None]:
+    """Yield what the file system says of each image, None of one that is not there or no file."""
     for path in images.paths:
         try:
             found = os.stat(images.root / path)
         except (OSError, ValueError):
             found = None
-        if found is None or not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{images.root / path} is missing: check {images.source} and --data_root")
-        yield found
+        yield found if found is not None and stat.S_ISREG(found.st_mode) else None
 
 
 def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:
@@ -121,21 +129,32 @@ def checked_list(
     kept: list[tuple[str, int]] = []
     try:
         for path, label in entries:
-            if not 0 <= label < limit:
-                raise ValueError(f"label {label} lies outside [0, {limit}): labels count from 0")
             if os.sep == "/" and "\\" in path and not os.path.exists(os.path.join(base, path)):
                 path = path.replace("\\", "/")  # a list from Windows
-            within = os.path.normpath(os.path.join(base, path)).startswith(base)  # as written: links are not followed
-            if not within or "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
+            if "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
+                raise ValueError(f"{path!r} has a character that a name in a list cannot have: correct the list")
+            if not os.path.normpath(os.path.join(base, path)).startswith(base):  # as written: links are not followed
                 raise ValueError(f"{path!r} lies outside {base}: correct the list, or check --data_root")
             kept.append((path, label))
     except ValueError as error:
         raise UserError(f"{place} {len(kept) + 1}: {error}") from error
-    targets = np.array([label for _, label in kept], dtype=np.int64)
-    if num_classes is None and targets.min() == 1:
-        raise UserError(f"{file}: its labels run from 1 to {targets.max()}, but labels count from 0: subtract 1 from each")
+    labels = [label for _, label in kept]
+    check_counted_from_0(labels, file, min(max(labels), limit) if num_classes is None else num_classes)
+    outside = next((i for i, label in enumerate(labels) if not 0 <= label < limit), None)
+    if outside is not None:
+        raise UserError(f"{place} {outside + 1}: label {labels[outside]} lies outside [0, {limit}): labels count from 0")
+    targets = np.array(labels, dtype=np.int64)
     names = [str(k) for k in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
     return ImageList(Path(root), [path for path, _ in kept], targets, names, str(file))
+
+
+def check_counted_from_0(labels: Sequence[int], source: str | Path, last: int) -> None:
+    """Raise a `UserError` if labels run from 1 to `last`, the number that they end at where they are counted so."""
+    if (min(labels), max(labels)) != (1, last):
+        return
+    if last == 1:
+        raise UserError(f"{source} holds one class; at least two are needed")
+    raise UserError(f"{source}: its labels run from 1 to {last}, but labels count from 0: subtract 1 from each")
 
 
 def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:

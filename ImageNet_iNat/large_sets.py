@@ -13,7 +13,7 @@ import numpy as np
 from data_utils import check_classes, shared_note, small_classes, split_meta
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
-from image_lists import MAX_CLASSES, ImageList, read_inaturalist17, read_list, read_tree
+from image_lists import MAX_CLASSES, ImageList, check_counted_from_0, read_inaturalist17, read_list, read_tree
 
 NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
 LARGE_SETS = tuple(NUM_META)
@@ -48,7 +48,9 @@ class Sets:
         return [f"{words}  ({counts})", *(f"note: {note}" for note in self.notes)]
 
     def digests(self) -> dict[str, str]:
-        """Return a digest of each list, and what tells the images from others."""
+        """Return a digest of each list, and what tells the images from others; a list of which none is there is an error."""
+        for part in self.lists.parts if self.lists else self.parts.values():
+            part.check_root()
         lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
         return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
 
@@ -83,8 +85,6 @@ class Lists:
     def sets(self, num_meta: int) -> Sets:
         """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one."""
         names, train, notes = self.train.class_names, self.train, list(self.notes)
-        if len(names) < 2:
-            raise UserError(f"{train.source} holds one class; at least two are needed")
         check_classes(class_counts(train), names, f"training image in {train.source}")
         index, left = split_meta(self.source.targets, num_meta, len(names))
         meta = self.source if self.draw == "whole" else self.source.subset(index)
@@ -100,6 +100,12 @@ class Lists:
             among = f"the {len(self.source)} {self.use} images"
             notes.append(f"the {len(meta)} meta images are also among {among}, as published")
         return Sets(train, meta, self.test, class_counts(train), notes, self)
+
+
+def check_several_classes(train: ImageList) -> None:
+    """Raise a `UserError` if there is one class, before others are measured by it."""
+    if len(train.class_names) < 2:
+        raise UserError(f"{train.source} holds one class; at least two are needed")
 
 
 def class_counts(images: ImageList) -> list[int]:
@@ -126,6 +132,7 @@ def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes
 def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Lists:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
     train = read_published(dataset, "train", root, lists)
+    check_several_classes(train)
     classes = len(train.class_names)
     check_num_classes(num_classes, classes, train.source)
     val = read_published(dataset, "val", root, lists, classes)
@@ -144,7 +151,9 @@ def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag
     if train_list is None or val_list is None:
         raise UserError("--train_list and --val_list belong together: give both, or neither for folders in --data_root")
     train = read_list(Path(train_list), root, num_classes, "check --train_list")
+    check_several_classes(train)
     classes = len(train.class_names)
+    check_counted_from_0(train.targets.tolist(), train.source, classes - 1)  # --num_classes may be one more
     test = read_list(Path(val_list), root, classes, "check --val_list")
     if meta_list is not None:
         return Lists(train, read_list(Path(meta_list), root, classes, "check --meta_list"), test, "whole", [])
@@ -154,6 +163,7 @@ def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag
 def trees(root: Path, num_classes: int | None) -> Lists:
     """Read one's own folders."""
     train = read_tree(root / "train", None)
+    check_several_classes(train)
     check_num_classes(num_classes, len(train.class_names), train.source)
     test = read_test_tree(root, train.class_names)
     notes = [*train.notes, *test.notes]

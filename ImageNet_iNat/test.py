@@ -34,6 +34,7 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
+from image_check import check_tested
 from image_lists import ImageList
 from large_sets import LARGE_SETS, read_test, training_counts
 
@@ -53,6 +54,7 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
     subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
+    check_tested(subject.images, group, args.workers)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
@@ -95,6 +97,7 @@ def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     matrix = weights[1].get("weight")
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.shape[1:] == (FEATURES,) else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
+    images.check_root()
     if out.exists():
         check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
     backbone, head = load_network(weights, len(images.class_names), path)

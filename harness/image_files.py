@@ -36,10 +36,12 @@ class ClassFolders(NamedTuple):
     labels: list[int]
     class_names: list[str]
     left_out: Counter[str]
+    shared: list[str]  # pairs of classes whose images are the same ones, by a link
 
     def notes(self, folder: Path) -> list[str]:
-        """Return a line that counts the files left out, if any."""
-        return [f"{folder}: files left out: {counted(self.left_out)}"] if self.left_out else []
+        """Return lines that count the files left out, if any, and name classes that share their images."""
+        lines = [f"{folder}: files left out: {counted(self.left_out)}"] if self.left_out else []
+        return lines + [f"{folder}: the classes {pair} are one folder, by a link" for pair in self.shared]
 
 
 def counted(reasons: Counter[str]) -> str:
@@ -78,7 +80,15 @@ def class_folders(folder: Path, class_names: list[str] | None, advice: str) -> C
     if not chosen:
         there = f" (files left out: {counted(left_out)})" if left_out else ""
         raise UserError(f"{folder} holds no image in a format that can be read{there}: {advice}")
-    return ClassFolders([path for path, _ in chosen], [label for _, label in chosen], names, left_out)
+    paths, labels = [path for path, _ in chosen], [label for _, label in chosen]
+    return ClassFolders(paths, labels, names, left_out, one_folder(folder, found))
+
+
+def one_folder(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return "a and b" for each class b whose folder is, by a link, that of a class a before it."""
+    first: dict[str, str] = {}
+    real = [(name, first.setdefault(os.path.realpath(folder / name), name)) for name in names]
+    return [f"{earlier} and {name}" for name, earlier in real if earlier != name]
 
 
 def files_below(folder: Path, endings: Container[str]) -> list[tuple[str, str]]:

@@ -147,7 +147,7 @@ def after_line():
 
 @pytest.fixture
 def nest(monkeypatch):
-    """Make folders in one another and go into the last; rm removes them in the end, as Python's own way fails on them."""
+    """Make folders in one another and go into the last; in the end rm removes them, which Python's own ways cannot."""
     made = []
 
     def call(place, name, number):

@@ -418,6 +418,10 @@ def test_images_that_cannot_be_read_are_listed_or_left_out(run, tiny_folder, tmp
     out = run("MetaSAug_CE_train.py", *words, "--skip_bad").stdout
     assert "note: --skip_bad: 3 of 30 images cannot be read and were left out: my/train/cat/3.png" in out
     assert summary_of(tiny_folder, "name")["cls_num_list"] == [1, 1]
+    (tmp_path / "my" / "test" / "cat" / "0.png").write_text("no image")
+    checkpoint = ["--checkpoint_path", "checkpoint/ours/0/name_ckpt.pth.tar", "--arch", "tiny_networks:logits"]
+    said = run("MetaSAug_test.py", *checkpoint, "--data_root", "my", "--no-cuda", status=2).stderr.splitlines()[-1]
+    assert said.endswith("2 of 6 images cannot be read, see above: remove or replace them")  # it has no --skip_bad
 
 
 MISTAKES = [

@@ -1,5 +1,7 @@
 """Images that cannot be read: found before the meta images are drawn, so that these are good wherever there are enough."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,8 +118,45 @@ def test_the_check_says_how_far_it_is(lists, capsys, monkeypatch):
     ]
 
 
-def test_an_image_that_is_not_there_is_named_by_the_digests(lists):
+def test_what_is_not_there_is_listed_with_what_cannot_be_read(lists):
     sets = read(lists, "iNaturalist18").sets(2)
-    (lists / "val" / "0_0.png").unlink()
-    with pytest.raises(UserError, match=r"val/0_0\.png is missing: check .*_val\.txt and --data_root"):
-        sets.digests()
+    before = sets.digests()
+    paths = sorted(path for path in (lists / "train").iterdir() if path.stem[2:] not in "01")
+    for path in paths[:10]:
+        path.unlink()
+    spoil(paths[10:14])
+    for path, make in zip(paths[14:], (os.mkdir, os.mkfifo), strict=True):
+        path.unlink()
+        make(path)
+    sets = read(lists, "iNaturalist18").sets(2)
+    assert sets.digests() != before
+    assert ", 12 of them missing (" in sets.digests()["train images"]
+    with pytest.raises(UserError, match=r"^16 of 34 images cannot be read, .* or leave them out by --skip_bad$") as error:
+        check_readable(sets, ALONE, 0)
+    for words, number in (("is missing: ", 10), ("cannot be read as an image", 4), ("is a folder", 1), ("is a pipe, ", 1)):
+        assert sum(words in line for line in error.value.lines) == number
+    sets = good(lists, "iNaturalist18")
+    assert any(note.startswith("--skip_bad: 16 of 34 images cannot be read") for note in sets.notes)
+    assert len(sets.train) == 22 - 16
+    assert "missing" not in sets.digests()["train images"]
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_list_of_which_nothing_is_there_is_one_line(lists, part):
+    for path in (lists / part).iterdir():
+        path.unlink()
+    said = wrong(read(lists, "iNaturalist18").sets(2).digests)
+    file = lists / f"iNaturalist18_{part}.txt"
+    assert said.startswith(f"none of the {22 if part == 'train' else 12} images of {file} is there, {lists}/{part}/0_0.png")
+    assert said.endswith("check the list and --data_root")
+
+
+@pytest.mark.parametrize(("dataset", "part"), [("iNaturalist18", "val"), ("ImageNet_LT", "test"), ("ImageNet_LT", "train")])
+def test_a_list_of_which_nothing_can_be_read_is_listed_though_all_were_to_be_left_out(lists, dataset, part):
+    paths = sorted((lists / part).iterdir())
+    spoil(paths)
+    spoil(sorted((lists / "train").iterdir())[:1])
+    words = f"{len(paths)} of {len(paths)} images cannot be read, see above: remove or replace them$"
+    with pytest.raises(UserError, match=words) as error:
+        good(lists, dataset)
+    assert str(paths[0]) in error.value.lines[0]

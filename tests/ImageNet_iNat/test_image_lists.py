@@ -85,9 +85,10 @@ def test_a_list_may_hold_spaces_tabs_both_line_ends_and_blank_lines_at_its_end(t
     assert "line 2: label 48210393 lies" in wrong(read_list, write(file, "a 4\nb 48210393"), tmp_path, None)
 
 
-OUTSIDE = ["../a.jpg 1", "a/../../b.jpg 1", "../images2/a.jpg 1", "/etc/a.jpg 1", ". 1", "a\0/../../b 1", "a\0b 1"]
+OUTSIDE = ["../a.jpg 1", "a/../../b.jpg 1", "../images2/a.jpg 1", "/etc/a.jpg 1", ". 1"]
 BAD_LINES = {
-    "is too short": ["a.jpg", ""],
+    "is too short": ["a.jpg", ""], "label', with a blank between the two": ["a.jpg,1"],
+    "has a character that a name in a list cannot have": ["a\0/../../b 1", "a\0b 1"],
     "is no integer": ["a.jpg x1", "a.jpg 1.0", "a.jpg 1_0", "a.jpg ١", "a.jpg " + "9" * 30],
     "lies outside [0, 3)": ["a.jpg 3", "a.jpg -1"],
     "or check --data_root": OUTSIDE,
@@ -162,7 +163,7 @@ BAD_JSONS = [
     (form([A, A], [OF_A, {"image_id": 2, "category_id": 0}]), "image id 1 has no annotation of its own"),
     (form([A], [{"image_id": 1, "category_id": 3}]), "image 1: label 3 lies outside [0, 3)"),
     (form([A | {"file_name": "../a"}], [OF_A]), "image 1: '../a' lies outside"),
-    (form([A | {"file_name": "a\nb"}], [OF_A]), "image 1: 'a\\nb' lies outside"),
+    (form([A | {"file_name": "a\nb"}], [OF_A]), "image 1: 'a\\nb' has a character that a name"),
     (form([A | {"file_name": "\ud800"}], [OF_A]), "no official json"),
 ]  # fmt: skip
 
@@ -295,6 +296,11 @@ WRONG_FLAGS = [
     (OWN | {"num_classes": 4}, ["class 3 (3) has no training image in train.txt"]),
     (OWN | {"num_meta": 30}, ["--num_meta 30 would take every training image (the largest class has 30): lower it"]),
     (OWN | {"train_list": "from_1.txt"}, ["from_1.txt: its labels run from 1 to 3, but labels count from 0: subtract 1"]),
+    (OWN | {"train_list": "from_1.txt", "num_classes": 3}, ["from_1.txt: its labels run from 1 to 3"]),
+    (OWN | {"train_list": "from_1.txt", "num_classes": 4}, ["from_1.txt: its labels run from 1 to 3"]),
+    *((OWN | {f"{part}_list": "from_1.txt"}, ["from_1.txt: its labels run from 1 to 3"]) for part in ("val", "meta")),
+    (OWN | {"train_list": "one.txt", "num_meta": 1}, ["one.txt holds one class"]),
+    (OWN | {"train_list": "one_1.txt", "num_meta": 1}, ["one_1.txt holds one class"]),
     (OWN | {"num_meta": 0}, ["--num_meta 0"]), (OWN | {"num_classes": 1}, ["--num_classes 1"]),
     (OWN | {"train_list": "one.txt", "val_list": "one.txt", "num_meta": 1}, ["one.txt holds one class"]),
     (OWN | {"val_list": "large.txt"}, ["large.txt line 1: label 3 lies outside [0, 3)"]),
@@ -306,6 +312,7 @@ WRONG_FLAGS = [
 @pytest.mark.parametrize(("flags", "words"), WRONG_FLAGS)
 def test_flags_that_do_not_fit_are_named(own, flags, words):
     write(own / "one.txt", "a 0\nb 0\nc 0")
+    write(own / "one_1.txt", "a 1\nb 1")
     write(own / "large.txt", "a 3")
     write(own / "from_1.txt", "a 1\nb 2\nc 3")
     said = wrong(read_sets, **{"dataset": "custom", "root": "images", "num_meta": 10} | flags)

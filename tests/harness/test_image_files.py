@@ -81,6 +81,13 @@ def test_links_are_followed(tree, tmp_path_factory):
     assert found.notes(tree) == []
 
 
+def test_classes_that_are_one_folder_are_said(tree):
+    (tree / "c").symlink_to(tree / "a")
+    found = class_folders(tree, None, "")
+    assert found.labels == [0] * 3 + [1] * 3 + [2] * 3
+    assert found.notes(tree) == [f"{tree}: the classes a and c are one folder, by a link"]
+
+
 def test_classes_keep_their_order_whatever_sorts_before_a_slash(tmp_path):
     for name in ("a", "a b", "a!"):
         picture(tmp_path / name / "0.png")

@@ -89,7 +89,7 @@ def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | N
 
 def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class: Sequence[float]) -> None:
     """Print a line a class: name, training images, shot group, accuracy."""
-    width = max(map(len, names))
+    width = max(map(len, map(printable, names)))
     for k, (name, value) in enumerate(zip(names, per_class, strict=True)):
         trained = f"{counts[k]:6} training images, {shot_of(counts[k]):6}" if counts else ""
         say(f"  {printable(name):{width}} {trained} {percent(value):>7}")

@@ -21,12 +21,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError, run_main
-from harness.files import replacing
+from harness.errors import run_main
+from harness.files import replacing, writing
 from harness.flags import Parser
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN
-from harness.text import printable
+from harness.text import WRITTEN_OUT, printable, say
+from reporting.drawn_names import replaced_names
 from reporting.finished_runs import (
+    MOST_CLASSES,
     FinishedRun,
     Table,
     figures_of,
@@ -69,25 +71,25 @@ def main() -> None:
     runs = read_runs(args.runs)
     groups = grouped(runs)
     sections = make_sections(runs, groups)
-    print("\n\n".join([*(markdown(table) for _, table in sections[0][2]), *remarks(runs)]))
+    shown = [*("\n".join(markdown(table)) for _, table in sections[0][2]), *remarks(runs)]
+    say(*"\n\n".join(shown).split("\n"))
     sweeps = find_sweeps(runs)
     for sweep in sweeps:
-        print(f"\nλ on held-out training images, {sweep.title}\n{markdown(sweep_table(sweep))}")
-    try:
+        say("", f"λ on held-out training images, {sweep.title}", *markdown(sweep_table(sweep)))
+    with writing(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
-        figures = draw_all(runs, args.out)
-        notes = write_choices(sweeps, args.out / "chosen_lam.csv")
-        for end, page in (("md", markdown_page), ("html", html_page)):
-            with replacing(args.out / f"report.{end}") as part:
-                part.write_text(page(sections, figures), encoding="utf-8")
-        with replacing(args.out / "runs.csv") as part, open(part, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(long_table(runs))
-    except OSError as error:
-        raise UserError(f"--out {args.out} cannot be written ({error.strerror})") from error
-    for note in notes:
-        print(note)
+    figures = draw_all(runs, args.out)
+    notes = write_choices(sweeps, args.out / "chosen_lam.csv")
+    for end, page in (("md", markdown_page), ("html", html_page)):
+        with replacing(args.out / f"report.{end}") as part:
+            part.write_text(page(sections, figures), encoding="utf-8")
+    with (
+        replacing(args.out / "runs.csv") as part,
+        open(part, "w", encoding="utf-8", errors=WRITTEN_OUT, newline="") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(long_table(runs))
     names = ", ".join(name for name, _ in figures)
-    print(f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
+    say(*notes, f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
 
 
 def remarks(runs: Sequence[FinishedRun]) -> list[str]:
@@ -101,7 +103,10 @@ def remarks(runs: Sequence[FinishedRun]) -> list[str]:
     plain = [printable(run.name) for run in runs if run.is_plain("last")]
     if plain:
         found.append(f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}.")
-    return found
+    large = [printable(run.name) for run in runs if run.labels and len(run.summary["cls_num_list"]) > MOST_CLASSES]
+    if large:
+        found.append(f"Without a confusion matrix, for they have more than {MOST_CLASSES} classes: {', '.join(large)}.")
+    return [*found, *replaced_names(runs)]
 
 
 def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRun]]) -> list[Section]:
@@ -123,7 +128,7 @@ def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRu
 
 def escaped(text: str) -> str:
     """Return a text as markdown shows it letter by letter."""
-    return re.sub(r"([\[\]<|])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&!@^])", r"\\\1", printable(text))
 
 
 def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:
@@ -132,10 +137,10 @@ def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]
     for heading, text, tables in sections:
         parts += [f"## {heading}", escaped(text)]
         for title, table in tables:
-            parts += [*([f"**{title}**"] if title else []), markdown(table)]
+            parts += [*([f"**{escaped(title)}**"] if title else []), "\n".join(markdown(table, escaped))]
     parts.append("## Figures")
     for name, caption in figures:
-        words = escaped(printable(caption))
+        words = escaped(caption)
         parts.append(f"{words}\n\n![{words}]({name})")
     return "\n\n".join(parts) + "\n"
 
@@ -145,7 +150,7 @@ def html_table(title: str, table: Table) -> str:
     head, *rows = [[html.escape(printable(cell)) for cell in row] for row in table]
     lines = ["<tr><th>" + "</th><th>".join(head) + "</th></tr>"]
     lines += ["<tr><td>" + "</td><td>".join(row) + "</td></tr>" for row in rows]
-    words = f"<b>{html.escape(title)}</b>"
+    words = f"<b>{html.escape(printable(title))}</b>"
     inner = '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
     if len(rows) > FOLDED:
         return f"<details><summary>{words} ({len(rows)} lines)</summary>\n{inner}\n</details>"

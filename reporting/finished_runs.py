@@ -7,42 +7,39 @@ import json
 import math
 import os
 import statistics
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import msgspec
 import numpy as np
 
-from harness import schemas
 from harness.errors import UserError
-from harness.files import read_bytes
 from harness.flags import FREE_FLAGS, in_stage1
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import printable
+from reporting.run_contents import SUMMARY, Labels, read_labels, read_log, read_summary
 
-SUMMARY = "_summary.json"
 FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
 HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
 FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
                "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1}  # fmt: skip
 UNUSED = {"isda": {"meta_lr"}, "reweight": {"meta_lr", "lam"}, "none": {"meta_lr", "lam", "loss"}}  # by --stage2
+MOST_CLASSES = 1000  # of a confusion matrix
 SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
 Table = list[list[str]]  # the first row is the heading
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run: its name, what <name>_summary.json holds, and that file."""
+    """A finished run: its name, what its summary holds, a dict an epoch of its log, and its labels if they are kept."""
 
     name: str
     summary: dict[str, Any]
-    path: Path
+    log: list[dict[str, Any]]
+    labels: Labels | None
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -86,42 +83,25 @@ class FinishedRun:
         """Whether the "last" or "best" epoch is before stage 2."""
         return in_stage1(self.summary.get("flags", {}), self.summary[which]["epoch"])
 
-    def beside(self, end: str) -> Path:
-        """Return the run's file that ends in `end`."""
-        return self.path.with_name(self.path.name.removesuffix(SUMMARY) + end)
-
-    def log(self) -> list[dict[str, Any]]:
-        """Return a dict an epoch, an empty list where there is no log."""
-        path = self.beside("_metrics.jsonl")
-        if not path.is_file():
-            return []
-        lines = [decoded(line, path, f" in line {number}") for number, line in enumerate(read_bytes(path).splitlines(), 1)]
-        for number, line in enumerate(lines, 1):
-            schemas.check(line, schemas.LOG_LINE, f"{path}, line {number},")
-            schemas.check(line.get("epoch"), schemas.Count, f"{path}, line {number},", "epoch")
-        return lines
-
     def confusion(self) -> np.ndarray | None:
-        """Return the last epoch's confusion matrix (C, C), rows the true classes, None without predictions."""
-        path = self.beside("_last_predictions.npz")
-        if not path.is_file():
-            return None
+        """Return the last epoch's confusion matrix (C, C), rows the true classes; None without predictions, or too large."""
         classes = len(self.summary["cls_num_list"])
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                target, predicted = kept["target"], kept["predicted"]
-            for name, labels in (("target", target), ("predicted", predicted)):
-                if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():
-                    raise ValueError(f"its {name} holds no labels of {classes} classes")
-            if len(target) != len(predicted):
-                raise ValueError(f"it has {len(target)} labels and {len(predicted)} predictions")
-            return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error
+        if self.labels is None or classes > MOST_CLASSES:
+            return None
+        target, predicted = self.labels
+        return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def read_run(name: str, path: Path) -> FinishedRun:
+    """Read the files of a run, of which `path` is the summary."""
+    summary, first = read_summary(path), path.name.removesuffix(SUMMARY)
+    log = read_log(path.with_name(f"{first}_metrics.jsonl"), summary)
+    labels = read_labels(path.with_name(f"{first}_last_predictions.npz"), len(summary["cls_num_list"]))
+    return FinishedRun(name, summary, log, labels)
 
 
 def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
-    """Read summaries, or all those below a folder."""
+    """Read the runs of summaries, or of all those below a folder: all their files, so that a damaged one is found now."""
     different: dict[Path, Path] = {}
     for path in paths:
         found = [path]
@@ -136,32 +116,7 @@ def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
     common = os.path.commonpath([file.absolute().parent for file in files])
     long = [os.path.relpath(file.absolute().with_name(name), common) for name, file in zip(short, files, strict=True)]
     names = [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
-    return [FinishedRun(name, read_summary(file), file) for name, file in zip(names, files, strict=True)]
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """Read a summary."""
-    summary = decoded(read_bytes(path), path)
-    schemas.check(summary, schemas.Summary, path)
-    schemas.check(summary.get("flags", {}), dict[str, schemas.Plain], path, "flags")
-    classes, names = len(summary["cls_num_list"]), summary.get("class_names")
-    if names is not None and len(names) != classes:
-        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
-    for which in ("best", "last"):
-        for key in ("per_class", "trace_estimated", "trace_learned"):
-            figures = summary[which].get(key, summary["cls_num_list"])
-            if len(figures) != classes:
-                raise UserError(f"{path} cannot be used: its {which}.{key} has {len(figures)} entries for {classes} classes")
-    return summary
-
-
-def decoded(content: bytes, path: Path, where: str = "") -> Any:
-    """Return what JSON says, which a file of a run holds."""
-    try:
-        return msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
-        advice = f"name a <save_name>{SUMMARY}, or train anew"
-        raise UserError(f"{path} cannot be read ({error}{where}): {advice}") from error
+    return [read_run(name, file) for name, file in zip(names, files, strict=True)]
 
 
 def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -188,6 +143,18 @@ def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
         name = " ".join(words) or "all"
         named[f"{name} ({group[0].name})" if name in named else name] = group
     return named
+
+
+def long_tails(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set."""
+    found: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in runs:
+        found.setdefault((run.long_tail, str(run.summary["cls_num_list"])), []).append(run)
+    names = [name for name, _ in found]
+    return {
+        name if names.count(name) == 1 else f"{name}, {len(own[0].summary['cls_num_list'])} classes ({own[0].name})": own
+        for (name, _), own in found.items()
+    }
 
 
 def figure(outcome: dict[str, Any], key: str) -> float:
@@ -278,10 +245,10 @@ def compared(groups: dict[str, list[FinishedRun]], published: float) -> tuple[st
     return "; ".join(ours), "; ".join(difference)
 
 
-def markdown(table: Table) -> str:
-    """Return a table as aligned markdown."""
-    table = [[printable(cell).replace("|", "\\|") for cell in row] for row in table]
+def markdown(table: Table, escape: Callable[[str], str] = printable) -> list[str]:
+    """Return the lines of a table as aligned markdown, each cell as `escape` makes it."""
+    table = [[escape(cell) for cell in row] for row in table]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table]
     rule = "| " + " | ".join("-" * width for width in widths) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return [lines[0], rule, *lines[1:]]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.files import link_previous, previous, replacing
+from harness.files import link_previous, previous, replacing, writing
+from harness.text import WRITTEN_OUT
 from reporting.finished_runs import FinishedRun, Table, figure, spread
 
 COLUMNS = ("dataset", "loss", "imb_factor", "lam", "source")
@@ -86,11 +87,15 @@ def write_choices(sweeps: Sequence[Sweep], path: Path) -> list[str]:
     number = Counter(sweep.cell for sweep in sweeps)
     alone = [sweep for sweep in sweeps if number[sweep.cell] == 1]
     if path.exists() and not alone:
-        link_previous(path)
-        path.unlink()
+        with writing(path):
+            link_previous(path)
+            path.unlink()
         notes.append(f"note: these runs choose no λ: the earlier {path} is now {previous(path)}")
     if alone:
-        with replacing(path, keep_previous=True) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(path, keep_previous=True) as part,
+            open(part, "w", encoding="utf-8", errors=WRITTEN_OUT, newline="") as file,
+        ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for sweep in alone:

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +15,8 @@ import numpy as np
 
 from harness.files import writing
 from harness.metrics import PER_CLASS_MEAN, SHOTS
-from harness.text import printable
-from reporting.finished_runs import FinishedRun, figure, grouped
+from reporting.drawn_names import class_labels, group_labels
+from reporting.finished_runs import FinishedRun, figure, grouped, long_tails
 
 CURVES = {
     "train_loss": "training loss",
@@ -26,6 +26,7 @@ CURVES = {
     "grad_norm": "norm of the meta gradient",
     "trace_estimated_few": "trace of Σ, few-shot classes",
 }
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # above 0
 ALL_NAMED = 40  # classes
 Draw = Callable[[Any], object]  # on a matplotlib figure; what returns False has nothing to show
 
@@ -50,34 +51,11 @@ def colour(i: int, count: int) -> Any:
     return f"C{i}" if count <= 10 else colormaps["turbo"](i / (count - 1))
 
 
-def plain(text: str) -> str:
-    """Return a name as matplotlib draws it letter by letter: between dollars it reads formulas, and _names it hides."""
-    text = printable(text).replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
-
-
-@cache
-def drawn_characters() -> frozenset[int]:
-    """Return the characters that matplotlib's own font has."""
-    from matplotlib.font_manager import findfont
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(FT2Font(findfont("DejaVu Sans")).get_charmap())
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Return names of classes as they are drawn: shortened, and numbers for those in a script that the font lacks."""
-    return [
-        f"no. {k}" if {*map(ord, name)} - drawn_characters() else plain(name if len(name) <= 24 else f"{name[:23]}…")
-        for k, name in enumerate(map(printable, names))
-    ]
-
-
 def name_classes(axis: Any, names: Sequence[str]) -> None:
     """Put the names of the classes on an axis whose places are 0 to C − 1, as many as there is room for."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    shown = short_names(names)
+    shown = class_labels(names)
     if len(shown) <= ALL_NAMED:
         axis.set_ticks(range(len(shown)), shown)
     else:
@@ -107,7 +85,8 @@ def draw_curves(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
     """Draw what the logs hold, a colour a group, a line a seed; return whether there is anything."""
     from matplotlib.ticker import MaxNLocator
 
-    logs = {name: [run.log() for run in runs] for name, runs in groups.items()}
+    labels = group_labels(groups)
+    logs = {name: [run.log for run in runs] for name, runs in groups.items()}
     shown = {key: title for key, title in CURVES.items()
              if any(values_of(log, key)[0] for group in logs.values() for log in group)}  # fmt: skip
     if not shown:
@@ -119,7 +98,7 @@ def draw_curves(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
         for i, (name, group) in enumerate(logs.items()):
             for j, log in enumerate(group):
                 epochs, values = values_of(log, key)
-                own = {"color": colour(i, len(logs)), "label": plain(name) if j == 0 else None}
+                own = {"color": colour(i, len(logs)), "label": labels[name] if j == 0 else None}
                 marker = "o" if len(values) == 1 else None  # there is no line through one point
                 panel.plot(epochs, values, lw=1, ms=4, marker=marker, **own)
         panel.set_title(title, fontsize=10)
@@ -148,15 +127,15 @@ def draw_classes(groups: dict[str, list[FinishedRun]], made: Any) -> None:
     counts: Sequence[int] = next(iter(groups.values()))[0].summary["cls_num_list"]
     upper, lower = made.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bars = len(counts) <= 20
-    width = 0.8 / len(groups)
+    width, labels = 0.8 / len(groups), group_labels(groups)
     for i, (name, runs) in enumerate(groups.items()):
         values = means(runs, "per_class")
         if bars:
             places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(values))]
-            upper.bar(places, values, width, label=plain(name), color=colour(i, len(groups)))
+            upper.bar(places, values, width, label=labels[name], color=colour(i, len(groups)))
         else:
             upper.plot(values, ".", ms=2, alpha=0.4, color=colour(i, len(groups)))
-            upper.plot(smoothed(values), label=plain(name), lw=1.5, color=colour(i, len(groups)))
+            upper.plot(smoothed(values), label=labels[name], lw=1.5, color=colour(i, len(groups)))
     for k, each in enumerate(zip(*(means(runs, "per_class") for runs in groups.values()), strict=True)):
         if bars and np.isnan(each).all():
             upper.text(k, 2, "no test images", rotation=90, ha="center", va="bottom", fontsize=7, color="0.4")
@@ -180,13 +159,13 @@ def draw_shots(groups: dict[str, list[FinishedRun]], made: Any) -> None:
     keys = "acc1", PER_CLASS_MEAN, *SHOTS
     found = {key: [[figure(outcome, key) for outcome in group] for group in last] for key in keys}
     shown = {key: columns for key, columns in found.items() if not np.isnan(np.concatenate(columns)).all()}
-    width = 0.8 / len(groups)
+    width, labels = 0.8 / len(groups), group_labels(groups)
     for i, name in enumerate(groups):
         columns = [of_group[i] for of_group in shown.values()]
         errors = [np.std(column, ddof=1) for column in columns] if len(columns[0]) > 1 else None
         places = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(shown))]
         own = colour(i, len(groups))
-        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=plain(name), capsize=2, color=own)
+        panel.bar(places, np.mean(columns, axis=1), width, yerr=errors, label=labels[name], capsize=2, color=own)
     names = {"acc1": "overall", PER_CLASS_MEAN: "mean over\nclasses", **{shot: f"{shot}-shot" for shot in SHOTS}}
     panel.set_xticks(range(len(shown)), [names[key] for key in shown])
     panel.set_ylabel("test accuracy, %")
@@ -202,7 +181,7 @@ def learning(groups: dict[str, list[FinishedRun]]) -> dict[str, list[FinishedRun
 
 def draw_covariances(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
     """Draw each class's trace of Σ, estimated and as the meta steps moved it; return whether there is anything."""
-    there = learning(groups)
+    there, labels = learning(groups), group_labels(groups)
     if not there:
         return False
     panels = made.subplots(len(there), 2, squeeze=False, sharex=True)
@@ -210,10 +189,11 @@ def draw_covariances(groups: dict[str, list[FinishedRun]], made: Any) -> bool:
         estimated, learned = (np.array(means(runs, f"trace_{kind}")) for kind in ("estimated", "learned"))
         left.plot(estimated, "o", ms=4, label="estimated")
         left.plot(learned, "x", ms=4, label="learned")
-        left.set_title(plain(name), fontsize=8, loc="left")
+        left.set_title(labels[name], fontsize=8, loc="left")
         left.set_ylabel("trace of Σ")
         left.legend(fontsize=8)
-        moved = 100 * np.divide(learned - estimated, estimated, out=np.full_like(estimated, math.nan), where=estimated > 0)
+        nowhere = np.full_like(estimated, math.nan)
+        moved = 100 * np.divide(learned - estimated, estimated, out=nowhere, where=estimated >= SMALLEST)
         right.plot(moved, "x", ms=4, color="C1")
         right.set_title("learned against estimated", fontsize=8, loc="right")
         right.set_ylabel("difference, %")
@@ -240,18 +220,6 @@ def draw_confusion(confusion: np.ndarray, names: Sequence[str], made: Any) -> No
                 panel.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 50 else "k")
     for axis in (panel.xaxis, panel.yaxis):
         name_classes(axis, names)
-
-
-def long_tails(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set."""
-    found: dict[tuple[str, str], list[FinishedRun]] = {}
-    for run in runs:
-        found.setdefault((run.long_tail, str(run.summary["cls_num_list"])), []).append(run)
-    names = [name for name, _ in found]
-    return {
-        name if names.count(name) == 1 else f"{name}, {len(own[0].summary['cls_num_list'])} classes ({own[0].name})": own
-        for (name, _), own in found.items()
-    }
 
 
 def draw_all(runs: Iterable[FinishedRun], folder: Path) -> list[tuple[str, str]]:

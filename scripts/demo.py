@@ -31,6 +31,7 @@ from tqdm import tqdm
 from harness.errors import Stopped, UserError, run_main
 from harness.flags import Parser
 from harness.signals_and_lock import heeded
+from harness.text import say
 from harness.training_flags import parse_training
 from MetaSAug_LDAM_train import STAGE2, train
 from reporting.finished_runs import FinishedRun, markdown, read_runs, spread
@@ -145,12 +146,11 @@ def main() -> None:
         for stage2, seed, _ in trained(jobs, stops):
             bar.update()
             if bar.disable:  # no terminal
-                print(f"{METHODS[stage2]}, seed {seed}: trained", flush=True)
+                say(f"{METHODS[stage2]}, seed {seed}: trained")
     folder = files(workdir)
     found = {stage2: read_runs([folder / f"{stage2}_seed{seed}_summary.json" for seed in SEEDS]) for stage2 in METHODS}
-    print(markdown(table(found)))
-    print(seen(found))
-    print(f"wrote the runs to {folder}; compare them in a page: python3 report.py {folder}")
+    wrote = f"wrote the runs to {folder}; compare them in a page: python3 report.py {folder}"
+    say(*markdown(table(found)), seen(found), wrote)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,20 @@ def test_lam_t_is_not_called_a_ratio():
         assert has_identifier("ratio", source)
 
 
+def printing(source):
+    """The lines that print what is not constant, not by `say`: names in it might move the cursor."""
+    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    named = (call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print")
+    return [call.lineno for call in named if not all(isinstance(word, ast.Constant) for word in call.args)]
+
+
+def test_one_function_prints_what_is_not_constant():
+    scripts = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("scripts/*.py")}
+    found = {name for name, source in {**SOURCES, **scripts}.items() if printing(source)}
+    assert found == {"harness.text", "harness.errors"}
+    assert printing('print("a")\nprint(f"{x}")\nprint(x)\nprint("a", *x)\nsay(x)\nprint()') == [2, 3, 4]
+
+
 def test_nothing_is_copied():
     benchmarks = {f"benchmarks/{path.name}": path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py")}
     assert shared_blocks({**SOURCES, **benchmarks}) == []

@@ -9,12 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from support.finished_runs import write_run
 from support.places import ROOT
 from support.refusals import wrong
 
 from report import html_page, html_table, markdown_page
+from reporting.drawn_names import replaced_names
 from reporting.finished_runs import PUBLISHED, grouped, published_tables, read_runs
 from reporting.lam_sweeps import find_sweeps, write_choices
 from reporting.plots import draw_all, draw_classes, draw_confusion, draw_covariances, draw_curves, draw_shots, smoothed
@@ -36,7 +38,8 @@ def test_text_of_others_is_shown_letter_by_letter(run, tmp_path):
         write_run(tmp_path / "runs", name, counts=(500, 400, 300, 200, 60, 50, 8), class_names=names, lr=len(name) / 100)
     out = run("report.py", "runs", "--out", "out").stdout
     assert "| cost_$5_a_$6 | last (199)" in out
-    assert "| a\\|b " in out
+    assert "| a|b " in out
+    assert "| a\\|b " in (tmp_path / "out" / "report.md").read_text()
     page = (tmp_path / "out" / "report.html").read_text()
     assert {"cost_$5_a_$6", "_base", "a\\|b"} & set(Page(page).cells) == {"cost_$5_a_$6", "_base"}
     made = Figure()
@@ -44,6 +47,40 @@ def test_text_of_others_is_shown_letter_by_letter(run, tmp_path):
     shown = [label.get_text() for label in made.axes[1].get_xticklabels()]
     assert shown == [r"\$x\$", " _base", "a|b", r"\x1b[31mred\n", "é" * 23 + "…", "no. 5", "<b>"]
     made.savefig(tmp_path / "x.png")  # nothing of it is read as a formula
+
+
+def test_names_that_figures_cannot_show_are_numbers_and_the_report_says_which(run, tmp_path):
+    names = ["dog", "鳥", "猫"]
+    for name in ("a", "犬", "b", "x\udcff"):
+        write_run(tmp_path / "runs", name, class_names=names, lr=ord(name[0]) / 1000)
+    out = run("report.py", "runs", "--out", "out", PYTHONWARNINGS="error").stdout
+    sentence = "Names that the figures cannot show are numbers there: no. 1 is 鳥, no. 2 is 猫, run 4 is 犬."
+    assert sentence in out
+    assert sentence in (tmp_path / "out" / "report.md").read_text()
+    assert sentence in (tmp_path / "out" / "report.html").read_text()
+    runs = read_runs([tmp_path / "runs"])
+    made = Figure()
+    for draw in (draw_shots, draw_classes, draw_curves, draw_covariances):
+        made = Figure()
+        draw(grouped(runs), made)
+        texts = [text.get_text() for text in made.findobj(Text)]
+        assert "run 4" in texts or " run 4" in texts, draw
+        assert not any(set("犬鳥猫") & set(text) for text in texts)
+    plain = runs[:2]
+    for one in plain:
+        one.summary["class_names"] = None
+    assert replaced_names(plain) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", r"a\|b", "`t`", "*b*", "_u_", "<img src=x>", "[l](u)", "![l](u)", "$x$", "#h", "&amp;", "~~s~~", "=="]
+)
+def test_markdown_shows_names_letter_by_letter(name):
+    page = markdown_page([("", name, [(name, [["run", "acc1"], [name, "80.00 ± 1.00"]])])], [("x.png", name)])
+    shown = "".join("\\" + c if c in "\\`*_{}[]<>#|~$&!@^" else c for c in name)
+    paragraph, title, _, _, row, _, caption, image = [line for line in page.splitlines()[4:] if line]
+    assert (paragraph, title, caption, image) == (shown, f"**{shown}**", shown, f"![{shown}](x.png)")
+    assert row.split() == [*["|"], *shown.split(), *["|", "80.00", "±", "1.00", "|"]]
 
 
 def test_what_a_terminal_cannot_show_is_written_out(run, folder):
@@ -108,7 +145,7 @@ def members(runs):
 
 def held_out(folder, name, accuracy, seed=0, **flags):
     """Write a run of a sweep, whose accuracy on the test set would choose the other way round."""
-    write_run(folder, name, seed, accuracy=90 - accuracy, heldout=accuracy, **flags)
+    write_run(folder, name, seed, accuracy=95 - accuracy, heldout=accuracy, **flags)
 
 
 def choices(path):

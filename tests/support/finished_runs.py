@@ -28,8 +28,8 @@ def write_run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = len(counts)
-    outcome = {"epoch": 199, "acc1": accuracy, "many": 90.0, "medium": 70.0, "few": None, "macro_f1": 66.6, "ece": 4.0,
-               "per_class": [90.0, *[70.0] * (size - 2), None]}  # fmt: skip
+    outcome = {"epoch": flags.get("epochs", 200) - 1, "acc1": accuracy, "many": 90.0, "medium": 70.0, "few": None,
+               "macro_f1": 66.6, "ece": 4.0, "per_class": [90.0, *[70.0] * (size - 2), None]}  # fmt: skip
     if log:
         outcome |= {"trace_estimated": [2.0] * size, "trace_learned": [2.1] * size}
     summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": [*counts],

@@ -1,0 +1,110 @@
+"""What the files of a finished run hold, read and checked before any of it is shown."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import Annotated, Any
+from zipfile import BadZipFile
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from harness import schemas
+from harness.errors import UserError
+from harness.files import read_bytes
+from harness.metrics import PER_CLASS_MEAN, SHOTS
+
+SUMMARY = "_summary.json"
+LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
+Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
+NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
+PERCENTS = ("acc1", "acc5", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")  # ends of the keys of a log
+NOT_NEGATIVE = ("test_loss", "meta_loss", "grad_norm")  # a training loss is what the criterion makes it
+# A half of a pair of UTF-16 that stands alone in JSON, as bytes of file names that are no text are written there.
+LONE_HALF = re.compile(rb"(\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\(?=u[dD][89a-fA-F]..)")
+Labels = tuple[np.ndarray, np.ndarray]  # of a test set, and what the network took each image for
+
+
+def decoded(content: bytes, path: Path, where: str = "") -> Any:
+    r"""Return what JSON says, which a file of a run holds; half a pair of UTF-16 becomes text such as \udcff."""
+    try:
+        return msgspec.json.decode(LONE_HALF.sub(lambda found: found[1] or rb"\\", content))
+    except (msgspec.DecodeError, RecursionError) as error:
+        advice = f"name a <save_name>{SUMMARY}, or train anew"
+        raise UserError(f"{path} cannot be read ({error}{where}): {advice}") from error
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a summary."""
+    summary: dict[str, Any] = decoded(read_bytes(path), path)
+    schemas.check(summary, schemas.Summary, path)
+    schemas.check(summary.get("flags", {}), dict[str, schemas.Plain], path, "flags")
+    classes, names = len(summary["cls_num_list"]), summary.get("class_names")
+    if names is not None and len(names) != classes:
+        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
+    for which in ("best", "last"):
+        outcome = summary[which]
+        check_epoch(outcome["epoch"], summary, path, f"{which}.epoch")
+        for key in ("acc1", "heldout_acc1"):  # below 0 while there is none
+            schemas.check(outcome.get(key), schemas.Percent | None, path, f"{which}.{key}")
+        if "per_class" not in outcome:
+            raise UserError(f"{path} cannot be used: it has no {which}.per_class, the accuracy of each class")
+        for key in ("per_class", "trace_estimated", "trace_learned"):
+            figures = outcome.get(key, summary["cls_num_list"])
+            if len(figures) != classes:
+                raise UserError(f"{path} cannot be used: its {which}.{key} has {len(figures)} entries for {classes} classes")
+            schemas.check(figures, list[Shown | None], path, f"{which}.{key}")
+    return summary
+
+
+def check_epoch(epoch: int, summary: dict[str, Any], path: Path | str, name: str) -> None:
+    """Check that an epoch, counted from 0, is one that the run of a summary had."""
+    epochs = summary.get("flags", {}).get("epochs")
+    if epoch < 0 or (epochs is not None and epoch >= epochs):
+        had = "are counted from 0" if epochs is None else f"are 0 to {epochs - 1}"
+        raise UserError(f"{path} cannot be used: its {name} is {epoch}, the epochs of the run {had}")
+
+
+def form_of(key: str) -> Any:
+    """Return what a figure of a log may be, for msgspec."""
+    if key.startswith("trace_"):
+        return Shown | None
+    return (schemas.Percent if key.endswith(PERCENTS) else NotNegative if key in NOT_NEGATIVE else Shown) | None
+
+
+def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a dict an epoch, an empty list where there is no log."""
+    if not path.is_file():
+        return []
+    lines = []
+    for number, content in enumerate(read_bytes(path).splitlines(), 1):
+        line = decoded(content, path, f" in line {number}")
+        where = f"{path}, line {number},"
+        schemas.check(line, schemas.LOG_LINE, where)
+        schemas.check(line.get("epoch"), schemas.Count, where, "epoch")
+        check_epoch(line["epoch"], summary, where, "epoch")
+        for key, value in line.items():
+            if value is not None:
+                schemas.check(value, form_of(key), where, key)
+        lines.append(line)
+    return lines
+
+
+def read_labels(path: Path, classes: int) -> Labels | None:
+    """Return true and predicted labels (M,), (M,) of the last epoch, None where there is no file of them."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            target, predicted = kept["target"], kept["predicted"]
+        for name, labels in (("target", target), ("predicted", predicted)):
+            if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():
+                raise ValueError(f"its {name} holds no labels of {classes} classes")
+        if len(target) != len(predicted):
+            raise ValueError(f"it has {len(target)} labels and {len(predicted)} predictions")
+        return target, predicted
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error

@@ -122,6 +122,7 @@ def test_a_damaged_file_is_never_listed_as_written(folder, capsys):
 
 def test_a_best_file_of_another_run_with_the_same_accuracy_is_not_taken(folder, tmp_path, capsys):
     train(tmp_path / "other", "--seed", 5, rights=(0, 2, 3, 1, 1))
+    shutil.copy(folder / "a_ckpt.pth.tar", folder / "a_ckpt.pth.tar.previous")
     for kind in ("ckpt", "last"):
         shutil.copy(tmp_path / "other" / f"a_{kind}.pth.tar", folder / f"a_{kind}.pth.tar")
     train(folder, *GO_ON)

@@ -116,7 +116,7 @@ class FeatureCache:
         return first
 
     def _see(self, path: Path) -> None:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{path} is not there: --cache_dir must be a folder that all processes share")
 
     def _keep_others_out(self, path: Path, what: str, held: ExitStack) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tarfile
 from contextlib import suppress
 from pathlib import Path
@@ -38,9 +39,9 @@ def fetch(url: str, archive: Path) -> None:
     """Download `url` to `archive` unless that is there; errors are those of urllib."""
     from torchvision.datasets.utils import download_url
 
-    if archive.is_file():
+    if os.path.isfile(archive):
         return
-    there = archive.parent.is_dir()
+    there = os.path.isdir(archive.parent)
     archive.parent.mkdir(parents=True, exist_ok=True)
     try:
         download_url(url, archive.parent, archive.name)

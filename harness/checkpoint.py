@@ -154,7 +154,7 @@ def read_file(path: Path) -> Any:
 def advice(path: Path) -> str:
     """Return what to do about a damaged file."""
     before = previous(path)
-    return f"the file before it is {before}" if before.is_file() else "fetch or make it again"
+    return f"the file before it is {before}" if os.path.isfile(before) else "fetch or make it again"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.errors import UserError
 
 TEMPORARY, PREVIOUS = ".tmp", ".previous"  # ends of names: a file that is being written, and the one before it
+DEEPER = 140  # characters of a path below a run's folder, as of an event file, at the most
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kept = "; it is as it was before" if path.is_file() else ""
+        kept = "; it is as it was before" if os.path.isfile(path) else ""
         reason = f"{path} cannot be written ({error.strerror or error}){kept}"
         raise UserError(f"{reason}: make room or choose another folder") from error
 
@@ -49,7 +50,7 @@ def check_output(path: Path, keep_previous: bool = False, inputs: Iterable[Path 
             raise UserError(f"--out {path} would replace {place}, which this command reads: name another")
     longest = path.with_name(path.name + (PREVIOUS if keep_previous else TEMPORARY))
     with writing(path):
-        if not longest.exists():
+        if not os.path.exists(longest):
             longest.touch()
             longest.unlink()
 
@@ -80,7 +81,7 @@ def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Let a file's content, or the names in a folder, reach the disk."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows wants to write what it syncs
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)  # Windows wants to write what it syncs
     try:
         os.fsync(handle)
     finally:
@@ -94,7 +95,7 @@ def previous(path: Path) -> Path:
 
 def link_previous(path: Path) -> None:
     """Give the file at `path` its second name, `previous`; `path` stays there all the while."""
-    if not path.exists():
+    if not os.path.exists(path):
         return
     second = path.with_name(path.name + ".tmp2")
     with suppress(FileNotFoundError):
@@ -115,7 +116,7 @@ def beside(path: Path, ending: str) -> Path:
 
 def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     """Move the files of an earlier run out of the way, to `folder/earlier/<n>`; return that folder, None without any."""
-    present = [name for name in names if (folder / name).exists()]
+    present = [name for name in names if os.path.exists(folder / name)]
     if not present:
         return None
     earlier = folder / "earlier"
@@ -138,6 +139,8 @@ def output_folder(folder: Path, save_name: str, end: str = TEMPORARY) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+        with suppress(FileNotFoundError):
+            os.lstat(folder / f"{save_name}_" / ("x" * DEEPER))
     except OSError as error:
         limit = name_limit(folder, end) if error.errno == errno.ENAMETOOLONG else ""
         raise UserError(f"{probe} cannot be written ({error.strerror}){limit}: choose another --workdir or name") from error
@@ -148,6 +151,6 @@ def name_limit(folder: Path, end: str) -> str:
     """Return in words how many bytes a --save_name may have in `folder`, or any name if the folder's own is too long."""
     if not os.path.isdir(folder):
         return "; a name may have 255 bytes"
-    room = os.pathconf(folder, "PC_PATH_MAX") - 1 - len(os.fsencode(folder / "x")) + 1
+    room = os.pathconf(folder, "PC_PATH_MAX") - len(os.fsencode(folder / "x")) - DEEPER
     most = min(os.pathconf(folder, "PC_NAME_MAX"), room) - len(end)
     return f"; --save_name may have {most} bytes there" if most > 0 else "; the path is too long"

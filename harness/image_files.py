@@ -63,7 +63,7 @@ def class_folders(folder: Path, class_names: list[str] | None, advice: str) -> C
     left_out: Counter[str] = Counter()
     chosen: list[tuple[str, int]] = []
     try:
-        found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        found = sorted(p.name for p in folder.iterdir() if os.path.isdir(p) and not p.name.startswith("."))
         names = found if class_names is None else class_names
         for name in found:
             if name not in names:

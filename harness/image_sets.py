@@ -124,7 +124,7 @@ def describe_damage(reader: type, root: Path) -> str:
     files = [*reader.train_list, *reader.test_list]  # type: ignore[attr-defined]
     files.append((reader.meta["filename"], reader.meta["md5"]))  # type: ignore[attr-defined]
     for name, md5 in files:
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):
             return f"{folder / name} is missing: delete {folder} to have it downloaded again"
         if not check_integrity(str(folder / name), md5):
             return f"{folder / name} is damaged or was changed (md5 differs): delete {folder} to have it downloaded again"

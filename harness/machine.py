@@ -14,7 +14,7 @@ import torch
 def processor() -> str:
     """Return the processor's name."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if os.path.isfile(info) else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 

@@ -54,7 +54,7 @@ def finite(value: Any) -> Any:
 def lines_before(path: Path, epoch: int) -> dict[int, str]:
     """Return the whole lines of a log whose epoch is before `epoch`, by epoch."""
     kept = {}
-    if epoch and path.is_file():
+    if epoch and os.path.isfile(path):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             with suppress(ValueError, KeyError, TypeError):  # a line may be cut
                 found = json.loads(line)["epoch"]
@@ -143,7 +143,7 @@ class Record:
             if source is not None:
                 self._mend(found["epoch"], binding, remade)
                 self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
-            if own and source is not None and source.resolve() != resume.resolve() and resume.exists():
+            if own and source is not None and source.resolve() != resume.resolve() and os.path.exists(resume):
                 # It is damaged, and must not take the place of the good one when the next is saved.
                 os.replace(resume, resume.with_name(resume.name + ".damaged"))
         self.log = RunLog(folder, name, found["epoch"])

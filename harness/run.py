@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -333,7 +334,7 @@ class Run:
         bad = int(self.meter.first_bad)
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):
-            good = f"the last good checkpoint is {self.path}" if self.path.is_file() else "nothing was saved yet"
+            good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             good = good if self.group.main else "rank 0 knows the last good checkpoint"
             raise UserError(
                 f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}; {good}. "

@@ -66,7 +66,7 @@ def copy_run(source: Path, folder: Path, name: str) -> None:
         file, target = source.with_name(f"{theirs}_{end}"), folder / f"{name}_{end}"
         if end == "resume.pth.tar":
             file = source
-        if file.is_file() and not target.exists():
+        if os.path.isfile(file) and not os.path.exists(target):
             with replacing(target) as part:
                 shutil.copyfile(file, part)
 
@@ -90,7 +90,7 @@ def fault_of(path: Path, outcome: Mapping[str, Any], binding: Mapping[str, Any],
 
     None if it is; `best`: of the best epoch.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         return f"{path} is missing"
     try:
         state = load_checkpoint(path)
@@ -152,7 +152,7 @@ def predictions_fit(path: Path, acc1: float) -> bool:
 
 def set_damaged_aside(path: Path) -> list[str]:
     """Rename a checkpoint that cannot be read to `.damaged`; return a line that says so."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     try:
         read_file(path)
@@ -164,4 +164,4 @@ def set_damaged_aside(path: Path) -> list[str]:
 
 def written(paths: Sequence[Path]) -> str:
     """Return the files that are there, as the last line of a run lists them."""
-    return ", ".join(str(path) for path in paths if path.exists())
+    return ", ".join(str(path) for path in paths if os.path.exists(path))

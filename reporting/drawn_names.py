@@ -24,21 +24,21 @@ def drawn_characters() -> frozenset[int]:
     return frozenset(FT2Font(findfont("DejaVu Sans")).get_charmap())
 
 
-def numbered(names: Sequence[str], word: str, first: int) -> dict[int, str]:
+def labelled(names: Sequence[str], word: str, first: int) -> dict[int, str]:
     """Return, by its place, `word` and a number for each name in a script that the font lacks."""
     return {k: f"{word} {k + first}" for k, name in enumerate(names) if {*map(ord, printable(name))} - drawn_characters()}
 
 
 def class_labels(names: Sequence[str]) -> list[str]:
     """Return names of classes as they are drawn: shortened, and numbers for those that cannot be."""
-    numbers, names = numbered(names, "no.", 0), list(map(printable, names))
+    numbers, names = labelled(names, "no.", 0), list(map(printable, names))
     return [numbers.get(k) or plain(name if len(name) <= 24 else f"{name[:23]}…") for k, name in enumerate(names)]
 
 
 def group_labels(groups: Iterable[str]) -> dict[str, str]:
     """Return the names of groups of runs as they are drawn: numbers for those that cannot be."""
     names = list(groups)
-    numbers = numbered(names, "run", 1)
+    numbers = labelled(names, "run", 1)
     return {name: numbers.get(k) or plain(name) for k, name in enumerate(names)}
 
 
@@ -49,7 +49,7 @@ def replaced_names(runs: Iterable[FinishedRun]) -> list[str]:
         lists = dict.fromkeys(tuple(run.class_names) for run in own)
         kinds = *((names, "no.", 0) for names in lists), (tuple(grouped(own)), "run", 1)
         pairs = [
-            f"{label} is {names[k]}" for names, word, first in kinds for k, label in numbered(names, word, first).items()
+            f"{label} is {names[k]}" for names, word, first in kinds for k, label in labelled(names, word, first).items()
         ]
         if pairs:
             of = f" of {title}" if len(sets) > 1 else ""

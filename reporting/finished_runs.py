@@ -105,7 +105,7 @@ def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
     different: dict[Path, Path] = {}
     for path in paths:
         found = [path]
-        if path.is_dir():
+        if os.path.isdir(path):
             found = sorted(p for p in path.rglob(f"*{SUMMARY}") if "earlier" not in p.relative_to(path).parts)
             if not found:
                 raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")

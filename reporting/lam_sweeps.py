@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def write_choices(sweeps: Sequence[Sweep], path: Path) -> list[str]:
     notes = []
     number = Counter(sweep.cell for sweep in sweeps)
     alone = [sweep for sweep in sweeps if number[sweep.cell] == 1]
-    if path.exists() and not alone:
+    if os.path.exists(path) and not alone:
         with writing(path):
             link_previous(path)
             path.unlink()

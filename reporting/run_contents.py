@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from pathlib import Path
@@ -77,7 +78,7 @@ def form_of(key: str) -> Any:
 
 def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a dict an epoch, an empty list where there is no log."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     lines = []
     for number, content in enumerate(read_bytes(path).splitlines(), 1):
@@ -95,7 +96,7 @@ def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def read_labels(path: Path, classes: int) -> Labels | None:
     """Return true and predicted labels (M,), (M,) of the last epoch, None where there is no file of them."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as kept:

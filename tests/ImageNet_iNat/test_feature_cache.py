@@ -453,7 +453,7 @@ def test_what_is_left_unfinished_is_removed_after_a_day_but_what_is_of_use_or_lo
 
 
 def test_what_is_left_unfinished_is_removed_at_once_where_the_disk_has_no_room(maker, monkeypatch):
-    maker.folder.mkdir(exist_ok=True)
+    maker.folder.mkdir(parents=True)
     for name in ("train_0_other.part", "train_0_locked.part"):
         (maker.folder / name).touch()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))

@@ -70,6 +70,7 @@ def test_a_damaged_file_of_the_last_run_is_found_before_anything_is_printed_or_w
     result = run("report.py", "runs", "--out", "out", status=2)
     assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
     assert path.name in result.stderr
+    assert "move it away" in result.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 from zipfile import BadZipFile
@@ -21,7 +22,6 @@ from harness.metrics import PER_CLASS_MEAN, SHOTS
 SUMMARY = "_summary.json"
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
-NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
 PERCENTS = ("acc1", "acc5", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")  # ends of the keys of a log
 NOT_NEGATIVE = ("test_loss", "meta_loss", "grad_norm")  # a training loss is what the criterion makes it
 # A half of a pair of UTF-16 that stands alone in JSON, as bytes of file names that are no text are written there.
@@ -34,8 +34,8 @@ def decoded(content: bytes, path: Path, where: str = "") -> Any:
     try:
         return msgspec.json.decode(LONE_HALF.sub(lambda found: found[1] or rb"\\", content))
     except (msgspec.DecodeError, RecursionError) as error:
-        advice = f"name a <save_name>{SUMMARY}, or train anew"
-        raise UserError(f"{path} cannot be read ({error}{where}): {advice}") from error
+        other = "move it away" if where else f"name a <save_name>{SUMMARY}"  # there may be no log, but must be a summary
+        raise UserError(f"{path} cannot be read ({error}{where}): {other}, or train anew") from error
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -69,11 +69,12 @@ def check_epoch(epoch: int, summary: dict[str, Any], path: Path | str, name: str
         raise UserError(f"{path} cannot be used: its {name} is {epoch}, the epochs of the run {had}")
 
 
-def form_of(key: str) -> Any:
-    """Return what a figure of a log may be, for msgspec."""
-    if key.startswith("trace_"):
-        return Shown | None
-    return (schemas.Percent if key.endswith(PERCENTS) else NotNegative if key in NOT_NEGATIVE else Shown) | None
+@cache
+def limits(key: str) -> tuple[float, float]:
+    """Return the least and the largest value that a figure of a log may have."""
+    if not key.startswith("trace_") and key.endswith(PERCENTS):
+        return 0, 100
+    return 0 if key in NOT_NEGATIVE else -LARGEST_SHOWN, LARGEST_SHOWN
 
 
 def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -88,8 +89,9 @@ def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
         schemas.check(line.get("epoch"), schemas.Count, where, "epoch")
         check_epoch(line["epoch"], summary, where, "epoch")
         for key, value in line.items():
-            if value is not None:
-                schemas.check(value, form_of(key), where, key)
+            low, high = limits(key)
+            if value is not None and key != "epoch" and not low <= value <= high:
+                raise UserError(f"{where} cannot be used: its {key} is {value}, which should be {low:.4g} to {high:.4g}")
         lines.append(line)
     return lines
 

@@ -81,7 +81,8 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
         try:
             below = files_below(path, readable_endings())
         except OSError as error:
-            raise UserError(f"{error.filename} cannot be read ({error.strerror}): move it away") from error
+            why = f"{error.filename} cannot be read ({error.strerror})"
+            raise UserError(f"{why}: make it readable, or move it away") from error
         images = [path / file for file, reason in below if not reason]
         if not images:
             raise UserError(f"{path} holds no image in a format that can be read")

@@ -82,26 +82,26 @@ def check_readable(sets: Sets, group: Group, workers: int) -> None:
         return
     parts = list(sets.parts.values())
     seen = look_at_all(parts, group, workers)
-    refuse_faults(faults_of(seen, parts), len(all_paths(parts)), group, skippable=True)
+    refuse_faults(list(faults_of(seen).values()), parts, group, skippable=True)
     say_laid_on_white(seen, group)
 
 
 def check_tested(images: ImageList, group: Group, workers: int) -> None:
     """Read all images to be tested on; those that cannot be read are a `UserError` that lists them."""
     seen = look_at_all([images], group, workers, sys.stderr)
-    refuse_faults(faults_of(seen, [images]), len(all_paths([images])), group, skippable=False)
+    refuse_faults(list(faults_of(seen).values()), [images], group, skippable=False)
     say_laid_on_white(seen, group, sys.stderr)
 
 
-def faults_of(seen: Mapping[Path, Seen], parts: Iterable[ImageList]) -> list[str]:
-    """Return what is wrong with images of these lists."""
-    return [seen[path].fault for path in all_paths(parts) if path in seen and seen[path].fault]
+def faults_of(seen: Mapping[Path, Seen]) -> dict[Path, str]:
+    """Return the images that cannot be read, in order, and what is wrong with them."""
+    return {path: one.fault for path, one in sorted(seen.items()) if one.fault}
 
 
-def refuse_faults(faults: Sequence[str], total: int, group: Group, skippable: bool) -> None:
-    """Raise what `unreadable` makes of the faults, if any; the processes but the first leave without a word."""
+def refuse_faults(faults: Sequence[str], parts: Iterable[ImageList], group: Group, skippable: bool) -> None:
+    """Raise what `unreadable` makes of the faults, if any, in lists; the processes but the first leave without a word."""
     if faults and group.main:
-        raise unreadable(faults, total, skippable)
+        raise unreadable(faults, len(all_paths(parts)), skippable)
     if faults:
         sys.exit(2)
 
@@ -111,12 +111,12 @@ def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int) -> Sets
     lists = sets.lists
     assert lists is not None
     seen = look_at_all(lists.parts, group, workers)
-    faults = {path: one.fault for path, one in seen.items() if one.fault}
+    faults = faults_of(seen)
     if faults:
         whole = lists.parts
         lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(whole))))
         for part, good in zip(whole, lists.parts, strict=True):
             if not len(good):
-                refuse_faults(faults_of(seen, [part]), len(all_paths([part])), group, skippable=False)
+                refuse_faults([faults[path] for path in all_paths([part])], [part], group, skippable=False)
     say_laid_on_white(seen, group)
     return replace(group.agree(lambda: lists.sets(num_meta), Sets.digests), checked=True)

@@ -154,7 +154,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(run,
 def test_a_folder_that_cannot_be_looked_into_is_named(refused, checkpoint, tmp_path, nest):
     nest(tmp_path, 200 * "d", 25)
     line = refused("predict.py", "--checkpoint_path", checkpoint, 200 * "d")
-    assert "cannot be read (File name too long): move it away" in line
+    assert "cannot be read (File name too long): make it readable, or move it away" in line
 
 
 def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, checkpoint, tmp_path):

@@ -151,6 +151,6 @@ def name_limit(folder: Path, end: str) -> str:
     """Return in words how many bytes a --save_name may have in `folder`, or any name if the folder's own is too long."""
     if not os.path.isdir(folder):
         return "; a name may have 255 bytes"
-    room = os.pathconf(folder, "PC_PATH_MAX") - len(os.fsencode(folder / "x")) - DEEPER
-    most = min(os.pathconf(folder, "PC_NAME_MAX"), room) - len(end)
+    room = os.pathconf(folder, "PC_PATH_MAX") - len(os.fsencode(folder)) - len("/_/") - 1 - DEEPER
+    most = min(os.pathconf(folder, "PC_NAME_MAX") - len(end), room)
     return f"; --save_name may have {most} bytes there" if most > 0 else "; the path is too long"

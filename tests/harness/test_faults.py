@@ -158,8 +158,8 @@ ROWS = [
      ["the head, cannot be used: bias holds numbers that are not finite"]),
     (TEST, ["--checkpoint_path", "fits.pth.tar", "--export", "torchscript"], {"fits.pt": os.mkfifo}, ["fits.pt", "a pipe"]),
     (REPORT, ["list.json"], None, ["list.json"]),
-    (REPORT, ["runs", "--out", "text/below"], {"runs": a_run}, ["--out text/below", "(Not a directory)"]),
-    (REPORT, ["runs", "--out", "pipe"], {"runs": a_run, "pipe": os.mkfifo}, ["--out pipe", "(File exists)"]),
+    (REPORT, ["runs", "--out", "text/below"], {"runs": a_run}, ["text/below cannot be written (Not a directory)"]),
+    (REPORT, ["runs", "--out", "pipe"], {"runs": a_run, "pipe": os.mkfifo}, ["pipe cannot be written (File exists)"]),
     (HEAD, LARGE, {BIG + "1.png": bomb}, ["class1/1.png is absurdly large"]),
     (HEAD, LARGE, {BIG + "picture": bomb}, ["class1/picture is absurdly large"]),
     (HEAD, LARGE, {BIG + "1.png": thin}, ["class1/1.png is absurdly thin (1 x 30000)"]),
@@ -178,9 +178,11 @@ ROWS = [
     (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar cannot be used: its dataset is 7"]),
     (HEAD_TEST, ["--loading_path", "listed.pth.tar", "--data_root", "large"], None, ["listed.pth.tar", "--val_list"]),
     (HEAD_TEST, ["--loading_path", "flipped.pth.tar", "--dataset", "custom"], None, ["flipped.pth.tar is damaged"]),
-    *((HEAD_TEST, [*TESTED, "--loading_path", path, *lists, "--out", out], None, [f"--out {out} is a file that"])
-      for path, lists, out in (("miscounted.pth.tar", [], "miscounted.pth.tar"), ("crt.pth", [], "large/val/class1/0.png"),
-                               ("miscounted.pth.tar", ["--val_list", "good.txt"], "good.txt"))),
+    *((HEAD_TEST, [*TESTED, "--loading_path", path, *lists, "--out", out], None, [f"--out {out} {words}"])
+      for path, lists, out, words in (
+          ("miscounted.pth.tar", [], "miscounted.pth.tar", "would replace miscounted.pth.tar, which this command reads"),
+          ("crt.pth", ["--val_list", "good.txt"], "good.txt", "would replace good.txt, which this command reads"),
+          ("crt.pth", [], "large/train/class1/0.png", "is another file than a table of this command"))),
     (HEAD_TEST, [*TESTED, "--out", "pipe"], {"pipe": os.mkfifo}, ["pipe cannot be written (it is a folder, a pipe or a"]),
     (HEAD_TEST, [*TESTED, "--out", "large"], None, ["large cannot be written (it is a folder, a pipe or a device)"]),
     (HEAD_TEST, [*TESTED, "--out", "text/x.csv"], None, ["text/x.csv cannot be written (Not a directory)"]),

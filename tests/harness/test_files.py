@@ -98,10 +98,11 @@ def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path):
         with pytest.raises(UserError, match="cannot be written"):
             output_folder(folder, name)
     deep = tmp_path.joinpath(*["d" * 250] * 15)
-    deep = deep / ("d" * (3999 - len(str(deep))))
-    assert output_folder(deep, "n" * 90)
-    with pytest.raises(UserError, match="--save_name may have 90 bytes there"):
-        output_folder(deep, "n" * 91)
+    deep = deep / ("d" * (3799 - len(str(deep))))
+    longest = 4096 - 1 - 3800 - len("/_/") - 140  # with the folder of the event files
+    assert output_folder(deep, "n" * longest)
+    with pytest.raises(UserError, match=f"--save_name may have {longest} bytes there"):
+        output_folder(deep, "n" * (longest + 1))
 
 
 def test_pipes_and_devices_are_not_replaced(tmp_path):

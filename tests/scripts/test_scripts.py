@@ -257,5 +257,5 @@ def test_all_published_cells_killed_once_and_restarted_no_cell_twice(run, enviro
         assert epochs == ([0, 1] if "_CE_" in path.name else [1])  # LDAM goes on from CE's stage 1
     assert not (folder / "earlier").exists()
     page = (folder / "report" / "report.md").read_text()
-    assert len([line for line in page.splitlines() if line.startswith("| MetaSAug_") and "| last (1)" in line]) == 20
+    assert len([line for line in page.splitlines() if line.startswith("| MetaSAug\\_") and "| last (1)" in line]) == 20
     assert "Against the publication" not in page  # two epochs are not the published length

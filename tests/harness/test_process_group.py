@@ -184,15 +184,15 @@ def test_a_mistake_of_one_rank_stops_the_others_which_name_it(launch):
 
 STOP, DIE = "os.kill(os.getpid(), signal.SIGSTOP)", "os._exit(7)"
 BUSY = "ctypes.PyDLL(None).sleep({})"  # with Python's lock, so that no thread goes on
-SILENT, LATE = "did not answer within --timeout 2 s", "took longer than --timeout 2 s over a step"
+SILENT, LATE = "did not answer within --timeout 3 s", "took longer than --timeout 3 s over a step"
 
 
 @pytest.mark.parametrize(
     ("acts", "limit", "blamed"),
     [
-        ([STOP, "", ""], 2, f"rank 0 of 3 {SILENT}"),
-        (["", "", STOP], 2, f"rank 2 of 3 {SILENT}"),
-        (["time.sleep(3)", "", ""], 2, f"rank 0 of 3 {LATE}"),
+        ([STOP, "", ""], 3, f"rank 0 of 3 {SILENT}"),
+        (["", "", STOP], 3, f"rank 2 of 3 {SILENT}"),
+        (["time.sleep(4)", "", ""], 3, f"rank 0 of 3 {LATE}"),
         ([DIE, "", BUSY.format(1)], 60, "rank 0 of 3 is gone"),
         (["", DIE, BUSY.format(6)], 60, "rank 1 of 3 is gone"),
     ],
@@ -247,9 +247,9 @@ def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch):
     assert second_err == ""
 
 
-NOBODY = "worker.py: error: nobody listens at MASTER_ADDR 127.0.0.1, MASTER_PORT {} within --timeout 2 s ("
+NOBODY = "worker.py: error: nobody listens at MASTER_ADDR 127.0.0.1, MASTER_PORT {} within --timeout 3 s ("
 TWICE = "worker.py: error: RANK 1: another process has it too"
-ABSENT = "worker.py: error: rank 2 of 3 did not come within --timeout 2 s: see what it printed, or start it"
+ABSENT = "worker.py: error: rank 2 of 3 did not come within --timeout 3 s: see what it printed, or start it"
 IN_USE = "worker.py: error: MASTER_PORT {} is in use by another run, or by another process with RANK 0"
 UNKNOWN = "worker.py: error: MASTER_ADDR no.such.invalid is not known here"
 
@@ -262,14 +262,14 @@ UNKNOWN = "worker.py: error: MASTER_ADDR no.such.invalid is not known here"
         (
             [0, 0],
             None,
-            [IN_USE, "worker.py: error: the 2 processes did not find each other within --timeout 2 s (Timed out"],
+            [IN_USE, "worker.py: error: the 2 processes did not find each other within --timeout 3 s (Timed out"],
         ),
         ([0], "no.such.invalid", [UNKNOWN]),
     ],
     ids=["no rank 0", "rank 1 twice, no rank 2", "rank 0 twice", "no such host"],
 )
 def test_processes_that_cannot_come_together_say_why(start, worker, ranks, master, said):
-    common = {**places(max(2, len(ranks)))[0], "LIMIT": "2", **({"MASTER_ADDR": master} if master else {})}
+    common = {**places(max(2, len(ranks)))[0], "LIMIT": "3", **({"MASTER_ADDR": master} if master else {})}
     processes = [start(worker, "operations", **{**common, "RANK": str(rank)}) for rank in ranks]
     errs = sorted(process.communicate()[1] for process in processes)
     assert [process.returncode for process in processes] == [2] * len(ranks)

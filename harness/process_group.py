@@ -248,7 +248,8 @@ def find_all(place: Place, timeout: float) -> dist.Store:
     store: dist.Store = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=timeout))))[0]
     if store.add(f"joined/{place.rank}", 1) > 1:
         raise UserError(f"RANK {place.rank}: another process has it too, or another run has the same MASTER_PORT")
-    end = time.monotonic() + timeout
+    # Rank 0 holds the store: it leaves after the others, which began a little later, and would lose it amid a question.
+    end = time.monotonic() + (timeout if place.rank > 0 else 1.5 * timeout)
     while absent := [rank for rank in range(place.world_size) if not store.check([f"joined/{rank}"])]:
         if time.monotonic() > end:
             absent = [rank for rank in absent if rank > 0] or absent  # rank 0 itself waits for the others first

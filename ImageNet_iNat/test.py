@@ -98,8 +98,7 @@ def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.shape[1:] == (FEATURES,) else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
     images.check_root()
-    if os.path.exists(out):
-        check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
+    check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
     backbone, head = load_network(weights, len(images.class_names), path)
     if len(state.get("cls_num_list", images.class_names)) != len(images.class_names):
         raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")

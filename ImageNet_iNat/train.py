@@ -108,9 +108,9 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
                 )  # fmt: skip
                 run.after_step(seen, batch[1])
             tested = evaluate(head, run.testing(features.test(), len(sets.test)), group)
-            moved = covariance_traces(estimator, flags.meta_lr * run.meter.read_grad_trace())
+            ends, moved = epoch + 1 == flags.epochs, flags.meta_lr * run.meter.read_grad_trace()
             run.after_epoch(tested, {"lr": flags.lr, "test_acc5": tested.top5})
-            run.say(*moved_note(moved if epoch + 1 == flags.epochs else {}, lam_t, flags.meta_lr))
+            run.say(*moved_note(covariance_traces(estimator, moved) if ends else {}, lam_t, flags.meta_lr))
 
 
 def main() -> None:

@@ -190,22 +190,15 @@ def only_tensors(value: Any, path: Path) -> Any:
     """
     if not isinstance(value, Mapping) or not any(str(name).endswith(".weight") for name in value):
         return value
-    kept = {name: one for name, one in value.items() if one is not None and not (is_counter(name) and not is_tensor(one))}
-    odd = next((name for name, one in kept.items() if not isinstance(name, str) or not is_tensor(one)), None)
+    kept = {
+        name: one for name, one in value.items()
+        if isinstance(one, Tensor) or (one is not None and not str(name).endswith(COUNTER))
+    }  # fmt: skip
+    odd = next((name for name, one in kept.items() if not isinstance(name, str) or not isinstance(one, Tensor)), None)
     if odd is not None:
         kind = type(kept[odd]).__name__.rpartition(".")[2]
         raise UserError(f"{path} cannot be used: its {schemas.shown(odd)} is of kind {kind}; weights are tensors with names")
     return kept
-
-
-def is_tensor(value: Any) -> bool:
-    """Return whether this is a tensor."""
-    return isinstance(value, Tensor)
-
-
-def is_counter(name: Any) -> bool:
-    """Return whether this names a counter of batch norm."""
-    return isinstance(name, str) and name.endswith(COUNTER)
 
 
 def find_weights(state: Any, path: Path) -> StateDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -41,12 +41,11 @@ def refuse_special(path: Path) -> None:
         raise UserError(f"{path} cannot be written (it is a folder, a pipe or a device): name another file")
 
 
-def check_output(path: Path, keep_previous: bool = False, inputs: Iterable[Path | str | None] = ()) -> None:
+def check_output(path: Path, keep_previous: bool = False, inputs: Sequence[Path | str | None] = ()) -> None:
     """Refuse now what `replacing` could not write at the end of long work, and the place of a file that is read."""
     refuse_special(path)
-    there = [file for file in inputs if file is not None and os.path.exists(file)]
-    for place in (path, path.with_name(path.name + TEMPORARY)):
-        if os.path.exists(place) and any(os.path.samefile(place, file) for file in there):
+    for place in filter(os.path.exists, (path, path.with_name(path.name + TEMPORARY))):
+        if any(os.path.samefile(place, file) for file in inputs if file is not None and os.path.exists(file)):
             raise UserError(f"--out {path} would replace {place}, which this command reads: name another")
     longest = path.with_name(path.name + (PREVIOUS if keep_previous else TEMPORARY))
     with writing(path):

@@ -1,6 +1,7 @@
 """What the tests share: running scripts as a user does, float64, CIFAR's files made small."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -29,6 +30,13 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def chance():
+    seed = int.from_bytes(os.urandom(4), "big")
+    print("seed", seed)  # shown when the test fails
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")

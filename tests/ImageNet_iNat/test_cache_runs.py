@@ -1,7 +1,6 @@
 """Trainings that compute features into one folder: stopped, killed, two at a time, on one process or two."""
 
 import os
-import random
 import re
 import shutil
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM
@@ -40,13 +39,6 @@ def folder(prepared, tmp_path):
     for path in prepared.iterdir():
         (tmp_path / path.name).symlink_to(path)
     return tmp_path
-
-
-@pytest.fixture
-def chance():
-    seed = int.from_bytes(os.urandom(4), "big")
-    print("seed", seed)  # shown when the test fails
-    return random.Random(seed)
 
 
 def rows_in(folder):

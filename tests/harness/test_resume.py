@@ -1,7 +1,6 @@
 """Runs that are killed or stopped anywhere, and go on to the same bytes."""
 
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -25,13 +24,6 @@ def log_of(folder):
     """The log of a run but for its clock."""
     lines = [json.loads(line) for line in (folder / "a_metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
-@pytest.fixture
-def chance():
-    seed = int.from_bytes(os.urandom(4), "big")
-    print("seed", seed)  # shown when the test fails
-    return random.Random(seed)
 
 
 def test_a_run_stopped_in_each_epoch_ends_with_the_same_bytes(photos, small_training, whole, run, chance, tmp_path):

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from harness.errors import run_main
 from harness.training_flags import parse_training
 from loss import MetaSAugCE
-from MetaSAug_LDAM_train import STAGE2, train
+from MetaSAug_LDAM_train import RULES, STAGE2, train
 
 if __name__ == "__main__":
-    run_main(lambda: train(parse_training(__doc__, STAGE2), MetaSAugCE, "CE"))
+    run_main(lambda: train(parse_training(__doc__, STAGE2, RULES), MetaSAugCE, "CE"))

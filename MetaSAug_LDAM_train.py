@@ -16,28 +16,23 @@ if __name__ == "__main__":
 
 import torch
 
+from covariance_rules import RULES
 from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from harness.cuda_graphs import StepTaker
 from harness.devices import choose_device
 from harness.errors import blamed_on, run_main
 from harness.evaluation import validate
-from harness.flags import check_num_classes
+from harness.flags import check_num_classes, choice_words, effect_notes
 from harness.process_group import Group
 from harness.run import Run
 from harness.training_flags import TrainingFlags, parse_training
-from loss import EstimatorCV, MetaSAugLDAM, covariance_traces, moved_note
+from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
-from meta_step import augmented_step, meta_step, plain_step
+from meta_step import STAGE2, augmented_step, meta_step, plain_step
 from passes import lacks_bf16, make_passes
 from resnet import check_arch, make_model
 
-STAGE2 = {  # the choices of --stage2, the default first
-    "metasaug": "MetaSAug",
-    "isda": "ISDA, estimated covariances without meta-learning",
-    "reweight": "re-weighting without augmentation",
-    "none": "plain cross-entropy carried on",
-}
-META_COST = 10 / 3  # a MetaSAug step against a plain one, in forward passes
+META_COST = {"all": 10 / 3, "head": 4 / 3}  # a MetaSAug step against a plain one, in forward passes, by --virtual
 
 
 def learning_rate(lr: float, epoch: int, epochs: int) -> float:
@@ -52,7 +47,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
     with blamed_on("--arch"):
         check_arch(flags.arch)  # a wrong name is said before the data are read
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
-        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad)
+        data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad,
+                             join_meta=flags.meta_images == "train")  # fmt: skip
         classes = len(data.cls_num_list)
         check_num_classes(flags.num_classes, classes, flags.data_root)
         with blamed_on("--arch"):
@@ -61,55 +57,60 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             model.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )  # fmt: skip
-        criterion = make_criterion(data.cls_num_list).to(device)
+        criterion = make_criterion(data.stage2_counts, balance=flags.balance).to(device)
         estimator = EstimatorCV(head_of(model).in_features, classes).to(device)  # empty until stage 2
         passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
         take = StepTaker(device, (model, criterion, estimator), flags.cuda_graphs == "on")  # as a CUDA graph
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
             model, optimizer, estimator, extra={"loss": loss_name, "data": data.digest()}, stage1=flags.stage1,
             facts={"arch": flags.arch, "dataset": flags.dataset, "imb_factor": flags.imb_factor, **data.facts()},
-            cost=lambda epoch: META_COST if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
-            steps=-(-len(data.train.targets) // flags.batch_size),
+            cost=lambda epoch: META_COST[flags.virtual] if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
+            steps=lambda epoch: -(-len(data.of_stage(epoch >= flags.meta_start).targets) // flags.batch_size),
         )  # fmt: skip
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
-        second = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}"
-        run.say(f"epochs: {flags.epochs}, {second if flags.meta_start < flags.epochs else 'no stage 2'}")
+        then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
+        run.say(f"epochs: {flags.epochs}, {then if flags.meta_start < flags.epochs else 'no stage 2'}", *effect_notes(flags))
         if flags.amp == "bf16" and lacks_bf16(device):
             run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 
-        train_set, meta_set, test_set = data.train.to(device), data.meta.to(device), data.test.to(device)
-        held_set = data.heldout.to(device) if data.heldout else None
-        meta = meta_batches(meta_set, flags.batch_size, flags.seed, run.meta_taken)
+        data = data.to(device)
+        meta, on_meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken), flags.meta_images == "loss"
         for epoch in run.epochs:
+            second = epoch >= flags.meta_start
+            stage, method, rate = (2, flags.stage2, flags.lr * flags.stage2_lr) if second else (1, "none", flags.lr)
             # The virtual step's rate drops an epoch after the real one's, as published.
-            lr, virtual_lr = (learning_rate(flags.lr, now, flags.epochs) for now in (epoch + 1, epoch))
+            lr, virtual_lr = (learning_rate(rate, now, flags.epochs) for now in (epoch + 1, epoch))
             optimizer.param_groups[0]["lr"] = lr
-            stage, method = (1, "none") if epoch < flags.meta_start else (2, flags.stage2)
             lam_t = 0.0 if method == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             model.train()
-            batches = epoch_batches(train_set, flags.batch_size, flags.seed, epoch, run.meter.steps)
+            batches = epoch_batches(data.of_stage(second), flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
+                meta_batch = next(meta) if method == "metasaug" or (second and on_meta) else None
+                parts = model, criterion, estimator, optimizer, batch, meta_batch
                 if method == "metasaug":
                     seen = take(
-                        meta_step, model, criterion, estimator, optimizer, batch, next(meta),
-                        lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.meta_lr, passes=passes,
+                        meta_step, *parts, lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.step_size,
+                        rule=RULES[flags.meta_update], virtual=flags.virtual, train_on_meta=on_meta, passes=passes,
                     )  # fmt: skip
                 elif method in ("isda", "reweight"):
-                    seen = take(augmented_step, model, criterion, estimator, optimizer, batch, lam_t=lam_t, passes=passes)
+                    seen = take(augmented_step, *parts, lam_t=lam_t, passes=passes)
                 else:
-                    seen = take(plain_step, passes, optimizer, batch)
+                    seen = take(plain_step, passes, optimizer, batch, meta_batch)
                 run.after_step(seen, batch[1])
 
             values = {"stage": stage, "lr": lr}
-            tested = validate(model, run.testing(plain_batches(test_set, flags.test_batch_size), len(test_set.targets)))
-            if held_set is not None:  # the best epoch is chosen on these images
-                heldout = validate(model, run.testing(plain_batches(held_set, flags.test_batch_size), len(held_set.targets)))
+            tested = validate(model, run.testing(plain_batches(data.test, flags.test_batch_size), len(data.test.targets)))
+            if held := data.heldout:  # the best epoch is chosen on these images
+                heldout = validate(model, run.testing(plain_batches(held, flags.test_batch_size), len(held.targets)))
                 values["heldout_acc1"] = heldout.accuracy(data.cls_num_list).mean_over_classes
-            moved = flags.meta_lr * run.meter.read_grad_trace() if run.meter.has_meta else None
+            moved = flags.step_size * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)
             run.after_epoch(tested, values, spread, stage2_from=flags.meta_start)
-            run.say(*moved_note(spread if epoch + 1 == flags.epochs else {}, lam_t, flags.meta_lr))
+            if epoch == max(flags.meta_start, 1):  # the first of stage 2 with a λ_t
+                run.say(*augmentation_note(head_of(model), estimator, lam_t))
+            if epoch + 1 == flags.epochs:
+                run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))
 
 
 if __name__ == "__main__":
-    run_main(lambda: train(parse_training(__doc__, STAGE2)))
+    run_main(lambda: train(parse_training(__doc__, STAGE2, RULES)))

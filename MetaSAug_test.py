@@ -5,7 +5,8 @@
 
 prints for instance "Dataset: cifar10  Imb_factor: 200  Accuracy: 77.35  Error: 22.65", tabs between (the published figure
 of that cell), then the accuracy of each shot group and class. Groups need the training images of each class: our
-checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta.
+checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta. With --logit_adjust TAU
+all of it, and what --export writes, is of logits adjusted for the long tail (arXiv 2007.07314, eq. 9).
 """
 
 if __name__ == "__main__":
@@ -15,22 +16,22 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data_utils import get_img_num_per_cls, plain_batches
 from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
-from harness.errors import UserError, run_main
-from harness.evaluation import validate
+from harness.errors import run_main
+from harness.evaluation import adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_output
 from harness.flags import stage1_note
-from harness.image_sets import DATASETS, PUBLISHED_FOLDERS, read_images
+from harness.image_sets import PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
 from harness.text import printable, say
-from harness.training_flags import TESTED_IMB_FACTOR, default_imb_factor, parse_test
+from harness.training_flags import parse_test, tested_set
+from loss import logit_adjustment
 from reporting.exports import ENDINGS, export
 from reporting.trained import FromPixels, restored
 
@@ -43,48 +44,41 @@ def main() -> None:
     device = choose_device(args.gpu, args.no_cuda)
     path = Path(args.checkpoint_path)
     state = load_checkpoint(path)
-    dataset, imb_factor = experiment(state, args.dataset, args.imb_factor)
+    dataset, imb_factor = tested_set(state, args.dataset, args.imb_factor)
     test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
     exported = beside(path, ENDINGS[args.export]) if args.export else None
     if exported:
         check_output(exported, keep_previous=True)  # now, not when all is computed
-    model.to(device).to(memory_format=torch.channels_last)
-
-    batches, total = plain_batches(test.to(device), args.test_batch_size), -(-len(test.targets) // args.test_batch_size)
-    tested = validate(model, progress(batches, total, "testing", file=sys.stderr))
-    tested.check(path)
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
+    tau = args.logit_adjust
+    subtracted = logit_adjustment(prior_counts(state, counts, path), tau) if tau else None  # (C,)
+    model.to(device).to(memory_format=torch.channels_last)
+    shift = 0.0 if subtracted is None else subtracted.to(device)
+
+    batches, total = plain_batches(test.to(device), args.test_batch_size), -(-len(test.targets) // args.test_batch_size)
+    shown = progress(batches, total, "testing", file=sys.stderr)
+    tested = evaluate(lambda images: model(images)[1] - shift, shown)  # the network is in eval mode
+    tested.check(path)
     result = tested.accuracy(counts or [0] * classes)
 
     fields = [f"Dataset: {dataset}", f"Accuracy: {result.overall:.2f}", f"Error: {100 - result.overall:.2f}"]
     fields += [f"Mean over classes: {result.mean_over_classes:.2f}"] if result.uneven else []
     if imb_factor is not None:
         fields.insert(1, f"Imb_factor: {1 / imb_factor:g}")
-    say(fields, *stage1_note(state.get("flags", {}), state.get("epoch")))
+    say(fields, *stage1_note(state.get("flags", {}), state.get("epoch")), *adjustment_notes(tau, state))
     if counts:
         say(f"Accuracy per shot: {shots_line(result.per_shot)}")
     say(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
     if exported:
-        network = FromPixels(restored(state, path, args.arch, classes))
+        network = FromPixels(restored(state, path, args.arch, classes), subtracted)
         names, pixels = state.get("class_names") or test.class_names, test.pixels[:COMPARED]
         difference = export(network, args.export, exported, names, pixels)
         say(f"wrote {exported}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
-
-
-def experiment(state: dict[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
-    """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults."""
-    for key, value in (("dataset", dataset), ("imb_factor", imb_factor)):
-        if key in state and value is not None and value != state[key]:
-            raise UserError(f"the checkpoint was trained with --{key} {state[key]}, not {value}: leave the flag out")
-    name = state.get("dataset", dataset or "cifar10")
-    if name not in DATASETS:
-        raise UserError(f"the checkpoint was trained on {name}: test it with ImageNet_iNat/test.py")
-    return name, state["imb_factor"] if "imb_factor" in state else default_imb_factor(name, imb_factor, TESTED_IMB_FACTOR)
 
 
 def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class: Sequence[float]) -> None:

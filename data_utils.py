@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -138,8 +138,8 @@ def hold_out(
 class LongTailedData:
     """The sets of an experiment, the counts of the training set and how they came about.
 
-    `heldout` are training images to choose settings on, None unless asked for. `notes` are lines for the user: classes that
-    hold fewer images than the long tail asks for, files passed over.
+    `heldout` are training images to choose settings on, `joined` training and meta images together, None unless asked for.
+    `notes` are lines for the user: classes that hold fewer images than the long tail asks for, files passed over.
     """
 
     train: ImageSet
@@ -148,6 +148,22 @@ class LongTailedData:
     cls_num_list: list[int]
     notes: list[str]
     heldout: ImageSet | None = None
+    joined: ImageSet | None = None
+
+    def to(self, device: torch.device) -> LongTailedData:
+        """Return the same with its images on `device`."""
+        names = ("train", "meta", "test", "heldout", "joined")
+        return replace(self, **{name: part.to(device) for name in names if (part := getattr(self, name)) is not None})
+
+    def of_stage(self, second: bool) -> ImageSet:
+        """Return the images that stage 1 or the second trains on."""
+        return self.joined if second and self.joined is not None else self.train
+
+    @property
+    def stage2_counts(self) -> list[int]:
+        """How many images of each class stage 2 trains on."""
+        joined = self.joined
+        return self.cls_num_list if joined is None else joined.targets.bincount(minlength=len(self.cls_num_list)).tolist()
 
     @property
     def parts(self) -> list[ImageSet]:
@@ -158,12 +174,14 @@ class LongTailedData:
         """Return lines that say how many images there are of what."""
         sizes = zip(("training", "meta", "test", "held out"), self.parts, strict=False)
         words = "  ".join(f"{name} {len(part.targets)}" for name, part in sizes)
-        return [f"training images a class: {self.cls_num_list}", words, *(f"note: {note}" for note in self.notes)]
+        both = [] if self.joined is None else [f"stage 2: {len(self.joined.targets)} images, training and meta, each once"]
+        return [f"training images a class: {self.cls_num_list}", words, *both, *(f"note: {note}" for note in self.notes)]
 
     def facts(self) -> dict[str, Any]:
         """Return what a checkpoint says of the training set."""
         names, digest = self.train.class_names, self.train.digest()
-        return {"class_names": names, "cls_num_list": self.cls_num_list, "train_digest": digest}
+        joined = {} if self.joined is None else {"stage2_counts": self.stage2_counts}
+        return {"class_names": names, "cls_num_list": self.cls_num_list, "train_digest": digest, **joined}
 
     def digest(self) -> str:
         """Return eight digits that tell these images and labels from others."""
@@ -180,6 +198,7 @@ def build_dataset(
     root: str = "data",
     num_heldout: int = 0,
     skip_bad: bool = False,
+    join_meta: bool = False,
 ) -> LongTailedData:
     """Read a data set, set a balanced meta set aside and make the rest long-tailed.
 
@@ -196,6 +215,8 @@ def build_dataset(
         Images a class to hold out, see `hold_out`; -1: 2,000 in all.
     skip_bad:
         Leave out images that cannot be read; else they are a `UserError` that lists them.
+    join_meta:
+        Also make one set of the training and the meta images, each once; the training set stays what it is.
     """
     faults: list[str] = []
     everything, notes = read_images(dataset, root, train=True, faults=faults)
@@ -226,7 +247,9 @@ def build_dataset(
         if not len(kept):
             raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
         heldout, counts = everything.subset(kept), np.bincount(targets[train], minlength=len(names)).tolist()
-    return LongTailedData(everything.subset(train), everything.subset(meta), test, counts, notes + test_notes, heldout)
+    joined = everything.subset(np.union1d(train, meta)) if join_meta else None
+    sets = everything.subset(train), everything.subset(meta), test
+    return LongTailedData(*sets, counts, notes + test_notes, heldout, joined)
 
 
 def normalize(pixels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LITTLE = 1e-3  # a move of the covariances, as a share of their traces, that is said to be next to nothing
+SHARE_CLASSES = 256  # of which the share of the augmentation is measured
 SCATTER_ELEMENTS = 1 << 22  # outer products held at once when full covariances are summed
 
 
@@ -33,6 +34,31 @@ def class_balanced_weights(cls_num_list: Sequence[int], beta: float = 0.9999) ->
     effective = torch.tensor([1 - beta**n for n in cls_num_list], dtype=torch.float64) / (1 - beta)
     weights = 1 / effective
     return weights * (len(cls_num_list) / weights.sum())
+
+
+def log_prior(cls_num_list: Sequence[int]) -> Tensor:
+    """Return the log of each class's share of the training images (C,) in float64.
+
+    Added to the logits in training it makes balanced softmax (arXiv 2007.10740), the same as the loss of logit adjustment
+    with τ = 1 (arXiv 2007.07314, eq. 10); taken off those of a network that was trained without, the adjustment afterwards
+    (eq. 9).
+    """
+    if min(cls_num_list) < 1:
+        raise ValueError("every class needs at least one training image")
+    counts = torch.tensor(cls_num_list, dtype=torch.float64)
+    return (counts / counts.sum()).log()
+
+
+def logit_adjustment(cls_num_list: Sequence[int], tau: float) -> Tensor:
+    """Return what is taken off the logits of a network that was trained without the log prior (C,): τ log π (eq. 9)."""
+    return (tau * log_prior(cls_num_list)).to(torch.get_default_dtype())
+
+
+def balancing(cls_num_list: Sequence[int], balance: str, beta: float = 0.9999) -> tuple[Tensor, Tensor | None]:
+    """Return class weights (C,) and the log prior (C,), None for none: "weights", "prior" or "none" make up for the tail."""
+    if balance == "weights":
+        return class_balanced_weights(cls_num_list, beta), None
+    return torch.ones(len(cls_num_list)), {"prior": log_prior, "none": lambda _: None}[balance](cls_num_list)
 
 
 def ldam_margins(cls_num_list: Sequence[int], max_m: float = 0.5) -> Tensor:
@@ -131,6 +157,17 @@ def semantic_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: 
     return logits + (lam_t / 2) * semantic_distances(weight, target, covariance)
 
 
+@torch.no_grad()
+def augmentation_share(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
+    """Return how large the augmentation is beside the logits: a scalar, its mean over their spread.
+
+    The mean of (lam_t / 2) (w_j − w_y)ᵀ Σ_y (w_j − w_y) over the samples and the other classes j, and the standard deviation
+    of a sample's logits (N, C) over the classes, its mean over the samples.
+    """
+    others = semantic_distances(weight, target, covariance).sum() / (len(target) * max(len(weight) - 1, 1))
+    return (lam_t / 2) * others / logits.std(dim=1).mean()
+
+
 class SemanticLoss(nn.Module):
     """Weighted cross-entropy of the semantic logits, with a margin on the true class.
 
@@ -138,36 +175,45 @@ class SemanticLoss(nn.Module):
     ----------
     class_weights, margins:
         Both (C,). The loss is the weighted mean: divided by the sum of the weights of the batch's labels.
+    log_prior:
+        (C,), added to the logits of each sample; None adds nothing.
     """
 
     class_weights: Tensor
     margins: Tensor
+    log_prior: Tensor | None
 
-    def __init__(self, class_weights: Tensor, margins: Tensor) -> None:
+    def __init__(self, class_weights: Tensor, margins: Tensor, log_prior: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("class_weights", class_weights.to(torch.get_default_dtype()))
         self.register_buffer("margins", margins.to(torch.get_default_dtype()))
+        self.register_buffer("log_prior", None if log_prior is None else log_prior.to(torch.get_default_dtype()))
 
     def forward(self, logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
         """Return the loss (scalar) of logits (N, C), the head's weight (C, A), target (N,), Σ and λ_t."""
         semantic = semantic_logits(logits, weight, target, covariance, lam_t)
         index = target.unsqueeze(1)  # (N, 1)
         semantic = semantic.scatter_add(1, index, -self.margins[index])
+        semantic = semantic if self.log_prior is None else semantic + self.log_prior
         return F.cross_entropy(semantic, target, weight=self.class_weights)
 
 
 class MetaSAugCE(SemanticLoss):
-    """The cross-entropy variant: class-balanced weights, no margins."""
+    """The cross-entropy variant: no margins."""
 
-    def __init__(self, cls_num_list: Sequence[int], beta: float = 0.9999) -> None:
-        super().__init__(class_balanced_weights(cls_num_list, beta), torch.zeros(len(cls_num_list)))
+    def __init__(self, cls_num_list: Sequence[int], beta: float = 0.9999, balance: str = "weights") -> None:
+        weights, prior = balancing(cls_num_list, balance, beta)
+        super().__init__(weights, torch.zeros(len(cls_num_list)), prior)
 
 
 class MetaSAugLDAM(SemanticLoss):
-    """The LDAM variant: class-balanced weights and label-dependent margins."""
+    """The LDAM variant: label-dependent margins."""
 
-    def __init__(self, cls_num_list: Sequence[int], beta: float = 0.9999, max_m: float = 0.5) -> None:
-        super().__init__(class_balanced_weights(cls_num_list, beta), ldam_margins(cls_num_list, max_m))
+    def __init__(
+        self, cls_num_list: Sequence[int], beta: float = 0.9999, max_m: float = 0.5, balance: str = "weights"
+    ) -> None:
+        weights, prior = balancing(cls_num_list, balance, beta)
+        super().__init__(weights, ldam_margins(cls_num_list, max_m), prior)
 
 
 class EstimatorCV(nn.Module):
@@ -243,8 +289,33 @@ def covariance_traces(estimator: EstimatorCV, moved: Tensor | float | None) -> d
     return {"trace_estimated": estimated.tolist(), **learned}
 
 
-def moved_note(traces_of: Mapping[str, list[float]], lam_t: float, meta_lr: float) -> list[str]:
-    """Return a line if meta steps moved the covariances by less than LITTLE of their traces (see `covariance_traces`)."""
+@torch.no_grad()
+def share_at_means(head: nn.Linear, estimator: EstimatorCV, lam_t: float) -> float | None:
+    """Return `augmentation_share` at the classes' mean features, so that a λ can be carried over.
+
+    Of at most SHARE_CLASSES classes, evenly spaced, that were seen; None where nothing is augmented.
+    """
+    seen = estimator.count.nonzero().squeeze(1)
+    if not lam_t or not len(seen):
+        return None
+    target = seen[:: -(-len(seen) // SHARE_CLASSES)]
+    return float(augmentation_share(head(estimator.mean[target]), head.weight, target, estimator.covariance, lam_t))
+
+
+def augmentation_note(head: nn.Linear, estimator: EstimatorCV, lam_t: float) -> list[str]:
+    """Return a line that says `share_at_means`; none where nothing is augmented."""
+    share = share_at_means(head, estimator, lam_t)
+    told = f"% of the logits' spread, at λ_t {lam_t:.3g}"
+    return [] if share is None else [f"augmentation: on average {100 * share:.3g} {told}"]
+
+
+def moved_note(
+    traces_of: Mapping[str, list[float]], lam_t: float, step_size: float, flag: str = "--meta_lr"
+) -> list[str]:
+    """Return a line if meta steps moved the covariances by less than LITTLE of their traces (see `covariance_traces`).
+
+    `step_size` is that of the rule for Σ̂, and `flag` where it is set.
+    """
     if "trace_learned" not in traces_of:
         return []
     pairs = zip(traces_of["trace_learned"], traces_of["trace_estimated"], strict=True)
@@ -252,8 +323,8 @@ def moved_note(traces_of: Mapping[str, list[float]], lam_t: float, meta_lr: floa
     if not shares or not max(shares) < LITTLE:
         return []
     told = "note: the meta steps of the last epoch moved no class's covariance"
-    if lam_t == 0 or meta_lr == 0:
-        return [f"{told}: {'λ was 0 in it (it grows as --lam · epoch / epochs)' if lam_t == 0 else '--meta_lr is 0'}"]
+    if lam_t == 0 or step_size == 0:
+        return [f"{told}: {'λ was 0 in it (it grows as --lam · epoch / epochs)' if lam_t == 0 else f'{flag} is 0'}"]
     moved = max(*shares, 1e-7)  # 0 may be a move too small for float32
     little = f"by more than {moved:.0e} of its trace, so they changed next to nothing"
-    return [f"{told} {little}: a larger --meta_lr moves them further"]
+    return [f"{told} {little}: a larger {flag} moves them further"]

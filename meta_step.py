@@ -15,60 +15,39 @@ layer, L = ℓ(o(θ), W, Σ), so with v = ∇_θ' L_meta
 where (ȯ, Ẇ) is the derivative of (logits, W) along v: one forward-mode pass through the network (`tangents.py`), and a
 second backward through the loss alone. The forward pass of step 1 serves the directional pass and step 3. In units of one
 forward pass this costs 1 + 2 (virtual) + 1 + 2 (meta) + 2 (directional) + 2 (real) = 10; plain cross-entropy costs 3.
+
+With `virtual="head"` step 1 moves the head (W, b) alone, so that all of it but two forward passes is done on features:
+G needs 1 + 1 (meta, forward) + 2 (real) = 4 units. It is the exact gradient of that smaller problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss import EstimatorCV, negative_trace, traces
+from covariance_rules import Rule, grad_traces, gradient_rule
+from loss import EstimatorCV, negative_trace
+from meta_gradient import Batch, Criterion, head_virtual_step, trained_weights, whole_virtual_step
 from passes import Passes
 
-Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
-Rule = Callable[[Tensor, Tensor, float], Tensor]  # (Σ, G, meta_lr) -> Σ̂
-
-
-@contextmanager
-def replayed(state: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers as from `state` (of `random_state`) on; afterwards go on where things stood."""
-    now = random_state(device)
-    set_random_state(state, device)
-    try:
-        yield
-    finally:
-        set_random_state(now, device)
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """Return the state of the CPU's generator and of the device's own; while a CUDA graph is recorded nothing is drawn."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
-        states.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
-        states.append(torch.mps.get_rng_state())
-    return states
-
-
-def set_random_state(states: list[Tensor], device: torch.device) -> None:
-    """Put the generators back to what `random_state` returned."""
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state, device) if device.type == "cuda" else torch.mps.set_rng_state(state)
+STAGE2 = {  # the choices of stage 2, the default first
+    "metasaug": "MetaSAug",
+    "isda": "ISDA, estimated covariances without meta-learning",
+    "reweight": "re-weighting without augmentation",
+    "none": "plain cross-entropy carried on",
+}
 
 
 @dataclass(frozen=True)
 class PlainStepResult:
-    """What a step without a meta batch saw: loss (scalar) and logits (N, C)."""
+    """What a step without meta-learning saw: loss (scalar), logits (N, C), and the loss of a meta batch trained on."""
 
     loss: Tensor
     logits: Tensor
-    loss_meta: None = None
+    loss_meta: Tensor | None = None
     grad_norm: None = None
     grad_trace: None = None
     negative_trace: None = None
@@ -78,8 +57,9 @@ class PlainStepResult:
 class MetaStepResult:
     """What one MetaSAug step saw.
 
-    Losses (scalars), logits (N, C), the meta gradient G, the covariances Σ̂ it led to, and whether one of these cannot be a
-    covariance (a scalar, see `loss.negative_trace`).
+    Losses (scalars), logits (N, C), the meta gradient G, the covariances Σ̂ it led to, whether one of these cannot be a
+    covariance (a scalar, see `loss.negative_trace`), and by how much each trace was lowered (C,), over the step size of Σ
+    (see `covariance_rules.grad_traces`).
     """
 
     loss_virtual: Tensor
@@ -89,95 +69,62 @@ class MetaStepResult:
     grad_covariance: Tensor
     covariance: Tensor
     negative_trace: Tensor
+    grad_trace: Tensor
 
     @property
     def grad_norm(self) -> Tensor:
         """The norm of the meta gradient."""
         return self.grad_covariance.norm()
 
-    @property
-    def grad_trace(self) -> Tensor:
-        """The trace of each class's meta gradient (C,)."""
-        return traces(self.grad_covariance)
 
-
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that are trained, by name."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def virtual_step(weights: Mapping[str, Tensor], grads: Mapping[str, Tensor], lr: float) -> dict[str, Tensor]:
-    """Return θ' = θ − lr · g as new leaf tensors: plain SGD, no momentum, no decay."""
-    stepped = torch._foreach_add([w.detach() for w in weights.values()], [grads[n] for n in weights], alpha=-lr)
-    return {name: w.requires_grad_() for name, w in zip(weights, stepped, strict=True)}
-
-
-def gradients(loss: Tensor, weights: Mapping[str, Tensor], retain_graph: bool = False) -> dict[str, Tensor]:
-    """Return the gradient of `loss` for each weight; zeros for those it does not depend on."""
-    grads = torch.autograd.grad(loss, list(weights.values()), retain_graph=retain_graph, materialize_grads=True)
-    return dict(zip(weights, grads, strict=True))
-
-
-def mixed_gradient(
-    criterion: Criterion, logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float,
-    logits_dot: Tensor, weight_dot: Tensor,
-) -> Tensor:  # fmt: skip
-    """Return ∇_Σ [⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, Ẇ⟩], of Σ's shape: a double backward through the loss alone.
-
-    logits and ȯ are (N, C), weight and Ẇ (C, A).
-    """
-    o = logits.detach().requires_grad_()
-    w = weight.detach().requires_grad_()
-    sigma = covariance.detach().requires_grad_()
-    inner = torch.autograd.grad(criterion(o, w, target, sigma, lam_t), (o, w), create_graph=True, materialize_grads=True)
-    along = (inner[0] * logits_dot).sum() + (inner[1] * weight_dot).sum()
-    return torch.autograd.grad(along, sigma, materialize_grads=True)[0]
-
-
-def gradient_rule(sigma: Tensor, grad_covariance: Tensor, meta_lr: float) -> Tensor:
-    """Return Σ̂ = Σ − meta_lr · G, the published rule (algorithm 1, line 6)."""
-    return sigma - meta_lr * grad_covariance
-
-
-def move(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Take the optimizer's step on `loss`."""
+def move(optimizer: torch.optim.Optimizer, loss: Tensor, extra: Tensor | None = None) -> None:
+    """Take the optimizer's step on `loss`, and on `extra` too if it is given."""
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    (loss if extra is None else loss + extra).backward()
     optimizer.step()
 
 
-def plain_step(passes: Passes, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> PlainStepResult:
-    """Take one step of plain, unweighted cross-entropy, as stage 1 does."""
+def extra_loss(passes: Passes, batch: Batch | None) -> Tensor | None:
+    """Return the plain cross-entropy of a meta batch at θ, to be trained on; running statistics stay."""
+    return None if batch is None else F.cross_entropy(passes.moved({}, batch[0])[1], batch[1])
+
+
+def plain_step(
+    passes: Passes, optimizer: torch.optim.Optimizer, batch: Batch, extra_batch: Batch | None = None
+) -> PlainStepResult:
+    """Take one step of plain, unweighted cross-entropy, as stage 1 does; that of `extra_batch` is added if it is given."""
     inputs, target = batch
     _, logits = passes.plain(inputs)
-    loss = F.cross_entropy(logits, target)
-    move(optimizer, loss)
-    return PlainStepResult(loss.detach(), logits.detach())
+    loss, extra = F.cross_entropy(logits, target), extra_loss(passes, extra_batch)
+    move(optimizer, loss, extra)
+    return PlainStepResult(loss.detach(), logits.detach(), extra if extra is None else extra.detach())
 
 
 def augmented_step(
-    model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor], *, lam_t: float, head: str | None = None, passes: Passes | None = None,
+    model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, batch: Batch,
+    extra_batch: Batch | None = None, *, lam_t: float, head: str | None = None, passes: Passes | None = None,
 ) -> PlainStepResult:  # fmt: skip
     """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does (arXiv 1909.12220); there is no meta-learning.
 
     The same as `meta_step` with a `meta_lr` of 0, at the cost of plain cross-entropy. With a `lam_t` of 0 there is no
-    augmentation either: what is left are the criterion's class weights and margins. Parameters are those of `meta_step`.
+    augmentation either: what is left are the criterion's class weights and margins. Parameters are those of `meta_step`;
+    the plain cross-entropy of `extra_batch`, if it is given, is added to the loss.
     """
     passes = passes or Passes(model)
     inputs, target = batch
     features, logits = passes.plain(inputs)
     weight = model.get_parameter(f"{head or model.head}.weight")
     loss = criterion(logits, weight, target, estimator.covariance, lam_t)
-    move(optimizer, loss)
+    extra = extra_loss(passes, extra_batch)
+    move(optimizer, loss, extra)
     estimator.update(features.detach(), target)
-    return PlainStepResult(loss.detach(), logits.detach())
+    return PlainStepResult(loss.detach(), logits.detach(), extra if extra is None else extra.detach())
 
 
 def meta_step(
-    model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor], meta_batch: tuple[Tensor, Tensor], *, lam_t: float, virtual_lr: float, meta_lr: float,
-    rule: Rule = gradient_rule, head: str | None = None, passes: Passes | None = None,
+    model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, batch: Batch,
+    meta_batch: Batch, *, lam_t: float, virtual_lr: float, meta_lr: float, rule: Rule = gradient_rule, virtual: str = "all",
+    train_on_meta: bool = False, head: str | None = None, passes: Passes | None = None,
 ) -> MetaStepResult:  # fmt: skip
     """Take one MetaSAug step: the weights, the batch-norm statistics and the class statistics move once.
 
@@ -193,9 +140,13 @@ def meta_step(
     batch, meta_batch:
         (inputs, target) each.
     lam_t, virtual_lr, meta_lr:
-        λ_t, the α of the virtual step, and the step size of Σ.
+        λ_t, the α of the virtual step, and the step size of `rule`.
     rule:
-        Makes Σ̂ from Σ, G and meta_lr.
+        Makes Σ̂ from Σ, G and its step size, see `covariance_rules`.
+    virtual:
+        "all": the virtual step moves every trained weight, as published; "head": the head alone.
+    train_on_meta:
+        Whether the plain cross-entropy of the meta batch at θ is added to the loss of the real step.
     head:
         Name of the linear head; `model.head` if left out.
     passes:
@@ -206,33 +157,24 @@ def meta_step(
     ------
     KeyError
         If the head has no trained parameter `weight`, for instance because it is parametrised.
+    TypeError
+        If `virtual` is "head" and the head is no nn.Linear.
     """
     passes = passes or Passes(model)
-    inputs, target = batch
-    weights = trained_weights(model)
-    head_weight = f"{head or model.head}.weight"
-    if head_weight not in weights:
-        raise KeyError(f"{head_weight} is no trained parameter: the head must be a plain nn.Linear, its weights trained")
-    sigma = estimator.covariance
-    state = random_state(inputs.device)
-
-    features, logits = passes.shared(inputs)  # serves the virtual step, the directional pass and the real step
-    loss_virtual = criterion(logits, weights[head_weight], target, sigma, lam_t)
-    grads = gradients(loss_virtual, weights, retain_graph=True)
-    stepped = virtual_step(weights, grads, virtual_lr)
-
-    loss_meta = F.cross_entropy(passes.moved(stepped, meta_batch[0]), meta_batch[1])
-    direction = gradients(loss_meta, stepped)
-
-    with replayed(state, inputs.device):  # dropout, if any, drops the same units as in the shared pass
-        logits_dot = passes.directional(weights, direction, inputs)
-    mixed = mixed_gradient(criterion, logits, weights[head_weight], target, sigma, lam_t, logits_dot, direction[head_weight])
-    grad_covariance = -virtual_lr * mixed
+    name = head or str(model.head)
+    weight = trained_weights(model).get(f"{name}.weight")
+    if weight is None:
+        raise KeyError(f"{name}.weight is no trained parameter: the head must be a plain nn.Linear, its weights trained")
+    target, sigma = batch[1], estimator.covariance
+    gradient = {"all": whole_virtual_step, "head": head_virtual_step}[virtual]
+    seen = gradient(model, passes, criterion, name, batch, meta_batch, sigma, lam_t, virtual_lr)
+    grad_covariance = -virtual_lr * seen.mixed
     sigma_hat = rule(sigma, grad_covariance, meta_lr)
     negative = negative_trace(sigma, sigma_hat)
+    lowered = grad_traces(rule, sigma, grad_covariance, sigma_hat, meta_lr)
 
-    loss = criterion(logits, weights[head_weight], target, sigma_hat, lam_t)
-    move(optimizer, loss)
-    estimator.update(features.detach(), target)
-    losses = loss_virtual.detach(), loss_meta.detach(), loss.detach()
-    return MetaStepResult(*losses, logits.detach(), grad_covariance, sigma_hat, negative)
+    loss = criterion(seen.logits, weight, target, sigma_hat, lam_t)
+    move(optimizer, loss, extra_loss(passes, meta_batch if train_on_meta else None))
+    estimator.update(seen.features.detach(), target)
+    losses = seen.loss, seen.loss_meta, loss.detach()
+    return MetaStepResult(*losses, seen.logits.detach(), grad_covariance, sigma_hat, negative, lowered)

@@ -58,11 +58,11 @@ class Passes:
         with recorded(self.model) as self.tape:
             return self.plain(inputs)
 
-    def moved(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """Return the logits at other weights; running statistics stay."""
+    def moved(self, weights: Weights, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits at other weights, the model's own where none is given; running statistics stay."""
         with self.precision(inputs):
-            logits: Tensor = run_with(self.model, weights, inputs)[1]
-        return logits.to(self.dtype)
+            features, logits = run_with(self.model, weights, inputs)
+        return features.to(self.dtype), logits.to(self.dtype)
 
     def directional(self, weights: Weights, direction: Weights, inputs: Tensor) -> Tensor:
         """Return the derivative of the last `shared` pass's logits along `direction`; what was kept for it is let go."""
@@ -87,13 +87,13 @@ class CompiledPasses(Passes):
         # when a backward pass is compiled, at its first call, and so has to last.
         torch._functorch.config.donated_buffer = False
 
-        def moved(weights: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        def moved(weights: dict[str, Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
             with frozen_statistics(model):
-                logits: Tensor = functional_call(model, weights, (inputs,))[1]
-                return logits
+                features, logits = functional_call(model, weights, (inputs,))
+                return features, logits
 
         def directional(weights: dict[str, Tensor], direction: dict[str, Tensor], inputs: Tensor) -> Tensor:
-            dots: Tensor = jvp(lambda w: moved(w, inputs), (weights,), (direction,))[1]
+            dots: Tensor = jvp(lambda w: moved(w, inputs)[1], (weights,), (direction,))[1]
             return dots
 
         self._plain, self._moved, self._directional = (
@@ -110,11 +110,11 @@ class CompiledPasses(Passes):
         """Return the same as `plain`."""
         return self.plain(inputs)
 
-    def moved(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """Return the logits at other weights; running statistics stay."""
+    def moved(self, weights: Weights, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits at other weights, the model's own where none is given; running statistics stay."""
         with self.precision(inputs):
-            logits: Tensor = self._moved(dict(weights), inputs)
-        return logits.to(self.dtype)
+            features, logits = self._moved(dict(weights), inputs)
+        return features.to(self.dtype), logits.to(self.dtype)
 
     @torch.no_grad()
     def directional(self, weights: Weights, direction: Weights, inputs: Tensor) -> Tensor:

@@ -177,17 +177,20 @@ class FeatureCache:
 
 def cached_features(
     live: LiveFeatures, views: int, folder: Path, weights: str, features: int,
-    check: Callable[[], object] = lambda: None,
+    check: Callable[[], object] = lambda: None, with_meta: bool = True,
 ) -> CachedFeatures:  # fmt: skip
-    """Return the features of `views` views of the training and meta images and one of the test images, from the cache.
+    """Return the features of `views` views of the training and meta images and one of the others, from the cache.
 
-    The parameters are those of `FeatureCache`.
+    The parameters are those of `FeatureCache`; without `with_meta` there are no meta batches, and nothing is computed for
+    them.
     """
     cache = FeatureCache(folder, live, weights, live.group, features, check)
-    train, meta = ([cache.open(name, view) for view in range(views)] for name in ("train", "meta"))
-    targets = {name: torch.from_numpy(part.targets) for name, part in live.sets.parts.items()}
+    train = [cache.open("train", view) for view in range(views)]
+    meta = [cache.open("meta", view) for view in range(views if with_meta else 0)]
+    targets = {name: torch.from_numpy(part.images.targets) for name, part in live.images.items()}
     sizes = live.batch_size, live.test_batch_size
-    return CachedFeatures(train, meta, cache.open("test", 0), targets, live.group, *sizes, live.seed)
+    heldout = cache.open("heldout", 0) if "heldout" in live.images else None
+    return CachedFeatures(train, meta, cache.open("test", 0), targets, live.group, *sizes, live.seed, heldout)
 
 
 class CachedFeatures:
@@ -197,18 +200,19 @@ class CachedFeatures:
     ----------
     train, meta:
         K views (M, A) each; every image of a batch comes from a view drawn at random.
-    test:
-        (M, A).
+    test, heldout:
+        (M, A), of the held-out images only if there are any.
     targets:
         Labels by set name.
     """
 
     def __init__(
         self, train: Sequence[np.ndarray], meta: Sequence[np.ndarray], test: np.ndarray, targets: Mapping[str, Tensor],
-        group: Group, batch_size: int, test_batch_size: int, seed: int,
+        group: Group, batch_size: int, test_batch_size: int, seed: int, heldout: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.views = {"train": train, "meta": meta}
-        self.test_rows, self.targets, self.group = test, targets, group
+        self.rows = {"test": test} if heldout is None else {"test": test, "heldout": heldout}
+        self.targets, self.group = targets, group
         self.batch_size, self.test_batch_size, self.seed = batch_size, test_batch_size, seed
 
     def train(self, taken: int = 0) -> Iterator[Batch]:
@@ -221,12 +225,13 @@ class CachedFeatures:
         batches = meta_indices(len(self.targets["meta"]), self.batch_size, self.seed)
         return self._drawn("meta", batches, seeded(self.seed, META_VIEWS), taken)
 
-    def test(self) -> Iterator[Batch]:
-        """Yield this process's share of the test set."""
-        share = self.group.share(len(self.test_rows))
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+        whole = self.rows[name]
+        share = self.group.share(len(whole))
         for start in range(share.start, share.stop, self.test_batch_size):
             rows = slice(start, min(start + self.test_batch_size, share.stop))
-            yield self._batch(self.test_rows[rows], self.targets["test"][rows])
+            yield self._batch(whole[rows], self.targets[name][rows])
 
     def _drawn(
         self, name: str, batches: Iterator[tuple[int, Tensor]], generator: torch.Generator, taken: int

@@ -193,14 +193,16 @@ class LiveFeatures:
         self.batch_size, self.test_batch_size, self.workers, self.seed = batch_size, test_batch_size, workers, seed
         transform, upright = transforms(dataset, train=True), is_upright(dataset)
         self.images = {
-            "train": ListedImages(sets.train, transform, seed, TRAIN_STREAM, upright),
+            "train": ListedImages(sets.trained, transform, seed, TRAIN_STREAM, upright),
             "meta": ListedImages(sets.meta, transform, seed, META_STREAM, upright),
             "test": plain_images(sets.test, dataset),
         }
+        if sets.heldout is not None:
+            self.images["heldout"] = plain_images(sets.heldout, dataset)
 
     def train(self, taken: int = 0) -> Iterator[Batch]:
         """Yield the global training batches of one epoch after the other, without the first `taken`."""
-        total = len(self.sets.train)
+        total = len(self.sets.trained)
         sizes = cycle([min(self.batch_size, total - start) for start in range(0, total, self.batch_size)])
         indices = train_indices(total, self.batch_size, self.seed)
         return self._global("train", islice(indices, taken, None), islice(sizes, taken, None))
@@ -211,9 +213,9 @@ class LiveFeatures:
         indices = meta_indices(total, self.batch_size, self.seed)
         return self._global("meta", islice(indices, taken, None), repeat(min(self.batch_size, total)))
 
-    def test(self) -> Iterator[Batch]:
-        """Yield this process's share of the test set."""
-        return self.in_order("test", 0)
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+        return self.in_order(name, 0)
 
     def in_order(self, name: str, number: int) -> Iterator[Batch]:
         """Yield this process's share of a set in order, `number` choosing the augmentation."""

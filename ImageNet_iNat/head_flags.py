@@ -8,9 +8,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from covariance_rules import RULES
 from harness.errors import UserError
-from harness.flags import LearningFlags, Parser, add_learning_flags, check_learning, check_sizes, require
-from large_sets import LARGE_SETS, NUM_META
+from harness.flags import (
+    LearningFlags,
+    Parser,
+    add_learning_flags,
+    add_logit_adjust_flag,
+    add_method_flags,
+    check_learning,
+    check_logit_adjust,
+    check_sizes,
+    require,
+)
+from large_sets import LARGE_SETS, NUM_META, Lists, Sets
+from meta_step import STAGE2
 
 # Where --pretrained is looked for, inside ImageNet_iNat: cRT's files by the names that they are downloaded with, then ours.
 PRETRAINED = {
@@ -54,6 +66,20 @@ class HeadFlags(LearningFlags):
     def cache_folder(self) -> Path:
         """Where the cached features are."""
         return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
+
+    @property
+    def trains_on_meta(self) -> bool:
+        """Whether the loss of meta batches is trained on."""
+        return self.meta_images == "loss"
+
+    @property
+    def needs_meta(self) -> bool:
+        """Whether steps take meta batches."""
+        return self.stage2 == "metasaug" or self.trains_on_meta
+
+    def drawn(self, lists: Lists) -> Sets:
+        """Return the sets that are drawn from the lists."""
+        return lists.sets(self.num_meta, self.heldout, self.meta_images == "train")
 
     def binding(self) -> dict[str, object]:
         """Leave the batch of one process out: the global one is compared."""
@@ -110,6 +136,9 @@ def training_parser(description: str) -> Parser:
     add_group_flags(parser)
     add_list_flags(parser, "ImageNet_LT", "data set (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=256, help="of one process, also for meta (default: %(default)s)")
+    add_method_flags(parser, STAGE2, RULES)
+    parser.add_argument("--num_heldout", type=int, help="images a class to hold out: those of the list of the meta images "
+                        "that serve nothing else, then up to a fifth of the class (default: 2,000 in all)")  # fmt: skip
     add_learning_flags(parser, epochs=20, lr=0.0003)
     places = "; ".join(f"{name}: {', else '.join(paths)}" for name, paths in PRETRAINED.items())
     parser.add_argument("--pretrained", help=f"cRT, MetaSAug or torchvision checkpoint (default: {places})")
@@ -152,6 +181,7 @@ def testing_parser(description: str) -> Parser:
     add_group_flags(parser)
     add_list_flags(parser, None, "data set (default: the checkpoint's, else ImageNet_LT)")
     parser.add_argument("--loading_path", required=True, help="a released checkpoint, one of train.py, or a cRT one")
+    add_logit_adjust_flag(parser)
     parser.add_argument("--out", help="file of the accuracy per class (default: <loading_path>_classes.csv)")
     return parser
 
@@ -161,6 +191,7 @@ def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.
     args = testing_parser(description).parse_args(argv)
     check_sizes(args.num_meta, args.test_batch_size)
     check_workers(args.workers)
+    check_logit_adjust(args.logit_adjust)
     return args
 
 

@@ -1,6 +1,6 @@
-"""The MetaSAug step of a linear head on frozen features, in closed form (arXiv 2103.12579, algorithm 1).
+"""The steps of a linear head on frozen features, in closed form: MetaSAug (arXiv 2103.12579, algorithm 1) and cheaper ones.
 
-`meta_step.py` takes the same step for any network by automatic differentiation. Here the head is all there is, the
+`meta_step.py` takes the same steps for any network by automatic differentiation. Here the head is all there is, the
 covariances are diagonal, and every derivative is a few matrix products. With s_i = Σ_{y_i} (A,), residuals
 P = ∂ℓ/∂o (N, C), whose rows sum to zero, and r = λ_t:
 
@@ -26,7 +26,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from covariance_rules import Rule, grad_traces, gradient_rule
 from loss import EstimatorCV, SemanticLoss, negative_trace
+from meta_gradient import Batch
+from meta_step import PlainStepResult
 
 BLOCK_BYTES = 2 << 20  # of W at once on the CPU; two scratch blocks of that size lie beside it
 
@@ -61,7 +64,7 @@ class HeadStepResult:
 
     Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i};
     `grad_norm` that of the whole meta gradient, each class once; whether some Σ̂ cannot be a covariance (a scalar,
-    see `loss.negative_trace`); the trace of each class's meta gradient (C,).
+    see `loss.negative_trace`); by how much each trace was lowered (C,), see `covariance_rules.grad_traces`.
     """
 
     loss_virtual: Tensor
@@ -90,10 +93,11 @@ def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor
 
 @dataclass(frozen=True)
 class Samples:
-    """A training batch as the step sees it.
+    """A batch as the step sees it.
 
-    `own` (N, A) are the centred rows of W of the samples' classes, `scale` (N,) as in `cross_entropy`, `lam_t` is λ_t, and
-    `logits` (C, N) are those without augmentation, up to a constant a sample.
+    `own` (N, A) are the centred rows of W of the samples' classes, `scale` (N,) as in `cross_entropy`, `margins` (N,) and
+    `log_prior` (C,) what the own and all logits are changed by, if they are, `lam_t` is λ_t, and `logits` (C, N) are those
+    without augmentation, up to a constant a sample.
     """
 
     rows: CentredRows
@@ -101,7 +105,8 @@ class Samples:
     target: Tensor
     own: Tensor
     scale: Tensor
-    margins: Tensor
+    margins: Tensor | None
+    log_prior: Tensor | None
     lam_t: float
     logits: Tensor
 
@@ -110,26 +115,33 @@ class Samples:
         return torch.addcmul(self.features, sigma, self.own, value=-self.lam_t)
 
 
-def prepare(head: nn.Linear, criterion: SemanticLoss, features: Tensor, target: Tensor, lam_t: float) -> Samples:
-    """Return the batch with all that does not depend on Σ."""
+def prepare(head: nn.Linear, criterion: SemanticLoss | None, batch: Batch, lam_t: float) -> Samples:
+    """Return the batch with all that does not depend on Σ; without a criterion the loss is plain cross-entropy."""
+    features, target = batch
     rows = CentredRows(head.weight)
-    scale = criterion.class_weights[target]
+    scale = features.new_ones(len(target)) if criterion is None else criterion.class_weights[target]
     logits = features.new_empty(len(head.weight), len(features))  # (C, N)
     for block, w, _, _ in rows:
         torch.addmm(head.bias[block].unsqueeze(1), w, features.T, out=logits[block])
-    margins = criterion.margins[target]
-    return Samples(rows, features, target, rows.at(target), scale / scale.sum(), margins, lam_t, logits)
+    margins, prior = (None, None) if criterion is None else (criterion.margins[target], criterion.log_prior)
+    return Samples(rows, features, target, rows.at(target), scale / scale.sum(), margins, prior, lam_t, logits)
 
 
 def semantic_loss(batch: Samples, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, softmax (C, N) and residuals P (C, N) at the samples' covariances `sigma` (N, A)."""
-    semantic = torch.empty_like(batch.logits)
-    crossed = (-2 * sigma * batch.own).T
-    for block, w, square, _ in batch.rows:
-        torch.mm(torch.mul(w, w, out=square), sigma.T, out=semantic[block])
-        semantic[block].addmm_(w, crossed)
-    semantic.mul_(batch.lam_t / 2).add_(batch.logits)
-    semantic.scatter_add_(0, batch.target.unsqueeze(0), -batch.margins.unsqueeze(0))
+    if batch.lam_t:
+        semantic = torch.empty_like(batch.logits)
+        crossed = (-2 * sigma * batch.own).T
+        for block, w, square, _ in batch.rows:
+            torch.mm(torch.mul(w, w, out=square), sigma.T, out=semantic[block])
+            semantic[block].addmm_(w, crossed)
+        semantic.mul_(batch.lam_t / 2).add_(batch.logits)
+    else:
+        semantic = batch.logits.clone()
+    if batch.margins is not None:
+        semantic.scatter_add_(0, batch.target.unsqueeze(0), -batch.margins.unsqueeze(0))
+    if batch.log_prior is not None:
+        semantic += batch.log_prior.unsqueeze(1)
     return cross_entropy(semantic, batch.target, batch.scale)
 
 
@@ -141,8 +153,9 @@ def gradient_blocks(
     for block, w, spare, grad in batch.rows:
         if out is not None:
             grad = out[block]
-        torch.mm(residual[block], sigma, out=spare)
-        torch.addmm(spare.mul_(w), residual[block], towards, beta=batch.lam_t, out=grad)
+        if batch.lam_t:
+            torch.mm(residual[block], sigma, out=spare).mul_(w)
+        torch.addmm(spare, residual[block], towards, beta=batch.lam_t, out=grad)  # with a beta of 0 spare is not read
         yield block, w, grad, spare
 
 
@@ -164,7 +177,8 @@ def weight_gradient(batch: Samples, sigma: Tensor, residual: Tensor, out: Tensor
     """Return ∂ℓ/∂W (C, A), written to `out`."""
     residual_weight = torch.zeros_like(batch.features)
     for block, w, _, _ in gradient_blocks(batch, sigma, residual, out):
-        residual_weight.addmm_(residual[block].T, w)
+        if batch.lam_t:
+            residual_weight.addmm_(residual[block].T, w)
     return out.index_add_(0, batch.target, sigma * residual_weight, alpha=-batch.lam_t)
 
 
@@ -202,10 +216,61 @@ def class_sums(rows: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tens
     return same_class @ rows, same_class.sum(dim=1)
 
 
+def move_head(
+    head: nn.Linear, optimizer: torch.optim.Optimizer, batch: Samples, sigma: Tensor, extra_batch: Batch | None
+) -> tuple[Tensor, Tensor | None]:
+    """Take the optimizer's step on the loss at `sigma` (N, A), and on the plain cross-entropy of `extra_batch` if given.
+
+    Return both losses (scalars), of the weights before the step.
+    """
+    loss, _, residual = semantic_loss(batch, sigma)
+    out = torch.empty_like(head.weight) if head.weight.grad is None else head.weight.grad
+    head.weight.grad = weight_gradient(batch, sigma, residual, out)
+    head.bias.grad = residual.sum(dim=1)
+    extra = None
+    if extra_batch is not None:
+        more = prepare(head, None, extra_batch, 0.0)
+        extra, _, residual = cross_entropy(more.logits, more.target, more.scale)
+        head.weight.grad.addmm_(residual, more.features)
+        head.bias.grad += residual.sum(dim=1)
+    optimizer.step()
+    return loss, extra
+
+
+@torch.no_grad()
+def plain_head_step(
+    head: nn.Linear, optimizer: torch.optim.Optimizer, batch: Batch, extra_batch: Batch | None = None
+) -> PlainStepResult:
+    """Take one step of plain, unweighted cross-entropy; that of `extra_batch` is added if it is given.
+
+    The batches are (features (N, A), target (N,)). The same as `meta_step.plain_step`.
+    """
+    samples = prepare(head, None, batch, 0.0)
+    loss, extra = move_head(head, optimizer, samples, torch.zeros_like(samples.features), extra_batch)
+    return PlainStepResult(loss, samples.logits.T, extra)
+
+
+@torch.no_grad()
+def augmented_head_step(
+    head: nn.Linear, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
+    batch: Batch, extra_batch: Batch | None = None, *, lam_t: float,
+) -> PlainStepResult:  # fmt: skip
+    """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does; with a `lam_t` of 0 without augmentation.
+
+    The same as `meta_step.augmented_step`. Parameters are those of `head_step`; the plain cross-entropy of `extra_batch`, if
+    it is given, is added to the loss.
+    """
+    samples = prepare(head, criterion, batch, lam_t)
+    loss, extra = move_head(head, optimizer, samples, estimator.covariance[batch[1]], extra_batch)
+    estimator.update(*batch)
+    return PlainStepResult(loss, samples.logits.T, extra)
+
+
 @torch.no_grad()
 def head_step(
     head: nn.Linear, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor], meta_batch: tuple[Tensor, Tensor], *, lam_t: float, virtual_lr: float, meta_lr: float,
+    batch: Batch, meta_batch: Batch, *, lam_t: float, virtual_lr: float, meta_lr: float, rule: Rule = gradient_rule,
+    train_on_meta: bool = False,
 ) -> HeadStepResult:  # fmt: skip
     """Take one MetaSAug step of the head: its weights, the optimizer and the class statistics move once.
 
@@ -222,11 +287,15 @@ def head_step(
     batch, meta_batch:
         (features (N, A), target (N,)) and (features (M, A), target (M,)).
     lam_t, virtual_lr, meta_lr:
-        λ_t, the α of the virtual step, and the step size of Σ.
+        λ_t, the α of the virtual step, and the step size of `rule`.
+    rule:
+        Makes Σ̂ from Σ, G and its step size, see `covariance_rules`.
+    train_on_meta:
+        Whether the plain cross-entropy of the meta batch at θ is added to the loss of the real step.
     """
-    features, target = batch
+    target = batch[1]
     meta_features, meta_target = meta_batch
-    samples = prepare(head, criterion, features, target, lam_t)
+    samples = prepare(head, criterion, batch, lam_t)
     sigma = estimator.covariance[target]  # (N, A)
 
     loss_virtual, softmax, residual = semantic_loss(samples, sigma)
@@ -236,15 +305,12 @@ def head_step(
     mixed = mixed_gradient_rows(samples, sigma, softmax, residual, residual_weight, meta_features, meta_residual)
     grad_rows, members = class_sums(mixed, target, len(head.weight))
     grad_rows.mul_(-virtual_lr)
-    sigma_hat = sigma - meta_lr * grad_rows
+    sigma_hat = rule(sigma, grad_rows, meta_lr)
 
-    loss, _, residual = semantic_loss(samples, sigma_hat)
-    out = torch.empty_like(head.weight) if head.weight.grad is None else head.weight.grad
-    head.weight.grad = weight_gradient(samples, sigma_hat, residual, out)
-    head.bias.grad = residual.sum(dim=1)
-    optimizer.step()
-    estimator.update(features, target)
+    loss, _ = move_head(head, optimizer, samples, sigma_hat, meta_batch if train_on_meta else None)
+    estimator.update(*batch)
     grad_norm = (grad_rows.square().sum(dim=1) / members).sum().sqrt()  # each class once
     negative = negative_trace(sigma, sigma_hat)
-    grad_trace = grad_rows.new_zeros(len(head.weight)).index_copy_(0, target, grad_rows.sum(dim=1))
+    lowered = grad_traces(rule, sigma, grad_rows, sigma_hat, meta_lr)
+    grad_trace = grad_rows.new_zeros(len(head.weight)).index_copy_(0, target, lowered)
     return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm, negative, grad_trace)

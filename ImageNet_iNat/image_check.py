@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -19,7 +19,7 @@ from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.text import say
 from image_lists import ImageList
-from large_sets import Sets
+from large_sets import Lists, Sets
 
 PER_ANSWER = 64  # images that a loading process reads between two answers
 
@@ -106,8 +106,8 @@ def refuse_faults(faults: Sequence[str], parts: Iterable[ImageList], group: Grou
         sys.exit(2)
 
 
-def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int) -> Sets:
-    """Read all images of the lists, leave out those that cannot be read, and draw the meta images from the others."""
+def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, workers: int) -> Sets:
+    """Read all images of the lists, leave out those that cannot be read, and draw the sets from the others."""
     lists = sets.lists
     assert lists is not None
     seen = look_at_all(lists.parts, group, workers)
@@ -119,4 +119,4 @@ def readable_sets(sets: Sets, num_meta: int, group: Group, workers: int) -> Sets
             if not len(good):
                 refuse_faults([faults[path] for path in all_paths([part])], [part], group, skippable=False)
     say_laid_on_white(seen, group)
-    return replace(group.agree(lambda: lists.sets(num_meta), Sets.digests), checked=True)
+    return replace(group.agree(lambda: draw(lists), Sets.digests), checked=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,6 +41,25 @@ class ImageList:
     def subset(self, index: np.ndarray) -> ImageList:
         """Return the images at `index`."""
         return replace(self, paths=[self.paths[i] for i in index.tolist()], targets=self.targets[index], notes=())
+
+    def files(self) -> list[str]:
+        """Return where each image lies, the same file as the same text in every list; links are not followed."""
+        return [os.path.normpath(os.path.join(self.root, path)) for path in self.paths]
+
+    def without(self, files: Container[str]) -> ImageList:
+        """Return the images that are none of `files`."""
+        return self.subset(np.flatnonzero([file not in files for file in self.files()]))
+
+    def joined(self, other: ImageList) -> ImageList:
+        """Return these images and after them those of `other`, of the same classes, below a folder that holds both."""
+        if not len(other):
+            return self
+        root = self.root if self.root == other.root else Path(os.path.commonpath([self.root, other.root]))
+        paths = []
+        for part in (self, other):
+            inside = "" if part.root == root else os.path.relpath(part.root, root)
+            paths += [os.path.join(inside, path) for path in part.paths]
+        return replace(self, root=root, paths=paths, targets=np.concatenate([self.targets, other.targets]))
 
     def digest(self) -> str:
         """Return a short digest of paths and labels."""

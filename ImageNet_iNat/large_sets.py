@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from data_utils import check_classes, shared_note, small_classes, split_meta
+from data_utils import HELDOUT_IMAGES, check_classes, hold_out, shared_note, small_classes, split_meta
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 from image_lists import MAX_CLASSES, ImageList, check_counted_from_0, read_inaturalist17, read_list, read_tree
@@ -26,6 +26,7 @@ class Sets:
     """The three lists of an experiment, the counts of the training list, and lines for the user.
 
     `lists` are what the sets were drawn from; `checked` says whether all images were read, and none left that cannot be.
+    `heldout` are images to choose on, `joined` the training and the meta images together, None unless asked for.
     """
 
     train: ImageList
@@ -35,17 +36,36 @@ class Sets:
     notes: list[str]
     lists: Lists | None = None
     checked: bool = False
+    heldout: ImageList | None = None
+    joined: ImageList | None = None
 
     @property
     def parts(self) -> dict[str, ImageList]:
         """The lists by name."""
-        return {"train": self.train, "meta": self.meta, "test": self.test}
+        heldout = {} if self.heldout is None else {"heldout": self.heldout}
+        return {"train": self.train, "meta": self.meta, "test": self.test, **heldout}
+
+    @property
+    def trained(self) -> ImageList:
+        """The images that are trained on."""
+        return self.train if self.joined is None else self.joined
+
+    @property
+    def stage2_counts(self) -> list[int]:
+        """How many images of each class are trained on."""
+        return class_counts(self.trained)
+
+    def facts(self) -> dict[str, object]:
+        """Return what a checkpoint says of the training images."""
+        joined = {} if self.joined is None else {"stage2_counts": self.stage2_counts}
+        return {"class_names": self.train.class_names, "cls_num_list": self.cls_num_list, **joined}
 
     def about(self) -> list[str]:
         """Return lines that say how many images there are of what."""
-        words = "  ".join(f"{name} {len(part)}" for name, part in self.parts.items())
+        words = "  ".join(f"{name.replace('heldout', 'held out')} {len(part)}" for name, part in self.parts.items())
         counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images a class"
-        return [f"{words}  ({counts})", *(f"note: {note}" for note in self.notes)]
+        both = [] if self.joined is None else [f"trained on: {len(self.joined)} images, training and meta, each once"]
+        return [f"{words}  ({counts})", *both, *(f"note: {note}" for note in self.notes)]
 
     def digests(self) -> dict[str, str]:
         """Return a digest of each list, and what tells the images from others; a list of which none is there is an error."""
@@ -82,8 +102,16 @@ class Lists:
         )
         return replace(self, train=train, source=source, test=test, notes=[*self.notes, note])
 
-    def sets(self, num_meta: int) -> Sets:
-        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one."""
+    def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
+        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
+
+        Parameters
+        ----------
+        num_heldout:
+            Images a class to hold out, see `held_out`; -1: 2,000 in all.
+        join_meta:
+            Also make one list of the training and the meta images, each file once; the training list stays what it is.
+        """
         names, train, notes = self.train.class_names, self.train, list(self.notes)
         check_classes(class_counts(train), names, f"training image in {train.source}")
         index, left = split_meta(self.source.targets, num_meta, len(names))
@@ -99,7 +127,41 @@ class Lists:
         if self.use:
             among = f"the {len(self.source)} {self.use} images"
             notes.append(f"the {len(meta)} meta images are also among {among}, as published")
-        return Sets(train, meta, self.test, class_counts(train), notes, self)
+        heldout = None
+        if num_heldout:
+            wished = max(HELDOUT_IMAGES // len(names), 1) if num_heldout < 0 else num_heldout
+            heldout, train, spare = held_out(train, self.source, [meta, self.test], wished)
+            if not len(heldout):
+                raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
+            among = f"{spare} of the {len(heldout)} held-out images"
+            notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
+        joined = with_meta(train, meta) if join_meta else None
+        return Sets(train, meta, self.test, class_counts(train), notes, self, heldout=heldout, joined=joined)
+
+
+def held_out(
+    train: ImageList, source: ImageList, others: Sequence[ImageList], num_heldout: int
+) -> tuple[ImageList, ImageList, int]:
+    """Draw up to `num_heldout` images a class to choose on; return them, what is left to train on, and how many were spare.
+
+    Spare are images of `source`, where meta images are drawn, that serve nothing else, as ImageNet_LT's val list has them.
+    Where they do not suffice, up to a fifth of the class's training images is held out, see `data_utils.hold_out`. No image
+    of `others` is, and a file that is listed several times is one image.
+    """
+    pool = train.joined(source.without(set(train.files())))
+    files, taken = pool.files(), {file for part in others for file in part.files()}
+    places = {file: i for i, file in reversed(list(enumerate(files))) if file not in taken}  # of the first of its name
+    free = np.array(sorted(places.values()), dtype=np.int64)
+    kept, _ = hold_out(pool.targets, free[free < len(train)], free, num_heldout, len(train.class_names))
+    left = train.without({files[i] for i in kept.tolist()})
+    return replace(pool.subset(kept), source=train.source), left, int((kept >= len(train)).sum())
+
+
+def with_meta(train: ImageList, meta: ImageList) -> ImageList:
+    """Return the training images and, after them, the meta images that are not among them, each file once."""
+    others = meta.without(set(train.files()))
+    first = {file: i for i, file in reversed(list(enumerate(others.files())))}
+    return train.joined(others.subset(np.array(sorted(first.values()), dtype=np.int64)))
 
 
 def check_several_classes(train: ImageList) -> None:

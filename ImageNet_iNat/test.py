@@ -5,6 +5,7 @@
 
 prints "Dataset: ImageNet_LT  Accuracy: 47.67  Error: 52.33  Top-5: ..." (accuracy and error of the publication), tabs
 between, then the mean accuracy over many-, medium- and few-shot classes, and writes a CSV file with a line for each class.
+With --logit_adjust TAU the figures are those of logits adjusted for the long tail (arXiv 2007.07314, eq. 9).
 """
 
 import argparse
@@ -22,13 +23,13 @@ if __name__ == "__main__":
     from harness.before_loading import prepare_process
     prepare_process()
 
-from torch import nn
+from torch import Tensor, nn
 
 import head_flags
 from backbone import FEATURES, fingerprint, load_network, read_weights
 from features import extractor, in_order, plain_images
 from harness.errors import UserError, run_main
-from harness.evaluation import Predictions, evaluate
+from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_output, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
@@ -37,6 +38,7 @@ from harness.text import WRITTEN_OUT, say
 from image_check import check_tested
 from image_lists import ImageList
 from large_sets import LARGE_SETS, read_test, training_counts
+from loss import logit_adjustment
 
 HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the table of classes
 
@@ -56,11 +58,12 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
     check_tested(subject.images, group, args.workers)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
+    subtracted = subject.subtracted if subject.subtracted is None else subject.subtracted.to(group.device)
     images = plain_images(subject.images, subject.dataset)
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
-    tested = evaluate(head, shown, group)
+    tested = evaluate(head if subtracted is None else lambda features: head(features) - subtracted, shown, group)
     tested.check(path)
     if group.main:
         report(subject, tested, out)
@@ -68,13 +71,19 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is tested, on what; `counts` are the training images of each class, None where nothing says them."""
+    """What is tested, on what.
+
+    `counts` are the training images of each class, None where nothing says them; `subtracted` (C,) is taken off the logits,
+    which `notes` speak of.
+    """
 
     dataset: str
     images: ImageList
     counts: list[int] | None
     backbone: nn.Module
     head: nn.Linear
+    subtracted: Tensor | None
+    notes: list[str]
 
     def facts(self) -> dict[str, object]:
         """Return what must be the same on all processes."""
@@ -100,10 +109,13 @@ def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     images.check_root()
     check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
     backbone, head = load_network(weights, len(images.class_names), path)
-    if len(state.get("cls_num_list", images.class_names)) != len(images.class_names):
-        raise UserError(f"{path} counts the images of {len(state['cls_num_list'])} classes: the list has other classes")
+    for key in ("cls_num_list", "stage2_counts"):
+        if len(state.get(key, images.class_names)) != len(images.class_names):
+            raise UserError(f"{path} counts the images of {len(state[key])} classes: the list has other classes")
     counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
-    return Subject(dataset, images, counts, backbone, head)
+    tau = args.logit_adjust
+    subtracted = logit_adjustment(prior_counts(state, counts, path), tau) if tau else None
+    return Subject(dataset, images, counts, backbone, head, subtracted, adjustment_notes(tau, state))
 
 
 def check_is_table(out: Path) -> None:
@@ -128,7 +140,7 @@ def report(subject: Subject, tested: Predictions, out: Path) -> None:
     accuracy = tested.accuracy(counts or [0] * len(names))
     fields = [f"Dataset: {subject.dataset}", f"Accuracy: {accuracy.overall:.2f}", f"Error: {100 - accuracy.overall:.2f}"]
     fields.append(f"Top-5: {tested.top5:.2f}")
-    say([*fields, *([f"Mean over classes: {accuracy.mean_over_classes:.2f}"] if accuracy.uneven else [])])
+    say([*fields, *([f"Mean over classes: {accuracy.mean_over_classes:.2f}"] if accuracy.uneven else [])], *subject.notes)
     if counts:
         say(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
     else:

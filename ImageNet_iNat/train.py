@@ -9,11 +9,13 @@ The same by torchrun, or as one process:
   python3 train.py --dataset ImageNet_LT --data_root ../ImageNet
 Without GPUs: compute the features once, then train the head from them:
   python3 train.py --dataset ImageNet_LT --data_root ../ImageNet --cache_features 1
+What meta-learning adds is told by the same run with --stage2 isda, reweight or none, or with --meta_images train.
 Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's weights:
   python3 train.py --dataset custom --data_root my --pretrained resnet50.pth --fresh_head --lr 0.01
 """
 
 import sys
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,24 +31,27 @@ from torch import nn
 
 import head_flags
 from backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from covariance_rules import RULES
 from feature_cache import CachedFeatures, cached_features
 from features import LiveFeatures, extractor
 from harness.errors import run_main
-from harness.evaluation import evaluate
-from harness.flags import SPLIT_NOTE
+from harness.evaluation import Batch, evaluate
+from harness.flags import SPLIT_NOTE, choice_words, effect_notes
 from harness.process_group import Group, process_group
+from harness.progress import StepFigures
 from harness.run import Run
-from head_step import head_step
+from head_step import augmented_head_step, head_step, plain_head_step
 from image_check import check_readable, readable_sets
 from large_sets import Sets, read_lists
-from loss import EstimatorCV, MetaSAugCE, covariance_traces, moved_note
+from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, moved_note
+from meta_step import STAGE2
 
 
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
     lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, f.train_list, f.val_list, f.meta_list)
-    sets = lists.sets(f.num_meta)
+    sets = f.drawn(lists)
     path = Path(f.pretrained)
     head_flags.check_pretrained(path, f.dataset)
     backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
@@ -59,12 +64,42 @@ def must_agree(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.L
     return {**flags.facts(), **sets.digests(), **digests}
 
 
+def introduction(flags: head_flags.HeadFlags, sets: Sets, group: Group, batch_size: int) -> list[str]:
+    """Return lines that say what is trained, on what and where; `batch_size` is that of all processes together."""
+    choices = choice_words(flags)
+    where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
+    return [
+        f"{flags.dataset}, {len(sets.cls_num_list)} classes, head of the ResNet-50 in {flags.pretrained}, {where}",
+        f"batch {flags.batch_size} a process, {batch_size} in all; so are meta batches, if there are as many images",
+        *sets.about(),
+        *([SPLIT_NOTE] if flags.split is not None else []),
+        *([f"every epoch: {STAGE2[flags.stage2]}{choices}"] if choices or flags.stage2 != "metasaug" else []),
+        *effect_notes(flags),
+    ]
+
+
+def take_step(
+    flags: head_flags.HeadFlags, head: nn.Linear, criterion: MetaSAugCE, estimator: EstimatorCV,
+    optimizer: torch.optim.Optimizer, batch: Batch, meta: Iterator[Batch], lam_t: float,
+) -> StepFigures:  # fmt: skip
+    """Take the step that --stage2 says, with the next meta batch if it needs one."""
+    if flags.stage2 == "metasaug":
+        return head_step(
+            head, criterion, estimator, optimizer, batch, next(meta), lam_t=lam_t, virtual_lr=flags.lr,
+            meta_lr=flags.step_size, rule=RULES[flags.meta_update], train_on_meta=flags.trains_on_meta,
+        )  # fmt: skip
+    extra_batch = next(meta) if flags.trains_on_meta else None
+    if flags.stage2 == "none":
+        return plain_head_step(head, optimizer, batch, extra_batch)
+    return augmented_head_step(head, criterion, estimator, optimizer, batch, extra_batch, lam_t=lam_t)
+
+
 def train(flags: head_flags.HeadFlags, group: Group) -> None:
-    """Every epoch is MetaSAug: the backbone has had its plain stage. The rate is the same throughout, as published."""
+    """Every epoch is stage 2: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
-            sets = readable_sets(sets, flags.num_meta, group, flags.workers)
+            sets = readable_sets(sets, flags.drawn, group, flags.workers)
         check = partial(check_readable, sets, group, flags.workers)
         backbone, head = backbone.to(group.device), head.to(group.device)
         counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
@@ -72,45 +107,47 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
             head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
             fused=group.device.type in ("cpu", "cuda"),
         )  # fmt: skip
-        steps = -(-len(sets.train) // batch_size)
-        criterion = MetaSAugCE(counts).to(group.device)
+        steps = -(-len(sets.trained) // batch_size)
+        criterion = MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device)
         estimator = EstimatorCV(FEATURES, len(counts), diagonal=True).to(group.device)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
             trained_part(head), optimizer, estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
-            facts={"dataset": flags.dataset, "class_names": sets.train.class_names, "cls_num_list": counts,
-                   "global_batch_size": batch_size},
-            steps=steps, saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
+            facts={"dataset": flags.dataset, **sets.facts(), "global_batch_size": batch_size},
+            steps=lambda _: steps,
+            saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
         )  # fmt: skip
-        where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
-        run.say(f"{flags.dataset}, {len(counts)} classes, head of the ResNet-50 in {flags.pretrained}, {where}")
-        run.say(f"batch {flags.batch_size} a process, {batch_size} in all; so are meta batches, if there are as many images")
-        run.say(*sets.about(), *([SPLIT_NOTE] if flags.split is not None else []))
+        run.say(*introduction(flags, sets, group, batch_size))
 
         live = LiveFeatures(
             sets, flags.dataset, extractor(backbone), group, batch_size, flags.test_batch_size, flags.workers, flags.seed
         )
         features: LiveFeatures | CachedFeatures = live
         if flags.cache_features:
+            place = flags.cache_features, flags.cache_folder, weights, FEATURES
             with run.stoppable("while features were computed; those computed so far are kept"):
-                features = cached_features(live, flags.cache_features, flags.cache_folder, weights, FEATURES, check)
+                features = cached_features(live, *place, check, flags.needs_meta)
         elif run.is_new:
             check()
         batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
         meta = run.interruptible(features.meta(run.meta_taken))
         for epoch in run.epochs:
-            lam_t = flags.lam * epoch / flags.epochs  # λ_t
+            lam_t = 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             left = islice(batches, steps - run.meter.steps)
             for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):
-                seen = head_step(
-                    head, criterion, estimator, optimizer, batch, next(meta),
-                    lam_t=lam_t, virtual_lr=flags.lr, meta_lr=flags.meta_lr,
-                )  # fmt: skip
+                seen = take_step(flags, head, criterion, estimator, optimizer, batch, meta, lam_t)
                 run.after_step(seen, batch[1])
             tested = evaluate(head, run.testing(features.test(), len(sets.test)), group)
-            ends, moved = epoch + 1 == flags.epochs, flags.meta_lr * run.meter.read_grad_trace()
-            run.after_epoch(tested, {"lr": flags.lr, "test_acc5": tested.top5})
-            run.say(*moved_note(covariance_traces(estimator, moved) if ends else {}, lam_t, flags.meta_lr))
+            values = {"lr": flags.lr, "test_acc5": tested.top5}
+            if sets.heldout is not None:  # the best epoch is chosen on these images
+                heldout = evaluate(head, run.testing(features.test("heldout"), len(sets.heldout)), group)
+                values["heldout_acc1"] = heldout.accuracy(counts).mean_over_classes
+            ends, moved = epoch + 1 == flags.epochs, flags.step_size * run.meter.read_grad_trace()
+            spread = covariance_traces(estimator, moved if run.meter.has_meta else None) if ends else {}
+            run.after_epoch(tested, values)
+            if epoch == 1:  # the first with a λ_t
+                run.say(*augmentation_note(head, estimator, lam_t))
+            run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))
 
 
 def main() -> None:

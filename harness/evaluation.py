@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.errors import UserError
+from harness.flags import UNSAID, in_stage1
 from harness.metrics import Accuracy, accuracy, calibration_bins, calibration_error, confusion_matrix
 from harness.process_group import Group
 
@@ -102,3 +103,36 @@ def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
     """Test a network that returns (features, logits), in eval mode."""
     model.eval()
     return evaluate(lambda inputs: model(inputs)[1], batches)
+
+
+def prior_counts(state: Mapping[str, Any], counts: Sequence[int] | None, source: Path) -> Sequence[int]:
+    """Return how many images of each class a network was trained on last, for --logit_adjust.
+
+    Parameters
+    ----------
+    state, source:
+        Its checkpoint, and the file.
+    counts:
+        The training images of each class, None where nothing says them; stage 2 may have had meta images besides.
+    """
+    if "stage2_counts" in state and not in_stage1(state.get("flags", {}), state.get("epoch", 0) - 1):
+        counts = state["stage2_counts"]
+    if counts is None:
+        told = f"--logit_adjust needs the training images of each class, which neither {source} nor a list says"
+        raise UserError(f"{told}: take a checkpoint of a training script")
+    empty = [k for k, count in enumerate(counts) if not count]
+    if empty:
+        raise UserError(f"--logit_adjust needs training images of every class, and class {empty[0]} has none: see the list")
+    return counts
+
+
+def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
+    """Return lines about figures of adjusted logits, none if `tau`, of --logit_adjust, is 0."""
+    if not tau:
+        return []
+    flags = state.get("flags", {})
+    lines = [f"logits adjusted: {tau:g} times the log of each class's share of the training images is subtracted"]
+    had = {"weights": "class-balanced weights", "prior": "the log prior"}.get({**UNSAID, **flags}["balance"])
+    if had and flags and flags.get("stage2") != "none" and not in_stage1(flags, state.get("epoch", 0) - 1):
+        lines.append(f"note: the loss of this network had {had}: --logit_adjust makes up for the long tail a second time")
+    return lines

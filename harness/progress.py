@@ -77,10 +77,12 @@ class Meter:
         self.loss = self.loss + result.loss * len(target)
         self.correct = self.correct + (result.logits.argmax(1) == target).sum()
         seen = result.loss
+        if result.loss_meta is not None:
+            seen = seen + result.loss_meta
         if result.loss_meta is not None and result.grad_norm is not None:
             self.has_meta = True
             self.meta_loss, self.grad_norm = self.meta_loss + result.loss_meta, self.grad_norm + result.grad_norm
-            seen = seen + result.loss_meta + result.grad_norm
+            seen = seen + result.grad_norm
         if result.grad_trace is not None:
             self.grad_trace = self.grad_trace + result.grad_trace
             self.present = self.present + torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)

@@ -13,7 +13,7 @@ from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.files import previous
-from harness.flags import LearningFlags
+from harness.flags import UNSAID, LearningFlags
 from harness.run_files import NEWER, finished_faults, read_finished, resume_path, summary_path
 from harness.run_state import numerics
 from harness.text import say
@@ -22,7 +22,7 @@ from harness.text import say
 STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
 
 # What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
-BEFORE = {"--select_on": "test", "--num_heldout": None, "loss": "CE"}
+BEFORE = {**{f"--{name}": value for name, value in UNSAID.items()}, "loss": "CE"}
 
 
 def find_run(

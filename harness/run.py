@@ -93,7 +93,7 @@ class Run:
 
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Mapping[str, Any],
-        facts: Mapping[str, Any], steps: int, stage1: str | None = None, keep: str | None = None,
+        facts: Mapping[str, Any], steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
         saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
@@ -105,7 +105,7 @@ class Run:
         facts:
             What checkpoints say beside the weights, `cls_num_list` among it.
         steps:
-            Of an epoch.
+            How many an epoch has.
         stage1:
             A checkpoint of --stage1 to begin with.
         keep:
@@ -217,7 +217,8 @@ class Run:
     def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
         """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
         print_freq = self.flags.print_freq if self.group.main else None
-        for batch in progress(self.interruptible(batches), self.steps, label, self.meter, print_freq, self.meter.steps):
+        steps, done = self.steps(self.epoch), self.meter.steps
+        for batch in progress(self.interruptible(batches), steps, label, self.meter, print_freq, done):
             self.in_step = True
             yield batch
 
@@ -336,9 +337,10 @@ class Run:
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             good = good if self.group.main else "rank 0 knows the last good checkpoint"
+            rate = "--lr" if getattr(self.flags, "stage2_lr", 1) <= 1 else "--lr, --stage2_lr"
             raise UserError(
                 f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}; {good}. "
-                "Train anew with a lower --lr, --lam or --meta_lr"
+                f"Train anew with a lower {rate}, --lam or {self.flags.step_size_flag}"
             )
 
     def stop(self) -> NoReturn:

@@ -15,6 +15,7 @@ from harness import schemas
 from harness.checkpoint import load_checkpoint, read_file
 from harness.errors import UserError
 from harness.files import previous, replacing
+from harness.flags import UNSAID
 
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 OUTCOME_OF = {"ckpt": "best", "last": "last"}  # which outcome of a run they hold
@@ -77,7 +78,7 @@ def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: i
         return None
     try:
         summary: dict[str, Any] = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
-        unsaid = {key: binding.get(key) for key in NEWER}
+        unsaid = {**{key: binding.get(key) for key in NEWER}, **{f"--{key}": value for key, value in UNSAID.items()}}
         found = {**unsaid, **summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # none, or that of an older version
         return None

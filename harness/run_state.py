@@ -7,7 +7,7 @@ of the global random generators, for networks and criteria that draw from them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -43,10 +43,10 @@ def collect(
 
 
 class Limits(NamedTuple):
-    """What a state can have come to: epochs of the run, steps of an epoch, and the class count."""
+    """What a state can have come to: epochs of the run, steps of each epoch, and the class count."""
 
     epochs: int
-    steps: int
+    steps: Callable[[int], int]
     classes: int
 
 
@@ -59,8 +59,9 @@ def restore(
         record, taken = inner["record"], inner["meta_taken"]
         meter = Meter.load(inner["meter"], limits.classes, device)
         check_record(record, limits)
-        at_most("the steps of the epoch", meter.steps, limits.steps if record["epoch"] < limits.epochs else 0)
-        at_most("the meta batches", taken, record["epoch"] * limits.steps + meter.steps)
+        epoch = record["epoch"]
+        at_most("the steps of the epoch", meter.steps, limits.steps(epoch) if epoch < limits.epochs else 0)
+        at_most("the meta batches", taken, sum(map(limits.steps, range(epoch))) + meter.steps)
         check_tensors(inner["estimator"], estimator.state_dict())
         load_optimizer(optimizer, state["optimizer"], stepped=record["epoch"] + meter.steps > 0)
         estimator.load_state_dict(inner["estimator"])

@@ -120,7 +120,7 @@ class OptimizerState(msgspec.Struct):
 CHECKPOINT: tuple[tuple[str, Any], ...] = (
     ("epoch", Count), ("best_acc1", Chosen), ("flags", dict[str, Plain]), ("flags", Flags), ("arch", Name),
     ("dataset", Name), ("class_names", list[Name]), ("train_digest", Name),
-    ("cls_num_list", Annotated[list[Images], Meta(min_length=1)]),
+    *((name, Annotated[list[Images], Meta(min_length=1)]) for name in ("cls_num_list", "stage2_counts")),
     ("imb_factor", Annotated[float, Meta(gt=0, le=1)] | None), ("resume", dict[str, Any]),
 )  # fmt: skip
 

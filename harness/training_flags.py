@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from harness.flags import (
     add_checkpoint_flags,
     add_device_flags,
     add_learning_flags,
+    add_logit_adjust_flag,
+    add_method_flags,
     check_learning,
+    check_logit_adjust,
     check_num_classes,
     check_sizes,
     require,
@@ -26,6 +30,7 @@ from harness.text import say
 
 IMB_FACTOR, TESTED_IMB_FACTOR = 0.005, 0.1  # the published defaults of --imb_factor, in training and in testing
 DIGITS_IMB_FACTOR = 0.1  # the digits are too few for 0.005
+VIRTUAL = ("all", "head")  # the choices of --virtual, the default first
 EXPORTS = ("onnx", "torchscript")
 
 
@@ -36,10 +41,9 @@ class TrainingFlags(LearningFlags):
     imb_factor: float | None
     meta_start: int
     meta_start_given: bool
-    stage2: str
     stage1: str | None
-    select_on: str
-    num_heldout: int | None
+    stage2_lr: float
+    virtual: str
     arch: str
     amp: str
     compile: str | None
@@ -52,11 +56,6 @@ class TrainingFlags(LearningFlags):
     def folder(self) -> Path:
         """Where the run's files go."""
         return Path(self.workdir) / "checkpoint" / "ours" / self.idx
-
-    @property
-    def heldout(self) -> int:
-        """How many images a class to hold out, -1 for a number that the data set decides."""
-        return (self.num_heldout or -1) if self.select_on == "heldout" else 0
 
     def resumed(self, before: Mapping[str, Any]) -> TrainingFlags:
         """Let stage 2 begin where it did before the run grew, unless another epoch is asked for."""
@@ -77,8 +76,8 @@ def add_data_flags(parser: Parser, dataset: str | None, dataset_help: str, imb_f
     add_device_flags(parser)
 
 
-def training_parser(description: str, stage2: Mapping[str, str]) -> Parser:
-    """Return the parser of a training script; `stage2` has the choices of --stage2 and their meanings, the default first."""
+def training_parser(description: str | None, stage2: Mapping[str, str], rules: Iterable[str]) -> Parser:
+    """Return the parser of a training script; see `flags.add_method_flags`."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_flags(parser, "cifar100", "data set (default: %(default)s)", IMB_FACTOR)
     parser.add_argument("--arch", default="resnet32", help="resnet and a depth of 6n + 2, or package.module:function, "
@@ -90,11 +89,11 @@ def training_parser(description: str, stage2: Mapping[str, str]) -> Parser:
         type=int,
         help="first epoch of stage 2, from 0 (default: four fifths of --epochs; as many as --epochs: no stage 2)",
     )
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in stage2.items())
-    parser.add_argument("--stage2", choices=stage2, default=next(iter(stage2)), help=f"{meanings} (default: %(default)s)")
     parser.add_argument("--stage1", help="go on from this <save_name>_stage1.pth.tar instead of training stage 1")
-    parser.add_argument("--select_on", choices=("test", "heldout"), default="test", help="what the best epoch is chosen on: "
-                        "the test set, or training images that are held out (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--stage2_lr", type=float, default=1.0, help="factor of the rate in stage 2 (default: %(default)s)")
+    add_method_flags(parser, stage2, rules)
+    parser.add_argument("--virtual", choices=VIRTUAL, default=VIRTUAL[0], help="what the virtual step moves: all weights, "
+                        "as published, or the head alone, in less than half the time (default: %(default)s)")  # fmt: skip
     parser.add_argument("--num_heldout", type=int, help="images a class to hold out: those that the long tail leaves out, "
                         "then up to a fifth of the class (default: 2,000 in all)")  # fmt: skip
     add_learning_flags(parser, epochs=200, lr=0.1)
@@ -110,9 +109,11 @@ def training_parser(description: str, stage2: Mapping[str, str]) -> Parser:
     return parser
 
 
-def parse_training(description: str, stage2: Mapping[str, str], argv: Sequence[str] | None = None) -> TrainingFlags:
+def parse_training(
+    description: str | None, stage2: Mapping[str, str], rules: Iterable[str], argv: Sequence[str] | None = None
+) -> TrainingFlags:
     """Read and check the flags of a training script."""
-    values = vars(training_parser(description, stage2).parse_args(argv))
+    values = vars(training_parser(description, stage2, rules).parse_args(argv))
     if values["split"] is not None:
         say(SPLIT_NOTE)
     values["meta_start_given"] = values["meta_start"] is not None
@@ -129,6 +130,7 @@ def testing_parser(description: str) -> Parser:
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_flags(parser, None, "data set (default: the checkpoint's, else cifar10)", TESTED_IMB_FACTOR)
     add_checkpoint_flags(parser)
+    add_logit_adjust_flag(parser)
     parser.add_argument("--export", choices=EXPORTS, help="also write the network beside its checkpoint, to be run without "
                         "this code: pixels (N, 32, 32, 3) uint8 to logits (N, C); checked against PyTorch")  # fmt: skip
     return parser
@@ -139,7 +141,19 @@ def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.
     args = testing_parser(description).parse_args(argv)
     check_imb_factor(args.imb_factor)
     check_sizes(args.num_meta, args.test_batch_size)
+    check_logit_adjust(args.logit_adjust)
     return args
+
+
+def tested_set(state: Mapping[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
+    """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults."""
+    for key, value in (("dataset", dataset), ("imb_factor", imb_factor)):
+        if key in state and value is not None and value != state[key]:
+            raise UserError(f"the checkpoint was trained with --{key} {state[key]}, not {value}: leave the flag out")
+    name = state.get("dataset", dataset or "cifar10")
+    if name not in DATASETS:
+        raise UserError(f"the checkpoint was trained on {name}: test it with ImageNet_iNat/test.py")
+    return name, state["imb_factor"] if "imb_factor" in state else default_imb_factor(name, imb_factor, TESTED_IMB_FACTOR)
 
 
 def default_imb_factor(dataset: str, given: float | None, published: float) -> float | None:
@@ -163,9 +177,7 @@ def check_training(flags: TrainingFlags) -> None:
     check_imb_factor(flags.imb_factor)
     require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
     check_learning(flags)
-    require(flags.num_heldout is None or flags.num_heldout >= 1, "--num_heldout", flags.num_heldout, "at least 1")
-    if flags.num_heldout is not None and flags.select_on == "test":
-        raise UserError(f"--num_heldout {flags.num_heldout} holds nothing out unless --select_on is heldout: add that")
+    require(math.isfinite(flags.stage2_lr) and flags.stage2_lr > 0, "--stage2_lr", flags.stage2_lr, "a number above 0")
     require(0 <= flags.threads <= 1024, "--threads", flags.threads, "from 0 to 1024")
     inside = Path(flags.idx)
     require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UserError
-from harness.flags import FREE_FLAGS, in_stage1
+from harness.flags import FREE_FLAGS, PUBLISHED_RULE, UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import printable
 from reporting.run_contents import SUMMARY, Labels, read_labels, read_log, read_summary
@@ -25,8 +25,8 @@ FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
 HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
 FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
-               "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1}  # fmt: skip
-UNUSED = {"isda": {"meta_lr"}, "reweight": {"meta_lr", "lam"}, "none": {"meta_lr", "lam", "loss"}}  # by --stage2
+               "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1, "stage2_lr": 1.0,
+               "meta_update": PUBLISHED_RULE, "virtual": "all", "meta_images": "apart", "balance": "weights"}  # fmt: skip
 MOST_CLASSES = 1000  # of a confusion matrix
 SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
 Table = list[list[str]]  # the first row is the heading
@@ -44,12 +44,10 @@ class FinishedRun:
     @property
     def flags(self) -> dict[str, Any]:
         """The loss and flags that change the outcome, without the seed."""
-        given = {"loss": self.summary.get("loss"), **self.summary.get("flags", {})}
+        given = {**UNSAID, "loss": self.summary.get("loss"), **self.summary.get("flags", {})}
         if given.get("dataset") in ("folder", "custom"):  # one's own, told apart by the folder's name
             given["dataset"] = f"{given['dataset']} {Path(given.get('data_root', '')).name}"
-        unused = UNUSED.get(str(given.get("stage2")), set()) | FREE_FLAGS - {"epochs"} | {"seed"}
-        if given.setdefault("select_on", "test") == "test":  # as in runs that had no such flag yet
-            unused |= {"num_heldout"}
+        unused = without_effect(given).keys() | FREE_FLAGS - {"epochs"} | {"seed"}
         return {key: value for key, value in given.items() if key not in unused}
 
     @property

@@ -56,7 +56,7 @@ def check_class_count(state: dict[str, Any], source: Path, rows: int | None) -> 
     `rows` are those of its last layer, None where it is another network, of which some matrix must have as many.
     """
     matrices = {len(tensor) for tensor in state["state_dict"].values() if tensor.dim() == 2 and tensor.numel()}
-    for key in ("cls_num_list", "class_names"):
+    for key in ("cls_num_list", "stage2_counts", "class_names"):
         count = len(state.get(key, ()))
         if key in state and count not in ({rows} if rows else matrices):
             of = f"{rows} classes" if rows else "another number of classes"
@@ -70,14 +70,19 @@ def names_of_classes(state: dict[str, Any], num_classes: int) -> list[str]:
 
 
 class FromPixels(nn.Module):
-    """A network together with the normalisation of its images: pixels (N, 32, 32, 3) uint8 RGB to logits (N, C)."""
+    """A network together with the normalisation of its images: pixels (N, 32, 32, 3) uint8 RGB to logits (N, C).
+
+    `subtracted` (C,) is taken off the logits, None takes nothing.
+    """
 
     scale: Tensor
     shift: Tensor
+    subtracted: Tensor | None
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, subtracted: Tensor | None = None) -> None:
         super().__init__()
         self.network = network
+        self.register_buffer("subtracted", subtracted)
         scale, shift = normalisation(torch.device("cpu"), torch.float32)
         self.register_buffer("scale", scale.clone())
         self.register_buffer("shift", shift.clone())
@@ -86,7 +91,7 @@ class FromPixels(nn.Module):
         """Return the logits (N, C); the same values as `data_utils.normalize` before the network."""
         images = (pixels.to(self.scale.dtype) * self.scale - self.shift).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
         logits: Tensor = self.network(images)[1]
-        return logits
+        return logits if self.subtracted is None else logits - self.subtracted
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ settings.load_profile("no deadline")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell began the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # scripts would leave it ignored
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup did
+    signal.signal(signal.SIGHUP, lambda *_: None)  # the tests still outlive their terminal
 
 PATIENCE = 600  # seconds until a command that hangs is a failure
 

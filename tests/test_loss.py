@@ -1,6 +1,7 @@
 """Statistics, semantic logits, margins and weights against loops that follow the formulas."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loss
-from meta_step import mixed_gradient
+from meta_gradient import mixed_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 SIZES = st.tuples(st.integers(1, 9), st.integers(2, 9), st.integers(1, 6), st.integers(0, 2**31 - 1))
@@ -173,30 +174,81 @@ def test_margins(counts, max_m):
     torch.testing.assert_close(loss.ldam_margins(counts, max_m), torch.tensor([max_m * m / max(raw) for m in raw]))
 
 
+@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20))
+def test_the_log_prior_is_the_log_of_each_class_share(counts):
+    expected = [math.log(n / sum(counts)) for n in counts]
+    torch.testing.assert_close(loss.log_prior(counts), torch.tensor(expected), rtol=1e-13, atol=1e-13)
+    assert loss.log_prior(counts).dtype == torch.float64
+
+
 def test_classes_without_images_are_refused():
-    for function in (loss.class_balanced_weights, loss.ldam_margins):
+    for function in (loss.class_balanced_weights, loss.ldam_margins, loss.log_prior):
         with pytest.raises(ValueError, match="at least one"):
             function([3, 0, 1])
     with pytest.raises(ValueError, match="beta"):
         loss.class_balanced_weights([1, 2], 1.0)
 
 
+@pytest.mark.parametrize("balance", ["weights", "prior", "none"])
 @pytest.mark.parametrize("name", ["MetaSAugCE", "MetaSAugLDAM"])
-def test_criterion_equals_the_formula(name):
+def test_criterion_equals_the_formula(name, balance):
     counts = [50, 20, 5, 2]
     weight, target, covariance = random_problem(9, 4, 3, 5)
     logits, lam_t = torch.randn(9, 4), 0.6
     o = logits + lam_t / 2 * slow_distances(weight, target, covariance)
     cb = [(1 - 0.9999) / (1 - 0.9999**n) for n in counts]
-    cb = [w * 4 / sum(cb) for w in cb]
+    cb = [w * 4 / sum(cb) if balance == "weights" else 1.0 for w in cb]
+    prior = [n / sum(counts) if balance == "prior" else 1.0 for n in counts]  # n_j exp(o_j) / Σ n_k exp(o_k)
     total = norm = 0.0
     for i, y in enumerate(target.tolist()):
         if name == "MetaSAugLDAM":
             o[i, y] -= 0.5 * (counts[y] / 2) ** -0.25
-        total -= cb[y] * torch.log_softmax(o[i], 0)[y]
+        raised = [share * math.exp(value) for share, value in zip(prior, o[i].tolist(), strict=True)]
+        total -= cb[y] * math.log(raised[y] / sum(raised))
         norm += cb[y]
-    ours = getattr(loss, name)(counts)(logits, weight, target, covariance, lam_t)
-    torch.testing.assert_close(ours, total / norm)
+    ours = {kind: getattr(loss, name)(counts, balance=kind) for kind in ("weights", "prior", "none")}
+    found = {kind: float(criterion(logits, weight, target, covariance, lam_t)) for kind, criterion in ours.items()}
+    assert found[balance] == pytest.approx(total / norm, rel=1e-12)
+    assert min(abs(found[kind] - total / norm) for kind in found.keys() - {balance}) > 1e-3  # the control
+    assert float(getattr(loss, name)(counts)(logits, weight, target, covariance, lam_t)) == found["weights"]
+
+
+def test_a_way_of_balancing_that_is_not_known_is_refused():
+    with pytest.raises(KeyError, match="priors"):
+        loss.MetaSAugCE([3, 1], balance="priors")
+
+
+@given(SIZES, st.booleans(), st.floats(0.01, 2))
+@settings(max_examples=60)
+def test_the_share_of_the_augmentation_equals_the_loop(sizes, diagonal, lam_t):
+    weight, target, covariance = random_problem(*sizes, diagonal)
+    logits = torch.randn(len(target), len(weight))
+    distances = slow_distances(weight, target, covariance)
+    raised, spreads = [], []
+    for i, y in enumerate(target.tolist()):
+        raised += [lam_t / 2 * float(distances[i, j]) for j in range(len(weight)) if j != y]
+        spreads.append(statistics.stdev(logits[i].tolist()))
+    expected = statistics.fmean(raised) / statistics.fmean(spreads)
+    ours = loss.augmentation_share(logits, weight, target, covariance, lam_t)
+    assert float(ours) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert ours.shape == ()
+    shared = loss.augmentation_share(3 * logits + 7, weight, target, 5 * covariance, lam_t)
+    assert float(shared) == pytest.approx(5 / 3 * expected, rel=1e-9, abs=1e-12)
+
+
+def test_the_share_of_the_augmentation_is_said(monkeypatch):
+    """Of classes that were seen, where something is augmented."""
+    head, estimator = torch.nn.Linear(3, 4), loss.EstimatorCV(3, 4)
+    assert loss.augmentation_note(head, estimator, 0.5) == []
+    estimator.update(torch.randn(30, 3), torch.arange(30) % 3)  # none of the last class
+    assert loss.augmentation_note(head, estimator, 0.0) == []
+    for most, seen in ((256, [0, 1, 2]), (2, [0, 2]), (1, [0])):
+        monkeypatch.setattr(loss, "SHARE_CLASSES", most)
+        target = torch.tensor(seen)
+        logits = estimator.mean[target] @ head.weight.T + head.bias
+        share = loss.augmentation_share(logits, head.weight, target, estimator.covariance, 0.5)
+        expected = f"augmentation: on average {100 * float(share):.3g} % of the logits' spread, at λ_t 0.5"
+        assert loss.augmentation_note(head, estimator, 0.5) == [expected]
 
 
 def test_covariances_that_hardly_moved_are_said():
@@ -209,5 +261,8 @@ def test_covariances_that_hardly_moved_are_said():
     assert "by more than 1e-07 of its trace" in line
     assert loss.moved_note(moved, 0.0, 0.1)[0].endswith("covariance: λ was 0 in it (it grows as --lam · epoch / epochs)")
     assert loss.moved_note(moved, 0.5, 0.0)[0].endswith("covariance: --meta_lr is 0")
+    (line,) = loss.moved_note(moved, 0.5, 0.1, "--meta_step_size")
+    assert line.endswith("a larger --meta_step_size moves them further")
+    assert loss.moved_note(moved, 0.5, 0.0, "--meta_step_size")[0].endswith("covariance: --meta_step_size is 0")
     assert loss.moved_note({"trace_estimated": [0.0, 0.0], "trace_learned": [0.0, 0.1]}, 0.5, 0.1) == []  # nothing to move
     assert loss.moved_note({"trace_estimated": [1.0], "trace_learned": [1.0 - 4e-3]}, 0.5, 0.1) == []  # the control

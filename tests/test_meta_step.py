@@ -1,94 +1,17 @@
-"""The step against finite differences, a double-backward reference and torch.optim, on three kinds of network."""
+"""The step against finite differences, a double-backward reference and torch.optim, on several kinds of network."""
 
 import pytest
 import torch
-import torchvision
 from support.compare import distance, relative
-from torch.func import functional_call
+from support.step_problems import ALPHA, CLASSES, LAM_T, META_LR, NETS, Problem
 from torch.nn import functional as F
 
-from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
-from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule, WithFeatures, head_of
-from meta_step import augmented_step, gradients, meta_step, trained_weights, virtual_step
-from resnet import build_model
+from loss import MetaSAugCE, MetaSAugLDAM
+from meta_gradient import gradients, trained_weights, virtual_step
+from meta_layers import head_of
+from meta_step import augmented_step
 
 pytestmark = pytest.mark.usefixtures("float64")
-CLASSES, LAM_T, ALPHA, META_LR = 5, 0.6, 0.05, 0.3
-
-
-class SmallNet(MetaModule):
-    """Smooth on purpose, so that finite differences have no kinks to cross."""
-
-    head = "classifier"
-
-    def __init__(self):
-        super().__init__()
-        self.conv = MetaConv2d(3, 6, 3)
-        self.bn = MetaBatchNorm2d(6)
-        self.classifier = MetaLinear(6, CLASSES)
-
-    def forward(self, x):
-        features = torch.tanh(self.bn(self.conv(x))).mean((2, 3)) * 3
-        return features, self.classifier(features)
-
-
-class WithDropout(SmallNet):
-    def forward(self, x):
-        features = F.dropout(super().forward(x)[0], 0.5, self.training)
-        return features, self.classifier(features)
-
-
-NETS = {
-    "small": SmallNet,
-    "resnet8": lambda: build_model("resnet8", CLASSES),
-    "torchvision": lambda: WithFeatures(torchvision.models.ShuffleNetV2([1, 1, 1], [8, 16, 32, 64, 64], CLASSES), "fc"),
-    "dropout": WithDropout,
-}
-
-
-class Problem:
-    """A network, a criterion, two batches and covariances that are not zero."""
-
-    def __init__(self, net="small", diagonal=False, criterion=MetaSAugLDAM):
-        torch.manual_seed(0)
-        self.model = NETS[net]().train()
-        self.criterion = criterion([40, 20, 10, 5, 2])
-        x = torch.randn(12, 3, 32, 32)
-        self.batch = x, torch.randint(0, CLASSES, (12,))
-        self.meta = torch.randn(10, 3, 32, 32), torch.arange(10) % CLASSES
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        size = head_of(self.model).in_features
-        self.estimator = EstimatorCV(size, CLASSES, diagonal)
-        root = torch.randn(CLASSES, size, size) / size**0.5
-        full = root.mT @ root
-        self.sigma = full.diagonal(dim1=1, dim2=2).contiguous() if diagonal else full
-        self.estimator.covariance = self.sigma
-
-    def step(self, **changes):
-        arguments = {"lam_t": LAM_T, "virtual_lr": ALPHA, "meta_lr": META_LR, **changes}
-        return meta_step(self.model, self.criterion, self.estimator, self.optimizer, self.batch, self.meta, **arguments)
-
-    def loss_at(self, weights, sigma):
-        """The training loss at `weights` as a function of them and Σ, statistics untouched."""
-        buffers = {k: v.clone() for k, v in self.model.named_buffers()}
-        _, logits = functional_call(self.model, {**buffers, **weights}, (self.batch[0],))
-        return self.criterion(logits, weights[f"{self.model.head}.weight"], self.batch[1], sigma, LAM_T)
-
-    def meta_loss(self, sigma, create_graph=False):
-        """L_meta(θ'(Σ)): the slow way, through the virtual step; differentiable in Σ if asked."""
-        weights = {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters()}
-        seed = torch.get_rng_state()
-        loss = self.loss_at(weights, sigma)
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
-        stepped = {n: w - ALPHA * g for (n, w), g in zip(weights.items(), grads, strict=True)}
-        buffers = {k: v.clone() for k, v in self.model.named_buffers()}
-        _, logits = functional_call(self.model, {**buffers, **stepped}, (self.meta[0],))
-        torch.set_rng_state(seed)
-        return F.cross_entropy(logits, self.meta[1])
-
-    def double_backward(self):
-        sigma = self.estimator.covariance.clone().requires_grad_()
-        return torch.autograd.grad(self.meta_loss(sigma, create_graph=True), sigma)[0]
 
 
 @pytest.mark.parametrize("diagonal", [False, True])

@@ -8,6 +8,7 @@ import torch
 from support.compare import distance, relative
 from torch.nn import functional as F
 
+from covariance_rules import relative_rule
 from data_utils import build_dataset, epoch_batches, meta_batches
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
@@ -15,6 +16,11 @@ from passes import CompiledPasses, Passes, make_passes
 from resnet import make_model
 
 RATES = {"lam_t": 0.6, "virtual_lr": 0.05, "meta_lr": 0.1}
+CHANGES = {
+    "published": {},
+    "head": {"virtual": "head"},
+    "relative, trained on": {"virtual": "head", "rule": relative_rule, "train_on_meta": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +42,24 @@ def half_trained():
     return model, MetaSAugLDAM(data.cls_num_list), estimator, batch, next(meta_batches(data.meta, 32, 0))
 
 
-def step(problem, make):
+def step(problem, make, **changes):
     model, criterion, estimator, batch, meta = copy.deepcopy(problem)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True)
-    result = meta_step(model, criterion, estimator, optimizer, batch, meta, **RATES, passes=make(model))
+    result = meta_step(model, criterion, estimator, optimizer, batch, meta, **RATES, **changes, passes=make(model))
     return result, model, estimator
 
 
-def test_bf16_keeps_the_direction_of_the_meta_gradient_and_everything_else_in_float32(half_trained):
-    exact, twin, _ = step(half_trained, Passes)
-    ours, model, estimator = step(half_trained, lambda model: Passes(model, torch.bfloat16))
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_bf16_keeps_the_direction_of_the_meta_gradient_and_everything_else_in_float32(half_trained, changes):
+    exact, twin, _ = step(half_trained, Passes, **changes)
+    ours, model, estimator = step(half_trained, lambda model: Passes(model, torch.bfloat16), **changes)
     assert 0 < relative(ours.grad_covariance, exact.grad_covariance) < 0.3
     cosine = F.cosine_similarity(ours.grad_covariance.flatten(), exact.grad_covariance.flatten(), dim=0)
     assert float(cosine) > 0.95
     assert relative(ours.loss, exact.loss) < 0.02
     assert relative(ours.loss_meta, exact.loss_meta) < 0.02
     assert distance(model.state_dict(), twin.state_dict()) < 0.05
-    kept = (*model.state_dict().values(), *estimator.buffers(), ours.logits, ours.grad_covariance)
+    kept = (*model.state_dict().values(), *estimator.buffers(), ours.logits, ours.grad_covariance, ours.covariance)
     assert {value.dtype for value in kept} == {torch.float32}
 
 
@@ -97,12 +104,13 @@ def in_float64(problem):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_compiled_passes_take_the_same_step(half_trained):
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_compiled_passes_take_the_same_step(half_trained, changes):
     """In float64: in float32 rounding switches units that are near zero, and moves the meta gradient by up to a per cent."""
     problem = in_float64(half_trained)
-    exact, twin, _ = step(problem, Passes)
+    exact, twin, _ = step(problem, Passes, **changes)
     made = []
-    ours, model, _ = step(problem, lambda model: made.append(make_passes(model, None, "default")) or made[-1])
+    ours, model, _ = step(problem, lambda model: made.append(make_passes(model, None, "default")) or made[-1], **changes)
     assert type(made[0]) is CompiledPasses
     for name in ("loss_virtual", "loss_meta", "loss", "grad_covariance", "logits"):
         assert relative(getattr(ours, name), getattr(exact, name)) < 1e-9, name
@@ -114,11 +122,12 @@ def test_compiled_passes_take_the_same_step(half_trained):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("mode", [None, "default"])
-def test_bf16_on_cuda(half_trained, mode):
+def test_bf16_on_cuda(half_trained, mode, changes):
     parts = copy.deepcopy(half_trained)
     on_gpu = [part.cuda() if hasattr(part, "cuda") else tuple(t.cuda() for t in part) for part in parts]
-    exact, _, _ = step(half_trained, Passes)
-    ours, _, _ = step(on_gpu, lambda model: make_passes(model, torch.bfloat16, mode))
+    exact, _, _ = step(half_trained, Passes, **changes)
+    ours, _, _ = step(on_gpu, lambda model: make_passes(model, torch.bfloat16, mode), **changes)
     cosine = F.cosine_similarity(ours.grad_covariance.flatten().cpu(), exact.grad_covariance.flatten(), dim=0)
     assert float(cosine) > 0.95

@@ -12,8 +12,8 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
+from meta_gradient import random_state, replayed, trained_weights
 from meta_layers import MetaLinear_Norm, WithFeatures, run_with
-from meta_step import random_state, replayed, trained_weights
 from resnet import build_model
 from tangents import recorded, tangent
 

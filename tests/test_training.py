@@ -19,7 +19,7 @@ from support.places import ROOT
 from data_utils import build_dataset
 from harness.metrics import Accuracy
 from harness.record import Record
-from MetaSAug_LDAM_train import STAGE2
+from meta_step import STAGE2
 from resnet import make_model
 
 # The published command, word for word (python3.6 read as python3), in its script.

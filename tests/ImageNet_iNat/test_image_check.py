@@ -38,7 +38,7 @@ def read(root, dataset, num_meta=2):
 
 def good(root, dataset, num_meta=2):
     """The sets with --skip_bad."""
-    return readable_sets(read(root, dataset, num_meta).sets(num_meta), num_meta, ALONE, 0)
+    return readable_sets(read(root, dataset, num_meta).sets(num_meta), lambda lists: lists.sets(num_meta), ALONE, 0)
 
 
 def spoil(paths):

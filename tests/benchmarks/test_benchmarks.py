@@ -26,18 +26,24 @@ def rows_of(run, tmp_path, script, *flags):
 def test_steps_are_measured(run, refused, tmp_path):
     flags = ["--arch", "resnet8", "--batch-size", "8", "--num_classes", "4", "--repeats", "1", "--no-cuda"]
     rows, out = rows_of(run, tmp_path, "meta_step", *flags)
-    names = ["published", "metasaug float32", "metasaug bf16", "plain float32", "plain bf16"]
+    kinds = ("metasaug", "metasaug-head", "plain")
+    names = ["published", *(f"{kind} {precision}" for kind in kinds for precision in ("float32", "bf16"))]
     if lacks_bf16(torch.device("cpu")):
         names = [name for name in names if "bf16" not in name]
         assert "bf16 left out" in out
-    assert [row["name"] for row in rows[:-1]] == names
-    for row in rows[:-1]:
+    others = ["parts of metasaug float32", "parts of metasaug-head float32", "relative rule"]
+    assert [row["name"] for row in rows] == names + others
+    for row in rows[: len(names)]:
         assert row["speedup"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
         assert row["min"] <= row["seconds"] <= row["max"]
         assert row["peak_mb"] >= 0
     assert rows[names.index("plain float32")]["ratio_to_ce"] == 1
-    parts = rows[-1]["parts"]
-    assert {"forward: shared", "forward: meta", "directional pass", "backward: virtual", "backward: meta"} < parts.keys()
+    whole, head, rule = rows[len(names) :]
+    two = {"forward: shared", "forward: meta", "directional pass", "backward: virtual", "backward: meta", "mixed_gradient"}
+    assert two < whole["parts"].keys()
+    assert {"forward", "forward: meta", "head_gradient"} < head["parts"].keys()
+    assert not (two - {"forward: meta"}) & head["parts"].keys()
+    assert rule["shares"]["metasaug"] == pytest.approx(rule["seconds"] / rows[names.index("metasaug float32")]["seconds"])
     assert "sgemm" in out
     assert "--repeats 0" in refused("benchmarks/meta_step.py", "--repeats", "0")
 

@@ -11,8 +11,9 @@ from support.places import ROOT
 
 import head_flags
 import predict
+from covariance_rules import RULES
 from harness import training_flags
-from MetaSAug_LDAM_train import STAGE2
+from meta_step import STAGE2
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -74,8 +75,8 @@ def test_commands_name_scripts_and_flags_that_exist():
             assert words[1] in targets
             continue
         assert (ROOT / words[1]).is_file(), words
-        if words[1].endswith("_train.py") and "stripes" not in words:  # docs/extending.md makes these
-            training_flags.parse_training("", STAGE2, words[2:])
+        if words[1].endswith("_train.py") and not {"stripes", "scale"} & {*words}:  # docs/extending.md makes these
+            training_flags.parse_training("", STAGE2, RULES, words[2:])
         elif words[1] == "MetaSAug_test.py":
             training_flags.parse_test("", words[2:])
 
@@ -106,7 +107,7 @@ def flags_of_parser(parser):
 @pytest.mark.parametrize(
     ("text", "heading", "parser"),
     [
-        (PAGES["flags.md"], "## MetaSAug_LDAM_train.py", training_flags.training_parser("", STAGE2)),
+        (PAGES["flags.md"], "## MetaSAug_LDAM_train.py", training_flags.training_parser("", STAGE2, RULES)),
         (PAGES["flags.md"], "## MetaSAug_test.py", training_flags.testing_parser("")),
         (PAGES["flags.md"], "## predict.py", predict.parser()),
         (LARGE_README, "## Train", head_flags.training_parser("")),

@@ -5,6 +5,7 @@ import torch
 from support.compare import distance
 from torch import nn
 
+from covariance_rules import relative_rule
 from harness.cuda_graphs import StepTaker
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_layers import WithFeatures
@@ -13,6 +14,12 @@ from passes import Passes
 from resnet import make_model
 
 CLASSES, BATCHES = 5, (12, 12, 12, 7, 12, 12, 7, 7, 12)  # with shorter last ones
+VARIANTS = {
+    "metasaug": {},
+    "relative": {"rule": relative_rule, "meta_lr": 0.5},
+    "head": {"rule": relative_rule, "meta_lr": 0.5, "virtual": "head"},
+    "trained on": {"virtual": "head", "train_on_meta": True},
+}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -34,14 +41,15 @@ def trained(method, enabled, device, make=lambda: make_model("resnet8", CLASSES)
             )
             for n in (size, 10)
         )
-        if method == "plain":
-            result = take(plain_step, passes, optimizer, batch)
-        elif method == "isda":
-            result = take(augmented_step, model, criterion, estimator, optimizer, batch, lam_t=lr, passes=passes)
+        extra = meta if method.endswith("trained on") else None  # its loss is added
+        if method.startswith("plain"):
+            result = take(plain_step, passes, optimizer, batch, extra)
+        elif method.startswith("isda"):
+            result = take(augmented_step, model, criterion, estimator, optimizer, batch, extra, lam_t=lr, passes=passes)
         else:
-            numbers = {"lam_t": 5 * lr, "virtual_lr": lr, "meta_lr": 10.0}
+            numbers = {"lam_t": 5 * lr, "virtual_lr": lr, "meta_lr": 10.0, **VARIANTS[method]}
             result = take(meta_step, model, criterion, estimator, optimizer, batch, meta, passes=passes, **numbers)
-            seen += [result.grad_covariance.clone(), result.negative_trace.double()]
+            seen += [result.grad_covariance.clone(), result.covariance.clone(), result.negative_trace.double()]
         seen += [result.loss.clone(), result.logits.clone()]
     return model.state_dict(), estimator.state_dict(), seen, take
 
@@ -53,9 +61,10 @@ def assert_same(ours, theirs, bound):
 
 
 @pytest.mark.usefixtures("float64")
-def test_elsewhere_every_step_is_called_as_it_is():
+@pytest.mark.parametrize("method", ["isda, trained on", *VARIANTS])
+def test_elsewhere_every_step_is_called_as_it_is(method):
     device = torch.device("cpu")
-    ours, theirs = (trained("metasaug", enabled, device) for enabled in (True, False))
+    ours, theirs = (trained(method, enabled, device) for enabled in (True, False))
     assert_same(ours, theirs, 1e-15)
     assert not ours[3].enabled
 
@@ -63,7 +72,7 @@ def test_elsewhere_every_step_is_called_as_it_is():
 @pytest.mark.cuda
 @needs_cuda
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("method", ["plain", "isda", "metasaug"])
+@pytest.mark.parametrize("method", ["plain", "isda", "plain, trained on", "isda, trained on", *VARIANTS])
 def test_graphs_take_the_same_steps(method):
     device = torch.device("cuda", 0)
     ours, theirs, cpu = (

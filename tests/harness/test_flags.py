@@ -17,7 +17,7 @@ PUBLISHED = {
 
 
 def parse(*argv):
-    return parse_training("", {"metasaug": "MetaSAug", "none": "plain"}, argv)
+    return parse_training("", {"metasaug": "MetaSAug", "none": "plain"}, ["published", "relative"], argv)
 
 
 def test_defaults():
@@ -109,6 +109,12 @@ def test_stage_2_begins_at_160_of_200_epochs(epochs, first):
         (["--resume", ""], "--resume ''"),
         (["--threads", "-1"], "--threads -1"),
         (["--stage2", "mixup"], "'mixup'"),
+        (["--stage2_lr", "0"], "--stage2_lr 0.0"),
+        (["--meta_step_size", "nan"], "--meta_step_size nan"),
+        (["--meta_update", "adam"], "'adam'"),
+        (["--virtual", "body"], "'body'"),
+        (["--balance", "sampler"], "'sampler'"),
+        (["--meta_images", "both"], "'both'"),
         (["--num_heldout", "5"], "--num_heldout 5 holds nothing out unless --select_on is heldout"),
         (["--num_heldout", "0", "--select_on", "heldout"], "--num_heldout 0 makes no sense"),
     ],

@@ -15,6 +15,7 @@ from support.finished_runs import write_run
 from support.places import ROOT
 from support.refusals import wrong
 
+from harness.flags import UNSAID
 from report import html_page, html_table, markdown_page
 from reporting.drawn_names import replaced_names
 from reporting.finished_runs import PUBLISHED, grouped, published_tables, read_runs
@@ -227,9 +228,13 @@ def test_the_published_tables_take_full_length_runs_only(folder):
     assert column[1:] == ["19.34", f"{mean:.2f} ± {std:.2f}", f"{mean - 19.34:+.2f}"]
     for title, table in tables.items():
         assert len([cell for cell in table[2][1:] if cell]) == (title == "LDAM, CIFAR-10-LT")
-    for change in ({"epochs": 199}, {"arch": "resnet20"}, {"stage2": "isda"}, {"imb_factor": 0.03}, {"batch_size": 64},
-                   {"lr": 1.0}, {"weight_decay": 0.0}, {"nesterov": False}, {"num_meta": 5}, {"meta_lr": 1.0}):  # fmt: skip
-        write_run(folder / "c", "other", accuracy=50.0, **change)
+    changes = {
+        "epochs": 199, "arch": "resnet20", "stage2": "isda", "imb_factor": 0.03, "batch_size": 64, "lr": 1.0,
+        "weight_decay": 0.0, "nesterov": False, "num_meta": 5, "meta_lr": 1.0, "stage2_lr": 3.0, "meta_update": "relative",
+        "virtual": "head", "meta_images": "train", "balance": "prior",
+    }  # fmt: skip
+    for change in changes.items():
+        write_run(folder / "c", "other", accuracy=50.0, **dict([change]))
         others = published_tables(read_runs([folder / "c"]))
         assert not any("".join(table[2][1:]) for table in others.values()), change
 
@@ -328,9 +333,9 @@ def test_classes_without_test_images_are_told_from_those_never_recognised(tmp_pa
 
 
 def test_groups_are_named_by_what_tells_them_apart(tmp_path):
-    write_run(tmp_path / "old", "old", seed=1)  # from before there were held-out images: as those without
-    write_run(tmp_path / "old", "new", seed=2, select_on="test", num_heldout=None)
-    write_run(tmp_path / "old", "held", seed=3, select_on="heldout", num_heldout=None)
+    write_run(tmp_path / "old", "old", seed=1)  # from before there were some flags: as with their defaults
+    write_run(tmp_path / "old", "new", seed=2, **UNSAID)
+    write_run(tmp_path / "old", "held", seed=3, **{**UNSAID, "select_on": "heldout"})
     found = {name: sorted(runs) for name, runs in members(read_runs([tmp_path / "old"])).items()}
     assert found == {"select_on heldout": ["held"], "select_on test": ["new", "old"]}
     for name, flags in {"a": {}, "b": {"lam": 0.5}, "c": {"lam": 0.5, "seed": 2}, "d": {"stage2": "reweight"},
@@ -338,6 +343,13 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path):
         write_run(tmp_path / "five", name, **{"seed": 1, **flags})
     found = members(read_runs([tmp_path / "five"]))
     assert found == {"metasaug lam 0.75": ["a"], "metasaug lam 0.5": ["b", "c"], "reweight": ["d", "e"]}
+    for seed, number in ((1, 0.2), (2, 0.5)):  # of a step size that the rule, or the method, does not have
+        write_run(tmp_path / "rules", f"p{seed}", seed, meta_step_size=number)
+        write_run(tmp_path / "rules", f"r{seed}", seed, meta_update="relative", meta_lr=number)
+        write_run(tmp_path / "rules", f"i{seed}", seed, stage2="isda", meta_update="relative", meta_step_size=number)
+    found = {name: sorted(runs) for name, runs in members(read_runs([tmp_path / "rules"])).items()}
+    metasaug = {f"metasaug meta_update {name}": [f"{name[0]}1", f"{name[0]}2"] for name in ("published", "relative")}
+    assert found == {"isda": ["i1", "i2"], **metasaug}
     for k in (1, 2):
         write_run(tmp_path / f"own{k}", "same", dataset="folder", data_root=f"/somewhere/images{k}")
     found = read_runs([tmp_path / "own1", tmp_path / "own2"])

@@ -15,13 +15,14 @@ from support.data import make_cifar
 from support.places import ROOT
 
 import resnet
+from covariance_rules import RULES
 from harness.training_flags import parse_training
-from MetaSAug_LDAM_train import STAGE2
+from meta_step import STAGE2
 
 
 def parsed(lines):
     """The flags of every training among the commands."""
-    return [parse_training("", STAGE2, line.split()[1:]) for line in lines if "_train.py" in line]
+    return [parse_training("", STAGE2, RULES, line.split()[1:]) for line in lines if "_train.py" in line]
 
 
 @pytest.fixture

@@ -1,0 +1,191 @@
+"""The rules for Σ̂ against eigendecompositions class by class, on covariances and meta gradients of any scale."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.compare import relative
+
+from covariance_rules import RULES, _moved_by_share, grad_traces, gradient_rule, positive_part, relative_rule
+from loss import traces
+
+EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
+
+
+def slow_positive_part(x):
+    """The eigenvalues below zero made zero, of one symmetric matrix in float64."""
+    values, vectors = torch.linalg.eigh(x.double())
+    total = torch.zeros_like(vectors)
+    for value, vector in zip(values, vectors.T, strict=True):
+        total += max(float(value), 0.0) * torch.outer(vector, vector)
+    return total
+
+
+def slow_relative(sigma, grad, step_size):
+    """The relative rule, one class at a time in float64."""
+    moved = []
+    for s, g in zip(sigma.double(), grad.double(), strict=True):
+        if not s.any() or not g.any():
+            moved.append(s)
+            continue
+        size = torch.sqrt((s * s).sum()) / torch.sqrt((g * g).sum())
+        x = s - step_size * size * g
+        moved.append(slow_positive_part(x) if s.dim() == 2 else x.clamp(min=0))
+    return torch.stack(moved)
+
+
+def covariances(generator, classes, size, rank, diagonal=False):
+    root = torch.randn(classes, size, rank, generator=generator, dtype=torch.float64)
+    full = root @ root.mT
+    return full.diagonal(dim1=1, dim2=2).contiguous() if diagonal else full
+
+
+def gradients(generator, classes, size, diagonal=False):
+    g = torch.randn(classes, size, size, generator=generator, dtype=torch.float64)
+    return g.diagonal(dim1=1, dim2=2).contiguous() if diagonal else g + g.mT
+
+
+def a_pair(diagonal=False, classes=5, size=6):
+    generator = torch.Generator().manual_seed(3)
+    return covariances(generator, classes, size, size, diagonal), gradients(generator, classes, size, diagonal)
+
+
+@pytest.mark.parametrize("step_size", [0.0, 0.1, 0.5, 2.0, 30.0])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_relative_rule_equals_the_loop_over_the_classes(diagonal, step_size):
+    sigma, grad = a_pair(diagonal)
+    sigma[1], grad[2], grad[3] = 0, 0, 0  # no statistics yet; not in the batch, twice
+    expected = slow_relative(sigma, grad, step_size)
+    ours = relative_rule(sigma, grad, step_size)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(ours[1:4], sigma[1:4])
+    for every_row in (relative_rule, _moved_by_share):  # as on devices where no row is left out
+        rows = [0, 1, 4] if every_row is relative_rule else range(5)
+        found = every_row(sigma[rows], grad[rows], step_size)
+        torch.testing.assert_close(found, expected[rows], rtol=1e-12, atol=1e-12)
+    assert torch.equal(relative_rule(sigma, torch.zeros_like(grad), step_size), sigma)
+    if step_size:  # the control: another step is seen
+        assert relative(relative_rule(sigma, grad, 1.1 * step_size), expected) > 1e-3
+
+
+@pytest.mark.parametrize("fault", [float("nan"), float("inf")])
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_a_gradient_that_is_not_finite_is_not_hidden(diagonal, fault):
+    sigma, grad = a_pair(diagonal)
+    expected = relative_rule(sigma, grad, 0.5)
+    grad.view(len(grad), -1)[0, 0] = fault
+    found = relative_rule(sigma, grad, 0.5)
+    assert found[0].isnan().any()
+    torch.testing.assert_close(found[1:], expected[1:])  # the control: other classes are as they were
+
+
+@pytest.mark.parametrize("kind", ["random", "gradual", "low rank", "nearly none", "negative", "two values", "zero"])
+@pytest.mark.parametrize("dtype", EPS)
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_the_positive_part_equals_that_of_an_eigendecomposition(size, dtype, kind):
+    g = torch.Generator().manual_seed(size)
+    basis = torch.linalg.qr(torch.randn(4, size, size, generator=g, dtype=torch.float64))[0]
+    drawn = torch.randn(4, size, generator=g, dtype=torch.float64)
+    ranks = torch.arange(size)
+    values = {
+        "random": drawn,
+        "gradual": 10.0 ** (-16.0 * ranks / size) * drawn.sign(),
+        "low rank": torch.where(ranks < 2, drawn, 0),
+        "nearly none": torch.where(ranks == 0, -1, 1e-7 * drawn.abs()),
+        "negative": -drawn.abs(),
+        "two values": drawn.sign(),
+        "zero": 0 * drawn,
+    }[kind]
+    x = (basis * values.unsqueeze(1) @ basis.mT).to(dtype)
+    x = (x + x.mT) / 2
+    ours = positive_part(x)
+    assert ours.dtype == dtype
+    for found, given_x in zip(ours.double(), x, strict=True):
+        largest = float(torch.linalg.matrix_norm(given_x.double(), 2))
+        error = float(torch.linalg.matrix_norm(found - slow_positive_part(given_x), 2))
+        assert error <= 100 * EPS[dtype] * largest
+    for scale in (2.0**-90, 2.0**60):  # no square leaves the range
+        torch.testing.assert_close(positive_part(x * scale) / scale, ours, rtol=1e-5, atol=1e-5)
+
+
+@st.composite
+def problems(draw):
+    """Σ and G of float32, rows of their own ranks and scales, some zero, and a step size."""
+    classes, size, diagonal = draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.booleans())
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31 - 1)))
+    sigma, grad = [], []
+    for _ in range(classes):
+        rank, noise = draw(st.integers(0, size)), draw(st.sampled_from([0.0, 1e-4, 1.0]))
+        s = covariances(generator, 1, size, rank, diagonal) * 10.0 ** draw(st.floats(-12, 12))
+        g = gradients(generator, 1, size, diagonal)
+        toward = (1 - noise) * draw(st.sampled_from([-1.0, 1.0])) * s / s.norm().clamp(min=1e-30)  # along Σ itself, or not
+        g = (noise * g + toward) * draw(st.sampled_from([0.0, 1.0, 1.0])) * 10.0 ** draw(st.floats(-20, 15))
+        sigma.append(s)
+        grad.append(g)
+    return torch.cat(sigma).float(), torch.cat(grad).float(), draw(st.sampled_from([0.0, 0.01, 0.5, 1.0, 2.0, 100.0]))
+
+
+@given(problems())
+def test_the_relative_rule_gives_covariances_whatever_it_is_given(problem):
+    sigma, grad, step_size = problem
+    ours = relative_rule(sigma, grad, step_size)
+    assert ours.isfinite().all()
+    sizes = (1 + step_size) * sigma.double().flatten(1).norm(dim=1)  # at most the norm of what is projected
+    diagonals = ours if ours.dim() == 2 else ours.diagonal(dim1=1, dim2=2)
+    assert (diagonals >= 0).all()
+    if ours.dim() == 3:
+        assert torch.equal(ours, ours.mT)
+        least = torch.linalg.eigvalsh(ours.double()).amin(dim=1)
+        assert (least >= -20 * EPS[torch.float32] * sizes).all()
+    distance = (ours.double() - slow_relative(sigma, grad, step_size)).flatten(1).norm(dim=1)
+    assert (distance <= 200 * EPS[torch.float32] * sizes).all()
+    if step_size == 0:
+        assert ((ours - sigma).double().flatten(1).norm(dim=1) <= 50 * EPS[torch.float32] * sizes).all()
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_published_rule_makes_what_is_no_covariance_at_a_large_rate(diagonal):
+    sigma, grad = a_pair(diagonal)
+    full = torch.diag_embed if diagonal else torch.clone
+    for rate in (30.0, 1e3):
+        published, ours = (full(rule(sigma, grad, rate)) for rule in (gradient_rule, relative_rule))
+        assert torch.equal(published, full(sigma - rate * grad))
+        assert torch.linalg.eigvalsh(published).min() < -0.1 * full(sigma).norm()
+        assert torch.linalg.eigvalsh(ours).min() > -1e-13 * full(sigma).norm()
+
+
+def relative_move(rule, sigma, grad):
+    return (rule(sigma, grad, 0.4) - sigma) / sigma.flatten(1).norm(dim=1).view(-1, *[1] * (sigma.dim() - 1))
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@given(factors=st.tuples(st.floats(-4, 4), st.floats(-9, 9)).filter(lambda logs: abs(sum(logs)) + abs(logs[0]) > 0.1))
+def test_the_scales_of_sigma_and_of_the_gradient_do_not_matter(diagonal, factors):
+    s, t = (10.0**log for log in factors)
+    sigma, grad = a_pair(diagonal)
+    expected = relative_move(relative_rule, sigma, grad)
+    assert relative(relative_move(relative_rule, sigma * s**2, grad * t), expected) < 1e-12
+    if abs(factors[1] - 2 * factors[0]) > 0.1:  # the control: the published rule's move depends on both
+        published = relative_move(gradient_rule, sigma, grad)
+        assert relative(relative_move(gradient_rule, sigma * s**2, grad * t), published) > 0.1
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_the_lowered_traces_are_those_of_the_move_over_its_step_size(rule, diagonal):
+    sigma, grad = a_pair(diagonal)
+    grad[1] = 0
+    moved = rule(sigma, grad, 0.3)
+    lowered = grad_traces(rule, sigma, grad, moved, 0.3)
+    for c in range(len(sigma)):
+        parts = [(sigma - moved)[(c, a) if diagonal else (c, a, a)] for a in range(sigma.shape[1])]
+        torch.testing.assert_close(0.3 * lowered[c], sum(parts))
+    assert lowered[1] == 0
+    assert torch.equal(grad_traces(rule, sigma, grad, sigma, 0.0), traces(grad))  # no move, and no division by zero
+
+
+def test_a_move_of_the_published_rule_that_is_too_small_for_float32_keeps_its_trace():
+    sigma, grad = (x.float() for x in a_pair())
+    moved = gradient_rule(sigma, 1e-9 * grad, 1.0)
+    torch.testing.assert_close(grad_traces(gradient_rule, sigma, 1e-9 * grad, moved, 1.0), 1e-9 * traces(grad))
+    assert relative(traces(sigma - moved), 1e-9 * traces(grad)) > 0.01  # the control

@@ -1,0 +1,109 @@
+"""The log prior subtracted when testing: which counts it is of, what is said, and MetaSAug_test.py with it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.places import ROOT
+from support.refusals import wrong
+
+from harness.evaluation import adjustment_notes, prior_counts
+from harness.image_sets import read_images
+from loss import logit_adjustment
+from reporting.trained import FromPixels, restored
+
+DIGITS = ["--dataset", "digits", "--imb_factor", "0.1", "--batch-size", "64", "--no-cuda", "--arch", "tiny_networks:logits"]
+TINY = ["--arch", "tiny_networks:logits", "--no-cuda"]
+
+
+@pytest.fixture(scope="module")
+def trained(run_in, tmp_path_factory):
+    """Epochs of which the last also trains on the meta images; the folder it was called in, and that of its files."""
+    root = tmp_path_factory.mktemp("trained")
+    shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", root)
+    run_in("MetaSAug_CE_train.py", *DIGITS, "--epochs", "6", "--meta_start", "5", "--stage2", "reweight",
+           "--meta_images", "train", "--save_name", "a", cwd=root)  # fmt: skip
+    return root, root / "checkpoint" / "ours" / "0"
+
+
+def accuracies(out):
+    return [float(value) for value in re.findall(r"images, (?:many|medium|few) +([\d.]+)$", out, re.M)]
+
+
+@pytest.mark.parametrize("tau", [1.0, 1000.0])
+def test_figures_are_those_of_the_adjusted_logits(trained, run_in, tau, monkeypatch):
+    """Of the images that stage 2 trained on: the meta images are among them, those of a checkpoint of stage 1 are not."""
+    root, folder = trained
+    monkeypatch.syspath_prepend(root)
+    test, _ = read_images("digits", "", train=False)
+    for kind in ("last", "stage1"):
+        path = folder / f"a_{kind}.pth.tar"
+        state = torch.load(path, weights_only=True)
+        counts = np.array(state["cls_num_list"]) + (10 if kind == "last" else 0)
+        with torch.no_grad():
+            logits = FromPixels(restored(state, path, "tiny_networks:logits", 10))(test.pixels).double()
+        out = {t: run_in("MetaSAug_test.py", "--checkpoint_path", path, *TINY, "--logit_adjust", t, cwd=root).stdout
+               for t in (0, tau)}  # fmt: skip
+        for t in (0, tau):
+            predicted = (logits - t * torch.from_numpy(np.log(counts / counts.sum()))).argmax(1)
+            right = predicted == test.targets
+            assert f"\tAccuracy: {100 * right.double().mean():.2f}\t" in out[t]
+            expected = [100 * right[test.targets == c].double().mean().item() for c in range(10)]
+            assert accuracies(out[t]) == pytest.approx(expected, abs=0.01)
+        assert out[0] != out[tau]
+        assert "logits adjusted" not in out[0]
+        told = f"logits adjusted: {tau:g} times the log of each class's share of the training images is subtracted\n"
+        assert told in out[tau]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.load`:FutureWarning")
+def test_an_exported_network_is_adjusted_too(trained, run_in):
+    root, folder = trained
+    path, more = folder / "a_last.pth.tar", ["--export", "torchscript", *TINY]
+    made = []
+    for tau in ("0", "2"):
+        run_in("MetaSAug_test.py", "--checkpoint_path", path, *more, "--logit_adjust", tau, cwd=root)
+        made.append(torch.jit.load(str(folder / "a_last.pt")))
+    pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    counts = torch.load(path, weights_only=True)["stage2_counts"]
+    torch.testing.assert_close(made[0](pixels) - made[1](pixels), logit_adjustment(counts, 2.0).expand(5, 10))
+
+
+def test_the_counts_that_the_prior_is_of():
+    x = Path("x")
+    joined = {"cls_num_list": [3, 1], "stage2_counts": [4, 2], "epoch": 2, "flags": {"meta_start": 2}}
+    assert prior_counts(joined, [3, 1], x) == [3, 1]  # stage 1 alone
+    assert prior_counts({**joined, "epoch": 3}, [3, 1], x) == [4, 2]
+    assert prior_counts({**joined, "flags": {}}, [3, 1], x) == [4, 2]  # a head, whose every epoch is stage 2
+    assert prior_counts({}, [3, 1], x) == [3, 1]
+    assert "neither x nor a list says" in wrong(prior_counts, {}, None, x)
+    assert "class 1 has none" in wrong(prior_counts, {}, [3, 0], x)
+    torch.testing.assert_close(logit_adjustment([3, 1], 2.0), 2 * torch.tensor([0.75, 0.25]).log())
+
+
+def test_a_loss_that_made_up_for_the_long_tail_is_noted():
+    flags = {"balance": "prior", "stage2": "isda", "meta_start": 2}
+    assert adjustment_notes(0.0, {"flags": flags, "epoch": 3}) == []
+    cases = ({}, 3, 2), ({}, 2, 1), ({"stage2": "none"}, 3, 1), ({"balance": "weights"}, 3, 2), ({"balance": "none"}, 3, 1)
+    for change, epoch, lines in cases:
+        assert len(adjustment_notes(0.5, {"flags": {**flags, **change}, "epoch": epoch})) == lines
+    assert len(adjustment_notes(0.5, {})) == 1
+
+
+def test_refusals(trained, refused, tmp_path):
+    root, folder = trained
+    test = ["MetaSAug_test.py", *TINY, "--checkpoint_path"]
+    for tau in ("nan", "-0.5", "inf", "1e300"):
+        assert f"--logit_adjust {float(tau)} makes no sense" in refused(
+            *test, folder / "a_last.pth.tar", "--logit_adjust", tau, cwd=root
+        )
+    state = torch.load(folder / "a_last.pth.tar", weights_only=True)
+    bare, short = tmp_path / "bare.pth.tar", tmp_path / "short.pth.tar"
+    torch.save({"state_dict": state["state_dict"], "dataset": "digits"}, bare)
+    assert "needs the training images of each class" in refused(*test, bare, "--logit_adjust", "1", cwd=root)
+    kept = {key: value for key, value in state.items() if key != "checksum"}
+    torch.save({**kept, "stage2_counts": [1, 2]}, short)
+    assert "its stage2_counts has 2 entries" in refused(*test, short, cwd=root)

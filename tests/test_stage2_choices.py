@@ -1,0 +1,198 @@
+"""The choices of stage 2 as users give them: rules for the covariances, virtual steps, balance, meta images, its rate."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from support.compare import distance
+from support.places import ROOT
+from support.runs import differences, saved_state
+
+from data_utils import build_dataset
+from harness.image_sets import read_images
+
+LDAM = "MetaSAug_LDAM_train.py"
+FLAGS = ["--dataset", "digits", "--imb_factor", "0.1", "--batch-size", "64", "--no-cuda", "--arch", "tiny_networks:logits"]
+FLAGS += ["--epochs", "4", "--meta_start", "2", "--lam", "0.75", "-p", "1"]
+ALL_CHOICES = ["--meta_update", "relative", "--virtual", "head", "--balance", "prior", "--stage2_lr", "2"]
+
+
+@pytest.fixture(scope="module")
+def stage1(run_in, tmp_path_factory):
+    """A folder with the run "published" of both stages, from whose stage 1 the others go on."""
+    root = tmp_path_factory.mktemp("choices")
+    shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", root)
+    run_in(LDAM, *FLAGS, "--save_name", "published", cwd=root)
+    return root
+
+
+@pytest.fixture
+def train(run_in, stage1):
+    """A run of stage 2 with further flags: its weights and its log."""
+    folder = stage1 / "checkpoint" / "ours" / "0"
+
+    def call(*flags, name=None):
+        name = name or "_".join(map(str, flags)).replace("--", "")
+        begin = ["--stage1", folder / "published_stage1.pth.tar"]
+        out = run_in(LDAM, *FLAGS, *flags, "--save_name", name, *begin, cwd=stage1).stdout
+        log = [json.loads(line) for line in (folder / f"{name}_metrics.jsonl").read_text().splitlines()]
+        return saved_state(folder, "last", name=name)["state_dict"], log, out
+
+    return call
+
+
+def test_the_defaults_are_what_is_published(train):
+    given = ["--meta_update", "published", "--virtual", "all", "--balance", "weights", "--meta_images", "apart"]
+    assert distance(train(*given, "--stage2_lr", "1")[0], train(name="defaults")[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("idle", "told"),
+    [
+        (["--stage2", "isda", "--virtual", "head"], "--virtual head has no effect with --stage2 isda"),
+        (["--stage2", "isda", "--meta_update", "relative"], "--meta_update relative has no effect with --stage2 isda"),
+        (["--stage2", "none", "--balance", "prior"], "--balance prior has no effect with --stage2 none"),
+        (["--meta_step_size", "0.2"], "--meta_step_size 0.2 has no effect with --meta_update published"),
+        (["--meta_update", "relative", "--meta_lr", "10"], "--meta_lr 10.0 has no effect with --meta_update relative"),
+    ],
+)
+def test_a_choice_that_changes_nothing_is_said(train, idle, told):
+    weights, _, out = train(*idle)
+    assert [line for line in out.splitlines() if "has no effect" in line] == [f"note: {told}"]
+    other, _, out = train(*idle[:-2], name="without")  # the control: it is true
+    assert "has no effect" not in out
+    assert distance(weights, other) == 0
+
+
+def test_the_relative_rule_moves_what_the_published_one_leaves_where_it_is(train):
+    """It moves the trace of a class by some per cent, and not at all with a step size of 0, as ISDA."""
+    moved = {}
+    for name, flags in {"published": [], "relative": ["--meta_update", "relative"]}.items():
+        _, log, out = train(*flags, name=f"moved_{name}")
+        traces = [(log[1][f"trace_{kind}_few"], log[1][f"trace_{kind}_many"]) for kind in ("learned", "estimated")]
+        moved[name] = max(abs(ours / theirs - 1) for ours, theirs in zip(*traces, strict=True))
+        assert ("changed next to nothing: a larger --meta_lr" in out) == (name == "published")
+    assert moved["published"] < 1e-3 < 0.01 < moved["relative"] < 1
+    isda = train("--stage2", "isda")[0]
+    weights, _, out = train("--meta_update", "relative", "--meta_step_size", "0")
+    assert "--meta_step_size is 0" in out
+    assert distance(weights, isda) < 1e-5 < 1e-4 < distance(train("--meta_update", "relative")[0], isda)
+
+
+def test_a_virtual_step_of_the_head_has_another_meta_gradient(train):
+    (whole, log, _), (head, other, _) = (train("--meta_update", "relative", "--virtual", name) for name in ("all", "head"))
+    assert distance(whole, head) > 1e-5
+    norms = [lines[0]["grad_norm"] for lines in (log, other)]
+    assert min(norms) > 0
+    assert norms[0] != pytest.approx(norms[1], rel=0.01)
+
+
+def test_the_rate_of_stage_2_is_its_own(train):
+    rates = {factor: [line["lr"] for line in train("--stage2_lr", factor)[1]] for factor in ("1", "2.5")}
+    assert rates["2.5"] == pytest.approx([2.5 * rate for rate in rates["1"]])
+    assert distance(train("--stage2_lr", "2.5")[0], train("--stage2_lr", "1")[0]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ([], "MetaSAug\n"),
+        (["--stage2_lr", "1", "--stage2", "none", "--balance", "prior"], "plain cross-entropy carried on\n"),
+        (["--stage2", "reweight", "--balance", "prior", "--virtual", "head"],
+         "re-weighting without augmentation, --balance prior\n"),
+        (ALL_CHOICES, "MetaSAug, --meta_update relative, --virtual head, --balance prior, --stage2_lr 2.0\n"),
+    ],
+)  # fmt: skip
+def test_what_stage_2_does_is_said(train, choices, told):
+    assert f"stage 2 from epoch 2 on: {told}" in train(*choices, name="said")[2]
+
+
+def test_a_rate_of_stage_2_that_is_too_large_is_named(run_in, stage1):
+    begin = ["--stage1", stage1 / "checkpoint" / "ours" / "0" / "published_stage1.pth.tar", "--save_name", "too_large"]
+    for more, told in (([], "--meta_lr"), (["--meta_update", "relative"], "--meta_step_size")):
+        line = run_in(LDAM, *FLAGS, *begin, "--stage2_lr", "1e20", *more, cwd=stage1, status=2).stderr
+        assert line.endswith(f"Train anew with a lower --lr, --stage2_lr, --lam or {told}\n")
+
+
+def test_what_balances_the_loss(train):
+    found = {name: train("--stage2", "reweight", "--balance", name)[0] for name in ("weights", "prior", "none")}
+    for name, other in (("weights", "prior"), ("prior", "none"), ("none", "weights")):
+        assert distance(found[name], found[other]) > 1e-4, (name, other)
+
+
+def test_meta_images_are_trained_on_in_stage_2_alone(train):
+    """Joined to the training images an epoch of stage 2 has more steps; their loss makes each step another one."""
+    data = build_dataset("digits", 10, 0.1, join_meta=True)
+    steps = {"apart": -(-len(data.train.targets) // 64), "train": -(-len(data.joined.targets) // 64)}
+    assert steps["apart"] < steps["train"]
+    for stage2 in ("none", "reweight", "metasaug"):
+        found = {name: train("--stage2", stage2, "--meta_images", name) for name in ("apart", "train", "loss")}
+        for name, (_, _, out) in found.items():
+            said = f"stage 2: {len(data.joined.targets)} images, training and meta, each once\n"
+            assert (said in out) == (name == "train")
+            counts = set(re.findall(r"stage 2  \[\d+/(\d+)\]", out))
+            assert counts == {str(steps.get(name, steps["apart"]))}, name
+        weights = [found[name][0] for name in ("apart", "train", "loss")]
+        assert min(distance(weights[0], other) for other in weights[1:]) > 1e-4
+        for line in (found["apart"][1][0], found["loss"][1][0]):
+            assert (line["meta_loss"] is None) == (stage2 != "metasaug")
+
+
+def test_joined_images_are_each_there_once_and_no_other_set_changes():
+    """Also where a class has so few images that they are in the training and in the meta set."""
+    smallest = int(read_images("digits", "", train=True)[0].targets.bincount().min())
+    for num_meta, imb_factor, heldout in ((10, 0.1, 0), (10, 0.02, -1), (smallest, None, 0)):
+        plain, data = (build_dataset("digits", num_meta, imb_factor, "", heldout, False, join) for join in (False, True))
+        assert plain.joined is None
+        assert plain.digest() == data.digest()
+        assert plain.stage2_counts == plain.cls_num_list == data.cls_num_list
+        keys = {}
+        for name in ("train", "meta", "joined"):
+            part = getattr(data, name)
+            keys[name] = sorted(zip(map(bytes, part.pixels.numpy()), part.targets.tolist(), strict=True))
+        assert bool({*keys["train"]} & {*keys["meta"]}) == (num_meta == smallest)
+        assert keys["joined"] == sorted({*keys["train"], *keys["meta"]})
+        assert data.stage2_counts == np.bincount(data.joined.targets.numpy(), minlength=10).tolist()
+        assert data.of_stage(True) is data.joined
+        assert (data.of_stage(False), plain.of_stage(True)) == (data.train, plain.train)
+
+
+def test_an_interrupted_run_of_the_new_choices_ends_with_the_same_bytes(run_in, stage1, chance):
+    folder = stage1 / "checkpoint" / "ours" / "0"
+    for meta_images in ("train", "loss"):
+        words = [LDAM, *FLAGS, *ALL_CHOICES, "--meta_images", meta_images]
+        run_in(*words, "--save_name", f"whole_{meta_images}", cwd=stage1)
+        cut = [*words, "--save_name", f"cut_{meta_images}", "--resume", "auto"]
+        steps = 15 + chance.randint(1, 8)  # in stage 2, whose epochs may be longer
+        run_in(*cut, cwd=stage1, STOP_AT=str(steps), STOP_BY="15", status=143)
+        run_in(*cut, cwd=stage1)
+        states = [saved_state(folder, "last", name=f"{kind}_{meta_images}") for kind in ("whole", "cut")]
+        for state in states:
+            state["flags"].pop("save_name")
+            state["flags"].pop("resume")
+        assert differences(*states) == []
+        states[0]["state_dict"]["5.bias"].view(torch.uint8)[0] ^= 1  # the control
+        assert differences(*states) == ["/state_dict/5.bias"]
+
+
+def test_a_run_stopped_after_the_last_step_of_its_first_epoch_of_stage_2_goes_on(run_in, stage1, train):
+    steps = int(re.search(r"stage 2  \[\d+/(\d+)\]", train("--stage2", "isda", name="isda")[2])[1])
+    words = [LDAM, *FLAGS, "--save_name", "last_step", "--resume", "auto"]
+    run_in(*words, cwd=stage1, STOP_AT=str(3 * steps), STOP_BY="15", status=143)
+    out = run_in(*words, cwd=stage1).stdout
+    assert f"going on in epoch 2 after step {steps}:" in out
+    assert out.count("augmentation: on average ") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--meta_update", "relative"), ("--virtual", "head"), ("--balance", "none"), ("--stage2_lr", "2.0")]
+)
+def test_a_run_of_another_choice_is_not_gone_on_with(run_in, stage1, flag, value):
+    words = [LDAM, *FLAGS, "--save_name", "begun", "--resume", "auto"]
+    run_in(*words, cwd=stage1, STOP_AT="3", STOP_BY="15", status=143)
+    line = run_in(*words, flag, value, cwd=stage1, status=2).stderr
+    assert f"this run has {value}: they must be the same" in line
+    assert line.count("\n") == 1

@@ -1,0 +1,49 @@
+"""Signals of the study's script: passed on to the training that runs, and the study ends after it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from harness.errors import Stopped
+from harness.signals_and_lock import heeded
+
+
+class Stops:
+    """Within this context a signal that asks to end is remembered, and passed on to the training that runs."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Stops:
+        self.before = {wanted: signal.signal(wanted, self._remember) for wanted in heeded()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for wanted, handler in self.before.items():
+            signal.signal(wanted, handler)
+
+    def _remember(self, wanted: int, _: FrameType | None) -> None:
+        self.asked = self.asked or wanted
+        if self.process is not None:
+            self.process.send_signal(wanted)
+
+    @contextmanager
+    def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """Within this context signals go to this process too."""
+        self.process = process
+        if self.asked:
+            process.send_signal(self.asked)
+        try:
+            yield
+        finally:
+            self.process = None
+
+    def check(self) -> None:
+        """End the script if a signal came."""
+        if self.asked:
+            raise Stopped("stopped; to go on, give the same command", 128 + self.asked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -177,7 +177,7 @@ def add_checkpoint_flags(parser: Parser) -> None:
     parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
 
 
-def add_method_flags(parser: Parser, stage2: Mapping[str, str], rules: Iterable[str]) -> None:
+def add_method_flags(parser: Parser, stage2: Mapping[str, str], rules: Mapping[str, object]) -> None:
     """Add the flags that choose a method: `stage2` has its choices, the default first, and their meanings; `rules` for Σ̂.
 
     Of a head on frozen features every epoch is stage 2.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def add_data_flags(parser: Parser, dataset: str | None, dataset_help: str, imb_f
     add_device_flags(parser)
 
 
-def training_parser(description: str | None, stage2: Mapping[str, str], rules: Iterable[str]) -> Parser:
+def training_parser(description: str | None, stage2: Mapping[str, str], rules: Mapping[str, object]) -> Parser:
     """Return the parser of a training script; see `flags.add_method_flags`."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_flags(parser, "cifar100", "data set (default: %(default)s)", IMB_FACTOR)
@@ -110,7 +110,7 @@ def training_parser(description: str | None, stage2: Mapping[str, str], rules: I
 
 
 def parse_training(
-    description: str | None, stage2: Mapping[str, str], rules: Iterable[str], argv: Sequence[str] | None = None
+    description: str | None, stage2: Mapping[str, str], rules: Mapping[str, object], argv: Sequence[str] | None = None
 ) -> TrainingFlags:
     """Read and check the flags of a training script."""
     values = vars(training_parser(description, stage2, rules).parse_args(argv))

@@ -33,7 +33,7 @@ from harness.flags import Parser
 from harness.signals_and_lock import heeded
 from harness.text import say
 from harness.training_flags import parse_training
-from MetaSAug_LDAM_train import STAGE2, train
+from MetaSAug_LDAM_train import RULES, STAGE2, train
 from reporting.finished_runs import FinishedRun, markdown, read_runs, spread
 
 METHODS = {"none": "plain cross-entropy", "reweight": "re-weighting", "isda": "ISDA", "metasaug": "MetaSAug"}
@@ -61,7 +61,7 @@ def train_one(stage2: str, seed: int, workdir: Path) -> None:
         words += ["--stage1", str(files(workdir) / f"none_seed{seed}_stage1.pth.tar")]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            train(parse_training("", STAGE2, words))
+            train(parse_training("", STAGE2, RULES, words))
     except Stopped as stopped:
         sys.exit(stopped.status)
     except UserError as error:

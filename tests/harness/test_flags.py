@@ -17,7 +17,7 @@ PUBLISHED = {
 
 
 def parse(*argv):
-    return parse_training("", {"metasaug": "MetaSAug", "none": "plain"}, ["published", "relative"], argv)
+    return parse_training("", {"metasaug": "MetaSAug", "none": "plain"}, dict.fromkeys(("published", "relative")), argv)
 
 
 def test_defaults():

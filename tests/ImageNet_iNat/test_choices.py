@@ -114,6 +114,7 @@ def test_what_takes_the_place_of_metasaug(root, train):
     assert "every epoch" not in runs["metasaug"].out
 
 
+@pytest.mark.slow
 def test_a_rule_with_its_own_step_size(root, train):
     rule = ["--meta_update", "relative", "--meta_step_size"]
     ours, small = (train(f"relative{size}", *rule, size) for size in ("0.5", "1e-5"))
@@ -144,6 +145,7 @@ def test_meta_images_that_are_trained_on(root, train):
     assert "stage2_counts" not in ours.state
 
 
+@pytest.mark.slow
 def test_the_log_prior_in_the_loss_takes_the_place_of_weights(root, train):
     ours = train("prior", "--stage2", "reweight", "--balance", "prior")
     prior = (torch.tensor([11, 6, 5]).double() / 22).log()
@@ -171,6 +173,7 @@ def test_the_best_epoch_is_chosen_on_images_that_are_held_out(root, train):
     assert all("heldout_acc1" not in line for line in train("isda", "--stage2", "isda").log)
 
 
+@pytest.mark.slow
 def test_no_features_are_computed_that_no_step_takes(root, train, run_in):
     train("none", "--stage2", "none")
     out = run_in(TRAIN, *FLAGS, *SHORT[:-1], "own", "--stage2", "isda", "--save_name", "own", cwd=root).stdout
@@ -178,6 +181,7 @@ def test_no_features_are_computed_that_no_step_takes(root, train, run_in):
     assert "features of the meta set" not in out
 
 
+@pytest.mark.slow
 def test_two_processes_on_images_do_what_one_does_on_features(root, run_in, start):
     """One epoch, whose crops are those of the first cached view; features in the cache are rounded to fp16."""
     more = ["--epochs", "1", "--meta_images", "train", "--select_on", "heldout", "--num_heldout", "2", "--balance", "prior",
@@ -211,6 +215,7 @@ def test_a_run_with_other_choices_goes_on_to_the_same_bytes_and_only_with_the_sa
         assert differences(saved_state(folders["cut"], kind), saved_state(folders["whole"], kind)) == []
 
 
+@pytest.mark.slow
 def test_a_state_of_an_older_version_goes_on_as_metasaug(root, run_in, refused):
     own = [*FLAGS, *SHORT, "--save_name", "old", "--resume", "auto"]
     run_in(TRAIN, *own, cwd=root, status=143, STOP_AT="8", STOP_BY="15")
@@ -273,6 +278,7 @@ def test_the_log_prior_is_subtracted_when_testing(root, train, run_in):
         assert found[2] == [0, 0, 100] != found[0]  # the smallest class alone
 
 
+@pytest.mark.slow
 def test_what_is_said_of_logits_that_cannot_or_need_not_be_adjusted(root, train, run_in, refused):
     train("prior", "--stage2", "reweight", "--balance", "prior")
     twice = "note: the loss of this network had the log prior: --logit_adjust makes up for the long tail a second time"

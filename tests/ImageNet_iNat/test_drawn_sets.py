@@ -68,9 +68,11 @@ def test_held_out_images_are_in_no_other_set_and_the_rest_is_trained_on(made, nu
 def test_training_and_meta_images_in_one_list_are_each_once(made):
     train, meta, *_ = made
     joined = with_meta(train, meta)
-    before, new = numbers(train), [k for k in numbers(meta) if k not in numbers(train)]
+    before, found = numbers(train), numbers(meta)
+    new = [k for i, k in enumerate(found) if k not in before and k not in found[:i]]
     assert numbers(joined) == before + new  # the training list stays what it is
     assert joined.targets.tolist()[: len(before)] == train.targets.tolist()
+    assert joined.targets.tolist()[len(before) :] == [meta.targets[found.index(k)] for k in new]
     assert [os.path.normpath(joined.root / path) for path in joined.paths] == [f"all/inner/{k}.png" for k in before + new]
 
 

@@ -48,7 +48,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         check_arch(flags.arch)  # a wrong name is said before the data are read
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad,
-                             join_meta=flags.meta_images == "train")  # fmt: skip
+                             join_meta=flags.joins_meta)  # fmt: skip
         classes = len(data.cls_num_list)
         check_num_classes(flags.num_classes, classes, flags.data_root)
         with blamed_on("--arch"):
@@ -74,7 +74,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 
         data = data.to(device)
-        meta, on_meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken), flags.meta_images == "loss"
+        meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken)
         for epoch in run.epochs:
             second = epoch >= flags.meta_start
             stage, method, rate = (2, flags.stage2, flags.lr * flags.stage2_lr) if second else (1, "none", flags.lr)
@@ -85,12 +85,12 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             model.train()
             batches = epoch_batches(data.of_stage(second), flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
-                meta_batch = next(meta) if method == "metasaug" or (second and on_meta) else None
+                meta_batch = next(meta) if method == "metasaug" or (second and flags.trains_on_meta) else None
                 parts = model, criterion, estimator, optimizer, batch, meta_batch
                 if method == "metasaug":
                     seen = take(
-                        meta_step, *parts, lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.step_size,
-                        rule=RULES[flags.meta_update], virtual=flags.virtual, train_on_meta=on_meta, passes=passes,
+                        meta_step, *parts, lam_t=lam_t, virtual_lr=virtual_lr, meta_lr=flags.step_size, passes=passes,
+                        rule=RULES[flags.meta_update], virtual=flags.virtual, train_on_meta=flags.trains_on_meta,
                     )  # fmt: skip
                 elif method in ("isda", "reweight"):
                     seen = take(augmented_step, *parts, lam_t=lam_t, passes=passes)

@@ -115,11 +115,14 @@ def long_tailed_subset(targets: np.ndarray, candidates: np.ndarray, cls_num_list
 def hold_out(
     targets: np.ndarray, train: np.ndarray, rest: np.ndarray, num_heldout: int, cls_num: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw up to `num_heldout` images a class to choose settings on; return their indices and those left to train on.
+    """Draw up to `num_heldout` images a class to choose settings on, -1: about HELDOUT_IMAGES in all.
+
+    Return their indices and those left to train on.
 
     First those of `rest` that the long tail leaves out, so that the training set stays what it is; where they do not
     suffice, up to a fifth of the class's images in `train`.
     """
+    wished = max(HELDOUT_IMAGES // cls_num, 1) if num_heldout < 0 else num_heldout
     generator = np.random.RandomState(HELDOUT_SEED)
     spare = np.setdiff1d(rest, train)
     heldout: list[int] = []
@@ -127,11 +130,17 @@ def hold_out(
         left_out, trained = spare[targets[spare] == k], train[targets[train] == k]
         generator.shuffle(left_out)
         generator.shuffle(trained)
-        chosen = left_out[:num_heldout].tolist()
-        chosen += trained[: min(num_heldout - len(chosen), len(trained) // HELDOUT_SHARE)].tolist()
+        chosen = left_out[:wished].tolist()
+        chosen += trained[: min(wished - len(chosen), len(trained) // HELDOUT_SHARE)].tolist()
         heldout.extend(chosen)
     kept = np.sort(np.array(heldout, dtype=np.int64))
     return kept, np.setdiff1d(train, kept)
+
+
+def check_held_out(count: int) -> None:
+    """Raise a `UserError` if no image was held out."""
+    if not count:
+        raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
 
 
 @dataclass(frozen=True)
@@ -242,10 +251,8 @@ def build_dataset(
             notes.append(f"class {names[k]} has {count} images, the long tail would keep {wanted[k]}")
     train, heldout = long_tailed_subset(targets, rest, counts), None
     if num_heldout:
-        wished = max(HELDOUT_IMAGES // len(names), 1) if num_heldout < 0 else num_heldout
-        kept, train = hold_out(targets, train, rest, wished, len(names))
-        if not len(kept):
-            raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
+        kept, train = hold_out(targets, train, rest, num_heldout, len(names))
+        check_held_out(len(kept))
         heldout, counts = everything.subset(kept), np.bincount(targets[train], minlength=len(names)).tolist()
     joined = everything.subset(np.union1d(train, meta)) if join_meta else None
     sets = everything.subset(train), everything.subset(meta), test

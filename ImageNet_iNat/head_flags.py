@@ -68,18 +68,13 @@ class HeadFlags(LearningFlags):
         return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
 
     @property
-    def trains_on_meta(self) -> bool:
-        """Whether the loss of meta batches is trained on."""
-        return self.meta_images == "loss"
-
-    @property
     def needs_meta(self) -> bool:
         """Whether steps take meta batches."""
         return self.stage2 == "metasaug" or self.trains_on_meta
 
     def drawn(self, lists: Lists) -> Sets:
         """Return the sets that are drawn from the lists."""
-        return lists.sets(self.num_meta, self.heldout, self.meta_images == "train")
+        return lists.sets(self.num_meta, self.heldout, self.joins_meta)
 
     def binding(self) -> dict[str, object]:
         """Leave the batch of one process out: the global one is compared."""

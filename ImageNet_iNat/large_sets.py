@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_utils import HELDOUT_IMAGES, check_classes, hold_out, shared_note, small_classes, split_meta
+from data_utils import check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 from image_lists import MAX_CLASSES, ImageList, check_counted_from_0, read_inaturalist17, read_list, read_tree
@@ -129,10 +129,8 @@ class Lists:
             notes.append(f"the {len(meta)} meta images are also among {among}, as published")
         heldout = None
         if num_heldout:
-            wished = max(HELDOUT_IMAGES // len(names), 1) if num_heldout < 0 else num_heldout
-            heldout, train, spare = held_out(train, self.source, [meta, self.test], wished)
-            if not len(heldout):
-                raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
+            heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
+            check_held_out(len(heldout))
             among = f"{spare} of the {len(heldout)} held-out images"
             notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
         joined = with_meta(train, meta) if join_meta else None

@@ -100,6 +100,16 @@ class LearningFlags:
         return "--meta_lr" if self.meta_update == PUBLISHED_RULE else "--meta_step_size"
 
     @property
+    def joins_meta(self) -> bool:
+        """Whether the meta images are trained on as the others are."""
+        return self.meta_images == "train"
+
+    @property
+    def trains_on_meta(self) -> bool:
+        """Whether the loss of meta batches is trained on."""
+        return self.meta_images == "loss"
+
+    @property
     def heldout(self) -> int:
         """How many images a class to hold out, -1 for a number that the data set decides."""
         return (self.num_heldout or -1) if self.select_on == "heldout" else 0

@@ -9,13 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from harness.errors import UserError
 from harness.files import writing
 from harness.streams import HANGUP, is_ignored
 from harness.text import say
 
+S = TypeVar("S", bound="Signals")
 SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
 
 
@@ -68,7 +69,7 @@ class Signals:
         finally:
             self.at_once = False
 
-    def __enter__(self) -> Signals:
+    def __enter__(self: S) -> S:
         self.before = {number: signal.signal(number, self._remember) for number in heeded()}
         return self
 

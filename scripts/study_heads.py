@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from covariance_rules import RULES
 from data_utils import META_STREAM, TRAIN_STREAM, seeded, shuffled_passes
@@ -85,20 +85,6 @@ WAYS = {
 }
 
 
-class FrozenHead(nn.Module):
-    """A linear head as a network of its own: its features are what it is given."""
-
-    head = "fc"
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.fc = nn.Linear(features, classes)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (N, A) and logits (N, C)."""
-        return features, self.fc(features)
-
-
 def sgd(model: nn.Module, rate: float) -> torch.optim.SGD:
     """Return the optimizer of a head."""
     return torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
@@ -115,7 +101,7 @@ def shuffled(data: Features, seed: int, epoch: int) -> Iterator[Features]:
 class Trained:
     """A head after stage 2, the augmentation's share after its first epoch, and processor seconds a step."""
 
-    model: FrozenHead
+    model: nn.Linear
     share: float | None
     step_seconds: float
 
@@ -125,7 +111,7 @@ class Heads:
 
     def __init__(self, features: FrozenFeatures, stops: Stops) -> None:
         self.features, self.stops = features, stops
-        self.after_stage1: dict[tuple[int, str, Way], tuple[FrozenHead, dict[str, object]]] = {}
+        self.after_stage1: dict[tuple[int, str, Way], tuple[nn.Linear, dict[str, object]]] = {}
 
     def counts(self, way: Way) -> list[int]:
         """Return the images of each class that stage 2 trains on."""
@@ -136,14 +122,14 @@ class Heads:
         """Return what stage 2 trains on."""
         return self.features.joined if way.joined else self.features.train
 
-    def stage1(self, seed: int, lr: str, way: Way) -> tuple[FrozenHead, torch.optim.SGD]:
+    def stage1(self, seed: int, lr: str, way: Way) -> tuple[nn.Linear, torch.optim.SGD]:
         """Return a head after stage 1, and its optimizer at the rate of stage 2."""
         first = way if way.throughout else WAYS["plain"]
         if (seed, lr, first) not in self.after_stage1:
             torch.manual_seed(seed)
-            model = FrozenHead(self.features.train[0].shape[1], len(self.features.counts))
+            model = nn.Linear(self.features.train[0].shape[1], len(self.features.counts))
             optimizer, criterion = sgd(model, float(lr)), MetaSAugCE(self.counts(first), balance=first.balance)
-            estimator = EstimatorCV(model.fc.in_features, model.fc.out_features, diagonal=True)
+            estimator = EstimatorCV(model.in_features, model.out_features, diagonal=True)
             step = stepper(first, model, criterion, estimator, optimizer, 0.0, float(lr))
             for epoch in range(STAGE2_FROM):
                 self.stops.check()
@@ -160,7 +146,7 @@ class Heads:
         """Train a head: stage 1, and stage 2 in this way with these constants (lr, lam, step_size)."""
         model, optimizer = self.stage1(seed, constants["lr"], way)
         criterion = MetaSAugCE(self.counts(way), balance=way.balance)
-        estimator = EstimatorCV(model.fc.in_features, model.fc.out_features, diagonal=True)
+        estimator = EstimatorCV(model.in_features, model.out_features, diagonal=True)
         lam, rate, share = float(constants.get("lam", 0)), float(constants["lr"]) * FACTOR, None
         step = stepper(way, model, criterion, estimator, optimizer, float(constants.get("step_size", 0.1)), rate)
         data, (meta, meta_target) = self.data(way), self.features.meta
@@ -174,18 +160,18 @@ class Heads:
                 step(batch, (meta[index], meta_target[index]), lam_t)
                 steps += 1
             if epoch == STAGE2_FROM:
-                share = share_at_means(model.fc, estimator, lam_t)
+                share = share_at_means(model, estimator, lam_t)
         return Trained(model, share, (time.process_time() - began) / steps)
 
-    def tested(self, way: Way, model: FrozenHead, data: Features) -> Accuracy:
+    def tested(self, way: Way, model: nn.Linear, data: Features) -> Accuracy:
         """Return the accuracies of a head on some images."""
         prior = log_prior(self.counts(way)).float() if way.subtract else 0.0
         batches = zip(data[0].split(1000), data[1].split(1000), strict=True)
-        return evaluate(lambda features: model.fc(features) - prior, batches).accuracy(self.features.counts)
+        return evaluate(lambda features: model(features) - prior, batches).accuracy(self.features.counts)
 
 
 def stepper(
-    way: Way, model: FrozenHead, criterion: MetaSAugCE, estimator: EstimatorCV, optimizer: torch.optim.SGD, step_size: float,
+    way: Way, model: nn.Linear, criterion: MetaSAugCE, estimator: EstimatorCV, optimizer: torch.optim.SGD, step_size: float,
     rate: float,
 ) -> Callable[[Features, Features, float], object]:  # fmt: skip
     """Return what takes a step on a batch, given a meta batch and λ_t."""
@@ -193,12 +179,12 @@ def stepper(
     def step(batch: Features, meta_batch: Features, lam_t: float) -> object:
         if way.stage2 == "metasaug":
             return head_step(
-                model.fc, criterion, estimator, optimizer, batch, meta_batch,
+                model, criterion, estimator, optimizer, batch, meta_batch,
                 lam_t=lam_t, virtual_lr=rate, meta_lr=step_size, rule=RULES[way.rule],
             )  # fmt: skip
         if way.stage2 == "none":
-            return plain_head_step(model.fc, optimizer, batch)
-        return augmented_head_step(model.fc, criterion, estimator, optimizer, batch, lam_t=lam_t)
+            return plain_head_step(model, optimizer, batch)
+        return augmented_head_step(model, criterion, estimator, optimizer, batch, lam_t=lam_t)
 
     return step
 

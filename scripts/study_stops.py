@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from harness.errors import Stopped
-from harness.signals_and_lock import heeded
+from harness.signals_and_lock import Signals
 
 
-class Stops:
+class Stops(Signals):
     """Within this context a signal that asks to end is remembered, and passed on to the training that runs."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        super().__init__()
         self.process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Stops:
-        self.before = {wanted: signal.signal(wanted, self._remember) for wanted in heeded()}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for wanted, handler in self.before.items():
-            signal.signal(wanted, handler)
-
-    def _remember(self, wanted: int, _: FrameType | None) -> None:
-        self.asked = self.asked or wanted
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        super()._remember(number, frame)
         if self.process is not None:
-            self.process.send_signal(wanted)
+            self.process.send_signal(number)
 
     @contextmanager
     def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from support.places import ROOT
+from torch import nn
 
 from covariance_rules import RULES
 from harness.errors import UserError
@@ -256,19 +257,19 @@ def test_stage_1_is_shared_and_stays_as_it_was(heads):
     again = heads.train(way, constants, 1)
     other = study_heads.Heads(heads.features, Stops()).train(way, constants, 1)
     for one in (again, other):
-        assert torch.equal(first.model.fc.weight, one.model.fc.weight)
+        assert torch.equal(first.model.weight, one.model.weight)
         assert one.share == first.share > 0
     moved = heads.train(way, {**constants, "step_size": "1"}, 1)
-    assert not torch.equal(first.model.fc.weight, moved.model.fc.weight)
+    assert not torch.equal(first.model.weight, moved.model.weight)
     assert heads.counts(study_heads.WAYS["joined_prior"]) == [110, 25, 15]
 
 
 def test_the_log_prior_is_subtracted_when_testing(heads, monkeypatch):
     monkeypatch.setattr(UnreadFeatures, "counts", property(lambda self: [900, 90, 9]))
-    model = study_heads.FrozenHead(4, 3)
+    model = nn.Linear(4, 3)
     features, target = heads.features.heldout
     for row, prior in (("plain", 0), ("plain_subtracted", log_prior([900, 90, 9]).float())):
-        predicted = (model(features)[1] - prior).argmax(dim=1)
+        predicted = (model(features) - prior).argmax(dim=1)
         expected = 100 * (predicted == target).float().mean()
         found = heads.tested(study_heads.WAYS[row], model, (features, target))
         assert found.overall == pytest.approx(float(expected))
@@ -278,20 +279,20 @@ def test_the_log_prior_is_subtracted_when_testing(heads, monkeypatch):
 
 def test_only_what_is_said_has_another_stage_1(heads):
     ways = {row: way for row, way in study_heads.WAYS.items() if way.stage2 in ("none", "reweight")}
-    after = {row: heads.stage1(1, "0.1", way)[0].fc.weight for row, way in ways.items()}
+    after = {row: heads.stage1(1, "0.1", way)[0].weight for row, way in ways.items()}
     same = {row for row, weight in after.items() if torch.equal(weight, after["plain"])}
     assert set(ways) - same == {"prior_throughout", "joined_prior_throughout"}
     torch.manual_seed(1)
-    model = study_heads.FrozenHead(4, 3)
+    model = nn.Linear(4, 3)
     optimizer = study_heads.sgd(model, 0.1)
     prior = log_prior(heads.features.counts).float()
     for epoch in range(study_heads.STAGE2_FROM):
         for features, target in study_heads.shuffled(heads.features.train, 1, epoch):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(features)[1] + prior, target).backward()
+            torch.nn.functional.cross_entropy(model(features) + prior, target).backward()
             optimizer.step()
-    assert torch.allclose(after["prior_throughout"], model.fc.weight, atol=1e-5)
-    assert not torch.allclose(after["plain"], model.fc.weight, atol=1e-2)  # the control
+    assert torch.allclose(after["prior_throughout"], model.weight, atol=1e-5)
+    assert not torch.allclose(after["plain"], model.weight, atol=1e-2)  # the control
 
 
 @pytest.fixture

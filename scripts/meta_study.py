@@ -2,7 +2,7 @@
 """What meta-learning adds: re-weighting, ISDA, MetaSAug and simpler ways, each at constants chosen on held-out images.
 
   python3 scripts/meta_study.py cifar --cifar_folders DIR --workdir W
-trains networks by the training scripts, one at a time; further flags of theirs may follow after --.
+trains networks by the training scripts, --jobs of them at a time; further flags of theirs may follow after --.
   python3 scripts/meta_study.py features --cifar_folders DIR --workdir W
 trains linear heads on frozen features of EfficientNet-Lite0, which two
 packages bring that are no requirement of the project.
@@ -99,6 +99,7 @@ def parser() -> Parser:
         rows = study_jobs.SHOWN if name == "cifar" else tuple(study_heads.WAYS)
         own.add_argument("--rows", default=",".join(rows), help="what is compared (default: %(default)s)")
         if name == "cifar":
+            own.add_argument("--jobs", type=int, default=1, help="trainings at a time (default: %(default)s)")
             own.add_argument("--losses", default="LDAM,CE", help="constants are chosen with LDAM (default: %(default)s)")
         else:
             own.add_argument("--backbone", default=study_features.EFFICIENTNET, help="package.module:function that returns "
@@ -113,9 +114,11 @@ def train_networks(args: argparse.Namespace, more: Sequence[str]) -> None:
     cells = [study_jobs.Cell(path, word, args.workdir, tuple(more)) for path in images for word in factors]
     seeds, losses = numbers(args.seeds, "--seeds"), chosen_from(args.losses, "--losses", study_jobs.LOSSES)
     rows = chosen_from(args.rows, "--rows", study_jobs.SHOWN)
+    require(args.jobs > 0, "--jobs", args.jobs, "1 or more")
     study_jobs.words_make_sense(cells[0])
+    plan = study_networks.Plan(cells, seeds, losses, rows, args.only, args.jobs)
     with Stops() as stops:
-        for _ in study_networks.study(cells, seeds, losses, rows, args.only, stops):
+        for _ in study_networks.Study(plan, stops).work():
             for cell in study_networks.cells_in(args.workdir):
                 merge_results(args.results, *study_networks.collected(cell))
             stops.check()

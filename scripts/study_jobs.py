@@ -28,7 +28,6 @@ OWNED = ("dataset", "data_root", "imb_factor", "select_on", "threads", "print_fr
          "balance", "meta_images")  # fmt: skip
 ROWS: dict[str, tuple[str, Line]] = {  # --stage2 and the constants that are not chosen
     "plain": ("none", {}),
-    "plain_again": ("none", {}),  # for the time of its steps alone
     "reweight": ("reweight", {}),
     "isda": ("isda", {"lam": "0.75"}),
     "relative_head": ("metasaug", {"lam": "0.75", "virtual": "head"}),

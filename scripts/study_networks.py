@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 from harness.errors import UserError
@@ -24,9 +27,23 @@ from reporting.study_results import (
     write_lines,
 )
 from reporting.study_tables import SHARED, choose
-from scripts.study_jobs import AT_PUBLISHED_RATE, CHOICE_LOSS, CHOICE_SEED, GRIDS, LOSSES, ROWS, SHOWN, Cell, Job, job
+from scripts import study_training
+from scripts.study_jobs import (
+    AT_PUBLISHED_RATE,
+    CHOICE_LOSS,
+    CHOICE_SEED,
+    GRIDS,
+    LOSSES,
+    ROWS,
+    SHOWN,
+    Cell,
+    Job,
+    finished,
+    job,
+    stage1,
+)
 from scripts.study_stops import Stops
-from scripts.study_training import ensure, read_seen, write_seen
+from scripts.study_training import read_seen, write_seen
 
 
 def choices_of(cell: Cell) -> dict[str, Line]:
@@ -35,12 +52,16 @@ def choices_of(cell: Cell) -> dict[str, Line]:
     return {line["row"]: constants_of(line) for line in lines if line["chosen"] == CHOSEN}
 
 
-def choose_row(cell: Cell, row: str, stops: Stops) -> None:
-    """Train a row's candidates and write down which is best on held-out images."""
+def candidates(row: str) -> list[Job]:
+    """Return the trainings among which the constants of a row are chosen."""
+    return [job(row, CHOICE_LOSS, CHOICE_SEED, constants) for constants in GRIDS[row]]
+
+
+def choose_row(cell: Cell, row: str) -> None:
+    """Write down which of a row's candidates, all of which are trained, is best on held-out images."""
     lines = []
-    for constants in GRIDS[row]:
-        one = job(row, CHOICE_LOSS, CHOICE_SEED, constants)
-        found = ensure(cell, one, stops)
+    for one in candidates(row):
+        found = finished(cell, one)
         assert found is not None
         share = read_seen(cell, one.name).get("share", "")
         lines.append({**one.line(cell), "heldout_acc1": number(found.last.heldout_acc1), "share": share, "chosen": ""})
@@ -65,55 +86,116 @@ def tested_jobs(rows: Sequence[str], loss: str, seed: int, chosen: Mapping[str, 
         yield job(row, loss, seed, constants)
 
 
-def time_plain(cell: Cell, stops: Stops) -> None:
-    """See that the time of a plain step is known, with which the others are compared.
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for: rows, losses and seeds of these cells, "choose" or "test" alone, and how many trainings at once."""
 
-    Of a plain run that was trained elsewhere stage 2 is trained again.
-    """
-    plain = job("plain", "CE", CHOICE_SEED)
-    if read_seen(cell, plain.name).get("step_seconds") or not read_seen(cell, plain.name):
-        return
-    again = replace(plain, row="plain_again")
-    ensure(cell, again, stops)
-    if seconds := read_seen(cell, again.name).get("step_seconds"):
-        write_seen(cell, plain, {"step_seconds": seconds})
+    cells: Sequence[Cell]
+    seeds: Sequence[int]
+    losses: Sequence[str]
+    rows: Sequence[str]
+    only: str | None = None
+    at_once: int = 1
+
+    def chooses(self, seed: int, loss: str) -> bool:
+        """Return whether constants are chosen with this seed and loss."""
+        return self.only != "test" and (seed, loss) == (CHOICE_SEED, CHOICE_LOSS)
+
+    def check(self) -> None:
+        """Refuse to test what is not chosen, and will not be."""
+        if any(self.chooses(seed, loss) for seed in self.seeds for loss in self.losses):
+            return
+        for cell in self.cells:
+            if self.only == "choose" or not choices_of(cell):
+                advice = f"run --seeds {CHOICE_SEED} --losses {CHOICE_LOSS} first"
+                raise UserError(f"no constants are chosen yet for {cell.name}: {advice}")
+
+    def open_choices(self) -> Iterator[tuple[Cell, str]]:
+        """Yield the rows whose constants are to be chosen."""
+        if any(self.chooses(seed, loss) for seed in self.seeds for loss in self.losses):
+            for cell in self.cells:
+                chosen = choices_of(cell)
+                yield from ((cell, row) for row in GRIDS if row in self.rows and row not in chosen)
+
+    def jobs(self) -> Iterator[tuple[Cell, Job]]:
+        """Yield the runs that are known to be needed, in order of work."""
+        rows = [row for row in SHOWN if row in self.rows]
+        to_choose = list(self.open_choices())
+        for seed, loss, cell in product(self.seeds, self.losses, self.cells):
+            yield cell, job("plain", "CE", seed)  # for its stage 1
+            if self.chooses(seed, loss):
+                yield from ((cell, one) for of, row in to_choose if of == cell for one in candidates(row))
+            if self.only != "choose":
+                yield from ((cell, one) for one in tested_jobs(rows, loss, seed, choices_of(cell)))
 
 
-def study(
-    cells: Sequence[Cell], seeds: Iterable[int], losses: Sequence[str], rows: Sequence[str], only: str | None, stops: Stops
-) -> Iterator[None]:
-    """Do all the work that is left, seed by seed; yield when there is something new for the results."""
-    rows = [row for row in SHOWN if row in rows]
-    with ExitStack() as stack:
-        for cell in cells:
-            stack.enter_context(alone(cell.folder, cell.name))
-        for seed in seeds:
-            for loss in losses:
-                for cell in cells:
-                    yield from study_cell(cell, seed, loss, rows, only, stops)
+class Study:
+    """The study at work: what is done, and what is being trained, by cell and name."""
 
+    def __init__(self, plan: Plan, stops: Stops) -> None:
+        self.plan, self.stops = plan, stops
+        self.done: set[tuple[str, str]] = set()
+        self.running: dict[tuple[str, str], tuple[Cell, Job, Future[None]]] = {}
 
-def study_cell(
-    cell: Cell, seed: int, loss: str, rows: Sequence[str], only: str | None, stops: Stops
-) -> Iterator[None]:
-    """Do the work that is left of a cell, a seed and a loss."""
-    if only != "test" and (seed, loss) == (CHOICE_SEED, CHOICE_LOSS):
-        for row in rows:
-            if row in GRIDS and row not in choices_of(cell):
-                choose_row(cell, row, stops)
-            yield
-    if only == "choose":
-        return
-    chosen = choices_of(cell)
-    if not chosen:
-        advice = f"run --seeds {CHOICE_SEED} --losses {CHOICE_LOSS} first"
-        raise UserError(f"no constants are chosen yet for {cell.name}: {advice}")
-    for one in tested_jobs(rows, loss, seed, chosen):
-        ensure(cell, one, stops)
-        yield
-    if seed == CHOICE_SEED:
-        time_plain(cell, stops)
-        yield
+    def work(self) -> Iterator[None]:
+        """Do all that is left; yield when there is something new for the results."""
+        self.plan.check()
+        with ExitStack() as stack:
+            for cell in self.plan.cells:
+                stack.enter_context(alone(cell.folder, cell.name))
+            pool = stack.enter_context(ThreadPoolExecutor(self.plan.at_once))
+            stack.callback(self.stops.pass_on, signal.SIGTERM)  # if one failed, the others save and end
+            while True:
+                self.stops.check()
+                if self.take_finished():
+                    yield
+                self.start(pool)
+                if not self.running:
+                    return
+                self.wait()
+
+    def take_finished(self) -> bool:
+        """Take in what is finished, and choose where all candidates are; return whether there was anything."""
+        found = [(cell, one, run) for cell, one in self.left() if (run := finished(cell, one))]
+        for cell, one, run in found:
+            self.done.add((cell.name, one.name))
+            if not read_seen(cell, one.name):
+                write_seen(cell, one, {})
+            say(f"{cell.name} {one.name}: held-out accuracy {run.last.heldout_acc1:.2f}")
+        ripe = [
+            (cell, row) for cell, row in self.plan.open_choices()
+            if all((cell.name, one.name) in self.done for one in candidates(row))
+        ]  # fmt: skip
+        for cell, row in ripe:
+            choose_row(cell, row)
+        if ripe:  # what is tested with these constants may be finished too
+            self.take_finished()
+        return bool(found or ripe)
+
+    def left(self) -> Iterator[tuple[Cell, Job]]:
+        """Yield the runs that are known to be needed, neither done nor running, in order of work, each once."""
+        seen = self.done | self.running.keys()
+        for cell, one in self.plan.jobs():
+            key = cell.name, one.name
+            if key not in seen:
+                seen.add(key)
+                yield cell, one
+
+    def start(self, pool: ThreadPoolExecutor) -> None:
+        """Start the next trainings, as many as there is room for. All but the plain ones wait for their stage 1."""
+        ready = ((cell, one) for cell, one in self.left() if one.row == "plain" or os.path.isfile(stage1(cell, one.seed)))
+        for cell, one in islice(ready, self.plan.at_once - len(self.running)):
+            self.running[cell.name, one.name] = cell, one, pool.submit(study_training.train, cell, one, self.stops)
+
+    def wait(self) -> None:
+        """Wait a second, or until a training ends; its stage 1 may be there before."""
+        wait([future for *_, future in self.running.values()], timeout=1, return_when=FIRST_COMPLETED)
+        for key, (cell, one, future) in list(self.running.items()):
+            if future.done():
+                del self.running[key]
+                future.result()
+                if finished(cell, one) is None:
+                    raise UserError(f"{summary_path(cell.folder, one.name)} is of another run: move it away")
 
 
 def shown(line: Mapping[str, str], chosen: Mapping[str, Line]) -> bool:

@@ -1,4 +1,4 @@
-"""Signals of the study's script: passed on to the training that runs, and the study ends after it."""
+"""Signals of the study's script: passed on to the trainings that run, and the study ends after them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from harness.signals_and_lock import Signals
 
 
 class Stops(Signals):
-    """Within this context a signal that asks to end is remembered, and passed on to the training that runs."""
+    """Within this context a signal that asks to end is remembered, and passed on to the trainings that run."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.process: subprocess.Popen[str] | None = None
+        self.processes: set[subprocess.Popen[str]] = set()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         super()._remember(number, frame)
-        if self.process is not None:
-            self.process.send_signal(number)
+        self.pass_on(number)
+
+    def pass_on(self, number: int) -> None:
+        """Send a signal to the trainings that run."""
+        for process in list(self.processes):
+            process.send_signal(number)
 
     @contextmanager
     def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
         """Within this context signals go to this process too."""
-        self.process = process
+        self.processes.add(process)
         if self.asked:
             process.send_signal(self.asked)
         try:
             yield
         finally:
-            self.process = None
+            self.processes.discard(process)
 
     def check(self) -> None:
         """End the script if a signal came."""

@@ -17,15 +17,14 @@ import msgspec
 
 from harness.errors import UserError
 from harness.files import replacing
-from harness.run_files import summary_path
-from harness.signals_and_lock import HeldError, only_run
 from harness.text import say
 from reporting.study_results import Line, number
-from scripts.study_jobs import Cell, HeldOutRun, Job, finished, job, stage1, words
+from scripts.study_jobs import Cell, Job, words
 from scripts.study_stops import Stops
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRESS = re.compile(r"epoch (\d+)/\d+ stage 2  \[(\d+)/\d+\]")
+ON_GPU = re.compile(r"\S+ on (cuda|mps)")
 SHARE = re.compile(r"augmentation: on average ([\d.e+-]+) % of the logits' spread")
 
 
@@ -33,13 +32,13 @@ class Watch:
     """What is seen while a training runs: seconds a step of stage 2, without tests, and the augmentation's share.
 
     Seconds are those of the processor where the system says them of another process, which other work on the machine
-    hardly changes, else those of the clock.
+    hardly changes, else those of the clock. Steps on a GPU, which may serve several trainings at once, are not timed.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid, self.share = pid, ""
         self.epoch, self.first, self.before = -1, (0, 0.0), (0, 0.0)
-        self.steps, self.seconds = 0, 0.0
+        self.steps, self.seconds, self.timed = 0, 0.0, True
 
     def now(self) -> float:
         """Return the seconds that the training has taken so far."""
@@ -50,6 +49,8 @@ class Watch:
 
     def see(self, line: str) -> None:
         """Take in a line that the training printed."""
+        if ON_GPU.match(line):
+            self.timed = False
         if found := SHARE.search(line):
             self.share = number(float(found[1]) / 100)
         if found := PROGRESS.search(line):
@@ -62,7 +63,7 @@ class Watch:
     @property
     def step_seconds(self) -> str:
         """Seconds a step, "" if not two lines of an epoch were seen."""
-        return number(self.seconds / self.steps) if self.steps else ""
+        return number(self.seconds / self.steps) if self.steps and self.timed else ""
 
 
 def train(cell: Cell, one: Job, stops: Stops) -> None:
@@ -101,37 +102,3 @@ def read_seen(cell: Cell, name: str) -> Line:
         return msgspec.json.decode(seen_path(cell, name).read_bytes(), type=dict[str, str])
     except (OSError, msgspec.DecodeError):
         return {}
-
-
-def ensure(cell: Cell, one: Job, stops: Stops) -> HeldOutRun | None:
-    """See that a run is finished, and return what is read of it before a choice.
-
-    A plain run that another process is training is left to it, as soon as there is its stage 1: then None is returned.
-    """
-    if one.row != "plain" and not os.path.isfile(stage1(cell, one.seed)):
-        ensure(cell, job("plain", "CE", one.seed), stops)
-    found = finished(cell, one)
-    if found is None:
-        if one.row == "plain" and os.path.isfile(stage1(cell, one.seed)) and is_held(cell, one):
-            say(f"{cell.name} {one.name}: another process trains it")
-            return None
-        train(cell, one, stops)
-        found = finished(cell, one)
-        if found is None:
-            raise UserError(f"{summary_path(cell.folder, one.name)} is of another run: move it away")
-    if not read_seen(cell, one.name):
-        write_seen(cell, one, {})
-    say(f"{cell.name} {one.name}: held-out accuracy {found.last.heldout_acc1:.2f}")
-    return found
-
-
-def is_held(cell: Cell, one: Job) -> bool:
-    """Return whether another process is writing the files of this run."""
-    path = cell.folder / f"{one.name}.lock"
-    if not os.path.isfile(path):
-        return False
-    try:
-        with only_run(path):
-            return False
-    except HeldError:
-        return True

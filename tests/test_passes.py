@@ -122,6 +122,7 @@ def test_compiled_passes_take_the_same_step(half_trained, changes):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler's advice to round products of matrices
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("mode", [None, "default"])
 def test_bf16_on_cuda(half_trained, mode, changes):

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 from dataclasses import asdict
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -63,8 +64,8 @@ def trained(monkeypatch, cell):
     return names
 
 
-def all_of(cells, seeds=(1,), losses=("LDAM",), rows=study_jobs.SHOWN, only=None):
-    return list(study_networks.study(cells, seeds, losses, rows, only, Stops()))
+def all_of(cells, seeds=(1,), losses=("LDAM",), rows=study_jobs.SHOWN, only=None, at_once=1):
+    return list(study_networks.Study(study_networks.Plan(cells, seeds, losses, rows, only, at_once), Stops()).work())
 
 
 def test_the_stage_1_of_all_rows_is_that_of_a_plain_run(cell):
@@ -99,14 +100,57 @@ def test_the_order_of_work_and_what_is_chosen(cell, trained):
         [f"LDAM_{row}_x{f}_seed1" for row in rows for f in (1, 3)]
         for rows in (("reweight", "isda"), ("meta_train", "meta_loss", "prior"))
     )
-    rest = ["LDAM_published_x1_seed1", "LDAM_relative_all_x3_eta0.2_seed1", "CE_plain_again_x1_seed1"]
-    assert trained[:18] == ["plain_seed1", *first, *relative, *last, *rest]
+    rest = ["LDAM_published_x1_seed1", "LDAM_relative_all_x3_eta0.2_seed1"]
+    assert trained[:17] == ["plain_seed1", *first, *relative, *last, *rest]
     second = ["reweight_x1", "reweight_x3", "isda_x1", "isda_x3", "relative_head_x3_eta0.2", "meta_train_x3", "meta_loss_x3",
               "prior_x3", "published_x1", "relative_all_x3_eta0.2"]  # fmt: skip
-    assert trained[18:] == ["plain_seed2", *(f"LDAM_{name}_seed2" for name in second)]
+    assert trained[17:] == ["plain_seed2", *(f"LDAM_{name}_seed2" for name in second)]
     before = len(trained)
     all_of([cell], seeds=(1, 2))
     assert len(trained) == before  # nothing is trained twice
+
+
+def test_several_at_once_give_what_one_at_a_time_gives(cell, trained, monkeypatch):
+    all_of([cell], seeds=(1, 2))
+    names, choices, lines = set(trained), cell.choices.read_text(), study_networks.collected(cell)
+    shutil.rmtree(cell.folder)
+    trained.clear()
+    train, meeting, running, most = study_training.train, Barrier(3), set(), []
+
+    def together(cell, one, stops):
+        running.add(one.name)
+        most.append(len(running))
+        assert one.row == "plain" or study_jobs.stage1(cell, one.seed).exists()
+        if one.name in ("LDAM_reweight_x1_seed1", "LDAM_reweight_x3_seed1", "LDAM_isda_x1_seed1"):
+            meeting.wait(60)  # the first three that wait for stage 1
+        train(cell, one, stops)
+        running.discard(one.name)
+
+    monkeypatch.setattr(study_training, "train", together)
+    all_of([cell], seeds=(1, 2), at_once=3)
+    assert max(most) == 3
+    assert (set(trained), len(trained)) == (names, len(names))
+    assert sorted(cell.choices.read_text().splitlines()) == sorted(choices.splitlines())
+    assert study_networks.collected(cell)[0] == lines[0]
+
+
+def test_if_one_fails_the_others_are_asked_to_end(cell, trained, monkeypatch):
+    train, asked = study_training.train, Event()
+    stops = Stops()
+    monkeypatch.setattr(stops, "pass_on", lambda number: asked.set())
+
+    def fails(cell, one, stops):
+        if one.row == "isda":
+            raise UserError("no such thing")
+        if one.row == "reweight":
+            assert asked.wait(60)
+        train(cell, one, stops)
+
+    monkeypatch.setattr(study_training, "train", fails)
+    plan = study_networks.Plan([cell], (1,), ("LDAM",), ("reweight", "isda"), None, 3)
+    with pytest.raises(UserError, match="no such thing"):
+        list(study_networks.Study(plan, stops).work())
+    assert set(trained) == {"plain_seed1", "LDAM_reweight_x1_seed1", "LDAM_reweight_x3_seed1"}
 
 
 def test_no_test_figure_of_a_row_is_read_before_its_choice_is_written(cell, trained, monkeypatch):
@@ -118,7 +162,8 @@ def test_no_test_figure_of_a_row_is_read_before_its_choice_is_written(cell, trai
         return found
 
     monkeypatch.setattr(study_networks.json, "loads", watched)
-    for _ in study_networks.study([cell], (1,), ("LDAM",), study_jobs.SHOWN, None, Stops()):
+    plan = study_networks.Plan([cell], (1,), ("LDAM",), study_jobs.SHOWN)
+    for _ in study_networks.Study(plan, Stops()).work():
         study_networks.collected(cell)
     rows = {"relative_all": "relative_head"}
     for name, chosen in read:
@@ -348,15 +393,16 @@ def test_heads_from_end_to_end(run, tmp_path, folders):
 
 @pytest.mark.slow
 def test_networks_from_end_to_end(run, start, after_line, tmp_path, folders):
-    rows = ["--rows", "reweight,relative_head,relative_all,plain", "--losses", "LDAM", "--seeds", "1,2"]
+    rows = ["--rows", "reweight,relative_head,relative_all,plain", "--losses", "LDAM", "--seeds", "1,2", "--jobs", "2"]
     words = words_of("cifar", folders, *rows, "--", "--arch", "resnet8", "--epochs", "3", "--batch-size", "16")
     process = start(*words)
     after_line(process, 3, "begins")
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate()
+    out, err = process.communicate()
     assert (process.returncode, err) == (128 + signal.SIGTERM, "meta_study.py: stopped; to go on, give the same command\n")
+    done = re.findall(r"(\S+): held-out", out)
     out = run(*words).stdout
-    assert "plain_seed1: begins" not in out
+    assert not [name for name in done if f"{name}: begins" in out]
     runs, choices = table_of(tmp_path, RUNS_FILE), table_of(tmp_path, CHOICES_FILE)
     assert [line["row"] for line in choices] == ["reweight"] * 2 + ["relative_head"] * 4
     assert {(line["row"], line["seed"]) for line in runs} == {
@@ -378,6 +424,7 @@ def test_mistakes_get_one_line(refused, run, tmp_path, folders):
         ("cifar", ["--imb_factors", "2"], "--imb_factors 2.0 makes no sense"),
         ("cifar", ["--losses", "LDAM,MSE"], "--losses MSE makes no sense"),
         ("cifar", ["--rows", "isad"], "--rows isad makes no sense"),
+        ("cifar", ["--jobs", "0"], "--jobs 0 makes no sense: it must be 1 or more"),
         ("cifar", ["--datasets", "cifar100"], "cifar100 is no set of images"),
         ("cifar", ["--", "--save-name", "x"], "--save_name is set by this script"),
         ("cifar", ["--", "--epochs", "0"], "--epochs 0 makes no sense"),

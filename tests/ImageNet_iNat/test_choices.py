@@ -20,7 +20,7 @@ from features import meta_indices, train_indices
 from loss import class_balanced_weights
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
-SEED, BATCH, EPOCHS, LR = 5, 4, 3, 0.02
+SEED, BATCH, EPOCHS, LR = 5, 4, 2, 0.02
 FLAGS = ["--dataset", "custom", "--data_root", "my", "--pretrained", "crt.pth", "--no-cuda", "--workers", "0", "--lr", LR,
          "--seed", SEED, "--lam", "0.9", "--meta_lr", "40", "--num_meta", "2"]  # fmt: skip
 SHORT = ["--batch_size", BATCH, "--epochs", EPOCHS, "--cache_features", "1", "--cache_dir", "c"]
@@ -95,14 +95,19 @@ def drawn(root, *more):
     return read_sets("custom", root / "my", 2).lists.sets(2, *more)
 
 
-def test_what_takes_the_place_of_metasaug(root, train):
-    """Each is the whole method with its parts switched off; plain cross-entropy is what SGD makes of it."""
-    runs = {name: train(name, "--stage2", name) for name in ("metasaug", "isda", "reweight", "none")}
+@pytest.mark.slow
+def test_each_is_the_whole_method_with_its_parts_switched_off(root, train):
+    runs = {name: train(name, "--stage2", name) for name in ("isda", "reweight")}
     for name, parts in (("isda", ["--meta_lr", "0"]), ("reweight", ["--meta_lr", "0", "--lam", "0"])):
         twin = train(f"{name}_twin", *parts)
         assert relative(moved(root, runs[name]), moved(root, twin)) < 1e-5
         for key in ("count", "mean", "covariance"):
             torch.testing.assert_close(runs[name].state["estimator"][key], twin.state["estimator"][key])
+
+
+def test_what_takes_the_place_of_metasaug(root, train):
+    """Each is another thing; plain cross-entropy is what SGD makes of it."""
+    runs = {name: train(name, "--stage2", name) for name in ("metasaug", "isda", "reweight", "none")}
     assert relative(moved(root, runs["none"]), moved(root, plain_sgd(root, drawn(root)))) < 1e-4
     names = list(runs)
     for i, name in enumerate(names):
@@ -123,7 +128,7 @@ def test_a_rule_with_its_own_step_size(root, train):
     assert "every epoch: MetaSAug, --meta_update relative\n" in ours.out  # at the default step size
     assert "every epoch: MetaSAug, --meta_update relative, --meta_step_size 1e-05\n" in small.out
     for other in (small, train("metasaug", "--stage2", "metasaug")):
-        assert relative(moved(root, ours), moved(root, other)) > 1e-3
+        assert relative(moved(root, ours), moved(root, other)) > 1e-4
 
 
 def test_meta_images_that_are_trained_on(root, train):
@@ -258,6 +263,7 @@ def table_of(run_in, root, name, *more):
     return out, [float(row["accuracy"]) for row in rows]
 
 
+@pytest.mark.slow
 def test_the_log_prior_is_subtracted_when_testing(root, train, run_in):
     """The prior is that of the images trained on; a share so large that a class is given up shows that it is used."""
     for name, more, counts in (("none", ["--stage2", "none"], [11, 6, 5]),

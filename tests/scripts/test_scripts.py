@@ -31,6 +31,13 @@ def sh(run):
 
 
 @pytest.fixture
+def tiny_network(tmp_path):
+    """Flags for a network that trains in no time."""
+    shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", tmp_path)
+    return ["--arch", "tiny_networks:logits"]
+
+
+@pytest.fixture
 def echoed(sh):
     """Run a script that prints its commands instead; return the lines."""
     return lambda *words, **kwargs: sh(*words, PYTHON="echo", **kwargs).stdout.splitlines()
@@ -113,9 +120,9 @@ def test_the_ablation_trains_four_choices_from_one_stage_1(sh, echoed, tmp_path)
     assert "usage" in sh("ablation.sh", "--dataset", "digits", status=2).stderr
 
 
-def test_finished_runs_are_told_from_others_by_their_flags(sh, tmp_path):
+def test_finished_runs_are_told_from_others_by_their_flags(sh, tmp_path, tiny_network):
     """Real trainings, in a folder with a space: nothing is done twice, and nothing of other flags is taken for finished."""
-    flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "2", "--batch-size", "64",
+    flags = ["--dataset", "digits", "--imb_factor", "0.05", *tiny_network, "--epochs", "2", "--batch-size", "64",
              "--no-cuda", "--threads", "1", "--workdir", "my runs"]  # fmt: skip
     ablation = partial(sh, "ablation.sh", "digits", *flags, SEEDS="1")
     assert ablation().stdout.count("done in") == 7
@@ -153,33 +160,33 @@ def test_a_table_of_lam_goes_before_that_of_the_project(sh, echoed, tmp_path):
     ]
 
 
-def test_lam_is_chosen_on_held_out_images(sh, tmp_path):
+def test_lam_is_chosen_on_held_out_images(sh, tmp_path, tiny_network):
     """Real trainings: one stage 1 for both λ, the better one on held-out images in the table that the trainings read."""
-    flags = ["--dataset", "digits", "--imb_factor", "0.05", "--arch", "resnet8", "--epochs", "3", "--meta_start", "2",
-             "--no-cuda", "--threads", "1", "--batch-size", "32", "--lr", "0.05"]  # fmt: skip
+    flags = ["--dataset", "digits", "--imb_factor", "0.05", *tiny_network, "--epochs", "4", "--meta_start", "2",
+             "--no-cuda", "--threads", "1", "--batch-size", "16", "--lr", "0.05"]  # fmt: skip
     select = partial(sh, "select_lam.sh", "LDAM", "digits", *flags)
-    out = select(LAMS="0.5 100").stdout
+    out = select(LAMS="0.5 20").stdout
     folder = tmp_path / "checkpoint" / "ours" / "select" / "digits"
     last = {}
-    for lam in ("0.5", "100"):
+    for lam in ("0.5", "20"):
         summary = json.loads((folder / f"LDAM_lam{lam}_seed42_summary.json").read_text())
         assert summary["flags"]["select_on"] == "heldout"
         last[lam] = summary["last"]["heldout_acc1"]
     assert out.count("epoch 0  train loss") == 1  # stage 1 was trained once
     best = max(last, key=last.get)
-    assert last["0.5"] != last["100"]
+    assert last["0.5"] != last["20"]
     assert re.search(rf"^\| {float(best)} +\| 1 +\| {last[best]:.2f} +\| [\d.]+ +\| chosen \|$", out, re.M)
     (row,) = csv.DictReader((folder / "report" / "chosen_lam.csv").read_text().splitlines())
     assert [row[key] for key in ("dataset", "loss", "imb_factor", "lam")] == ["digits", "LDAM", "0.05", str(float(best))]
-    assert select(LAMS="0.5 100").stdout.count(" is finished") == 2
-    out = select(LAMS="100 200").stdout  # a further λ joins, with the same stage 1
+    assert select(LAMS="0.5 20").stdout.count(" is finished") == 2
+    out = select(LAMS="20 40").stdout  # a further λ joins, with the same stage 1
     assert "epoch 0  train loss" not in out
-    assert re.search(r"^\| 200\.0 ", out, re.M)
+    assert re.search(r"^\| 40\.0 ", out, re.M)
     assert re.search(r"^\| 0\.5 ", out, re.M)
     for owned in ("--lam", "--seed", "--select_on", "--select-on=test"):
-        assert "leave it out" in select(owned, "1", LAMS="0.5 100", status=2).stderr
+        assert "leave it out" in select(owned, "1", LAMS="0.5 20", status=2).stderr
     # its λ would have been chosen from the runs of another cell
-    assert "--imb_factor 0.05" in select("--imb_factor", "0.1", LAMS="0.5 100", status=2).stderr
+    assert "--imb_factor 0.05" in select("--imb_factor", "0.1", LAMS="0.5 20", status=2).stderr
     assert "nothing was chosen" in sh("select_lam.sh", "CE", "alone", *flags, LAMS="0.5", status=2).stderr
     for wrong in ([], ["LDAM"], ["ldam", "x"], ["CE", "--epochs"]):
         assert "usage" in sh("select_lam.sh", *wrong, status=2).stderr

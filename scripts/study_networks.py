@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -136,6 +137,7 @@ class Study:
         self.plan, self.stops = plan, stops
         self.done: set[tuple[str, str]] = set()
         self.running: dict[tuple[str, str], tuple[Cell, Job, Future[None]]] = {}
+        self.began: dict[tuple[str, str], float] = {}
 
     def work(self) -> Iterator[None]:
         """Do all that is left; yield when there is something new for the results."""
@@ -182,10 +184,18 @@ class Study:
                 yield cell, one
 
     def start(self, pool: ThreadPoolExecutor) -> None:
-        """Start the next trainings, as many as there is room for. All but the plain ones wait for their stage 1."""
-        ready = ((cell, one) for cell, one in self.left() if one.row == "plain" or os.path.isfile(stage1(cell, one.seed)))
+        """Start the next trainings, as many as there is room for."""
+        ready = ((cell, one) for cell, one in self.left() if one.row == "plain" or self.has_stage1(cell, one.seed))
         for cell, one in islice(ready, self.plan.at_once - len(self.running)):
+            self.began[cell.name, one.name] = time.time()
             self.running[cell.name, one.name] = cell, one, pool.submit(study_training.train, cell, one, self.stops)
+
+    def has_stage1(self, cell: Cell, seed: int) -> bool:
+        """Return whether a plain run of this study has ended its stage 1; a file of that name may be of an older one."""
+        path, plain = stage1(cell, seed), (cell.name, job("plain", "CE", seed).name)
+        if plain not in self.running:
+            return plain in self.done and os.path.isfile(path)
+        return os.path.isfile(path) and os.path.getmtime(path) > self.began[plain]
 
     def wait(self) -> None:
         """Wait a second, or until a training ends; its stage 1 may be there before."""

@@ -17,13 +17,15 @@ class Stops(Signals):
     def __init__(self) -> None:
         super().__init__()
         self.processes: set[subprocess.Popen[str]] = set()
+        self.passed = 0  # the last signal that was passed on
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         super()._remember(number, frame)
         self.pass_on(number)
 
     def pass_on(self, number: int) -> None:
-        """Send a signal to the trainings that run."""
+        """Send a signal to the trainings that run, and to those that are just being started."""
+        self.passed = number
         for process in list(self.processes):
             process.send_signal(number)
 
@@ -31,8 +33,8 @@ class Stops(Signals):
     def passed_to(self, process: subprocess.Popen[str]) -> Iterator[None]:
         """Within this context signals go to this process too."""
         self.processes.add(process)
-        if self.asked:
-            process.send_signal(self.asked)
+        if self.passed:
+            process.send_signal(self.passed)
         try:
             yield
         finally:

@@ -94,8 +94,9 @@ def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
     with open(ROOT / "results" / "full_length_gpu.csv", newline="") as file:
         epochs = [row for row in csv.DictReader(file) if row["stage"] == "2"]
     text = (ROOT / "results" / "full_length.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d+), (\w+), (\w+) \| [\d.]* ?\| (\S+) \((\d+)\) \| (\S+) \((\d+)\) \| (.+) \|$", text, re.M)
-    assert len(rows) == len({(row["imb_factor"], row["loss"], row["stage2"]) for row in epochs}) == 8
+    epoch = r"(\S+) \((\d+)\)"
+    rows = re.findall(rf"^\| (\d+), (\w+), (\w+) \| [\d.]* ?\| {epoch} \| {epoch} \| (.+) \| (\S+) \|$", text, re.M)
+    assert len(rows) == len({(row["imb_factor"], row["loss"], row["stage2"]) for row in epochs}) == 11
     for ratio, loss, stage2, *told in rows:
         own = [
             row for row in epochs if (row["imb_factor"], row["loss"], row["stage2"]) == (str(1 / int(ratio)), loss, stage2)
@@ -103,4 +104,4 @@ def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
         figures = []
         for row in (max(own, key=lambda row: float(row["test_acc1"])), own[-1]):
             figures += [f"{100 - float(row['test_acc1']):.2f}", row["epoch"]]
-        assert told == [*figures, ", ".join(own[-1][group] for group in ("many", "medium", "few"))]
+        assert told == [*figures, ", ".join(own[-1][group] for group in ("many", "medium", "few")), own[-1]["ece"]]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -134,6 +135,21 @@ def test_several_at_once_give_what_one_at_a_time_gives(cell, trained, monkeypatc
     assert study_networks.collected(cell)[0] == lines[0]
 
 
+def test_an_older_stage_1_is_not_taken(cell, trained, monkeypatch):
+    study_jobs.stage1(cell, 1).parent.mkdir(parents=True)
+    study_jobs.stage1(cell, 1).touch()
+    os.utime(study_jobs.stage1(cell, 1), (1, 1))
+    train = study_training.train
+
+    def alone(cell, one, stops):
+        train(cell, one, stops)
+        assert one.row != "plain" or trained == [one.name]  # none began meanwhile
+
+    monkeypatch.setattr(study_training, "train", alone)
+    all_of([cell], rows=("reweight",), at_once=3)
+    assert trained[0] == "plain_seed1"
+
+
 def test_if_one_fails_the_others_are_asked_to_end(cell, trained, monkeypatch):
     train, asked = study_training.train, Event()
     stops = Stops()
@@ -191,6 +207,21 @@ def test_without_a_choice_nothing_is_tested(cell, trained):
         with pytest.raises(UserError, match=r"no constants are chosen yet for cifar100-0\.01"):
             all_of([cell], seeds, losses, only=only)
     assert trained == []
+
+
+def test_a_training_that_begins_when_another_failed_is_asked_to_end_too():
+    class Process:
+        sent = ()
+
+        def send_signal(self, number):
+            self.sent += (number,)
+
+    stops, before, after = Stops(), Process(), Process()
+    with stops.passed_to(before):
+        assert before.sent == ()
+        stops.pass_on(signal.SIGTERM)
+        with stops.passed_to(after):
+            assert (before.sent, after.sent) == ((signal.SIGTERM,), (signal.SIGTERM,))
 
 
 def test_a_summary_of_other_flags_is_not_taken(cell, trained):

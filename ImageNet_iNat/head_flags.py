@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from covariance_rules import RULES
+from frozen.large_sets import LARGE_SETS, NUM_META, Lists, Sets
 from harness.errors import UserError
 from harness.flags import (
     LearningFlags,
@@ -21,7 +22,6 @@ from harness.flags import (
     check_sizes,
     require,
 )
-from large_sets import LARGE_SETS, NUM_META, Lists, Sets
 from meta_step import STAGE2
 
 # Where --pretrained is looked for, inside ImageNet_iNat: cRT's files by the names that they are downloaded with, then ours.

@@ -26,8 +26,11 @@ if __name__ == "__main__":
 from torch import Tensor, nn
 
 import head_flags
-from backbone import FEATURES, fingerprint, load_network, read_weights
-from features import extractor, in_order, plain_images
+from frozen.backbone import FEATURES, fingerprint, load_network, read_weights
+from frozen.features import extractor, in_order, plain_images
+from frozen.image_check import check_tested
+from frozen.image_lists import ImageList
+from frozen.large_sets import LARGE_SETS, read_test, training_counts
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_output, replacing
@@ -35,9 +38,6 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
-from image_check import check_tested
-from image_lists import ImageList
-from large_sets import LARGE_SETS, read_test, training_counts
 from loss import logit_adjustment
 
 HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the table of classes

@@ -30,19 +30,19 @@ import torch
 from torch import nn
 
 import head_flags
-from backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
 from covariance_rules import RULES
-from feature_cache import CachedFeatures, cached_features
-from features import LiveFeatures, extractor
+from frozen.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from frozen.feature_cache import CachedFeatures, cached_features
+from frozen.features import LiveFeatures, extractor
+from frozen.head_step import augmented_head_step, head_step, plain_head_step
+from frozen.image_check import check_readable, readable_sets
+from frozen.large_sets import Sets, read_lists
 from harness.errors import run_main
 from harness.evaluation import Batch, evaluate
 from harness.flags import SPLIT_NOTE, choice_words, effect_notes
 from harness.process_group import Group, process_group
 from harness.progress import StepFigures
 from harness.run import Run
-from head_step import augmented_head_step, head_step, plain_head_step
-from image_check import check_readable, readable_sets
-from large_sets import Sets, read_lists
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, moved_note
 from meta_step import STAGE2
 

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ImageNet_iNat"))
 
 from benchmarks.common import in_fresh_process, measure, peak_mb, write_rows
 from harness.errors import UserError, run_main
@@ -44,7 +43,7 @@ def make_step(version: str, classes: int, batch: int, size: int) -> Callable[[],
 
         published = PublishedHead(head.weight.detach(), head.bias.detach(), counts, LR, META_LR)
         return lambda: published.step(*batches[0], *batches[1], lam_t=LAM_T)
-    from head_step import head_step
+    from frozen.head_step import head_step
     from loss import EstimatorCV, MetaSAugCE
 
     criterion, estimator = MetaSAugCE(counts), EstimatorCV(size, classes, diagonal=True)

@@ -14,11 +14,11 @@ from torch import nn
 
 from covariance_rules import RULES
 from data_utils import META_STREAM, TRAIN_STREAM, seeded, shuffled_passes
+from frozen.head_step import augmented_head_step, head_step, plain_head_step
 from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.metrics import Accuracy
 from harness.text import say
-from head_step import augmented_head_step, head_step, plain_head_step
 from loss import EstimatorCV, MetaSAugCE, log_prior, share_at_means
 from reporting.study_results import (
     CHOICE_COLUMNS,

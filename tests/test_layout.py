@@ -11,20 +11,23 @@ import pytest
 from support.places import ROOT
 
 METHOD = {
-    *("resnet", "meta_layers", "loss", "covariance_rules", "meta_gradient", "meta_step", "passes", "tangents", "head_step"),
+    *("resnet", "meta_layers", "loss", "covariance_rules", "meta_gradient", "meta_step", "passes", "tangents"),
+    "frozen.head_step",
 }
 MAY_IMPORT = {  # groups of modules; "root" are its scripts and commands
     "method": {"method"},
     "harness": {"harness"},
     "data_utils": {"harness"},
-    "reporting": {"reporting", "harness", "method", "data_utils"},
-    "root": {"root", "reporting", "harness", "method", "data_utils"},
-    "ImageNet_iNat": {"ImageNet_iNat", "harness", "method", "data_utils"},
+    "reporting": {"reporting", "frozen", "harness", "method", "data_utils"},
+    "frozen": {"frozen", "harness", "method", "data_utils"},
+    "root": {"root", "reporting", "frozen", "harness", "method", "data_utils"},
+    "ImageNet_iNat": {"ImageNet_iNat", "frozen", "harness", "method", "data_utils"},
 }
 SAME_ROLE = {"main", "train", "parse_training", "parse_test", "training_parser", "testing_parser"}  # of two sets of scripts
-FOLDERS = ("", "harness", "reporting", "ImageNet_iNat", "ImageNet_iNat/data")
+PACKAGES = ("harness", "reporting", "frozen")
+FOLDERS = ("", *PACKAGES, "ImageNet_iNat", "ImageNet_iNat/data")
 PATHS = {  # by the name that a file is imported by
-    ".".join([*([folder] if folder in ("harness", "reporting") else []), path.stem]).removesuffix(".__init__"): path
+    ".".join([*([folder] if folder in PACKAGES else []), path.stem]).removesuffix(".__init__"): path
     for folder in FOLDERS
     for path in (ROOT / folder).glob("*.py")
 }
@@ -100,11 +103,11 @@ def test_imports_follow_the_plan(name):
     ("name", "source", "seen"),
     [
         ("loss", "def f():\n    from harness.errors import UserError", ["harness.errors"]),
-        ("head_step", "from harness import errors\nimport loss", ["harness.errors"]),
+        ("frozen.head_step", "from harness import errors\nimport loss", ["harness.errors"]),
         ("passes", "import reporting.plots", ["reporting.plots"]),
         ("harness.run", "from meta_step import meta_step\nimport data_utils", ["meta_step", "data_utils"]),
         ("harness.flags", "from reporting import plots\nfrom head_flags import x", ["reporting.plots", "head_flags"]),
-        ("report", "import features\nfrom os import *", ["features", "os.*"]),
+        ("report", "import head_flags\nfrom os import *", ["head_flags", "os.*"]),
         ("reporting.plots", "from harness.metrics import SHOTS\nfrom resnet import ResNet\nimport os", []),
     ],
 )
@@ -163,7 +166,7 @@ def test_no_test_module_imports_another():
 def test_imports_do_no_work(tmp_path):
     """No files, no output, no random numbers drawn, no default changed, by importing everything."""
     code = [
-        f"import sys; sys.path[:0] = {[str(ROOT / folder) for folder in ('', *FOLDERS[3:])]}",
+        f"import sys; sys.path[:0] = {[str(ROOT / folder) for folder in FOLDERS if folder not in PACKAGES]}",
         "import random, signal, numpy, torch",
         "def state(): return [random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(),",
         "    torch.get_num_threads(), torch.get_default_dtype(), *map(signal.getsignal, signal.Signals)]",

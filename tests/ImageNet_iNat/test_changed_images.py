@@ -9,7 +9,7 @@ from support.data import crt_checkpoint, write_image
 from support.image_lists import class_folders, save_noise
 from support.places import ROOT
 
-import image_lists
+from frozen import image_lists
 from harness.checkpoint import load_checkpoint, save_checkpoint
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"

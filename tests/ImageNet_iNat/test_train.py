@@ -17,8 +17,8 @@ from support.places import ROOT
 from support.ranks import places
 from support.slow_head_step import slow_step
 
-from backbone import make_head
-from features import meta_indices, train_indices
+from frozen.backbone import make_head
+from frozen.features import meta_indices, train_indices
 from head_flags import PRETRAINED, parse_training
 from loss import EstimatorCV, MetaSAugCE
 
@@ -32,7 +32,7 @@ OURS = "checkpoint/ours/ImageNet_LT/MetaSAug_ImageNet_LT"
 
 def copy_project(folder):
     """The project's code where a test may write lists and models into it."""
-    for pattern in ("*.py", "harness/*.py", "scripts/*.sh", "ImageNet_iNat/**/*.py", "ImageNet_iNat/**/*.sh"):
+    for pattern in ("*.py", "harness/*.py", "frozen/*.py", "scripts/*.sh", "ImageNet_iNat/**/*.py", "ImageNet_iNat/**/*.sh"):
         for path in ROOT.glob(pattern):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from support.data import write_image
 
+from frozen.image_lists import ImageList
+from frozen.large_sets import Sets, read_lists
 from harness.process_group import Group
-from image_lists import ImageList
-from large_sets import Sets, read_lists
 
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)

@@ -12,9 +12,9 @@ from support.refusals import wrong
 from torchvision import transforms as older
 
 from data_utils import seeded
-from features import ListedImages, LiveFeatures, extractor, in_order, plain_images, transforms
+from frozen.features import ListedImages, LiveFeatures, extractor, in_order, plain_images, transforms
+from frozen.large_sets import Sets
 from harness.process_group import Group
-from large_sets import Sets
 
 STATISTICS = {
     "ImageNet_LT": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -11,15 +11,15 @@ from typing import NamedTuple, TextIO
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from features import is_thin, leave_stopping, thin
+from frozen.features import is_thin, leave_stopping, thin
+from frozen.image_lists import ImageList
+from frozen.large_sets import Lists, Sets
 from harness.errors import UserError
 from harness.image_files import decode, left_out, unreadable
 from harness.image_sets import whitened
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.text import say
-from image_lists import ImageList
-from large_sets import Lists, Sets
 
 PER_ANSWER = 64  # images that a loading process reads between two answers
 

@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 
 from data_utils import check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from frozen.image_lists import MAX_CLASSES, ImageList, check_counted_from_0, read_inaturalist17, read_list, read_tree
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
-from image_lists import MAX_CLASSES, ImageList, check_counted_from_0, read_inaturalist17, read_list, read_tree
 
 NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
 LARGE_SETS = tuple(NUM_META)
-LISTS = Path(__file__).resolve().parent / "data"
+LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
 

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
+from frozen.image_lists import ImageList
+from frozen.large_sets import Sets
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.image_sets import decode
 from harness.process_group import Group, shard_sizes
-from image_lists import ImageList
-from large_sets import Sets
 
 CROP, RESIZED = 224, 256  # the crop, and the short side before it
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std

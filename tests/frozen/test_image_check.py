@@ -9,11 +9,11 @@ from support.data import write_image
 from support.image_lists import ALONE
 from support.refusals import wrong
 
-import image_check
+from frozen import image_check
+from frozen.image_check import check_readable, readable_sets
+from frozen.large_sets import read_lists
 from harness import progress
 from harness.errors import UserError
-from image_check import check_readable, readable_sets
-from large_sets import read_lists
 
 COUNTS = {"train": (9, 7, 6), "val": (4, 4, 4), "test": (2, 2, 2)}
 

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cached_rows import UnfinishedRows, is_whole, make_cache_folder, remove_abandoned
 from data_utils import seeded
-from features import LiveFeatures, meta_indices, train_indices
+from frozen.cached_rows import UnfinishedRows, is_whole, make_cache_folder, remove_abandoned
+from frozen.features import LiveFeatures, meta_indices, train_indices
+from frozen.image_lists import ImageList, found_files
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.signals_and_lock import HeldError, only_run
 from harness.text import say
-from image_lists import ImageList, found_files
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 FORMAT = 1

@@ -23,12 +23,12 @@ import torch
 from support.image_lists import ALONE, CPU, first, noise_sets
 from support.refusals import wrong
 
-import cached_rows
-from cached_rows import UnfinishedRows, is_whole
-from feature_cache import CachedFeatures, FeatureCache, cached_features
-from features import LiveFeatures
+from frozen import cached_rows
+from frozen.cached_rows import UnfinishedRows, is_whole
+from frozen.feature_cache import CachedFeatures, FeatureCache, cached_features
+from frozen.features import LiveFeatures
+from frozen.large_sets import Sets
 from harness.process_group import Group
-from large_sets import Sets
 
 A = 12
 

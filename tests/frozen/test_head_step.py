@@ -9,8 +9,8 @@ from support.slow_head_step import moved_by_share, slow_step
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import head_step
 from covariance_rules import gradient_rule, relative_rule
+from frozen import head_step
 from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
 from meta_step import augmented_step, meta_step, plain_step
 from passes import Passes

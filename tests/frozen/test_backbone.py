@@ -8,8 +8,8 @@ from support.refusals import wrong
 from torch import nn
 from torchvision.models import resnet50
 
-from backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
-from features import extractor
+from frozen.backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
+from frozen.features import extractor
 
 CLASSES = 3
 FILE = Path("some.pth")

@@ -1,0 +1,1 @@
+"""Heads of frozen backbones: lists of images, the backbone, features and their cache, the head step."""

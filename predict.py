@@ -2,9 +2,11 @@
 """Name what is on image files, with a checkpoint of a training script or a released one.
 
   python3 predict.py --checkpoint_path checkpoint/ours/0/name_ckpt.pth.tar photo.jpg folder
+  python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar folder --out predictions.csv
 
-prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent. Folders
-are read at any depth. Images may have any size and format that Pillow reads; they are resized to 32x32, as in training.
+The first prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent.
+Folders are read at any depth. Images may have any size and format that Pillow reads. Networks of the CIFAR scripts take them
+resized to 32x32, as in training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256.
 """
 
 if __name__ == "__main__":
@@ -12,62 +14,94 @@ if __name__ == "__main__":
     prepare_process()
 
 import argparse
+import csv
+import json
 import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from harness.checkpoint import load_checkpoint
+from frozen.large_sets import LARGE_SETS
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import no_answers
+from harness.files import check_is_table, check_output, replacing
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
-from harness.image_files import LISTED, OTHER_FORMAT, counted, files_below, readable_endings
-from harness.image_sets import SIZE, changes, read_or_fault
+from harness.image_files import LISTED, OTHER_FORMAT, counted, files_below, numbered, readable_endings
+from harness.image_sets import read_or_fault
 from harness.progress import progress
-from harness.text import say
-from meta_layers import head_of
-from reporting.trained import FromPixels, names_of_classes, probabilities, restored
-
-AT_ONCE = 256  # images
+from harness.text import WRITTEN_OUT, say
+from reporting.class_priors import prior_shift
+from reporting.classifiers import Classifier, ReadImage, classifier
 
 
 def main() -> None:
-    """Load the network, read images in batches, print."""
+    """Load the network, read images in batches, print or write what is on them."""
     args = parser().parse_args()
     require(args.top >= 1, "--top", args.top, "at least 1")
-    path = Path(args.checkpoint_path)
-    state = load_checkpoint(path)
-    network = restored(state, path, args.arch)
-    names = names_of_classes(state, head_of(network).out_features)
+    path, out = Path(args.checkpoint_path), args.out
+    network = classifier(path, args.arch, args.dataset)
     device = choose_device(args.gpu, args.no_cuda)
-    model = FromPixels(network).to(device).to(memory_format=torch.channels_last)
+    network.model.to(device).to(memory_format=torch.channels_last)
+    shift, notes = torch.zeros(len(network.names)), [*network.notes]
+    if args.prior is not None:
+        shift, line = prior_shift(args.prior, network.names, network.state, path)
+        notes.append(line)
     files, left_out = images_among(args.images)
+    if out is not None:
+        check_out(out, [path, args.prior, *files])
     problems: list[str] = []
     sizes: list[tuple[int, int]] = []
     clear = 0
-    starts = range(0, len(files), AT_ONCE)
-    print_freq = None if sys.stdout.isatty() else 0  # lines of results on a terminal show how far it is
-    for start in progress(starts, len(starts), f"batches of {AT_ONCE} images", print_freq=print_freq, file=sys.stderr):
-        read = [(file, read_or_fault(file)) for file in files[start : start + AT_ONCE]]
-        problems += [str(found) for _, found in read if isinstance(found, UserError)]
-        good = [(file, found) for file, found in read if not isinstance(found, UserError)]
-        pixels = stacked([found.pixels for _, found in good])
-        for (file, _), found in zip(good, probabilities(model, pixels), strict=True):
-            if any(map(math.isnan, found)):
+    with table(out, min(args.top, len(network.names))) if out else nullcontext(print_line) as tell:
+        for file, found in predictions(network, files, shift.to(device), shown=out is not None or not sys.stdout.isatty()):
+            if isinstance(found, UserError):
+                problems.append(str(found))
+                continue
+            image, chances = found
+            if any(map(math.isnan, chances)):
                 raise no_answers(path)
-            say([str(file), *most_probable(found, names, args.top)])
-        sizes += [found.size for _, found in good]
-        clear += sum(found.laid_on_white for _, found in good)
-    say(*(f"note: {note}" for note in (*left_out, *changes(sizes, clear))), file=sys.stderr)
+            tell(file, most_probable(chances, network.names, args.top))
+            sizes.append(image.size)
+            clear += image.laid_on_white
+        if out is not None and not sizes:  # an earlier table stays
+            raise faults(problems, len(files))
+    changed = network.changes(sizes, clear)
+    say(*(f"note: {note}" for note in (*notes, *left_out, *changed)), file=sys.stderr)
+    if out is not None:
+        say(f"wrote {out}: {numbered(len(sizes), 'image', 'images')}")
     if problems:
-        several = f"{len(problems)} of {len(files)} images cannot be read, see above"
-        raise UserError(several, problems) if len(problems) > 1 else UserError(problems[0])
+        raise faults(problems, len(files))
+
+
+def faults(problems: Sequence[str], total: int) -> UserError:
+    """Return the error that names the images that cannot be read."""
+    if len(problems) == 1:
+        return UserError(problems[0])
+    return UserError(f"{len(problems)} of {total} images cannot be read, see above", problems)
+
+
+def predictions(
+    network: Classifier, files: Sequence[Path], shift: Tensor, shown: bool
+) -> Iterator[tuple[Path, tuple[ReadImage, list[float]] | UserError]]:
+    """Yield for each file what was read of it and the classes' probabilities, or why it cannot be read."""
+    starts = range(0, len(files), network.at_once)
+    label, print_freq = f"batches of {network.at_once} images", 0 if shown else None
+    with ThreadPoolExecutor() as pool:  # decoders let other threads work
+        for start in progress(starts, len(starts), label, print_freq=print_freq, file=sys.stderr):
+            batch = files[start : start + network.at_once]
+            read = list(pool.map(partial(read_or_fault, read=network.read), batch))
+            chances = network.probabilities([image for image in read if not isinstance(image, UserError)], shift)
+            for file, image in zip(batch, read, strict=True):
+                yield file, image if isinstance(image, UserError) else (image, next(chances))
 
 
 def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -85,7 +119,7 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
             raise UserError(f"{why}: make it readable, or move it away") from error
         images = [path / file for file, reason in below if not reason]
         if not images:
-            raise UserError(f"{path} holds no image in a format that can be read")
+            raise UserError(f"{path} holds no image in a format that can be read: name another folder, or convert them")
         files += images
         left_out = Counter(reason for _, reason in below if reason)
         if left_out:
@@ -102,20 +136,51 @@ def parser() -> Parser:
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
     made.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
+    made.add_argument("--out", type=Path, help="write a table there instead, .csv or .jsonl: probabilities of 0 to 1")
+    made.add_argument("--prior", help="how frequent the classes are among such images: train (as in training), uniform, or "
+                      "a table with a line class,number for each (default: probabilities as they are)")  # fmt: skip
+    made.add_argument("--dataset", choices=LARGE_SETS, help="of a released head, which does not say it (default: by its "
+                      "number of classes)")  # fmt: skip
     add_checkpoint_flags(made)
     add_device_flags(made)
     return made
 
 
-def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Return pixels (N, 32, 32, 3) of images."""
-    return torch.from_numpy(np.array(images, dtype=np.uint8).reshape(-1, SIZE, SIZE, 3))
+def check_out(out: Path, inputs: Sequence[Path | str | None]) -> None:
+    """Refuse now what cannot be written, what is read, and any file that is no such table."""
+    beginning = {".csv": b"path,", ".jsonl": b'{"path":'}.get(out.suffix.lower())
+    if beginning is None:
+        raise UserError(f"--out {out} makes no sense: its name must end in .csv or .jsonl")
+    check_output(out, inputs=inputs)
+    check_is_table(out, beginning)
 
 
-def most_probable(found: Sequence[float], names: Sequence[str], top: int) -> list[str]:
-    """Return name and per cent of the `top` most probable classes, the first of equals first."""
+Tell = Callable[[Path, Sequence[tuple[str, float]]], object]
+
+
+@contextmanager
+def table(out: Path, top: int) -> Iterator[Tell]:
+    """Give a function that writes a line for an image; the file is there when all are."""
+    with replacing(out) as part, open(part, "w", newline="", encoding="utf-8", errors=WRITTEN_OUT) as file:
+        if out.suffix.lower() == ".csv":
+            writer = csv.writer(file)
+            writer.writerow(["path", *(f"{word} {k + 1}" for k in range(top) for word in ("class", "probability"))])
+            yield lambda path, best: writer.writerow([path, *(word for pair in best for word in pair)])
+        else:
+            yield lambda path, best: file.write(
+                json.dumps({"path": str(path), "classes": [{"name": name, "probability": p} for name, p in best]}) + "\n"
+            )
+
+
+def print_line(path: Path, best: Sequence[tuple[str, float]]) -> None:
+    """Print a line for an image, probabilities in per cent."""
+    say([str(path), *(f"{name} {100 * probability:.2f}" for name, probability in best)])
+
+
+def most_probable(found: Sequence[float], names: Sequence[str], top: int) -> list[tuple[str, float]]:
+    """Return name and probability of the `top` most probable classes, the first of equals first."""
     order = sorted(range(len(names)), key=lambda k: -found[k])[:top]
-    return [f"{names[k]} {100 * found[k]:.2f}" for k in order]
+    return [(names[k], found[k]) for k in order]
 
 
 if __name__ == "__main__":

@@ -105,8 +105,10 @@ def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
     return evaluate(lambda inputs: model(inputs)[1], batches)
 
 
-def prior_counts(state: Mapping[str, Any], counts: Sequence[int] | None, source: Path) -> Sequence[int]:
-    """Return how many images of each class a network was trained on last, for --logit_adjust.
+def prior_counts(
+    state: Mapping[str, Any], counts: Sequence[int] | None, source: Path, flag: str = "--logit_adjust"
+) -> Sequence[int]:
+    """Return how many images of each class a network was trained on last, for a flag that needs them.
 
     Parameters
     ----------
@@ -118,11 +120,11 @@ def prior_counts(state: Mapping[str, Any], counts: Sequence[int] | None, source:
     if "stage2_counts" in state and not in_stage1(state.get("flags", {}), state.get("epoch", 0) - 1):
         counts = state["stage2_counts"]
     if counts is None:
-        told = f"--logit_adjust needs the training images of each class, which neither {source} nor a list says"
+        told = f"{flag} needs the training images of each class, which neither {source} nor a list says"
         raise UserError(f"{told}: take a checkpoint of a training script")
     empty = [k for k, count in enumerate(counts) if not count]
     if empty:
-        raise UserError(f"--logit_adjust needs training images of every class, and class {empty[0]} has none: see the list")
+        raise UserError(f"{flag} needs training images of every class, and class {empty[0]} has none: see the list")
     return counts
 
 
@@ -130,9 +132,15 @@ def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
     """Return lines about figures of adjusted logits, none if `tau`, of --logit_adjust, is 0."""
     if not tau:
         return []
-    flags = state.get("flags", {})
     lines = [f"logits adjusted: {tau:g} times the log of each class's share of the training images is subtracted"]
-    had = {"weights": "class-balanced weights", "prior": "the log prior"}.get({**UNSAID, **flags}["balance"])
-    if had and flags and flags.get("stage2") != "none" and not in_stage1(flags, state.get("epoch", 0) - 1):
+    if had := balanced_by(state):
         lines.append(f"note: the loss of this network had {had}: --logit_adjust makes up for the long tail a second time")
     return lines
+
+
+def balanced_by(state: Mapping[str, Any]) -> str | None:
+    """Return what made up for the long tail in the loss of a network; None: nothing, or its checkpoint does not say."""
+    flags = state.get("flags", {})
+    if not flags or flags.get("stage2") == "none" or in_stage1(flags, state.get("epoch", 0) - 1):
+        return None
+    return {"weights": "class-balanced weights", "prior": "the log prior"}.get({**UNSAID, **flags}["balance"])

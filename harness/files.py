@@ -54,6 +54,19 @@ def check_output(path: Path, keep_previous: bool = False, inputs: Sequence[Path 
             longest.unlink()
 
 
+def check_is_table(out: Path, beginning: bytes) -> None:
+    """Refuse the place of a file that does not begin so, whatever it is: a list, an image, a checkpoint."""
+    if not os.path.isfile(out):
+        return
+    try:
+        with open(out, "rb") as file:
+            found = file.read(len(beginning))
+    except OSError as error:
+        raise UserError(f"--out {out} is there and cannot be read ({error.strerror}): name another") from error
+    if found not in (beginning, b""):
+        raise UserError(f"--out {out} is another file than a table of this command: name another")
+
+
 @contextmanager
 def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
     """Give the path of a file to write, which then takes the place of `path`.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.error import URLError
 
 import numpy as np
@@ -33,6 +33,7 @@ SHA256 = {
     "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
 }
 DIGITS_TEST_SHARE = 0.3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] |
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds one class folder; at least two are needed")
     shown = progress(found.paths, len(found.paths), f"reading {folder}", file=sys.stderr)
-    read = [read_or_fault(folder / path) for path in shown]
+    read = [read_or_fault(folder / path, read_image) for path in shown]
     bad = [str(image) for image in read if isinstance(image, UserError)]
     good = [(image, label) for image, label in zip(read, found.labels, strict=True) if not isinstance(image, UserError)]
     if bad and (faults is None or not good):
@@ -188,10 +189,10 @@ def read_image(path: Path) -> SmallImage:
     return SmallImage(np.asarray(small), image.size, laid_on_white)
 
 
-def read_or_fault(path: Path) -> SmallImage | UserError:
-    """Return an image, or why there is none."""
+def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
+    """Return an image as `read` reads it, or why there is none."""
     try:
-        return read_image(path)
+        return read(path)
     except UserError as error:
         return error
 

@@ -25,6 +25,7 @@ from harness.run_files import (
     checkpoint_paths,
     copy_run,
     fault_of,
+    list_paths,
     prediction_paths,
     remove_unfit,
     restore_best,
@@ -127,7 +128,7 @@ class Record:
         own = source is not None and source.resolve() in (f.resolve() for f in with_previous(resume))
         if not own:
             files = [f for path in self.paths.values() for f in with_previous(path)]
-            files += [*self.predictions.values(), self.summary_path, *RunLog.files(folder, name)]
+            files += [*self.predictions.values(), self.summary_path, *RunLog.files(folder, name), *list_paths(folder, name)]
             kept = Path(keep).resolve() if keep else None
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:

@@ -41,6 +41,11 @@ def summary_path(folder: Path, name: str) -> Path:
     return folder / f"{name}_summary.json"
 
 
+def list_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    """Return the paths of the lists of training and test images that a run drew from one folder."""
+    return folder / f"{name}_train.txt", folder / f"{name}_val.txt"
+
+
 def resume_path(folder: Path, name: str) -> Path:
     """Return the path of a run's state."""
     return checkpoint_paths(folder, name)["resume"]

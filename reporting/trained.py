@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
         What the network must be; None is what the checkpoint says, or else what its weights tell.
     """
     weights, counts = state["state_dict"], state.get("cls_num_list")
-    if "layer1.0.conv3.weight" in weights:
+    if "layer1.0.conv3.weight" in weights and "arch" not in state:
         raise UserError(f"{source} holds a ResNet-50: test it with ImageNet_iNat/test.py")
     told, rows = architecture(weights)
     if rows is None and "linear.weight" in weights:
@@ -92,10 +91,3 @@ class FromPixels(nn.Module):
         images = (pixels.to(self.scale.dtype) * self.scale - self.shift).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
         logits: Tensor = self.network(images)[1]
         return logits if self.subtracted is None else logits - self.subtracted
-
-
-@torch.no_grad()
-def probabilities(model: FromPixels, pixels: Tensor, batch_size: int = 256) -> Iterator[Sequence[float]]:
-    """Yield for each image of pixels (N, 32, 32, 3) the softmax of its logits (C,)."""
-    for start in range(0, len(pixels), batch_size):
-        yield from model(pixels[start : start + batch_size].to(model.scale.device)).softmax(dim=1).tolist()

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from covariance_rules import RULES
-from frozen.large_sets import LARGE_SETS, NUM_META, Lists, Sets
+from frozen.drawn_sets import Lists, Sets
+from frozen.large_sets import LARGE_SETS, NUM_META
 from harness.errors import UserError
 from harness.flags import (
     LearningFlags,
@@ -22,6 +23,7 @@ from harness.flags import (
     check_sizes,
     require,
 )
+from harness.run_files import list_paths
 from meta_step import STAGE2
 
 # Where --pretrained is looked for, inside ImageNet_iNat: cRT's files by the names that they are downloaded with, then ours.
@@ -50,6 +52,8 @@ class HeadFlags(LearningFlags):
     train_list: str | None
     val_list: str | None
     meta_list: str | None
+    val_fraction: float | None
+    val_seed: int
     workers: int
     pretrained: str
     fresh_head: bool
@@ -75,6 +79,10 @@ class HeadFlags(LearningFlags):
     def drawn(self, lists: Lists) -> Sets:
         """Return the sets that are drawn from the lists."""
         return lists.sets(self.num_meta, self.heldout, self.joins_meta)
+
+    def drawn_facts(self, sets: Sets) -> dict[str, object]:
+        """Return what a checkpoint says of test images that were drawn."""
+        return {} if self.val_fraction is None else {"test_list": sets.test.digest()}
 
     def binding(self) -> dict[str, object]:
         """Leave the batch of one process out: the global one is compared."""
@@ -131,6 +139,9 @@ def training_parser(description: str) -> Parser:
     add_group_flags(parser)
     add_list_flags(parser, "ImageNet_LT", "data set (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=256, help="of one process, also for meta (default: %(default)s)")
+    parser.add_argument("--val_fraction", type=float, help="custom: DATA_ROOT has the class folders, and this share of each "
+                        "class is drawn for tests; the lists are written beside the checkpoints")  # fmt: skip
+    parser.add_argument("--val_seed", type=int, default=0, help="seed of that draw (default: %(default)s)")
     add_method_flags(parser, STAGE2, RULES)
     parser.add_argument("--num_heldout", type=int, help="images a class to hold out: those of the list of the meta images "
                         "that serve nothing else, then up to a fifth of the class (default: 2,000 in all)")  # fmt: skip
@@ -166,6 +177,11 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadF
     flags = HeadFlags(**{f.name: values[f.name] for f in fields(HeadFlags)})
     check_learning(flags)
     check_workers(flags.workers)
+    drawn = [path.resolve() for path in list_paths(flags.folder, flags.save_name)]
+    for name in ("train_list", "val_list", "meta_list"):
+        if values[name] is not None and Path(values[name]).resolve() in drawn:
+            told = f"--{name} {values[name]} belongs to an earlier run {flags.save_name}, whose files are set aside"
+            raise UserError(f"{told}: choose another --save_name")
     require(0 <= flags.cache_features <= 1000, "--cache_features", flags.cache_features, "from 0 to 1000")
     return flags
 

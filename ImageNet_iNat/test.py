@@ -10,10 +10,9 @@ With --logit_adjust TAU the figures are those of logits adjusted for the long ta
 
 import argparse
 import csv
-import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from frozen.image_lists import ImageList
 from frozen.large_sets import LARGE_SETS, read_test, training_counts
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
-from harness.files import beside, check_output, replacing
+from harness.files import beside, check_is_table, check_output, replacing
 from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
@@ -94,18 +93,24 @@ class Subject:
 def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     """Read the checkpoint and the list of test images; none of them may be `out`."""
     check_output(out, inputs=(path, args.train_list, args.val_list, args.meta_list))  # now, not when all images are read
-    check_is_table(out)
+    check_is_table(out, f"{HEADING[0]},".encode())
     weights, state = read_weights(path)
     check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")
     if args.dataset not in (None, dataset):
         raise UserError(f"the checkpoint was trained with --dataset {dataset}, not {args.dataset}: leave the flag out")
-    if dataset == "custom" and args.val_list is None and state.get("flags", {}).get("val_list") is not None:
+    trained = state.get("flags", {})
+    if dataset == "custom" and args.val_list is None and trained.get("val_list") is not None:
         raise UserError(f"{path} was trained from lists, whose labels are its classes: give --val_list")
+    if dataset == "custom" and args.val_list is None and trained.get("val_fraction") is not None:
+        raise UserError(f"{path} was trained with --val_fraction: give the list of its test images by --val_list, "
+                        f"{trained.get('save_name')}_val.txt beside the checkpoint")  # fmt: skip
     root = args.data_root or f"../{dataset}"
     matrix = weights[1].get("weight")
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.shape[1:] == (FEATURES,) else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
+    if args.val_list is not None and len(state.get("class_names", ())) == len(images.class_names):
+        images = replace(images, class_names=state["class_names"])
     images.check_root()
     check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
     backbone, head = load_network(weights, len(images.class_names), path)
@@ -115,15 +120,10 @@ def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
     tau = args.logit_adjust
     subtracted = logit_adjustment(prior_counts(state, counts, path), tau) if tau else None
-    return Subject(dataset, images, counts, backbone, head, subtracted, adjustment_notes(tau, state))
-
-
-def check_is_table(out: Path) -> None:
-    """Refuse the place of a file that is not such a table, whatever it is: a list, an image, a checkpoint."""
-    if os.path.isfile(out):
-        with open(out, "rb") as file:
-            if file.read(len(HEADING[0]) + 1) != f"{HEADING[0]},".encode():
-                raise UserError(f"--out {out} is another file than a table of this command: name another")
+    notes = adjustment_notes(tau, state)
+    if state.get("test_list", images.digest()) != images.digest():
+        notes.append("note: these are not the test images that the run drew: some of them may have been trained on")
+    return Subject(dataset, images, counts, backbone, head, subtracted, notes)
 
 
 def check_facts(state: Mapping[str, Any], path: Path) -> None:

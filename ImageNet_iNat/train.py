@@ -10,8 +10,9 @@ The same by torchrun, or as one process:
 Without GPUs: compute the features once, then train the head from them:
   python3 train.py --dataset ImageNet_LT --data_root ../ImageNet --cache_features 1
 What meta-learning adds is told by the same run with --stage2 isda, reweight or none, or with --meta_images train.
-Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's weights:
+Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's weights; or in my/<class>/* alone:
   python3 train.py --dataset custom --data_root my --pretrained resnet50.pth --fresh_head --lr 0.01
+  python3 train.py --dataset custom --data_root my --pretrained resnet50.pth --fresh_head --lr 0.01 --val_fraction 0.2
 """
 
 import sys
@@ -32,11 +33,12 @@ from torch import nn
 import head_flags
 from covariance_rules import RULES
 from frozen.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from frozen.drawn_sets import Sets
 from frozen.feature_cache import CachedFeatures, cached_features
 from frozen.features import LiveFeatures, extractor
 from frozen.head_step import augmented_head_step, head_step, plain_head_step
 from frozen.image_check import check_readable, readable_sets
-from frozen.large_sets import Sets, read_lists
+from frozen.large_sets import read_lists
 from harness.errors import run_main
 from harness.evaluation import Batch, evaluate
 from harness.flags import SPLIT_NOTE, choice_words, effect_notes
@@ -50,7 +52,8 @@ from meta_step import STAGE2
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
-    lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, f.train_list, f.val_list, f.meta_list)
+    own_lists = f.train_list, f.val_list, f.meta_list
+    lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
     head_flags.check_pretrained(path, f.dataset)
@@ -113,7 +116,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
             trained_part(head), optimizer, estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
-            facts={"dataset": flags.dataset, **sets.facts(), "global_batch_size": batch_size},
+            facts={"dataset": flags.dataset, **sets.facts(), "global_batch_size": batch_size, **flags.drawn_facts(sets)},
             steps=lambda _: steps,
             saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
         )  # fmt: skip
@@ -131,7 +134,10 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
             check()
         batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
         meta = run.interruptible(features.meta(run.meta_taken))
+        first = run.epoch
         for epoch in run.epochs:
+            if epoch == first and flags.val_fraction is not None and group.main:  # earlier files are set aside by now
+                run.say(sets.write_lists(flags.folder, flags.save_name))
             lam_t = 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             left = islice(batches, steps - run.meter.steps)
             for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):

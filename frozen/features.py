@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
+from frozen.drawn_sets import Sets
 from frozen.image_lists import ImageList
-from frozen.large_sets import Sets
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.image_sets import decode

@@ -11,9 +11,9 @@ from typing import NamedTuple, TextIO
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from frozen.drawn_sets import Lists, Sets
 from frozen.features import is_thin, leave_stopping, thin
 from frozen.image_lists import ImageList
-from frozen.large_sets import Lists, Sets
 from harness.errors import UserError
 from harness.image_files import decode, left_out, unreadable
 from harness.image_sets import whitened

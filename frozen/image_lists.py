@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UserError
+from harness.files import replacing
 from harness.image_files import class_folders
 
 MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
@@ -117,6 +118,21 @@ def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "ch
         raise UserError(f"{file} is empty: {LIST_FORM}")
     lines = text.split("\n")  # not splitlines, which also splits at characters that names may hold
     return checked_list(map(split_line, lines), f"{file} line", file, root, num_classes)
+
+
+def write_list(file: Path, images: ImageList) -> None:
+    """Write a list that `read_list` reads, see `check_listable`."""
+    lines = [f"{path} {label}\n" for path, label in zip(images.paths, images.targets.tolist(), strict=True)]
+    with replacing(file) as part:
+        part.write_text("".join(lines), encoding="utf-8")
+
+
+def check_listable(images: ImageList) -> None:
+    """Raise a `UserError` if a list of these images could not be read again: line breaks, blanks at an end, other bytes."""
+    for path in images.paths:
+        kept = not {"\n", "\r"} & set(path) and not path.startswith("\ufeff") and split_line(f"{path} 0") == (path, 0)
+        if not kept or any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise UserError(f"{images.root / path} has a name that a list cannot hold: rename it")
 
 
 def read_text(file: Path, advice: str) -> str:

@@ -1,17 +1,20 @@
-"""The data sets of ImageNet_iNat: which lists are for training, meta and test, the meta images drawn as published."""
+"""The data sets of ImageNet_iNat: which lists are for training, meta and test, and where meta images are drawn from."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from data_utils import check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
-from frozen.image_lists import MAX_CLASSES, ImageList, check_counted_from_0, read_inaturalist17, read_list, read_tree
+from frozen.drawn_sets import Lists, Split, class_counts
+from frozen.image_lists import (
+    MAX_CLASSES,
+    ImageList,
+    check_counted_from_0,
+    check_listable,
+    read_inaturalist17,
+    read_list,
+    read_tree,
+)
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 
@@ -21,157 +24,10 @@ LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
 
-@dataclass(frozen=True)
-class Sets:
-    """The three lists of an experiment, the counts of the training list, and lines for the user.
-
-    `lists` are what the sets were drawn from; `checked` says whether all images were read, and none left that cannot be.
-    `heldout` are images to choose on, `joined` the training and the meta images together, None unless asked for.
-    """
-
-    train: ImageList
-    meta: ImageList
-    test: ImageList
-    cls_num_list: list[int]
-    notes: list[str]
-    lists: Lists | None = None
-    checked: bool = False
-    heldout: ImageList | None = None
-    joined: ImageList | None = None
-
-    @property
-    def parts(self) -> dict[str, ImageList]:
-        """The lists by name."""
-        heldout = {} if self.heldout is None else {"heldout": self.heldout}
-        return {"train": self.train, "meta": self.meta, "test": self.test, **heldout}
-
-    @property
-    def trained(self) -> ImageList:
-        """The images that are trained on."""
-        return self.train if self.joined is None else self.joined
-
-    @property
-    def stage2_counts(self) -> list[int]:
-        """How many images of each class are trained on."""
-        return class_counts(self.trained)
-
-    def facts(self) -> dict[str, object]:
-        """Return what a checkpoint says of the training images."""
-        joined = {} if self.joined is None else {"stage2_counts": self.stage2_counts}
-        return {"class_names": self.train.class_names, "cls_num_list": self.cls_num_list, **joined}
-
-    def about(self) -> list[str]:
-        """Return lines that say how many images there are of what."""
-        words = "  ".join(f"{name.replace('heldout', 'held out')} {len(part)}" for name, part in self.parts.items())
-        counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images a class"
-        both = [] if self.joined is None else [f"trained on: {len(self.joined)} images, training and meta, each once"]
-        return [f"{words}  ({counts})", *both, *(f"note: {note}" for note in self.notes)]
-
-    def digests(self) -> dict[str, str]:
-        """Return a digest of each list, and what tells the images from others; a list of which none is there is an error."""
-        for part in self.lists.parts if self.lists else self.parts.values():
-            part.check_root()
-        lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
-        return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
-
-
-@dataclass(frozen=True)
-class Lists:
-    """The lists of an experiment before its meta images are drawn from `source`.
-
-    `draw` says how: `source` is used whole; or the images drawn stay where they are as well; or they are taken out of the
-    training list.
-    """
-
-    train: ImageList
-    source: ImageList
-    test: ImageList
-    draw: Literal["whole", "copy", "take out"]
-    notes: list[str]
-    use: str = ""  # of images that stay where they are, where that is to be said
-
-    @property
-    def parts(self) -> list[ImageList]:
-        """All the images that there are."""
-        return [self.train, self.source, self.test]
-
-    def without(self, bad: Container[Path], note: str) -> Lists:
-        """Return the lists without the images `bad`, which `note` speaks of."""
-        train, source, test = (
-            part.subset(np.flatnonzero([part.root / path not in bad for path in part.paths])) for part in self.parts
-        )
-        return replace(self, train=train, source=source, test=test, notes=[*self.notes, note])
-
-    def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
-        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
-
-        Parameters
-        ----------
-        num_heldout:
-            Images a class to hold out, see `held_out`; -1: 2,000 in all.
-        join_meta:
-            Also make one list of the training and the meta images, each file once; the training list stays what it is.
-        """
-        names, train, notes = self.train.class_names, self.train, list(self.notes)
-        check_classes(class_counts(train), names, f"training image in {train.source}")
-        index, left = split_meta(self.source.targets, num_meta, len(names))
-        meta = self.source if self.draw == "whole" else self.source.subset(index)
-        counts = class_counts(meta)
-        check_classes(counts, names, f"meta image in {self.source.source}")
-        if self.draw == "take out":
-            notes += shared_note(class_counts(train), names, num_meta)
-            train = train.subset(left)
-        elif self.draw == "copy":
-            few = small_classes(counts, names, num_meta - 1)
-            notes += [f"classes with fewer meta images than --num_meta {num_meta}: {few}"] if few else []
-        if self.use:
-            among = f"the {len(self.source)} {self.use} images"
-            notes.append(f"the {len(meta)} meta images are also among {among}, as published")
-        heldout = None
-        if num_heldout:
-            heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
-            check_held_out(len(heldout))
-            among = f"{spare} of the {len(heldout)} held-out images"
-            notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
-        joined = with_meta(train, meta) if join_meta else None
-        return Sets(train, meta, self.test, class_counts(train), notes, self, heldout=heldout, joined=joined)
-
-
-def held_out(
-    train: ImageList, source: ImageList, others: Sequence[ImageList], num_heldout: int
-) -> tuple[ImageList, ImageList, int]:
-    """Draw up to `num_heldout` images a class to choose on; return them, what is left to train on, and how many were spare.
-
-    Spare are images of `source`, where meta images are drawn, that serve nothing else, as ImageNet_LT's val list has them.
-    Where they do not suffice, up to a fifth of the class's training images is held out, see `data_utils.hold_out`. No image
-    of `others` is, and a file that is listed several times is one image.
-    """
-    pool = train.joined(source.without(set(train.files())))
-    files, taken = pool.files(), {file for part in others for file in part.files()}
-    places = {file: i for i, file in reversed(list(enumerate(files))) if file not in taken}  # of the first of its name
-    free = np.array(sorted(places.values()), dtype=np.int64)
-    kept, _ = hold_out(pool.targets, free[free < len(train)], free, num_heldout, len(train.class_names))
-    left = train.without({files[i] for i in kept.tolist()})
-    return replace(pool.subset(kept), source=train.source), left, int((kept >= len(train)).sum())
-
-
-def with_meta(train: ImageList, meta: ImageList) -> ImageList:
-    """Return the training images and, after them, the meta images that are not among them, each file once."""
-    others = meta.without(set(train.files()))
-    first = {file: i for i, file in reversed(list(enumerate(others.files())))}
-    return train.joined(others.subset(np.array(sorted(first.values()), dtype=np.int64)))
-
-
 def check_several_classes(train: ImageList) -> None:
     """Raise a `UserError` if there is one class, before others are measured by it."""
     if len(train.class_names) < 2:
         raise UserError(f"{train.source} holds one class; at least two are needed")
-
-
-def class_counts(images: ImageList) -> list[int]:
-    """Return how many images each class has."""
-    counts: list[int] = np.bincount(images.targets, minlength=len(images.class_names)).tolist()
-    return counts
 
 
 def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
@@ -233,6 +89,20 @@ def trees(root: Path, num_classes: int | None) -> Lists:
     return Lists(train, meta, test, "whole", [*notes, *meta.notes])
 
 
+def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists:
+    """Read one folder of classes, and draw the test images from it, see `drawn_sets.Split`."""
+    for part in ("train", "val", "test", "meta"):
+        inside = next(os.walk(root / part), ("", [], []))[1]
+        if any(not name.startswith(".") for name in inside):
+            told = f"--val_fraction takes {root} for a folder of classes, but {root / part} holds folders"
+            raise UserError(f"{told}: give --data_root {root / part}, or leave the flag out")
+    images = read_tree(root, None)
+    check_several_classes(images)
+    check_num_classes(num_classes, len(images.class_names), images.source)
+    check_listable(images)
+    return Split(images, val_fraction, val_seed).lists()
+
+
 def read_test_tree(root: Path, class_names: list[str] | None) -> ImageList:
     """Read the folder val, or test where there is no val."""
     val_or_test = "test" if os.path.isdir(root / "test") and not os.path.isdir(root / "val") else "val"
@@ -272,7 +142,8 @@ def training_counts(
 
 def read_lists(
     dataset: str, data_root: str | Path, num_meta: int, num_classes: int | None = None,
-    train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None, lists: Path = LISTS,
+    train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None, val_fraction: float | None = None,
+    val_seed: int = 0, lists: Path = LISTS,
 ) -> Lists:  # fmt: skip
     """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
 
@@ -284,6 +155,8 @@ def read_lists(
     num_meta:
         Meta images a class, drawn from the val list (iNaturalist17: the training list, where they stay). Those of
         "custom" are taken out of its training list, unless it has a meta list or folder.
+    val_fraction, val_seed:
+        Of "custom" without lists: `data_root` has a folder for every class, of which this share is drawn for tests.
     """
     if dataset not in LARGE_SETS:
         raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(LARGE_SETS)}")
@@ -294,6 +167,12 @@ def read_lists(
     given = any(flag is not None for flag in own)
     if dataset != "custom" and given:
         raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
+    if val_fraction is not None:
+        require(0 < val_fraction < 1, "--val_fraction", val_fraction, "above 0 and below 1")
+        require(0 <= val_seed < 2**32, "--val_seed", val_seed, "from 0 to 4294967295")
+        if dataset != "custom" or given:
+            raise UserError("--val_fraction is for --dataset custom without lists: leave it out")
+        return split_tree(Path(data_root), num_classes, val_fraction, val_seed)
     if dataset != "custom":
         return published_lists(dataset, Path(data_root), num_meta, num_classes, lists)
     return listed(Path(data_root), num_classes, *own) if given else trees(Path(data_root), num_classes)

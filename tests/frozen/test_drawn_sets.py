@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.image_lists import class_folders, read_sets
 from support.refusals import wrong
 
+from frozen.drawn_sets import held_out, with_meta
 from frozen.image_lists import ImageList
-from frozen.large_sets import held_out, with_meta
 
 CLASSES = 3
 ROOTS = (Path("all"), Path("all/inner"), Path("."))

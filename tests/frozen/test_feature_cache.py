@@ -25,9 +25,9 @@ from support.refusals import wrong
 
 from frozen import cached_rows
 from frozen.cached_rows import UnfinishedRows, is_whole
+from frozen.drawn_sets import Sets
 from frozen.feature_cache import CachedFeatures, FeatureCache, cached_features
 from frozen.features import LiveFeatures
-from frozen.large_sets import Sets
 from harness.process_group import Group
 
 A = 12

@@ -12,8 +12,8 @@ from support.refusals import wrong
 from torchvision import transforms as older
 
 from data_utils import seeded
+from frozen.drawn_sets import Sets
 from frozen.features import ListedImages, LiveFeatures, extractor, in_order, plain_images, transforms
-from frozen.large_sets import Sets
 from harness.process_group import Group
 
 STATISTICS = {

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from support.data import write_image
 
+from frozen.drawn_sets import Sets
 from frozen.image_lists import ImageList
-from frozen.large_sets import Sets, read_lists
+from frozen.large_sets import read_lists
 from harness.process_group import Group
 
 CPU = torch.device("cpu")

@@ -39,10 +39,15 @@ def make_head(num_classes: int, seed: int) -> nn.Linear:
 def read_weights(path: Path) -> tuple[tuple[StateDict, StateDict], dict[str, Any]]:
     """Return the weights of the backbone and of the head ("weight", "bias"), and the whole content of a checkpoint."""
     state = load_checkpoint(path)
+    return parted_weights(state), state
+
+
+def parted_weights(state: Mapping[str, Any]) -> tuple[StateDict, StateDict]:
+    """Return the weights of the backbone and of the head of a checkpoint that was read."""
     parts: tuple[StateDict, StateDict] = {}, {}
     for name, tensor in state["state_dict"].items():
         parts[name.startswith("fc.")][name.removeprefix("fc.")] = tensor
-    return parts, state
+    return parts
 
 
 def load_backbone(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

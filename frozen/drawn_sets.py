@@ -202,6 +202,7 @@ def with_meta(train: ImageList, meta: ImageList) -> ImageList:
     first = {file: i for i, file in reversed(list(enumerate(others.files())))}
     return train.joined(others.subset(np.array(sorted(first.values()), dtype=np.int64)))
 
+
 def class_counts(images: ImageList) -> list[int]:
     """Return how many images each class has."""
     counts: list[int] = np.bincount(images.targets, minlength=len(images.class_names)).tolist()

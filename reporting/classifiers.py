@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from frozen.backbone import load_network, read_weights
+from frozen.backbone import load_network, parted_weights
 from frozen.features import is_thin, thin, transforms
 from frozen.large_sets import LARGE_SETS
 from harness import schemas
@@ -80,7 +80,7 @@ def classifier(path: Path, arch: str | None, dataset: str | None) -> Classifier:
     if "arch" not in state and names & state["state_dict"].keys():
         if arch is not None:
             raise UserError(f"{path} holds a head of a ResNet-50: leave --arch out")
-        return large_classifier(path, dataset)
+        return large_classifier(state, path, dataset)
     if dataset is not None:
         raise UserError(f"{path} holds a network for images of 32 x 32, which are alike for all sets: leave --dataset out")
     return small_classifier(state, path, arch)
@@ -98,9 +98,9 @@ def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Cla
     return Classifier(names, state, FromPixels(network), read, 256, changes)
 
 
-def large_classifier(path: Path, dataset: str | None) -> Classifier:
+def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> Classifier:
     """Return a head of ImageNet_iNat with its backbone, which takes images as its test does, turned as their EXIF says."""
-    weights, state = read_weights(path)
+    weights = parted_weights(state)
     if "resume" in state:
         raise UserError(f"{path} is what an interrupted run goes on from: take the one that ends in _last or _ckpt.pth.tar")
     matrix = weights[1].get("weight")

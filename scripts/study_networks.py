@@ -22,12 +22,12 @@ from reporting.study_results import (
     TESTED_FIGURES,
     Line,
     alone,
-    constants_of,
+    cell_of,
     number,
     read_lines,
     write_lines,
 )
-from reporting.study_tables import SHARED, choose
+from reporting.study_tables import SHARED, choose, chosen_constants
 from scripts import study_training
 from scripts.study_jobs import (
     AT_PUBLISHED_RATE,
@@ -49,8 +49,7 @@ from scripts.study_training import read_seen, write_seen
 
 def choices_of(cell: Cell) -> dict[str, Line]:
     """Return the chosen constants of the rows whose choice is written down."""
-    lines = read_lines(cell.choices, CHOICE_COLUMNS)
-    return {line["row"]: constants_of(line) for line in lines if line["chosen"] == CHOSEN}
+    return chosen_constants(read_lines(cell.choices, CHOICE_COLUMNS), cell_of(cell.line))
 
 
 def candidates(row: str) -> list[Job]:
@@ -98,13 +97,18 @@ class Plan:
     only: str | None = None
     at_once: int = 1
 
+    @property
+    def chooses_any(self) -> bool:
+        """Whether there is anything to choose with."""
+        return any(self.chooses(seed, loss) for seed, loss in product(self.seeds, self.losses))
+
     def chooses(self, seed: int, loss: str) -> bool:
         """Return whether constants are chosen with this seed and loss."""
         return self.only != "test" and (seed, loss) == (CHOICE_SEED, CHOICE_LOSS)
 
     def check(self) -> None:
         """Refuse to test what is not chosen, and will not be."""
-        if any(self.chooses(seed, loss) for seed in self.seeds for loss in self.losses):
+        if self.chooses_any:
             return
         for cell in self.cells:
             if self.only == "choose" or not choices_of(cell):
@@ -113,7 +117,7 @@ class Plan:
 
     def open_choices(self) -> Iterator[tuple[Cell, str]]:
         """Yield the rows whose constants are to be chosen."""
-        if any(self.chooses(seed, loss) for seed in self.seeds for loss in self.losses):
+        if self.chooses_any:
             for cell in self.cells:
                 chosen = choices_of(cell)
                 yield from ((cell, row) for row in GRIDS if row in self.rows and row not in chosen)

@@ -30,6 +30,7 @@ from frozen.features import extractor, in_order, plain_images
 from frozen.image_check import check_tested
 from frozen.image_lists import ImageList
 from frozen.large_sets import LARGE_SETS, read_test, training_counts
+from frozen.transforms import preparation_of
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_is_table, check_output, replacing
@@ -58,7 +59,7 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     check_tested(subject.images, group, args.workers)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     subtracted = subject.subtracted if subject.subtracted is None else subject.subtracted.to(group.device)
-    images = plain_images(subject.images, subject.dataset)
+    images = plain_images(subject.images, preparation_of(subject.dataset))
     batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)

@@ -39,6 +39,7 @@ from frozen.features import LiveFeatures, extractor
 from frozen.head_step import augmented_head_step, head_step, plain_head_step
 from frozen.image_check import check_readable, readable_sets
 from frozen.large_sets import read_lists
+from frozen.transforms import preparation_of
 from harness.errors import run_main
 from harness.evaluation import Batch, evaluate
 from harness.flags import SPLIT_NOTE, choice_words, effect_notes
@@ -122,9 +123,8 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         )  # fmt: skip
         run.say(*introduction(flags, sets, group, batch_size))
 
-        live = LiveFeatures(
-            sets, flags.dataset, extractor(backbone), group, batch_size, flags.test_batch_size, flags.workers, flags.seed
-        )
+        sizes = batch_size, flags.test_batch_size, flags.workers
+        live = LiveFeatures(sets, preparation_of(flags.dataset), extractor(backbone), group, *sizes, flags.seed)
         features: LiveFeatures | CachedFeatures = live
         if flags.cache_features:
             place = flags.cache_features, flags.cache_folder, weights, FEATURES

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from data_utils import seeded
 from frozen.cached_rows import UnfinishedRows, is_whole, make_cache_folder, remove_abandoned
-from frozen.features import LiveFeatures, meta_indices, train_indices
+from frozen.features import ImageFeatures, LiveFeatures, meta_indices, train_indices
 from frozen.image_lists import ImageList, found_files
 from harness.errors import UserError
 from harness.evaluation import Batch
@@ -63,7 +63,7 @@ class FeatureCache:
     """
 
     def __init__(
-        self, folder: Path, live: LiveFeatures, weights: str, group: Group, features: int,
+        self, folder: Path, live: ImageFeatures, weights: str, group: Group, features: int,
         check: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         self.folder, self.live, self.weights, self.group = folder, live, weights, group
@@ -81,7 +81,7 @@ class FeatureCache:
             "rows": len(dataset.images),
             "features": self.features,
             "transform": repr(dataset.transform),
-            "upright": dataset.upright,
+            "upright": dataset.prepared.upright,
             "weights": self.weights,
             "seed": dataset.seed,
             "stream": dataset.stream,

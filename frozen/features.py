@@ -8,56 +8,27 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import count, cycle, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from frozen.drawn_sets import Sets
 from frozen.image_lists import ImageList
+from frozen.transforms import Preparation, is_thin, thin, transforms
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.image_sets import decode
 from harness.process_group import Group, shard_sizes
 
-CROP, RESIZED = 224, 256  # the crop, and the short side before it
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
-INATURALIST = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
-
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
-
-
-def transforms(dataset: str, train: bool) -> v2.Compose:
-    """Return the published transforms: iNaturalist has its own mean and std and no colour jitter."""
-    inaturalist = dataset.startswith("iNaturalist")
-    mean, std = INATURALIST if inaturalist else IMAGENET
-    first: list[Any]
-    if train:
-        first = [v2.RandomResizedCrop(CROP), v2.RandomHorizontalFlip()]
-        if not inaturalist:
-            first.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
-    else:
-        first = [v2.Resize(RESIZED), v2.CenterCrop(CROP)]
-    return v2.Compose([*first, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
-
-
-def is_thin(size: tuple[int, int]) -> bool:
-    """Return whether an image of that width and height would be too large when its short side is RESIZED."""
-    (short, long), most = sorted(size), Image.MAX_IMAGE_PIXELS
-    return most is not None and RESIZED**2 * long > most * short
-
-
-def thin(path: Path, size: tuple[int, int]) -> str:
-    """Return what is said of such an image."""
-    return f"{path} is absurdly thin ({size[0]} x {size[1]}): remove it or crop it"
 
 
 class ListedImages(Dataset[Any]):
@@ -65,23 +36,24 @@ class ListedImages(Dataset[Any]):
 
     Parameters
     ----------
+    train:
+        Whether by the transform of training images.
     seed, stream:
         What the augmentations are drawn from, together with the image's index and the number in its key.
-    upright:
-        Whether images are turned as their EXIF says; the published code does not.
     """
 
-    def __init__(self, images: ImageList, transform: Callable[[Any], Tensor], seed: int, stream: int, upright: bool) -> None:
-        self.images, self.transform, self.seed, self.stream, self.upright = images, transform, seed, stream, upright
+    def __init__(self, images: ImageList, prepared: Preparation, train: bool, seed: int, stream: int) -> None:
+        self.images, self.prepared, self.seed, self.stream = images, prepared, seed, stream
+        self.transform = transforms(prepared, train)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
         index, number = key
         path = Path(self.images.root) / self.images.paths[index]
         try:
-            image = decode(path, self.upright).image
+            image = decode(path, self.prepared.upright).image
         except UserError as error:
             return error
-        if is_thin(image.size):
+        if is_thin(image.size, self.prepared.resize_size):
             return UserError(thin(path, image.size))
         with torch.random.fork_rng(devices=[]):
             # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
@@ -89,15 +61,15 @@ class ListedImages(Dataset[Any]):
             return self.transform(image), int(self.images.targets[index])
 
 
-def collate(items: list[tuple[Tensor, int] | UserError]) -> Batch | UserError:
-    """Return images (N, 3, 224, 224), N may be 0, and target (N,), or the first mistake."""
+def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | UserError:
+    """Return images (N, 3, S, S), N may be 0 and `size` is S, and target (N,), or the first mistake."""
     good = []
     for item in items:
         if isinstance(item, UserError):
             return item
         good.append(item)
     if not good:
-        return torch.zeros(0, 3, CROP, CROP), torch.zeros(0, dtype=torch.int64)
+        return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
     return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
 
 
@@ -112,13 +84,13 @@ def leave_stopping(_: int) -> None:
 
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Yield images (N, 3, 224, 224) and target (N,) of each batch of keys, on `device`."""
+    """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`."""
     cuda = device.type == "cuda"
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, size=images.prepared.image_size),
         pin_memory=cuda,
         worker_init_fn=leave_stopping,
         generator=torch.Generator(),  # else an iterator draws from the global one
@@ -152,14 +124,9 @@ def in_order(
     return of_batches(images, number, own, rounds, extract, group, workers)
 
 
-def plain_images(images: ImageList, dataset: str) -> ListedImages:
+def plain_images(images: ImageList, prepared: Preparation) -> ListedImages:
     """Return the images with the transform of the test set; nothing of it is drawn at random."""
-    return ListedImages(images, transforms(dataset, train=False), 0, TRAIN_STREAM, is_upright(dataset))
-
-
-def is_upright(dataset: str) -> bool:
-    """Return whether images are turned as their EXIF says: one's own are, those of the published sets are not."""
-    return dataset == "custom"
+    return ListedImages(images, prepared, False, 0, TRAIN_STREAM)
 
 
 def train_indices(images: int, batch_size: int, seed: int) -> Iterator[tuple[int, Tensor]]:
@@ -174,31 +141,49 @@ def meta_indices(images: int, batch_size: int, seed: int) -> Iterator[tuple[int,
     return enumerate(shuffled_passes(images, batch_size, seeded(seed, META_STREAM)))
 
 
-class LiveFeatures:
-    """Features computed from the images when they are needed.
+class ImageFeatures:
+    """Features of sets of images, by name, computed when they are needed.
 
     Parameters
     ----------
     extract:
-        The backbone: images (N, 3, 224, 224) -> features (N, A).
-    batch_size:
-        Of the global batch, all processes together.
+        The backbone: images (N, 3, S, S) -> features (N, A).
     """
 
     def __init__(
-        self, sets: Sets, dataset: str, extract: Extract, group: Group,
+        self, images: Mapping[str, ListedImages], extract: Extract, group: Group, test_batch_size: int, workers: int
+    ) -> None:
+        self.images, self.extract, self.group = images, extract, group
+        self.test_batch_size, self.workers = test_batch_size, workers
+
+    def in_order(self, name: str, number: int) -> Iterator[Batch]:
+        """Yield this process's share of a set in order, `number` choosing the augmentation."""
+        return in_order(self.images[name], number, self.extract, self.group, self.test_batch_size, self.workers)
+
+    def of_batches(self, name: str, number: int, own: Iterable[range], rounds: int) -> Iterator[Batch]:
+        """Yield the features of this process's `own` batches of a set, see `of_batches`."""
+        return of_batches(self.images[name], number, own, rounds, self.extract, self.group, self.workers)
+
+
+class LiveFeatures(ImageFeatures):
+    """Batches of an experiment's images, of which features are computed when they are needed.
+
+    `batch_size` is that of the global batch, all processes together.
+    """
+
+    def __init__(
+        self, sets: Sets, prepared: Preparation, extract: Extract, group: Group,
         batch_size: int, test_batch_size: int, workers: int, seed: int,
     ) -> None:  # fmt: skip
-        self.sets, self.extract, self.group = sets, extract, group
-        self.batch_size, self.test_batch_size, self.workers, self.seed = batch_size, test_batch_size, workers, seed
-        transform, upright = transforms(dataset, train=True), is_upright(dataset)
-        self.images = {
-            "train": ListedImages(sets.trained, transform, seed, TRAIN_STREAM, upright),
-            "meta": ListedImages(sets.meta, transform, seed, META_STREAM, upright),
-            "test": plain_images(sets.test, dataset),
+        self.sets, self.batch_size, self.seed = sets, batch_size, seed
+        images = {
+            "train": ListedImages(sets.trained, prepared, True, seed, TRAIN_STREAM),
+            "meta": ListedImages(sets.meta, prepared, True, seed, META_STREAM),
+            "test": plain_images(sets.test, prepared),
         }
         if sets.heldout is not None:
-            self.images["heldout"] = plain_images(sets.heldout, dataset)
+            images["heldout"] = plain_images(sets.heldout, prepared)
+        super().__init__(images, extract, group, test_batch_size, workers)
 
     def train(self, taken: int = 0) -> Iterator[Batch]:
         """Yield the global training batches of one epoch after the other, without the first `taken`."""
@@ -216,14 +201,6 @@ class LiveFeatures:
     def test(self, name: str = "test") -> Iterator[Batch]:
         """Yield this process's share of the test set, or of the "heldout" images."""
         return self.in_order(name, 0)
-
-    def in_order(self, name: str, number: int) -> Iterator[Batch]:
-        """Yield this process's share of a set in order, `number` choosing the augmentation."""
-        return in_order(self.images[name], number, self.extract, self.group, self.test_batch_size, self.workers)
-
-    def of_batches(self, name: str, number: int, own: Iterable[range], rounds: int) -> Iterator[Batch]:
-        """Yield the features of this process's `own` batches of a set, see `of_batches`."""
-        return of_batches(self.images[name], number, own, rounds, self.extract, self.group, self.workers)
 
     def _global(self, name: str, batches: Iterator[tuple[int, Tensor]], sizes: Iterable[int]) -> Iterator[Batch]:
         keys = ([(i, number) for i in index[self.group.share(len(index))].tolist()] for number, index in batches)

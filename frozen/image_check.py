@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from frozen.drawn_sets import Lists, Sets
-from frozen.features import is_thin, leave_stopping, thin
+from frozen.features import leave_stopping
 from frozen.image_lists import ImageList
+from frozen.transforms import is_thin, thin
 from harness.errors import UserError
 from harness.image_files import decode, left_out, unreadable
 from harness.image_sets import whitened

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from frozen.backbone import load_network, parted_weights
-from frozen.features import is_thin, thin, transforms
 from frozen.large_sets import LARGE_SETS
+from frozen.transforms import is_thin, preparation_of, thin, transforms
 from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
@@ -116,7 +116,7 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
     check_class_count(state, path, len(matrix))
     backbone, head = load_network(weights, len(matrix), path)
-    transform = transforms(of, train=False)
+    transform = transforms(preparation_of(of), train=False)
 
     def read(file: Path) -> ReadImage:
         image, laid_on_white = decode(file, upright=True)

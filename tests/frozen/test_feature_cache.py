@@ -28,6 +28,7 @@ from frozen.cached_rows import UnfinishedRows, is_whole
 from frozen.drawn_sets import Sets
 from frozen.feature_cache import CachedFeatures, FeatureCache, cached_features
 from frozen.features import LiveFeatures
+from frozen.transforms import preparation_of
 from harness.process_group import Group
 
 A = 12
@@ -49,7 +50,8 @@ class Maker:
 
     def __init__(self, folder, sets):
         self.folder, self.sets = folder, sets
-        self.features = {"dataset": "ImageNet_LT", "batch_size": 3, "test_batch_size": 2, "workers": 0, "seed": 1}
+        self.features = {"batch_size": 3, "test_batch_size": 2, "workers": 0, "seed": 1}
+        self.features["prepared"] = preparation_of("ImageNet_LT")
         self.weights, self.backbone = "0123abc", Backbone()
 
     def live(self, group=ALONE):
@@ -329,8 +331,8 @@ CHANGES = {
     "an image less": other_list(lambda images: images.subset(np.arange(6))),
     "the paths": other_list(lambda images: replace(images, paths=images.paths[::-1])),
     "the labels": other_list(lambda images: replace(images, targets=images.targets[::-1].copy())),
-    "the transform": lambda maker: maker.features.update(dataset="iNaturalist18"),
-    "what EXIF says counts": lambda maker: maker.features.update(dataset="custom"),
+    "the transform": lambda maker: maker.features.update(prepared=preparation_of("iNaturalist18")),
+    "what EXIF says counts": lambda maker: maker.features.update(prepared=preparation_of("custom")),
     "the seed": lambda maker: maker.features.update(seed=2),
     "the weights": lambda maker: setattr(maker, "weights", "0123abd"),
 }

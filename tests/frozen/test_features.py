@@ -13,7 +13,8 @@ from torchvision import transforms as older
 
 from data_utils import seeded
 from frozen.drawn_sets import Sets
-from frozen.features import ListedImages, LiveFeatures, extractor, in_order, plain_images, transforms
+from frozen.features import ListedImages, LiveFeatures, extractor, in_order, plain_images
+from frozen.transforms import preparation_of, transforms
 from harness.process_group import Group
 
 STATISTICS = {
@@ -46,7 +47,7 @@ def pixels(images):
 
 
 def live(sets, dataset="ImageNet_LT", extract=pixels, group=ALONE, batch_size=3, test_batch_size=2, workers=0, seed=1):
-    return LiveFeatures(sets, dataset, extract, group, batch_size, test_batch_size, workers, seed)
+    return LiveFeatures(sets, preparation_of(dataset), extract, group, batch_size, test_batch_size, workers, seed)
 
 
 def same(a, b):
@@ -75,7 +76,7 @@ def levels(image, dataset):
 
 def drawn(image, dataset, count):
     """Several draws of the training transform, in levels."""
-    transform = transforms(dataset, train=True)
+    transform = transforms(preparation_of(dataset), train=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return [levels(transform(image), dataset) for _ in range(count)]
@@ -88,11 +89,12 @@ def test_a_single_colour_is_normalised_with_the_published_mean_and_std(dataset):
     expected = torch.tensor([(c / 255 - m) / s for c, m, s in zip(colour, mean, std, strict=True)]).view(3, 1, 1)
     image = Image.new("RGB", (90, 70), colour)
     for train in (False, True):
-        made = transforms(dataset, train)(image)
+        made = transforms(preparation_of(dataset), train)(image)
         assert (made.shape, made.dtype) == ((3, 224, 224), torch.float32)
         if not train or dataset != "ImageNet_LT":  # without jitter a single colour stays what it is
             torch.testing.assert_close(made, expected.expand(3, 224, 224))
-        assert repr(transforms("custom", train)) == repr(transforms("ImageNet_LT", train))  # one's own are as ImageNet's
+        own = transforms(preparation_of("custom"), train)
+        assert repr(own) == repr(transforms(preparation_of("ImageNet_LT"), train))  # one's own are as ImageNet's
 
 
 @pytest.mark.parametrize("size", [(300, 400), (500, 260), (40, 30)])
@@ -100,7 +102,7 @@ def test_the_test_transform_is_resize_256_and_the_middle_224(size):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     normalize = older.Normalize(*STATISTICS["ImageNet_LT"])
     expected = older.Compose([older.Resize(256), older.CenterCrop(224), older.ToTensor(), normalize])(image)
-    torch.testing.assert_close(transforms("ImageNet_LT", train=False)(image), expected)
+    torch.testing.assert_close(transforms(preparation_of("ImageNet_LT"), train=False)(image), expected)
 
 
 def test_jitter_is_in_brightness_contrast_and_saturation_but_not_in_hue():
@@ -130,7 +132,7 @@ def test_crops_have_the_published_sizes_and_half_of_them_are_mirrored():
     assert 30 < int((wide < 0).sum()) < 70
     middle = torch.stack([draw[:2, 112, 112] for draw in draws])
     assert float(middle.std(dim=0).min()) > 10  # not only crops of the middle
-    crops = [repr(transforms(dataset, train=True).transforms[:2]) for dataset in STATISTICS]
+    crops = [repr(transforms(preparation_of(dataset), train=True).transforms[:2]) for dataset in STATISTICS]
     assert len(set(crops)) == 1  # those of the other sets are the same
 
 
@@ -149,7 +151,7 @@ def test_one_s_own_images_are_turned_upright_and_those_of_the_published_sets_are
             name: [live(Sets(one, one, one, [1], []), dataset).images[part][0, 0][0] for part in ("train", "meta", "test")]
             for name, one in images.items()
         }
-        plain = {name: plain_images(one, dataset)[0, 0][0] for name, one in images.items()}
+        plain = {name: plain_images(one, preparation_of(dataset))[0, 0][0] for name, one in images.items()}
         assert all(torch.equal(a, b) for a, b in zip(seen["tagged"], seen[alike], strict=True))
         assert not any(torch.equal(a, b) for a, b in zip(seen["tagged"], seen[other], strict=True))
         assert torch.equal(plain["tagged"], plain[alike])
@@ -248,7 +250,7 @@ def test_features_are_those_of_the_extractor_without_gradients(sets):
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_set_in_order_has_every_image_once(sets, world, count):
-    images = plain_images(sets.test.subset(np.arange(count)), "ImageNet_LT")
+    images = plain_images(sets.test.subset(np.arange(count)), preparation_of("ImageNet_LT"))
     batches = [batch for group in parts(world) for batch in in_order(images, 0, pixels, group, 2, 0)]
     assert max(len(target) for _, target in batches) <= 2
     assert torch.cat([target for _, target in batches]).tolist() == list(range(count))
@@ -303,7 +305,8 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, cut, words, workers):
 
 
 def test_no_image_is_drawn_with_the_seed_of_the_order(tmp_path):
-    images = ListedImages(noise_sets(tmp_path).train, lambda _: torch.rand(3), 5, 0, False)
+    images = ListedImages(noise_sets(tmp_path).train, preparation_of("ImageNet_LT"), True, 5, 0)
+    images.transform = lambda _: torch.rand(3)
     drawn = {tuple(images[index, 2][0].tolist()) for index in range(7)}
     assert tuple(torch.rand(3, generator=seeded(5, 0, 2)).tolist()) not in drawn
     assert len(drawn) == 7

@@ -1,5 +1,5 @@
 # Read by the other scripts, with the project's folder in $code: the interpreter, trainings that are skipped when finished and
-# resumed when not, and the λ of each cell.
+# resumed when not, the λ of each cell, and the part of the work that one machine of several has.
 
 # PYTHON is the interpreter: what the caller says, else that of .venv, which `make demo` and `make test` fill, else python3.
 if [ -z "${PYTHON:-}" ]; then
@@ -65,5 +65,40 @@ own_flags() {
     for flag in $flags; do
       case $spelled in "$flag" | "$flag"=*) echo "error: this script sets $flag itself: leave it out" >&2 && return 2 ;; esac
     done
+  done
+}
+
+# read_shard WORD...: $shard and $shards are I and N of leading words `--shard I/N`, 1 and 1 without; $taken counts these words.
+read_shard() {
+  part=1/1 taken=0
+  case ${1:-} in
+    --shard) part=${2:-} taken=$(($# > 1 ? 2 : 1)) ;;
+    --shard=*) part=${1#*=} taken=1 ;;
+  esac
+  shift $taken
+  shard=${part%/*} shards=${part#*/}
+  case $part in 0* | */0* | /* | */ | */*/* | *[!0-9/]*) shards=0 ;; */*) ;; *) shards=0 ;; esac
+  if [ "$shards" -lt 1 ] || [ "$shard" -gt "$shards" ]; then
+    echo "error: --shard $part makes no sense: write I/N for the I-th of N parts" >&2
+    return 2
+  fi
+  for word in "$@"; do
+    case $word in --shard | --shard=*) echo "error: --shard I/N goes before the flags of the trainings" >&2 && return 2 ;; esac
+  done
+}
+
+# in_shard NUMBER: whether the NUMBER-th piece of work, from 1 on, is in this part.
+in_shard() {
+  [ $(($1 % shards)) -eq $((shard % shards)) ]
+}
+
+# check_seeds SEED...: refuse what is no seed, and one that is named twice, which two parts might train at once. $seed_count is
+# how many there are.
+check_seeds() {
+  checked=" " seed_count=$#
+  for seed in "$@"; do
+    case $seed in *[!0-9]* | 0?*) echo "error: SEEDS has $seed: a seed is a number of 0 or more" >&2 && return 2 ;; esac
+    case $checked in *" $seed "*) echo "error: SEEDS has $seed twice" >&2 && return 2 ;; esac
+    checked="$checked$seed "
   done
 }

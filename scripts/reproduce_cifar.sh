@@ -7,18 +7,11 @@
 # stage 1: it is trained once, by CE. λ is that of results/lam.csv, or of LAM_TABLE=FILE, as select_lam.sh writes one.
 # Runs: WORKDIR/checkpoint/ours/reproduce. With shards the report holds what is finished.
 set -eu
-shard=1 shards=1
-if [ "${1:-}" = --shard ]; then
-  shard=${2%/*} shards=${2#*/}
-  case $shard/$shards in /* | */ | */*/* | *[!0-9/]*) shards=0 ;; esac
-  if [ "$shards" -lt 1 ] || [ "$shard" -lt 1 ] || [ "$shard" -gt "$shards" ]; then
-    echo "reproduce_cifar.sh: error: --shard $2 makes no sense: write I/N for the I-th of N parts" >&2
-    exit 2
-  fi
-  shift 2
-fi
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"
+read_shard "$@"
+shift $taken
+check_seeds ${SEEDS:-42}
 own_flags "--seed --imb-factor --dataset --num-classes --stage1" "$@"
 [ -z "${LAM_TABLE:-}" ] || own_flags --lam "$@"
 workdir=$(value_of --workdir . "$@")
@@ -28,7 +21,7 @@ for seed in ${SEEDS:-42}; do
   for dataset in cifar10 cifar100; do
     for imb_factor in 0.005 0.01 0.02 0.05 0.1; do
       number=$((number + 1))
-      [ $((number % shards)) -eq $((shard % shards)) ] || continue
+      in_shard $number || continue
       cell=imb${imb_factor}_seed$seed
       ce=$(lam_of $dataset CE $imb_factor)
       ldam=$(lam_of $dataset LDAM $imb_factor)

@@ -11,37 +11,11 @@ from functools import partial
 
 import pytest
 import torch
+from support.commands import parsed
 from support.data import make_cifar
 from support.places import ROOT
 
 import resnet
-from covariance_rules import RULES
-from harness.training_flags import parse_training
-from meta_step import STAGE2
-
-
-def parsed(lines):
-    """The flags of every training among the commands."""
-    return [parse_training("", STAGE2, RULES, line.split()[1:]) for line in lines if "_train.py" in line]
-
-
-@pytest.fixture
-def sh(run):
-    return lambda name, *words, **kwargs: run("sh", ROOT / "scripts" / name, *words, **kwargs)
-
-
-@pytest.fixture
-def tiny_network(tmp_path):
-    """Flags for a network that trains in no time."""
-    shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", tmp_path)
-    return ["--arch", "tiny_networks:logits"]
-
-
-@pytest.fixture
-def echoed(sh):
-    """Run a script that prints its commands instead; return the lines."""
-    return lambda *words, **kwargs: sh(*words, PYTHON="echo", **kwargs).stdout.splitlines()
-
 
 RATIOS = ["0.005", "0.01", "0.02", "0.05", "0.1"]
 CELLS = [(dataset, ratio) for dataset in ("cifar10", "cifar100") for ratio in RATIOS]
@@ -93,47 +67,6 @@ def test_without_checkpoints_every_file_is_named(sh):
         lines = sh("MetaSAug_CE_test.sh", *arguments, status=1).stderr.splitlines()
         assert len(lines) == 10
         assert all(line.startswith(f"missing: {folder}/MetaSAug_cifar10") for line in lines)
-
-
-def test_the_ablation_trains_four_choices_from_one_stage_1(sh, echoed, tmp_path):
-    flags = ["--dataset", "digits", "--workdir", "w", "--lam=0.5"]
-    lines = [line for line in echoed("ablation.sh", "name", *flags, SEEDS="1 7") if not line.startswith("==")]
-    reads = parsed(lines)
-    assert [read.seed for read in reads] == [1] * 7 + [7] * 7
-    assert [read.stage2 for read in reads[:7]] == ["none", *["reweight", "isda", "metasaug"] * 2]
-    assert [line.split()[0][-len("CE_train.py") :] for line in lines[:7]] == ["CE_train.py"] * 4 + ["AM_train.py"] * 3
-    folder = "w/checkpoint/ours/ablation/name"
-    for read in reads:
-        own = (read.dataset, read.lam, read.workdir, read.resume, read.idx)
-        assert own == ("digits", 0.5, "w", "auto", "ablation/name")
-        first = f"{folder}/none_seed{read.seed}_stage1.pth.tar"
-        assert read.stage1 == (None if read.stage2 == "none" else first)
-    assert len(lines) - 1 == len(reads) == len({read.save_name for read in reads}) == 14
-    assert lines[-1].split()[1:] == [folder, "--out", f"{folder}/report"]
-
-    (tmp_path / folder).mkdir(parents=True)
-    summary = tmp_path / folder / f"{reads[0].save_name}_summary.json"
-    for epochs, status in ((200, 0), (2, 2)):  # a shorter one would be carried on, with a stage 2 from epoch 1 on
-        summary.write_text(json.dumps({"flags": {"epochs": epochs}}, indent=1))
-        err = sh("ablation.sh", "name", *flags, PYTHON="echo", status=status).stderr
-        assert ("none_seed1 is finished with another length than --epochs 200" in err) == bool(status)
-    assert "usage" in sh("ablation.sh", "--dataset", "digits", status=2).stderr
-
-
-def test_finished_runs_are_told_from_others_by_their_flags(sh, tmp_path, tiny_network):
-    """Real trainings, in a folder with a space: nothing is done twice, and nothing of other flags is taken for finished."""
-    flags = ["--dataset", "digits", "--imb_factor", "0.05", *tiny_network, "--epochs", "2", "--batch-size", "64",
-             "--no-cuda", "--threads", "1", "--workdir", "my runs"]  # fmt: skip
-    ablation = partial(sh, "ablation.sh", "digits", *flags, SEEDS="1")
-    assert ablation().stdout.count("done in") == 7
-    folder = tmp_path / "my runs" / "checkpoint" / "ours" / "ablation" / "digits"
-    kept = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    again = ablation().stdout
-    assert (again.count(" is finished: see "), again.count("done in")) == (7, 0)
-    assert "my runs/checkpoint/ours/ablation/digits/report/report.html" in again
-    for flag, value, named in (("--lr", 0.05, "--lr 0.1"), ("--imb_factor", 0.1, "0.05"), ("--epochs", 3, "--epochs 3")):
-        assert named in ablation(flag, value, status=2).stderr
-    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == kept
 
 
 @pytest.mark.parametrize("script", ["ablation.sh name", "select_lam.sh CE name", "reproduce_cifar.sh", "train_all.sh CE"])
@@ -190,17 +123,6 @@ def test_lam_is_chosen_on_held_out_images(sh, tmp_path, tiny_network):
     assert "nothing was chosen" in sh("select_lam.sh", "CE", "alone", *flags, LAMS="0.5", status=2).stderr
     for wrong in ([], ["LDAM"], ["ldam", "x"], ["CE", "--epochs"]):
         assert "usage" in sh("select_lam.sh", *wrong, status=2).stderr
-
-
-def test_the_study_is_an_ablation_of_short_runs(sh, echoed):
-    for variables, wanted in (({}, ("cifar100", "data")), ({"CIFAR_FOLDERS": "my"}, ("folder", "my/cifar100"))):
-        reads = parsed(echoed("study.sh", "cifar100", "--lam", "0.5", **variables))
-        assert len(reads) == 21
-        assert {read.seed for read in reads} == {1, 2, 3}
-        for read in reads:
-            assert (read.dataset, read.data_root, read.idx) == (*wanted, "ablation/cifar100")
-            assert (read.arch, read.epochs, read.imb_factor, read.lam) == ("resnet14", 30, 0.01, 0.5)
-    assert "usage" in sh("study.sh", "digits", status=2).stderr
 
 
 def cells_of(lines):

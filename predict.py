@@ -5,8 +5,9 @@
   python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar folder --out predictions.csv
 
 The first prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent.
-Folders are read at any depth. Images may have any size and format that Pillow reads. Networks of the CIFAR scripts take them
-resized to 32x32, as in training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256.
+Folders are read at any depth. Files that cannot be read are named at the end, and the exit status is 1, or 2 if none can be.
+Images may have any size and format that Pillow reads. Networks of the CIFAR scripts take them resized to 32x32, as in
+training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256.
 """
 
 if __name__ == "__main__":
@@ -83,10 +84,11 @@ def main() -> None:
 
 
 def faults(problems: Sequence[str], total: int) -> UserError:
-    """Return the error that names the images that cannot be read."""
+    """Return the error that names the images that cannot be read; its status is 1 if there are others, else 2."""
+    status = 1 if len(problems) < total else 2
     if len(problems) == 1:
-        return UserError(problems[0])
-    return UserError(f"{len(problems)} of {total} images cannot be read, see above", problems)
+        return UserError(problems[0], status=status)
+    return UserError(f"{len(problems)} of {total} images cannot be read, see above", problems, status)
 
 
 def predictions(

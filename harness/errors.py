@@ -13,11 +13,15 @@ from harness.text import printable
 
 
 class UserError(Exception):
-    """Something the user can correct. The message is one line: what is wrong, and what to do; `lines` come before it."""
+    """Something the user can correct. The message is one line: what is wrong, and what to do; `lines` come before it.
 
-    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+    `status` is the exit status: 1 says that the command did all the rest of its work.
+    """
+
+    def __init__(self, message: str, lines: Sequence[str] = (), status: int = 2) -> None:
         super().__init__(message)
         self.lines = lines
+        self.status = status
 
 
 class Stopped(Exception):  # noqa: N818  (no error)
@@ -63,7 +67,7 @@ def completed(name: str, main: Callable[[], None]) -> None:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a script's main; a `UserError` becomes one line on stderr and exit status 2, Ctrl-C status 130.
+    """Run a script's main; a `UserError` becomes one line on stderr and its exit status, 2 as a rule; Ctrl-C 130.
 
     `Stopped` becomes one line and its own status, 128 and the number of the signal, or 0 and a line on stdout. Where nobody
     reads stdout the command ends quietly with status 141, as one that SIGPIPE ends; a full disk is a mistake as any other.
@@ -76,7 +80,7 @@ def run_main(main: Callable[[], None]) -> None:
             completed(name, main)
     except UserError as error:
         tell(name, f"error: {error}", error.lines)
-        sys.exit(2)
+        sys.exit(error.status)
     except Stopped as stopped:
         tell(name, str(stopped))
         sys.exit(stopped.status)

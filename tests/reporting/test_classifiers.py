@@ -109,7 +109,7 @@ def test_bad_photographs_are_named_and_the_others_are_in_the_table(run_in, folde
     (folder / "bad.jpg").write_text("no image")
     Image.new("RGB", (40000, 2)).save(folder / "thin.png")
     flags = ["--checkpoint_path", "own_last.pth.tar", "--no-cuda", "--out", "some.csv"]
-    result = run_in("predict.py", *flags, "bad.jpg", "photos/a b.jpg", "thin.png", cwd=folder, status=2)
+    result = run_in("predict.py", *flags, "bad.jpg", "photos/a b.jpg", "thin.png", cwd=folder, status=1)
     bad, thin, last = result.stderr.splitlines()
     assert bad.startswith("bad.jpg (8 bytes) cannot be read as an image")
     assert thin.startswith("thin.png is absurdly thin (40000 x 2)")

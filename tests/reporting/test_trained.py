@@ -142,13 +142,19 @@ def test_a_released_checkpoint_has_no_names_and_any_image_will_do(run, state, tm
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(run, checkpoint, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no image")
-    result = run("predict.py", "--checkpoint_path", checkpoint, "bad.png", "good.png", "gone.png", status=2)
+    result = run("predict.py", "--checkpoint_path", checkpoint, "bad.png", "good.png", "gone.png", status=1)
     assert result.stdout.startswith("good.png\tsign ")
     assert len(result.stdout.splitlines()) == 1
     bad, gone, last = result.stderr.splitlines()
     assert bad.startswith("bad.png (8 bytes) cannot be read as an image")
     assert gone.startswith("gone.png is missing")
     assert last == "predict.py: error: 2 of 3 images cannot be read, see above"
+    result = run("predict.py", "--checkpoint_path", checkpoint, "good.png", "gone.png", status=1)
+    assert result.stdout.startswith("good.png\tsign ")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("predict.py: error: gone.png is missing")
+    for none in (["gone.png"], ["bad.png", "gone.png"]):  # nothing was done
+        assert run("predict.py", "--checkpoint_path", checkpoint, *none, status=2).stdout == ""
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(refused, checkpoint, tmp_path, nest):

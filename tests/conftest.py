@@ -97,6 +97,7 @@ def run(run_in, tmp_path):
 
     A script runs in a process forked from one that has loaded the libraries; with fresh=True in a new interpreter, which
     also reads variables like PYTHONWARNINGS. So do the Python scripts that a shell script starts, by its variable PYTHON.
+    The forked one has a small network in place of ResNet-50 (support/slim_resnet.py), unless told RESNET50="whole".
     """
     return partial(run_in, cwd=tmp_path)
 

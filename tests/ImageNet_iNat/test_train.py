@@ -28,6 +28,7 @@ LAUNCH = "-m torch.distributed.launch --nproc_per_node=2 --master_port {port} tr
 PUBLISHED = ("--lr 0.0003 --meta_lr 0.1 --workers 0 --batch_size 256 --epochs 1 --dataset ImageNet_LT --num_classes 1000 "
              "--data_root ../ImageNet")  # fmt: skip
 OURS = "checkpoint/ours/ImageNet_LT/MetaSAug_ImageNet_LT"
+WHOLE = {"RESNET50": "whole"}  # not that of support/slim_resnet.py
 
 
 def copy_project(folder):
@@ -108,11 +109,11 @@ def test_images_that_cannot_be_read_are_listed_before_the_first_epoch_or_left_ou
 def part(run_in, tmp_path_factory):
     """Three classes, trained by two processes and by one: `folder` is ImageNet_iNat, `two` and `one` what was printed."""
     folder = imagenet_lt(tmp_path_factory.mktemp("part"), (3, 2, 1))
-    crt_checkpoint(folder / "models" / "resnet50_uniform_e90.pth", 3, tested=range(3))
+    crt_checkpoint(folder / "models" / "resnet50_uniform_e90.pth", 3, tested=range(3), whole=True)
     (folder / "models" / "ImageNet_LT_cRT.pth").write_text("comes second")
     flags = "--lr 0.01 --epochs 2 --num_meta 1 --workers 0 --data_root ../ImageNet --no-cuda -p 1"
-    two = launched(run_in, folder, f"{flags} --num_classes 3 --batch_size 2")
-    one = run_in(folder / "train.py", *flags.split(), "--batch_size", "4", "--workdir", "one", cwd=folder).stdout
+    two = launched(run_in, folder, f"{flags} --num_classes 3 --batch_size 2", **WHOLE)
+    one = run_in(folder / "train.py", *flags.split(), "--batch_size", "4", "--workdir", "one", cwd=folder, **WHOLE).stdout
     return SimpleNamespace(folder=folder, two=two, one=one)
 
 
@@ -146,7 +147,7 @@ def test_a_released_checkpoint_is_tested_as_training_tested_it(part, run):
     checkpoints.mkdir()
     released = {key: state[key] for key in ("epoch", "state_dict", "best_acc1", "optimizer")}  # nothing else is in theirs
     torch.save(released, checkpoints / "MetaSAug_ImageNet_LT.tar")
-    tested = run("sh", part.folder / "test.sh", "--no-cuda", "--workers", "1", status=1)  # from any folder
+    tested = run("sh", part.folder / "test.sh", "--no-cuda", "--workers", "1", status=1, **WHOLE)  # from any folder
     accuracy = float(last_accuracy(part.two)[0])
     assert 0 < accuracy < 100
     assert tested.stdout.splitlines()[0] == first_line(part.two)
@@ -162,7 +163,7 @@ def test_the_mean_over_classes_of_an_uneven_test_set(part, run):
     try:
         tests.write_text(before + 3 * before.splitlines(keepends=True)[1])
         flags = ["--loading_path", f"{OURS}_last.pth.tar", "--data_root", "../ImageNet", "--no-cuda", "--workers", "0"]
-        line = run(part.folder / "test.py", *flags, "--out", "classes.csv", cwd=part.folder).stdout.splitlines()[0]
+        line = run(part.folder / "test.py", *flags, "--out", "classes.csv", cwd=part.folder, **WHOLE).stdout.splitlines()[0]
     finally:
         tests.write_text(before)
     table = list(csv.DictReader((part.folder / "classes.csv").read_text().splitlines()))
@@ -302,7 +303,7 @@ def test_scripts_call_the_published_commands(run):
 def test_the_published_command_with_a_thousand_classes(run, run_in, tmp_path):
     """One training image each; the meta and test lists name the same files again."""
     folder = imagenet_lt(tmp_path, [1] * 1000, val=10, test=20)
-    crt_checkpoint(folder / "models" / "ImageNet_LT_cRT.pth", 1000, tested=range(0, 1000, 20))
+    crt_checkpoint(folder / "models" / "ImageNet_LT_cRT.pth", 1000, tested=range(0, 1000, 20), whole=True)
     out = launched(run_in, folder, PUBLISHED, fresh=True)
     accuracy, top5 = map(float, last_accuracy(out))
     assert 0 < accuracy < top5 < 100

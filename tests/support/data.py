@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import torch
 from PIL import Image
+from support.slim_resnet import slim_resnet50
 from torchvision.models import resnet50
 
 # Run before a script. With CIFAR_MD5 torchvision expects the md5 sums of the files a test made, and downloads nothing.
@@ -107,14 +108,16 @@ def write_image(path, k):
     Image.new("RGB", (40, 32), colour(k)).save(path)
 
 
-def crt_checkpoint(path, classes, form="cRT", tested=()):
+def crt_checkpoint(path, classes, form="cRT", tested=(), whole=False):
     """A file of cRT's form: a ResNet-50 whose features differ by colour, and a head of small random weights.
+
+    The ResNet-50 is that of slim_resnet.py, or the `whole` one, for scripts that run with RESNET50="whole" or afresh.
 
     For the classes `tested` the head is that of the nearest centroid, but a quarter of them (rounded up) is never found, and
     the next quarter only as the third guess: so top-1 and top-5 accuracy differ, and from 0 and 100 %.
     """
     torch.manual_seed(0)
-    net = resnet50(weights=None, zero_init_residual=True)
+    net = (resnet50 if whole else slim_resnet50)(zero_init_residual=True)
     feature = {f"module.{k}": v for k, v in net.state_dict().items() if not k.startswith("fc.")}
     weight, bias = torch.randn(classes, 2048) * 0.01, torch.zeros(classes)
     if tested:

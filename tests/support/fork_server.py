@@ -3,7 +3,8 @@
 It listens at the socket that its argument names, until its standard input ends. A call (fork_client.py) is a JSON object
 with argv (a script of the project first, or -m and a module), cwd and env, and comes with stdin, stdout and stderr; the
 answers are the number of the process and, when it has ended, its exit status. The script runs as by `python3 script ...`,
-with a process group, folder and environment of its own. Several calls may run at once.
+with a process group, folder and environment of its own, and, unless RESNET50 is "whole" there, the ResNet-50 of
+slim_resnet.py. Several calls may run at once.
 """
 
 import contextlib
@@ -28,8 +29,9 @@ import tensorboard.compat.proto.event_pb2
 import tensorboard.summary.writer.record_writer  # noqa: F401
 import torchvision.datasets
 import torchvision.models
-import torchvision.transforms.v2  # noqa: F401
+import torchvision.transforms.v2
 import tqdm  # noqa: F401
+from slim_resnet import slim_resnet50
 
 
 def become(call, streams):
@@ -50,6 +52,8 @@ def become(call, streams):
         sys.argv = rest if module else words
         sys.executable = call["env"].get("PYTHON", sys.executable)  # what it starts with it is forked too
         sys.path[0] = "" if module else str(Path(first).parent)
+        if call["env"].get("RESNET50") != "whole":
+            torchvision.models.resnet50 = slim_resnet50
         exec(Path(call["env"]["PYTHONPATH"], "sitecustomize.py").read_text(), {})  # what a new interpreter would do
         if module:
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

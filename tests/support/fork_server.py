@@ -8,6 +8,7 @@ slim_resnet.py. Several calls may run at once.
 """
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -21,12 +22,14 @@ import warnings
 from pathlib import Path
 
 import matplotlib.figure  # noqa: F401
+import msgspec  # noqa: F401
 import numpy as np  # noqa: F401
-import PIL.Image  # noqa: F401
+import PIL.Image
 import sklearn.datasets
 import sklearn.model_selection  # noqa: F401
 import tensorboard.compat.proto.event_pb2
 import tensorboard.summary.writer.record_writer  # noqa: F401
+import torch.utils.serialization.config  # noqa: F401
 import torchvision.datasets
 import torchvision.models
 import torchvision.transforms.v2
@@ -105,6 +108,8 @@ def kill_when_unwanted(child, connection):
         os.killpg(child, signal.SIGKILL)
 
 
+PIL.Image.init()  # loads the readers of all formats
+gc.freeze()  # what is loaded stays: no command looks through it, and so copies it
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the processes that look after the commands
 os.setpgid(0, 0)
 with socket.socket(socket.AF_UNIX) as server:

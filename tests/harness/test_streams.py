@@ -98,7 +98,9 @@ def test_what_a_network_that_prints_had_moved_is_not_saved(shell, tmp_path):
 
 def test_a_training_without_streams_writes_its_files(shell, tmp_path):
     """The numbers of closed streams are not those of the files it opens: nothing is printed into them."""
-    result, status = shell("<&- >&- 2>&-", CE, *DIGITS, "--epochs", "1", fresh=True)
+    shutil.copy(ROOT / "tests/support/tiny_networks.py", tmp_path)
+    words = [*DIGITS, "--arch", "tiny_networks:Pair", "--epochs", "1"]
+    result, status = shell("<&- >&- 2>&-", CE, *words, fresh=True)
     assert (result.stdout, result.stderr, status) == ("", "", 0)
     folder = tmp_path / "checkpoint/ours/0"
     assert load_checkpoint(folder / "name_last.pth.tar")["epoch"] == 1

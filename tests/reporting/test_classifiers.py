@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.slim_resnet import slim_resnet50
 from torchvision.models import resnet50
 
 NAMES = ["Häher", "owl", "two words"]
@@ -18,32 +19,39 @@ STATISTICS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photographs of several sizes in folders, a checkpoint as train.py writes it, and one as they were released."""
+    """Photographs of several sizes in folders, checkpoints as train.py writes them, and one as they were released."""
     root = tmp_path_factory.mktemp("photographs")
     generator = np.random.default_rng(3)
     for name, size in (("a b.jpg", (300, 400)), ("dä/c.png", (256, 256)), ("dä/d.png", (40, 90))):
         (root / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8))
         coarse.resize(size, Image.Resampling.BICUBIC).save(root / "photos" / name)
+    state, whole = ({"state_dict": random_weights(make)} for make in (slim_resnet50, resnet50))
+    torch.save(state, root / "released.pth.tar")
+    more = {"dataset": "custom", "class_names": NAMES, "cls_num_list": [9, 5, 2]}
+    torch.save({**state, **more}, root / "own_last.pth.tar")
+    torch.save({**whole, **more}, root / "whole_last.pth.tar")
+    torch.save({**state, **more, "resume": {}}, root / "own_resume.pth.tar")
+    return root
+
+
+def random_weights(make):
+    """A network's weights by parts, as a checkpoint holds them."""
     torch.manual_seed(0)
-    net = resnet50(num_classes=3, zero_init_residual=True)
+    net = make(num_classes=3, zero_init_residual=True)
     weights = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
     weights["fc.weight"] *= 20
     parts = {"classifier": {}, "feature": {}}
     for name, value in weights.items():
         parts["classifier" if name.startswith("fc.") else "feature"][name] = value
-    state = {"state_dict": parts}
-    torch.save(state, root / "released.pth.tar")
-    more = {"dataset": "custom", "class_names": NAMES, "cls_num_list": [9, 5, 2]}
-    torch.save({**state, **more}, root / "own_last.pth.tar")
-    torch.save({**state, **more, "resume": {}}, root / "own_resume.pth.tar")
-    return root
+    return parts
 
 
 def slow_probabilities(path, photo, dataset="custom"):
     """The short side to 256, the middle 224 x 224, normalised, through the whole network in float64."""
     state = torch.load(path, weights_only=True)["state_dict"]
-    model = resnet50(num_classes=3).double().eval()
+    make = resnet50 if path.name == "whole_last.pth.tar" else slim_resnet50
+    model = make(num_classes=3).double().eval()
     model.load_state_dict({**state["feature"], **state["classifier"]}, strict=False)
     with Image.open(photo) as image:
         scale = 256 / min(image.size)
@@ -65,22 +73,22 @@ def read_table(path):
     return {row["path"]: [(row[f"class {k}"], float(row[f"probability {k}"])) for k in (1, 2, 3)] for row in rows}
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_a_table_of_photographs(run_in, folder, ending):
-    flags = ["--checkpoint_path", "own_last.pth.tar", "--no-cuda", "--out", f"found.{ending}"]
+@pytest.mark.parametrize(("ending", "which"), [("csv", "own"), ("jsonl", "whole")])
+def test_a_table_of_photographs(run_in, folder, ending, which):
+    flags = ["--checkpoint_path", f"{which}_last.pth.tar", "--no-cuda", "--out", f"found.{ending}"]
     for _ in range(2):  # the second takes the place of the first
-        result = run_in("predict.py", *flags, "photos", cwd=folder)
+        result = run_in("predict.py", *flags, "photos", cwd=folder, RESNET50=which)
         assert (result.stdout, result.stderr) == (f"wrote found.{ending}: 3 images\n", "")
     table = read_table(folder / f"found.{ending}")
     assert list(table) == ["photos/a b.jpg", "photos/dä/c.png", "photos/dä/d.png"]
     found = []
     for file, best in table.items():
-        wanted = slow_probabilities(folder / "own_last.pth.tar", folder / file)
+        wanted = slow_probabilities(folder / f"{which}_last.pth.tar", folder / file)
         assert [name for name, _ in best] == [NAMES[k] for k in wanted.argsort(descending=True)]
         for name, probability in best:
             assert probability == pytest.approx(float(wanted[NAMES.index(name)]), abs=1e-4)
-        found.append(dict(best)["owl"])
-    assert min(abs(one - other) for i, one in enumerate(found) for other in found[:i]) > 1e-3  # the control
+        found.append(np.array([dict(best)[name] for name in NAMES]))
+    assert min(abs(one - other).max() for i, one in enumerate(found) for other in found[:i]) > 1e-3  # the control
 
 
 def test_lines_say_the_same_and_photographs_are_turned(run_in, folder):

@@ -29,7 +29,7 @@ import sklearn.datasets
 import sklearn.model_selection  # noqa: F401
 import tensorboard.compat.proto.event_pb2
 import tensorboard.summary.writer.record_writer  # noqa: F401
-import torch.utils.serialization.config  # noqa: F401
+import torch.utils.serialization.config
 import torchvision.datasets
 import torchvision.models
 import torchvision.transforms.v2
@@ -108,6 +108,9 @@ def kill_when_unwanted(child, connection):
         os.killpg(child, signal.SIGKILL)
 
 
+with warnings.catch_warnings():  # as load_forward_mode() does, whose own doing the tests in one process see
+    warnings.simplefilter("ignore")
+    import torch._decomp.decompositions_for_jvp  # noqa: F401
 PIL.Image.init()  # loads the readers of all formats
 gc.freeze()  # what is loaded stays: no command looks through it, and so copies it
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the processes that look after the commands

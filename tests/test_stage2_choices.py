@@ -29,24 +29,26 @@ def stage1(run_in, tmp_path_factory):
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train(run_in, stage1):
-    """A run of stage 2 with further flags: its weights and its log."""
-    folder = stage1 / "checkpoint" / "ours" / "0"
+    """A run of stage 2 with further flags: its weights, its log, what it prints. The same flags are trained once."""
+    folder, kept = stage1 / "checkpoint" / "ours" / "0", {}
 
-    def call(*flags, name=None):
-        name = name or "_".join(map(str, flags)).replace("--", "")
-        begin = ["--stage1", folder / "published_stage1.pth.tar"]
-        out = run_in(LDAM, *FLAGS, *flags, "--save_name", name, *begin, cwd=stage1).stdout
-        log = [json.loads(line) for line in (folder / f"{name}_metrics.jsonl").read_text().splitlines()]
-        return saved_state(folder, "last", name=name)["state_dict"], log, out
+    def call(*flags):
+        if flags not in kept:
+            name = "_".join(["with", *flags]).replace("--", "")
+            begin = ["--stage1", folder / "published_stage1.pth.tar"]
+            out = run_in(LDAM, *FLAGS, *flags, "--save_name", name, *begin, cwd=stage1).stdout
+            log = [json.loads(line) for line in (folder / f"{name}_metrics.jsonl").read_text().splitlines()]
+            kept[flags] = saved_state(folder, "last", name=name)["state_dict"], log, out
+        return kept[flags]
 
     return call
 
 
 def test_the_defaults_are_what_is_published(train):
     given = ["--meta_update", "published", "--virtual", "all", "--balance", "weights", "--meta_images", "apart"]
-    assert distance(train(*given, "--stage2_lr", "1")[0], train(name="defaults")[0]) == 0
+    assert distance(train(*given, "--stage2_lr", "1")[0], train()[0]) == 0
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_the_defaults_are_what_is_published(train):
 def test_a_choice_that_changes_nothing_is_said(train, idle, told):
     weights, _, out = train(*idle)
     assert [line for line in out.splitlines() if "has no effect" in line] == [f"note: {told}"]
-    other, _, out = train(*idle[:-2], name="without")  # the control: it is true
+    other, _, out = train(*idle[:-2])  # the control: it is true
     assert "has no effect" not in out
     assert distance(weights, other) == 0
 
@@ -71,7 +73,7 @@ def test_the_relative_rule_moves_what_the_published_one_leaves_where_it_is(train
     """It moves the trace of a class by some per cent, and not at all with a step size of 0, as ISDA."""
     moved = {}
     for name, flags in {"published": [], "relative": ["--meta_update", "relative"]}.items():
-        _, log, out = train(*flags, name=f"moved_{name}")
+        _, log, out = train(*flags)
         traces = [(log[1][f"trace_{kind}_few"], log[1][f"trace_{kind}_many"]) for kind in ("learned", "estimated")]
         moved[name] = max(abs(ours / theirs - 1) for ours, theirs in zip(*traces, strict=True))
         assert ("changed next to nothing: a larger --meta_lr" in out) == (name == "published")
@@ -107,7 +109,7 @@ def test_the_rate_of_stage_2_is_its_own(train):
     ],
 )  # fmt: skip
 def test_what_stage_2_does_is_said(train, choices, told):
-    assert f"stage 2 from epoch 2 on: {told}" in train(*choices, name="said")[2]
+    assert f"stage 2 from epoch 2 on: {told}" in train(*choices)[2]
 
 
 def test_a_rate_of_stage_2_that_is_too_large_is_named(run_in, stage1):
@@ -179,7 +181,7 @@ def test_an_interrupted_run_of_the_new_choices_ends_with_the_same_bytes(run_in, 
 
 
 def test_a_run_stopped_after_the_last_step_of_its_first_epoch_of_stage_2_goes_on(run_in, stage1, train):
-    steps = int(re.search(r"stage 2  \[\d+/(\d+)\]", train("--stage2", "isda", name="isda")[2])[1])
+    steps = int(re.search(r"stage 2  \[\d+/(\d+)\]", train("--stage2", "isda")[2])[1])
     words = [LDAM, *FLAGS, "--save_name", "last_step", "--resume", "auto"]
     run_in(*words, cwd=stage1, STOP_AT=str(3 * steps), STOP_BY="15", status=143)
     out = run_in(*words, cwd=stage1).stdout

@@ -1,8 +1,10 @@
 """The tables of results/meta_study.md are those of its CSVs."""
 
+from itertools import chain
+
 from support.places import ROOT
 
-from reporting.study_results import CHOICE_COLUMNS, CHOICES_FILE, CHOSEN, RUN_COLUMNS, RUNS_FILE, read_lines
+from reporting.study_results import CHOICE_COLUMNS, CHOICES_FILE, CHOSEN, RUN_COLUMNS, RUNS_FILE, cell_of, read_lines
 from reporting.study_tables import table_lines, with_tables
 
 RESULTS = ROOT / "results"
@@ -18,10 +20,15 @@ def test_the_tables_are_made_of_the_csvs():
 
 
 def test_another_figure_makes_other_tables():
+    """No run is left out of the tables, which are those of each cell by itself, one after the other."""
     runs, choices = lines()
-    for number, run in enumerate(runs):
-        changed = [*runs[:number], {**run, "acc1": repr(float(run["acc1"]) / 2 + 1)}, *runs[number + 1 :]]
-        assert table_lines(changed, choices) != table_lines(runs, choices), run  # no run is left out of the tables
+    cells = [[run for run in runs if cell_of(run) == cell] for cell in dict.fromkeys(map(cell_of, runs))]
+    tables, shares = [table_lines(own, choices) for own in cells], table_lines([], choices)
+    assert [*chain(*(own[: -len(shares)] for own in tables)), *shares] == table_lines(runs, choices)
+    for own, table in zip(cells, tables, strict=True):
+        for number, run in enumerate(own):
+            changed = [*own[:number], {**run, "acc1": repr(float(run["acc1"]) / 2 + 1)}, *own[number + 1 :]]
+            assert table_lines(changed, choices) != table, run
 
 
 def test_each_choice_is_the_best_of_its_candidates_on_held_out_images():

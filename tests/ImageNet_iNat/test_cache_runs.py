@@ -22,7 +22,7 @@ ROW = r"features of the train set, view 0  \["
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("prepared")
-    class_folders(root / "my", (11, 6, 3))
+    class_folders(root / "my", (31, 16, 13))  # so many that a signal comes before the last
     crt_checkpoint(root / "crt.pth", 3)
     return root
 
@@ -48,7 +48,7 @@ def rows_in(folder):
 
 def kept(out):
     """How many rows of the training set a run before had computed."""
-    return int((re.search(r"train set, view 0: (\d+) of 20 were computed by a run before", out) or [0, 0])[1])
+    return int((re.search(r"train set, view 0: (\d+) of 60 were computed by a run before", out) or [0, 0])[1])
 
 
 def test_stopped_and_killed_runs_on_one_and_two_processes_lose_no_row(start, after_line, run, folder, whole, chance):
@@ -68,7 +68,7 @@ def test_stopped_and_killed_runs_on_one_and_two_processes_lose_no_row(start, aft
     assert [path.suffix for path in sorted((folder / "c").iterdir())][-2:] == [".part", ".crc32"]
     out = run(TRAIN, *FLAGS, "c", status=137, **FAST, **FIRST_STEP).stdout
     assert kept(out) > before
-    assert out.count("features of the train set, view 0  [") == 20 - kept(out)
+    assert out.count("features of the train set, view 0  [") == 60 - kept(out)
     assert rows_in(folder / "c") == whole
 
 

@@ -124,7 +124,7 @@ def test_two_processes_killed_and_stopped_end_with_the_same_bytes(large_training
 
     def two(*flags, at=0, by=SIGKILL):
         given = [*large_training, "--cache_features", "2", "--cache_dir", "cache", "--workers", "0", "--batch_size", "2",
-                 "--lr", "0.01", "--meta_lr", "1e6", "--epochs", "2", *flags]  # fmt: skip
+                 "--lr", "0.01", "--meta_lr", "1e8", "--epochs", "2", *flags]  # fmt: skip
         results = together(start, 2, "ImageNet_iNat/train.py", *given, STOP_AT=str(at), STOP_BY=str(int(by)))
         return [status for status, _, _ in results], results[0][1] + results[0][2]
 
@@ -148,6 +148,6 @@ def test_two_processes_killed_and_stopped_end_with_the_same_bytes(large_training
     assert {kind: differences(state("cut", kind), state("whole", kind)) for kind in KINDS} == {kind: [] for kind in KINDS}
     assert "note: in 3 of 3 steps the learned covariance of some class had a negative trace" in said
     alone = [*large_training, "--cache_features", "2", "--cache_dir", "cache", "--workers", "0", "--batch_size", "4",
-             "--lr", "0.01", "--meta_lr", "1e6", "--epochs", "2", "--workdir", "alone"]  # fmt: skip
+             "--lr", "0.01", "--meta_lr", "1e8", "--epochs", "2", "--workdir", "alone"]  # fmt: skip
     run("ImageNet_iNat/train.py", *alone)
     assert negative_traces("cut") == negative_traces("whole") == negative_traces("alone") == [0, 3]

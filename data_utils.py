@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.image_files import left_out, unreadable
-from harness.image_sets import ImageSet, read_images
+from harness.image_sets import ImageSet, detail_note, read_images
 
 PUBLISHED_SIZES = {"cifar10": (50000, 10), "cifar100": (50000, 100)}  # training images, classes
 META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not change the subsets
@@ -140,7 +140,7 @@ def hold_out(
 def check_held_out(count: int) -> None:
     """Raise a `UserError` if no image was held out."""
     if not count:
-        raise UserError("no class has an image to hold out: add images, or leave --select_on heldout out")
+        raise UserError("no class has an image to hold out: add images, lower --num_meta, or leave --select_on heldout out")
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,7 @@ def build_dataset(
     faults: list[str] = []
     everything, notes = read_images(dataset, root, train=True, faults=faults)
     test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names, faults=faults)
+    notes += detail_note(everything, root)
     total = len(everything.targets) + len(test.targets) + len(faults)
     if faults and not skip_bad:
         raise unreadable(faults, total, skippable=True)

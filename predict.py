@@ -3,11 +3,13 @@
 
   python3 predict.py --checkpoint_path checkpoint/ours/0/name_ckpt.pth.tar photo.jpg folder
   python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar folder --out predictions.csv
+  python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar --export onnx
 
 The first prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent.
 Folders are read at any depth. Files that cannot be read are named at the end, and the exit status is 1, or 2 if none can be.
 Images may have any size and format that Pillow reads. Networks of the CIFAR scripts take them resized to 32x32, as in
-training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256.
+training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256. The third writes
+name_ckpt.onnx beside the checkpoint, which needs none of this code and takes pixels of any size (docs/own_data.md).
 """
 
 if __name__ == "__main__":
@@ -30,6 +32,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from frozen.feature_files import FeatureTable, read_features
 from frozen.large_sets import LARGE_SETS
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
@@ -41,13 +44,17 @@ from harness.image_sets import read_or_fault
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from reporting.class_priors import prior_shift
+from reporting.classifier_exports import export_classifier, exported_file
 from reporting.classifiers import Classifier, ReadImage, classifier
+from reporting.exports import ENDINGS
 
 
 def main() -> None:
     """Load the network, read images in batches, print or write what is on them."""
     args = parser().parse_args()
     require(args.top >= 1, "--top", args.top, "at least 1")
+    if not args.images and (args.out or not args.export):
+        raise UserError("no image is given: name files, or folders of them")
     path, out = Path(args.checkpoint_path), args.out
     network = classifier(path, args.arch, args.dataset)
     device = choose_device(args.gpu, args.no_cuda)
@@ -56,31 +63,44 @@ def main() -> None:
     if args.prior is not None:
         shift, line = prior_shift(args.prior, network.names, network.state, path)
         notes.append(line)
-    files, left_out = images_among(args.images)
+    tables = [read_features(path, labelled=False) for path in args.images if is_features(path)]
+    files, left_out = images_among([path for path in args.images if not is_features(path)])
+    if files and network.read is None:
+        raise UserError(f"{path} was trained on features of a file, not on images: give such files, .npz or .safetensors")
     if out is not None:
-        check_out(out, [path, args.prior, *files])
+        check_out(out, [path, args.prior, *files, *(table.path for table in tables)])
+    exported = exported_file(network, path, args.export) if args.export else None
     problems: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    clear = 0
+    images: list[ReadImage] = []
+    rows = 0
     with table(out, min(args.top, len(network.names))) if out else nullcontext(print_line) as tell:
-        for file, found in predictions(network, files, shift.to(device), shown=out is not None or not sys.stdout.isatty()):
-            if isinstance(found, UserError):
-                problems.append(str(found))
+        shown = out is not None or not sys.stdout.isatty()
+        for name, chances, image in answers(network, tables, files, shift.to(device), shown):
+            if isinstance(chances, UserError):
+                problems.append(str(chances))
                 continue
-            image, chances = found
             if any(map(math.isnan, chances)):
                 raise no_answers(path)
-            tell(file, most_probable(chances, network.names, args.top))
-            sizes.append(image.size)
-            clear += image.laid_on_white
-        if out is not None and not sizes:  # an earlier table stays
+            tell(name, most_probable(chances, network.names, args.top))
+            images += [] if image is None else [image._replace(pixels=torch.empty(0))]
+            rows += image is None
+        if out is not None and not images and not rows:  # an earlier table stays
             raise faults(problems, len(files))
-    changed = network.changes(sizes, clear)
+    changed = network.changes([image.size for image in images], sum(image.laid_on_white for image in images))
     say(*(f"note: {note}" for note in (*notes, *left_out, *changed)), file=sys.stderr)
     if out is not None:
-        say(f"wrote {out}: {numbered(len(sizes), 'image', 'images')}")
+        counted_rows = [numbered(rows, "row of features", "rows of features")] if tables else []
+        counted_images = [numbered(len(images), "image", "images")] if files else []
+        say(f"wrote {out}: {' and '.join(counted_images + counted_rows)}")
+    if exported:
+        say(export_classifier(network, args.export, exported, files, shift, args.prior))
     if problems:
         raise faults(problems, len(files))
+
+
+def is_features(path: Path) -> bool:
+    """Return whether a path is named as a file of features is."""
+    return path.suffix.lower() in (".npz", ".safetensors")
 
 
 def faults(problems: Sequence[str], total: int) -> UserError:
@@ -91,10 +111,21 @@ def faults(problems: Sequence[str], total: int) -> UserError:
     return UserError(f"{len(problems)} of {total} images cannot be read, see above", problems, status)
 
 
+def answers(
+    network: Classifier, tables: Sequence[FeatureTable], files: Sequence[Path], shift: Tensor, shown: bool
+) -> Iterator[tuple[str, list[float] | UserError, ReadImage | None]]:
+    """Yield name, probabilities of the classes or why there are none, and what was read of an image: rows, then images."""
+    for one in tables:
+        yield from ((name, chances, None) for name, chances in network.of_rows(one, shift))
+    for file, found in predictions(network, files, shift, shown) if files else ():
+        yield (str(file), found, None) if isinstance(found, UserError) else (str(file), found[1], found[0])
+
+
 def predictions(
     network: Classifier, files: Sequence[Path], shift: Tensor, shown: bool
 ) -> Iterator[tuple[Path, tuple[ReadImage, list[float]] | UserError]]:
     """Yield for each file what was read of it and the classes' probabilities, or why it cannot be read."""
+    assert network.read is not None
     starts = range(0, len(files), network.at_once)
     label, print_freq = f"batches of {network.at_once} images", 0 if shown else None
     with ThreadPoolExecutor() as pool:  # decoders let other threads work
@@ -136,11 +167,14 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 def parser() -> Parser:
     """Return the parser of the flags."""
     made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
+    made.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of them; files of "
+                      "features, .npz or .safetensors")  # fmt: skip
     made.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
     made.add_argument("--out", type=Path, help="write a table there instead, .csv or .jsonl: probabilities of 0 to 1")
     made.add_argument("--prior", help="how frequent the classes are among such images: train (as in training), uniform, or "
                       "a table with a line class,number for each (default: probabilities as they are)")  # fmt: skip
+    made.add_argument("--export", choices=tuple(ENDINGS), help="also write the network beside its checkpoint, to be run "
+                      "without this code: pixels in, logits out, with what --prior adds")  # fmt: skip
     made.add_argument("--dataset", choices=LARGE_SETS, help="of a released head, which does not say it (default: by its "
                       "number of classes)")  # fmt: skip
     add_checkpoint_flags(made)
@@ -157,7 +191,7 @@ def check_out(out: Path, inputs: Sequence[Path | str | None]) -> None:
     check_is_table(out, beginning)
 
 
-Tell = Callable[[Path, Sequence[tuple[str, float]]], object]
+Tell = Callable[[str, Sequence[tuple[str, float]]], object]
 
 
 @contextmanager
@@ -170,13 +204,13 @@ def table(out: Path, top: int) -> Iterator[Tell]:
             yield lambda path, best: writer.writerow([path, *(word for pair in best for word in pair)])
         else:
             yield lambda path, best: file.write(
-                json.dumps({"path": str(path), "classes": [{"name": name, "probability": p} for name, p in best]}) + "\n"
+                json.dumps({"path": path, "classes": [{"name": name, "probability": p} for name, p in best]}) + "\n"
             )
 
 
-def print_line(path: Path, best: Sequence[tuple[str, float]]) -> None:
+def print_line(path: str, best: Sequence[tuple[str, float]]) -> None:
     """Print a line for an image, probabilities in per cent."""
-    say([str(path), *(f"{name} {100 * probability:.2f}" for name, probability in best)])
+    say([path, *(f"{name} {100 * probability:.2f}" for name, probability in best)])
 
 
 def most_probable(found: Sequence[float], names: Sequence[str], top: int) -> list[tuple[str, float]]:

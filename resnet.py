@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ def build_model(arch: str, num_classes: int) -> ResNet:
 
 
 def own_function(arch: str) -> Callable[[int], nn.Module]:
-    """Import `package.module:function`; the current folder is searched too.
+    """Import `package.module:function`, or `package.module:Class.method`; the current folder is searched too.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def own_function(arch: str) -> Callable[[int], nn.Module]:
     path = [*sys.path]
     sys.path.append(os.getcwd())
     try:
-        make: Callable[[int], nn.Module] = getattr(importlib.import_module(module), function)
+        make: Callable[[int], nn.Module] = attrgetter(function)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{arch!r} cannot be imported ({error}): write package.module:function") from error
     finally:

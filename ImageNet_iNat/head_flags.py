@@ -5,25 +5,31 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from covariance_rules import RULES
-from frozen.drawn_sets import Lists, Sets
 from frozen.large_sets import LARGE_SETS, NUM_META
+from frozen.run_flags import (
+    FrozenFlags,
+    add_group_flags,
+    add_test_batch_flags,
+    add_val_fraction_flags,
+    check_lists_stay,
+    check_workers,
+)
 from harness.errors import UserError
 from harness.flags import (
-    LearningFlags,
     Parser,
     add_learning_flags,
     add_logit_adjust_flag,
     add_method_flags,
+    add_split_flag,
     check_learning,
     check_logit_adjust,
     check_sizes,
     require,
 )
-from harness.run_files import list_paths
 from meta_step import STAGE2
 
 # Where --pretrained is looked for, inside ImageNet_iNat: cRT's files by the names that they are downloaded with, then ours.
@@ -36,25 +42,9 @@ PRETRAINED = {
 
 
 @dataclass(frozen=True)
-class GroupFlags:
-    """What a process needs to find the others."""
+class HeadFlags(FrozenFlags):
+    """The checked values of train.py's flags."""
 
-    gpu: int | None
-    no_cuda: bool
-    local_rank: int | None
-    timeout: float
-
-
-@dataclass(frozen=True)
-class HeadFlags(LearningFlags):
-    """The checked values of train.py's flags; `batch_size` is that of one process."""
-
-    train_list: str | None
-    val_list: str | None
-    meta_list: str | None
-    val_fraction: float | None
-    val_seed: int
-    workers: int
     pretrained: str
     fresh_head: bool
     cache_features: int
@@ -62,35 +52,9 @@ class HeadFlags(LearningFlags):
     split: int | None
 
     @property
-    def folder(self) -> Path:
-        """Where the run's files go."""
-        return Path(self.workdir) / "checkpoint" / "ours" / self.dataset
-
-    @property
     def cache_folder(self) -> Path:
         """Where the cached features are."""
         return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
-
-    @property
-    def needs_meta(self) -> bool:
-        """Whether steps take meta batches."""
-        return self.stage2 == "metasaug" or self.trains_on_meta
-
-    def drawn(self, lists: Lists) -> Sets:
-        """Return the sets that are drawn from the lists."""
-        return lists.sets(self.num_meta, self.heldout, self.joins_meta)
-
-    def drawn_facts(self, sets: Sets) -> dict[str, object]:
-        """Return what a checkpoint says of test images that were drawn."""
-        return {} if self.val_fraction is None else {"test_list": sets.test.digest()}
-
-    def binding(self) -> dict[str, object]:
-        """Leave the batch of one process out: the global one is compared."""
-        return {name: value for name, value in super().binding().items() if name != "--batch_size"}
-
-    def facts(self) -> dict[str, object]:
-        """Return the values by flag, as all processes must have them."""
-        return {f"--{name}": value for name, value in asdict(self).items()}
 
 
 def check_pretrained(path: Path, dataset: str) -> None:
@@ -99,16 +63,6 @@ def check_pretrained(path: Path, dataset: str) -> None:
         places = " or ".join(PRETRAINED[dataset])
         advice = f"name a cRT, MetaSAug or torchvision ResNet-50 by --pretrained, or put cRT's into {places}"
         raise UserError(f"there is no checkpoint {path}: {advice} (github.com/facebookresearch/classifier-balancing)")
-
-
-def add_group_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `GroupFlags`."""
-    parser.add_argument("--gpu", type=int, help="which CUDA device (default: the process's local rank)")
-    parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch")
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds to wait for another process (default: %(default)s)"
-    )
 
 
 def add_list_flags(parser: argparse.ArgumentParser, dataset: str | None, dataset_help: str) -> None:
@@ -120,17 +74,7 @@ def add_list_flags(parser: argparse.ArgumentParser, dataset: str | None, dataset
     parser.add_argument("--train_list", help="custom: lines of 'relative/path label'; without it DATA_ROOT/train/<class>/*")
     parser.add_argument("--val_list", help="custom: the list of the test images")
     parser.add_argument("--meta_list", help="custom: the list of the meta images (default: some out of the training list)")
-    parser.add_argument("--test_batch_size", type=int, default=100, help="of one process (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=4, help="loading processes for each process (default: %(default)s)")
-
-
-def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
-    """Read only what is needed to find the other processes, so that all else can be checked together with them."""
-    parser = Parser(add_help=False)
-    add_group_flags(parser)
-    known, _ = parser.parse_known_args(argv)
-    require(1 <= known.timeout <= 1e6, "--timeout", known.timeout, "a number of seconds from 1 to 1,000,000")
-    return GroupFlags(**vars(known))
+    add_test_batch_flags(parser)
 
 
 def training_parser(description: str) -> Parser:
@@ -139,13 +83,12 @@ def training_parser(description: str) -> Parser:
     add_group_flags(parser)
     add_list_flags(parser, "ImageNet_LT", "data set (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=256, help="of one process, also for meta (default: %(default)s)")
-    parser.add_argument("--val_fraction", type=float, help="custom: DATA_ROOT has the class folders, and this share of each "
-                        "class is drawn for tests; the lists are written beside the checkpoints")  # fmt: skip
-    parser.add_argument("--val_seed", type=int, default=0, help="seed of that draw (default: %(default)s)")
+    add_val_fraction_flags(parser, "custom: ")
     add_method_flags(parser, STAGE2, RULES)
     parser.add_argument("--num_heldout", type=int, help="images a class to hold out: those of the list of the meta images "
                         "that serve nothing else, then up to a fifth of the class (default: 2,000 in all)")  # fmt: skip
     add_learning_flags(parser, epochs=20, lr=0.0003)
+    add_split_flag(parser)
     places = "; ".join(f"{name}: {', else '.join(paths)}" for name, paths in PRETRAINED.items())
     parser.add_argument("--pretrained", help=f"cRT, MetaSAug or torchvision checkpoint (default: {places})")
     parser.add_argument("--fresh_head", action="store_true", help="begin with a new head, take only the backbone")
@@ -177,11 +120,7 @@ def parse_training(description: str, argv: Sequence[str] | None = None) -> HeadF
     flags = HeadFlags(**{f.name: values[f.name] for f in fields(HeadFlags)})
     check_learning(flags)
     check_workers(flags.workers)
-    drawn = [path.resolve() for path in list_paths(flags.folder, flags.save_name)]
-    for name in ("train_list", "val_list", "meta_list"):
-        if values[name] is not None and Path(values[name]).resolve() in drawn:
-            told = f"--{name} {values[name]} belongs to an earlier run {flags.save_name}, whose files are set aside"
-            raise UserError(f"{told}: choose another --save_name")
+    check_lists_stay(flags)
     require(0 <= flags.cache_features <= 1000, "--cache_features", flags.cache_features, "from 0 to 1000")
     return flags
 
@@ -210,7 +149,3 @@ def shared_facts(args: argparse.Namespace) -> dict[str, object]:
     """Return the flags of test.py by name, without those that may differ from process to process."""
     return {f"--{name}": value for name, value in vars(args).items() if name not in ("gpu", "local_rank")}
 
-
-def check_workers(workers: int) -> None:
-    """Check --workers."""
-    require(0 <= workers <= 1024, "--workers", workers, "from 0 to 1024")

@@ -30,6 +30,7 @@ from frozen.features import extractor, in_order, plain_images
 from frozen.image_check import check_tested
 from frozen.image_lists import ImageList
 from frozen.large_sets import LARGE_SETS, read_test, training_counts
+from frozen.run_flags import parse_group
 from frozen.transforms import preparation_of
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
@@ -45,7 +46,7 @@ HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the tab
 
 def main() -> None:
     """Load, evaluate, print, write."""
-    found = head_flags.parse_group()
+    found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
         args = group.agree(lambda: head_flags.parse_test(__doc__), head_flags.shared_facts)
         test_set(args, group)

@@ -16,9 +16,7 @@ Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's w
 """
 
 import sys
-from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
@@ -31,23 +29,20 @@ import torch
 from torch import nn
 
 import head_flags
-from covariance_rules import RULES
 from frozen.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
 from frozen.drawn_sets import Sets
-from frozen.feature_cache import CachedFeatures, cached_features
+from frozen.feature_cache import cached_features
+from frozen.feature_tables import CachedFeatures
 from frozen.features import LiveFeatures, extractor
-from frozen.head_step import augmented_head_step, head_step, plain_head_step
+from frozen.head_training import head_task, introduction, train_epochs
 from frozen.image_check import check_readable, readable_sets
 from frozen.large_sets import read_lists
+from frozen.run_flags import parse_group
 from frozen.transforms import preparation_of
 from harness.errors import run_main
-from harness.evaluation import Batch, evaluate
-from harness.flags import SPLIT_NOTE, choice_words, effect_notes
+from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
-from harness.progress import StepFigures
 from harness.run import Run
-from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, moved_note
-from meta_step import STAGE2
 
 
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
@@ -68,36 +63,6 @@ def must_agree(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.L
     return {**flags.facts(), **sets.digests(), **digests}
 
 
-def introduction(flags: head_flags.HeadFlags, sets: Sets, group: Group, batch_size: int) -> list[str]:
-    """Return lines that say what is trained, on what and where; `batch_size` is that of all processes together."""
-    choices = choice_words(flags)
-    where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
-    return [
-        f"{flags.dataset}, {len(sets.cls_num_list)} classes, head of the ResNet-50 in {flags.pretrained}, {where}",
-        f"batch {flags.batch_size} a process, {batch_size} in all; so are meta batches, if there are as many images",
-        *sets.about(),
-        *([SPLIT_NOTE] if flags.split is not None else []),
-        *([f"every epoch: {STAGE2[flags.stage2]}{choices}"] if choices or flags.stage2 != "metasaug" else []),
-        *effect_notes(flags),
-    ]
-
-
-def take_step(
-    flags: head_flags.HeadFlags, head: nn.Linear, criterion: MetaSAugCE, estimator: EstimatorCV,
-    optimizer: torch.optim.Optimizer, batch: Batch, meta: Iterator[Batch], lam_t: float,
-) -> StepFigures:  # fmt: skip
-    """Take the step that --stage2 says, with the next meta batch if it needs one."""
-    if flags.stage2 == "metasaug":
-        return head_step(
-            head, criterion, estimator, optimizer, batch, next(meta), lam_t=lam_t, virtual_lr=flags.lr,
-            meta_lr=flags.step_size, rule=RULES[flags.meta_update], train_on_meta=flags.trains_on_meta,
-        )  # fmt: skip
-    extra_batch = next(meta) if flags.trains_on_meta else None
-    if flags.stage2 == "none":
-        return plain_head_step(head, optimizer, batch, extra_batch)
-    return augmented_head_step(head, criterion, estimator, optimizer, batch, extra_batch, lam_t=lam_t)
-
-
 def train(flags: head_flags.HeadFlags, group: Group) -> None:
     """Every epoch is stage 2: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
@@ -105,25 +70,21 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
             sets = readable_sets(sets, flags.drawn, group, flags.workers)
         check = partial(check_readable, sets, group, flags.workers)
-        backbone, head = backbone.to(group.device), head.to(group.device)
-        counts, batch_size = sets.cls_num_list, flags.batch_size * group.world_size  # that of all processes together
-        optimizer = torch.optim.SGD(
-            head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
-            fused=group.device.type in ("cpu", "cuda"),
-        )  # fmt: skip
-        steps = -(-len(sets.trained) // batch_size)
-        criterion = MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device)
-        estimator = EstimatorCV(FEATURES, len(counts), diagonal=True).to(group.device)
+        backbone = backbone.to(group.device)
+        task = head_task(flags, sets, head, group)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            trained_part(head), optimizer, estimator, keep=flags.pretrained,
-            extra={"loss": "CE", "global batch size": batch_size, **sets.digests(), "backbone weights": weights},
-            facts={"dataset": flags.dataset, **sets.facts(), "global_batch_size": batch_size, **flags.drawn_facts(sets)},
-            steps=lambda _: steps,
-            saved=lambda: {"state_dict": published_form(backbone, head), "estimator": estimator.state_dict()},
+            trained_part(task.head), task.optimizer, task.estimator, keep=flags.pretrained,
+            extra={"loss": "CE", "global batch size": task.batch_size, **sets.digests(), "backbone weights": weights},
+            facts={
+                "dataset": flags.dataset, **sets.facts(), "global_batch_size": task.batch_size, **flags.drawn_facts(sets)
+            },
+            steps=lambda _: task.steps,
+            saved=lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
         )  # fmt: skip
-        run.say(*introduction(flags, sets, group, batch_size))
+        run.say(*introduction(flags, task, group, f"head of the ResNet-50 in {flags.pretrained}"))
+        run.say(*([SPLIT_NOTE] if flags.split is not None else []))
 
-        sizes = batch_size, flags.test_batch_size, flags.workers
+        sizes = task.batch_size, flags.test_batch_size, flags.workers
         live = LiveFeatures(sets, preparation_of(flags.dataset), extractor(backbone), group, *sizes, flags.seed)
         features: LiveFeatures | CachedFeatures = live
         if flags.cache_features:
@@ -132,33 +93,12 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
                 features = cached_features(live, *place, check, flags.needs_meta)
         elif run.is_new:
             check()
-        batches = features.train(run.epoch * steps + run.meter.steps)  # of one epoch after the other
-        meta = run.interruptible(features.meta(run.meta_taken))
-        first = run.epoch
-        for epoch in run.epochs:
-            if epoch == first and flags.val_fraction is not None and group.main:  # earlier files are set aside by now
-                run.say(sets.write_lists(flags.folder, flags.save_name))
-            lam_t = 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
-            left = islice(batches, steps - run.meter.steps)
-            for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):
-                seen = take_step(flags, head, criterion, estimator, optimizer, batch, meta, lam_t)
-                run.after_step(seen, batch[1])
-            tested = evaluate(head, run.testing(features.test(), len(sets.test)), group)
-            values = {"lr": flags.lr, "test_acc5": tested.top5}
-            if sets.heldout is not None:  # the best epoch is chosen on these images
-                heldout = evaluate(head, run.testing(features.test("heldout"), len(sets.heldout)), group)
-                values["heldout_acc1"] = heldout.accuracy(counts).mean_over_classes
-            ends, moved = epoch + 1 == flags.epochs, flags.step_size * run.meter.read_grad_trace()
-            spread = covariance_traces(estimator, moved if run.meter.has_meta else None) if ends else {}
-            run.after_epoch(tested, values)
-            if epoch == 1:  # the first with a λ_t
-                run.say(*augmentation_note(head, estimator, lam_t))
-            run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))
+        train_epochs(run, flags, task, features, group)  # the recipe
 
 
 def main() -> None:
     """Find the other processes, read the flags with them, train."""
-    found = head_flags.parse_group()
+    found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
         flags = group.agree(lambda: head_flags.parse_training(__doc__), lambda made: made.facts())
         train(flags, group)

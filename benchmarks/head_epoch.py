@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 from benchmarks.common import in_fresh_process, peak_mb, write_rows
-from frozen.feature_cache import CachedFeatures
+from frozen.feature_tables import CachedFeatures
 from frozen.head_step import head_step
 from harness.errors import run_main
 from harness.flags import Parser, require

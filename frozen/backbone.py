@@ -29,11 +29,11 @@ def make_backbone() -> nn.Module:
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def make_head(num_classes: int, seed: int) -> nn.Linear:
-    """Return a linear head (2048 -> C) with weights drawn from `seed`; the global random state is left as it was."""
+def make_head(num_classes: int, seed: int, features: int = FEATURES) -> nn.Linear:
+    """Return a linear head (A -> C) with weights drawn from `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return nn.Linear(FEATURES, num_classes)
+        return nn.Linear(features, num_classes)
 
 
 def read_weights(path: Path) -> tuple[tuple[StateDict, StateDict], dict[str, Any]]:

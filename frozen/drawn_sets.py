@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -91,19 +92,20 @@ class Lists:
     notes: list[str]
     use: str = ""  # of images that stay where they are, where that is to be said
     split: Split | None = None  # what training and test images were drawn from, where they were
+    val: ImageList | None = None  # images to choose on, where they need not be held out of training
 
     @property
     def parts(self) -> list[ImageList]:
         """All the images that there are."""
-        return [self.train, self.source, self.test]
+        return [self.train, self.source, self.test, *([] if self.val is None else [self.val])]
 
     def without(self, bad: Container[Path], note: str) -> Lists:
         """Return the lists without the images `bad`, which `note` speaks of; test images are drawn from what is left."""
         if self.split is not None:
             lists = self.split.without(bad).lists()
             return replace(lists, notes=[*lists.notes, note])
-        train, source, test = (good_images(part, bad) for part in self.parts)
-        return replace(self, train=train, source=source, test=test, notes=[*self.notes, note])
+        train, source, test, *val = (good_images(part, bad) for part in self.parts)
+        return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
 
     def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
         """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
@@ -111,7 +113,7 @@ class Lists:
         Parameters
         ----------
         num_heldout:
-            Images a class to hold out, see `held_out`; -1: 2,000 in all.
+            Images a class to hold out, see `held_out`; -1: 2,000 in all. Where there is a list `val`, that is all of it.
         join_meta:
             Also make one list of the training and the meta images, each file once; the training list stays what it is.
         """
@@ -130,8 +132,10 @@ class Lists:
         if self.use:
             among = f"the {len(self.source)} {self.use} images"
             notes.append(f"the {len(meta)} meta images are also among {among}, as published")
-        heldout = None
-        if num_heldout:
+        heldout = self.val if num_heldout else None
+        if self.val is not None and not num_heldout:
+            notes.append(f"{len(self.val)} of {self.val.source} are not used: --select_on heldout chooses on them")
+        elif num_heldout and heldout is None:
             heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
             check_held_out(len(heldout))
             among = f"{spare} of the {len(heldout)} held-out images"
@@ -201,6 +205,14 @@ def with_meta(train: ImageList, meta: ImageList) -> ImageList:
     others = meta.without(set(train.files()))
     first = {file: i for i, file in reversed(list(enumerate(others.files())))}
     return train.joined(others.subset(np.array(sorted(first.values()), dtype=np.int64)))
+
+
+def united(parts: Sequence[ImageList]) -> ImageList:
+    """Return all images of some lists, each file once, in the order of their names whatever list they are of."""
+    whole = reduce(with_meta, parts)
+    files = whole.files()
+    first = {file: i for i, file in reversed(list(enumerate(files)))}
+    return whole.subset(np.array([first[file] for file in sorted(first)], dtype=np.int64))
 
 
 def class_counts(images: ImageList) -> list[int]:

@@ -13,27 +13,24 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from data_utils import seeded
 from frozen.cached_rows import UnfinishedRows, is_whole, make_cache_folder, remove_abandoned
-from frozen.features import ImageFeatures, LiveFeatures, meta_indices, train_indices
+from frozen.feature_tables import CachedFeatures
+from frozen.features import ImageFeatures, LiveFeatures
 from frozen.image_lists import ImageList, found_files
 from harness.errors import UserError
-from harness.evaluation import Batch
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.signals_and_lock import HeldError, only_run
 from harness.text import say
 
-TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 FORMAT = 1
 BETWEEN_LOOKS = 1.0  # seconds between two attempts to take a lock
 
@@ -191,61 +188,3 @@ def cached_features(
     sizes = live.batch_size, live.test_batch_size
     heldout = cache.open("heldout", 0) if "heldout" in live.images else None
     return CachedFeatures(train, meta, cache.open("test", 0), targets, live.group, *sizes, live.seed, heldout)
-
-
-class CachedFeatures:
-    """Batches of cached features, on every process the whole global batch.
-
-    Parameters
-    ----------
-    train, meta:
-        K views (M, A) each; every image of a batch comes from a view drawn at random.
-    test, heldout:
-        (M, A), of the held-out images only if there are any.
-    targets:
-        Labels by set name.
-    """
-
-    def __init__(
-        self, train: Sequence[np.ndarray], meta: Sequence[np.ndarray], test: np.ndarray, targets: Mapping[str, Tensor],
-        group: Group, batch_size: int, test_batch_size: int, seed: int, heldout: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
-        self.views = {"train": train, "meta": meta}
-        self.rows = {"test": test} if heldout is None else {"test": test, "heldout": heldout}
-        self.targets, self.group = targets, group
-        self.batch_size, self.test_batch_size, self.seed = batch_size, test_batch_size, seed
-
-    def train(self, taken: int = 0) -> Iterator[Batch]:
-        """Yield the training batches of one epoch after the other, without the first `taken`."""
-        batches = train_indices(len(self.targets["train"]), self.batch_size, self.seed)
-        return self._drawn("train", batches, seeded(self.seed, TRAIN_VIEWS), taken)
-
-    def meta(self, taken: int = 0) -> Iterator[Batch]:
-        """Yield the meta batches without end, without the first `taken`."""
-        batches = meta_indices(len(self.targets["meta"]), self.batch_size, self.seed)
-        return self._drawn("meta", batches, seeded(self.seed, META_VIEWS), taken)
-
-    def test(self, name: str = "test") -> Iterator[Batch]:
-        """Yield this process's share of the test set, or of the "heldout" images."""
-        whole = self.rows[name]
-        share = self.group.share(len(whole))
-        for start in range(share.start, share.stop, self.test_batch_size):
-            rows = slice(start, min(start + self.test_batch_size, share.stop))
-            yield self._batch(whole[rows], self.targets[name][rows])
-
-    def _drawn(
-        self, name: str, batches: Iterator[tuple[int, Tensor]], generator: torch.Generator, taken: int
-    ) -> Iterator[Batch]:
-        views = self.views[name]
-        for number, (_, index) in enumerate(batches):
-            view = torch.randint(len(views), (len(index),), generator=generator).numpy()
-            if number < taken:
-                continue
-            rows = np.empty((len(index), views[0].shape[1]), np.float16)
-            for k, matrix in enumerate(views):
-                rows[view == k] = matrix[index.numpy()[view == k]]
-            yield self._batch(rows, self.targets[name][index])
-
-    def _batch(self, rows: np.ndarray, target: Tensor) -> Batch:
-        features = torch.from_numpy(np.array(rows)).to(self.group.device).float()
-        return features, target.to(self.group.device)

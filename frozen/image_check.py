@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from frozen.drawn_sets import Lists, Sets
 from frozen.features import leave_stopping
 from frozen.image_lists import ImageList
-from frozen.transforms import is_thin, thin
+from frozen.transforms import RESIZED, is_thin, thin
 from harness.errors import UserError
 from harness.image_files import decode, left_out, unreadable
 from harness.image_sets import whitened
@@ -33,10 +33,10 @@ class Seen(NamedTuple):
 
 
 class Looks(Dataset[Seen]):
-    """A look at each file."""
+    """A look at each file, whose short side will be made `resize_size`."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[Path], resize_size: int) -> None:
+        self.paths, self.resize_size = paths, resize_size
 
     def __getitem__(self, index: int) -> Seen:
         path = self.paths[index]
@@ -44,18 +44,21 @@ class Looks(Dataset[Seen]):
             image, laid_on_white = decode(path, upright=False, coarse=True)
         except UserError as error:
             return Seen(str(error), False)
-        return Seen(thin(path, image.size) if is_thin(image.size) else "", laid_on_white)
+        return Seen(thin(path, image.size) if is_thin(image.size, self.resize_size) else "", laid_on_white)
 
 
-def look_at_all(parts: Iterable[ImageList], group: Group, workers: int, file: TextIO | None = None) -> dict[Path, Seen]:
+def look_at_all(
+    parts: Iterable[ImageList], group: Group, workers: int, resize_size: int, file: TextIO | None = None
+) -> dict[Path, Seen]:
     """Read all images of the lists, each process its share; return, on every process, what is to be said of some.
 
-    How far it is is shown on `file`, else on stdout.
+    `resize_size` is what their short side will be made. How far it is is shown on `file`, else on stdout.
     """
     paths = all_paths(parts)
     share = range(len(paths))[group.share(len(paths))]
     loader: DataLoader[Seen] = DataLoader(
-        Looks(paths), PER_ANSWER, sampler=share, num_workers=workers, collate_fn=list, worker_init_fn=leave_stopping,
+        Looks(paths, resize_size), PER_ANSWER, sampler=share, num_workers=workers, collate_fn=list,
+        worker_init_fn=leave_stopping,
         generator=torch.Generator(),  # else an iterator draws from the global one
     )  # fmt: skip
     rounds = -(-max(shard_sizes(len(paths), group.world_size)) // PER_ANSWER)
@@ -77,19 +80,24 @@ def say_laid_on_white(seen: Mapping[Path, Seen], group: Group, file: TextIO | No
         say(f"note: {line}", file=file)
 
 
-def check_readable(sets: Sets, group: Group, workers: int) -> None:
-    """Read all images, if they were not yet; those that cannot be read are a `UserError` that lists them."""
+def check_readable(
+    sets: Sets, group: Group, workers: int, resize_size: int = RESIZED, more: Sequence[ImageList] = ()
+) -> None:
+    """Read all images, if they were not yet; those that cannot be read are a `UserError` that lists them.
+
+    `resize_size` is what their short side will be made, and `more` are lists besides those of the sets.
+    """
     if sets.checked:
         return
-    parts = list(sets.parts.values())
-    seen = look_at_all(parts, group, workers)
+    parts = [*sets.parts.values(), *more]
+    seen = look_at_all(parts, group, workers, resize_size)
     refuse_faults(list(faults_of(seen).values()), parts, group, skippable=True)
     say_laid_on_white(seen, group)
 
 
 def check_tested(images: ImageList, group: Group, workers: int) -> None:
     """Read all images to be tested on; those that cannot be read are a `UserError` that lists them."""
-    seen = look_at_all([images], group, workers, sys.stderr)
+    seen = look_at_all([images], group, workers, RESIZED, sys.stderr)
     refuse_faults(list(faults_of(seen).values()), [images], group, skippable=False)
     say_laid_on_white(seen, group, sys.stderr)
 
@@ -107,11 +115,13 @@ def refuse_faults(faults: Sequence[str], parts: Iterable[ImageList], group: Grou
         sys.exit(2)
 
 
-def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, workers: int) -> Sets:
+def readable_sets(
+    sets: Sets, draw: Callable[[Lists], Sets], group: Group, workers: int, resize_size: int = RESIZED
+) -> Sets:
     """Read all images of the lists, leave out those that cannot be read, and draw the sets from the others."""
     lists = sets.lists
     assert lists is not None
-    seen = look_at_all(lists.parts, group, workers)
+    seen = look_at_all(lists.parts, group, workers, resize_size)
     faults = faults_of(seen)
     if faults:
         whole = lists.parts

@@ -25,6 +25,7 @@ from harness.image_files import class_folders
 
 MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
 SAMPLE = 256  # files whose content is compared when a run goes on
+SPLIT_ADVICE = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
 LIST_FORM = "a list has one image a line, 'relative/path label', with a blank between the two"
 
 
@@ -236,9 +237,8 @@ def json_column(rows: list[Any], part: str, key: str, *kinds: type) -> list[Any]
     return [row[key] for row in rows]
 
 
-def read_tree(folder: Path, class_names: list[str] | None) -> ImageList:
+def read_tree(folder: Path, class_names: list[str] | None, advice: str = SPLIT_ADVICE) -> ImageList:
     """List the images of `folder/<class>/**`, see `image_files.class_folders`."""
-    advice = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
     found = class_folders(folder, class_names, advice)
     targets = np.array(found.labels, dtype=np.int64)
     return ImageList(folder, found.paths, targets, found.class_names, str(folder), tuple(found.notes(folder)))

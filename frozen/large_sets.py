@@ -96,7 +96,7 @@ def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_see
         if any(not name.startswith(".") for name in inside):
             told = f"--val_fraction takes {root} for a folder of classes, but {root / part} holds folders"
             raise UserError(f"{told}: give --data_root {root / part}, or leave the flag out")
-    images = read_tree(root, None)
+    images = read_tree(root, None, "give the folder that holds one folder of images for each class")
     check_several_classes(images)
     check_num_classes(num_classes, len(images.class_names), images.source)
     check_listable(images)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from harness.flags import require
+
 CROP, RESIZED = 224, 256  # of the published networks and most others
+LEAST_SIDE, MOST_SIDE = 8, 4096  # pixels a side
+LEAST_STD = 1e-3  # 1 / 255 is that of networks for pixels from 0 to 255
 Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 INATURALIST: tuple[Triple, Triple] = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
@@ -46,6 +51,38 @@ class Preparation:
     interpolation: str = "bilinear"
     upright: bool = True
     jitter: bool = True
+
+
+class ImageFlags(NamedTuple):
+    """What the flags say of a backbone's images; None is as the network has it."""
+
+    image_size: int | None = None
+    resize_size: int | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
+    """Return the preparation with what the flags say; the short side grows with the crop unless it is said.
+
+    A `UserError` names the flag that makes no sense.
+    """
+    size = prepared.image_size if images.image_size is None else images.image_size
+    require(LEAST_SIDE <= size <= MOST_SIDE, "--image_size", size, f"from {LEAST_SIDE} to {MOST_SIDE}")
+    grown = math.floor(size * prepared.resize_size / prepared.image_size)
+    resized = grown if images.resize_size is None else images.resize_size
+    require(size <= resized <= MOST_SIDE, "--resize_size", resized, f"from the {size} of --image_size to {MOST_SIDE}")
+    mean, std = images.mean or prepared.mean, images.std or prepared.std
+    usual = "of pixels that go from 0 to 1"
+    require(all(0 <= x <= 1 for x in mean), "--mean", numbers(mean), f"three numbers from 0 to 1, {usual}")
+    least = all(LEAST_STD <= x <= 1 for x in std)
+    require(least, "--std", numbers(std), f"three numbers from {LEAST_STD} to 1, {usual}")
+    return replace(prepared, image_size=size, resize_size=resized, mean=mean, std=std)
+
+
+def numbers(values: Triple) -> str:
+    """Return three numbers as --mean and --std have them."""
+    return ",".join(f"{value:g}" for value in values)
 
 
 def preparation_of(dataset: str) -> Preparation:

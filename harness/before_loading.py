@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 from typing import NoReturn
 
@@ -29,8 +30,15 @@ def fill_closed_streams() -> None:
 
 
 def prepare_process() -> None:
-    """Let Ctrl-C end the process in one line, unless whoever started it has had it ignored; fill closed streams."""
+    """Let Ctrl-C end the process in one line, unless whoever started it has had it ignored; fill closed streams.
+
+    Without PyTorch, as outside the environment that `make` fills, it ends here in one line.
+    """
     fill_closed_streams()
+    if find_spec("torch") is None:
+        told = "this Python has no PyTorch: give `. .venv/bin/activate` first, see the README"
+        os.write(2, f"{os.path.basename(sys.argv[0])}: error: {told}\n".encode(errors="backslashreplace"))
+        sys.exit(2)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
 

@@ -37,6 +37,7 @@ DIGEST = 64  # characters
 CHECKED = "checksum"  # the key of a dict whose file ends in one
 # Where a file holds its weights: cRT's best epoch, the published form, and what other code calls it.
 WEIGHTS_IN = ("state_dict_best", "state_dict", "model_state_dict", "model")
+BACKBONE = "backbone"  # the key of what train_own.py says of the network that a head is of
 PARTS = (("feature", "classifier"), ("feat_model", "classifier"))  # MetaSAug's and cRT's large networks
 
 
@@ -211,6 +212,8 @@ def find_weights(state: Any, path: Path) -> StateDict:
         raise UserError(f"{path} holds no weights of a network, but an object of kind {kind}: save its state_dict() instead")
     inner = next((state[key] for key in WEIGHTS_IN if isinstance(state.get(key), Mapping)), state)
     weights = only_tensors(inner, path)
+    if is_tensors(weights) and {BACKBONE, CHECKED} <= state.keys():  # ours: names stay as they are
+        return dict(weights)
     if is_tensors(weights):
         found, beside = main_part(weights)
         if beside:

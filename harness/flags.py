@@ -184,7 +184,8 @@ def add_device_flags(parser: Parser) -> None:
 
 def add_checkpoint_flags(parser: Parser) -> None:
     """Add the flags that name a trained network."""
-    parser.add_argument("--arch", help="default: the checkpoint's, else resnet32")
+    parser.add_argument("--arch", help="of code of one's own, package.module:function; default: the "
+                        "checkpoint's, else resnet32")  # fmt: skip
     parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
 
 
@@ -224,13 +225,17 @@ def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
     parser.add_argument("--nesterov", type=truth, default=True, help="true or false (default: %(default)s)")
     parser.add_argument("--weight-decay", "--wd", type=float, default=5e-4, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=42, help="weights, order, crops and flips (default: %(default)s)")
-    parser.add_argument("--split", type=int, help="accepted for published command lines, whose default is "
-                        "1000; it has no effect there and here")  # fmt: skip
     parser.add_argument("--print-freq", "-p", type=int, default=100, help="steps between lines (default: %(default)s)")
     parser.add_argument("--resume", metavar="auto|PATH", help="go on with an interrupted run: auto takes this run's own "
                         "file, if there is one, PATH another <save_name>_resume.pth.tar")  # fmt: skip
     parser.add_argument("--save_every", type=float, default=10, metavar="MINUTES", help="save what --resume needs so often, "
                         "besides after each epoch; 0: after every step (default: %(default)s)")  # fmt: skip
+
+
+def add_split_flag(parser: Parser) -> None:
+    """Add the flag of the published scripts that does nothing."""
+    parser.add_argument("--split", type=int, help="accepted for published command lines, whose default is "
+                        "1000; it has no effect there and here")  # fmt: skip
 
 
 def add_logit_adjust_flag(parser: Parser) -> None:
@@ -285,3 +290,10 @@ def check_num_classes(num_classes: int | None, known: int, dataset: str) -> None
     """Raise a `UserError` when --num_classes contradicts the data's own count."""
     if num_classes is not None and num_classes != known:
         raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave it out")
+
+
+def check_idx(idx: str) -> None:
+    """Check --idx."""
+    inside = Path(idx)
+    require(bool(idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(idx), "a name")
+    require(idx.isprintable(), "--idx", repr(idx), "of printable characters")

@@ -78,6 +78,9 @@ def class_folders(folder: Path, class_names: list[str] | None, advice: str) -> C
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
     if not chosen:
+        if left_out[STRAY] and not found:
+            told = f"{folder} holds {numbered(left_out[STRAY], 'image', 'images')}, but no folder of a class"
+            raise UserError(f"{told}: {advice}")
         there = f" (files left out: {counted(left_out)})" if left_out else ""
         raise UserError(f"{folder} holds no image in a format that can be read{there}: {advice}")
     paths, labels = [path for path, _ in chosen], [label for _, label in chosen]

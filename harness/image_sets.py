@@ -6,11 +6,13 @@ Everything ends as an `ImageSet`: all pixels of a set in memory, 32x32, uint8.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple, TypeVar
 from urllib.error import URLError
 
@@ -33,17 +35,22 @@ SHA256 = {
     "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
 }
 DIGITS_TEST_SHARE = 0.3
+MUCH_LARGER = 64  # a short side of images that lose detail when they are shrunk
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in memory: pixels (M, 32, 32, 3) uint8, targets (M,) int64, class names, and whether mirroring is allowed."""
+    """Images in memory: pixels (M, 32, 32, 3) uint8, targets (M,) int64, class names, and whether mirroring is allowed.
+
+    `shrunk_from` is the median short side of those that were larger before, 0 if none was.
+    """
 
     pixels: Tensor
     targets: Tensor
     class_names: list[str]
     flip: bool = True
+    shrunk_from: float = 0.0
 
     def subset(self, index: np.ndarray) -> ImageSet:
         """Return the images at `index`."""
@@ -169,9 +176,11 @@ def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] |
         faults += bad
     images = [image for image, _ in good]
     pixels, targets = np.stack([image.pixels for image in images]), torch.tensor([label for _, label in good])
-    done = changes([image.size for image in images], sum(image.laid_on_white for image in images))
+    sizes = [image.size for image in images]
+    done = changes(sizes, sum(image.laid_on_white for image in images))
     notes = [*found.notes(folder), *(f"{folder}: {line}" for line in done)]
-    return ImageSet(torch.from_numpy(pixels), targets, found.class_names), notes
+    shrunk_from = median([min(size) for size in larger_ones(sizes)] or [0])
+    return ImageSet(torch.from_numpy(pixels), targets, found.class_names, shrunk_from=shrunk_from), notes
 
 
 class SmallImage(NamedTuple):
@@ -200,13 +209,28 @@ def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
 def changes(sizes: Sequence[tuple[int, int]], laid_on_white: int) -> list[str]:
     """Return lines that say what was done to images besides reading them; `sizes` are those (width, height) before."""
     lines = whitened(laid_on_white)
-    larger = [size for size in sizes if max(size) > SIZE]
+    larger = larger_ones(sizes)
     if larger:
         small, large = (f"{width} x {height}" for width, height in (f(larger, key=np.prod) for f in (min, max)))
         span = small if small == large else f"{small} to {large}"
         were = numbered(len(larger), f"image of {span} pixels was", f"images of {span} pixels were")
         lines.append(f"{were} shrunk to {SIZE} x {SIZE}")
     return lines
+
+
+def larger_ones(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the sizes of images that have to be shrunk."""
+    return [size for size in sizes if max(size) > SIZE]
+
+
+def detail_note(images: ImageSet, root: str) -> list[str]:
+    """Return a line that names the way for photographs, if the training images of the folder `root` were much larger."""
+    if images.shrunk_from < MUCH_LARGER:
+        return []
+    folder = os.path.join(root, "train")
+    lost = f"{folder}: images lose detail at {SIZE} x {SIZE} (their median short side was {images.shrunk_from:g} pixels)"
+    command = f"python3 train_own.py --data_root {shlex.quote(folder)} --val_fraction 0.2"
+    return [f"{lost}; to train on photographs at full size, through a pretrained network: {command}"]
 
 
 def whitened(images: int) -> list[str]:

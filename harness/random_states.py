@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,25 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (the global one is what code of others draws from)
     random.seed(seed)
+
+
+@contextmanager
+def kept_apart(seed: int) -> Iterator[None]:
+    """Let code of others draw from global generators of this seed; they and the default dtype are left as they were.
+
+    Generators of GPUs are not looked at, which would open every GPU.
+    """
+    numbers, python, dtype = np.random.get_state(), random.getstate(), torch.get_default_dtype()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numbers)  # noqa: NPY002
+            random.setstate(python)
+            torch.set_default_dtype(dtype)
 
 
 def random_states() -> dict[str, Any]:

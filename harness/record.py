@@ -24,6 +24,7 @@ from harness.progress import duration
 from harness.run_files import (
     checkpoint_paths,
     copy_run,
+    exported_paths,
     fault_of,
     list_paths,
     prediction_paths,
@@ -129,6 +130,7 @@ class Record:
         if not own:
             files = [f for path in self.paths.values() for f in with_previous(path)]
             files += [*self.predictions.values(), self.summary_path, *RunLog.files(folder, name), *list_paths(folder, name)]
+            files += exported_paths(folder, name)
             kept = Path(keep).resolve() if keep else None
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:

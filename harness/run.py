@@ -254,7 +254,7 @@ class Run:
 
     def after_epoch(
         self, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]] | None = None,
-        stage2_from: int = 0,
+        stage2_from: int = 0, keep_stage1: bool = True,
     ) -> None:  # fmt: skip
         """Print, log and save.
 
@@ -265,15 +265,15 @@ class Run:
         per_class:
             Figures (C,) of each class: in the log as means of the shot groups, in the summary as they are.
         stage2_from:
-            The first epoch of stage 2. Before it a checkpoint for `stage1` of other runs is kept, and from it on the best
-            epoch is chosen among those of stage 2. A run that ends before it is stage 1 alone.
+            The first epoch of stage 2. Before it a checkpoint for `stage1` of other runs is kept, if `keep_stage1`, and
+            from it on the best epoch is chosen among those of stage 2. A run that ends before it is stage 1 alone.
         """
         self.check()
         if self.group.device.type == "cuda":
             self.group.broadcast(self._tensors())
         if self.record is not None:
             self._keep(self.record, tested, values, per_class or {}, stage2_from)
-            if self.epoch + 1 == stage2_from < self.flags.epochs:
+            if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
                 save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()

@@ -20,6 +20,7 @@ from harness.flags import UNSAID
 CHECKPOINTS = ("ckpt", "stage1", "last", "resume")  # the checkpoints of a run
 OUTCOME_OF = {"ckpt": "best", "last": "last"}  # which outcome of a run they hold
 TESTED = tuple(OUTCOME_OF)  # those whose predictions are kept
+EXPORTED = (".onnx", ".pt")  # the ends of exported networks
 LONGEST_END = "_ckpt_predictions.npz.tmp"  # of a name that a run writes, after the --save_name
 
 # What the states of older versions do not say: it is compared where they do.
@@ -39,6 +40,11 @@ def prediction_paths(folder: Path, name: str) -> dict[str, Path]:
 def summary_path(folder: Path, name: str) -> Path:
     """Return the path of a run's summary."""
     return folder / f"{name}_summary.json"
+
+
+def exported_paths(folder: Path, name: str) -> list[Path]:
+    """Return the paths of the files that a run's networks may have been exported to."""
+    return [checkpoint_paths(folder, name)[kind].with_name(f"{name}_{kind}{end}") for kind in TESTED for end in EXPORTED]
 
 
 def list_paths(folder: Path, name: str) -> tuple[Path, Path]:

@@ -24,6 +24,7 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
+A_TENSOR = "is or holds a tensor where there should be none"
 NOT_YET = -1  # the best epoch of a run that has ended none
 
 
@@ -116,10 +117,23 @@ class OptimizerState(msgspec.Struct):
     param_groups: list[dict[str, Any]]
 
 
+class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):
+    """What a checkpoint says of the backbone of its head, see `frozen.networks.Backbone`."""
+
+    name: Name
+    image_size: Annotated[int, Meta(ge=1, le=4096)]
+    resize_size: Annotated[int, Meta(ge=1, le=4096)]
+    mean: Annotated[list[Finite], Meta(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Meta(gt=0, le=LARGEST)]], Meta(min_length=3, max_length=3)]
+    interpolation: Literal["bilinear", "bicubic"]
+    upright: bool
+    jitter: bool
+
+
 # What the keys of a checkpoint hold, besides the weights.
 CHECKPOINT: tuple[tuple[str, Any], ...] = (
     ("epoch", Count), ("best_acc1", Chosen), ("flags", dict[str, Plain]), ("flags", Flags), ("arch", Name),
-    ("dataset", Name), ("class_names", list[Name]), ("train_digest", Name),
+    ("dataset", Name), ("backbone", BackboneFacts | None), ("class_names", list[Name]), ("train_digest", Name),
     *((name, Annotated[list[Images], Meta(min_length=1)]) for name in ("cls_num_list", "stage2_counts")),
     ("imb_factor", Annotated[float, Meta(gt=0, le=1)] | None), ("resume", dict[str, Any]),
 )  # fmt: skip
@@ -154,7 +168,7 @@ def problem(value: Any, form: Any, name: str = "") -> str | None:
     except RecursionError:
         return f"its {name} is nested too deeply"
     except AttributeError:  # msgspec takes a tensor for a mapping
-        return f"its {name} is or holds a tensor where there should be none"
+        return f"its {name} {A_TENSOR}"
     return None
 
 
@@ -176,6 +190,8 @@ def in_words(said: str, value: Any, name: str) -> str:
     if not re.fullmatch(r"(?:\.\w+|\[\d+\])*", place):
         return f"{told}of another kind: {what}"
     for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+        if isinstance(value, Tensor):
+            return f"its {name} {A_TENSOR}"
         value = value[key or int(index)]
     return f"{told}{shown(value)}: {what}"
 

@@ -19,6 +19,8 @@ from harness.flags import (
     add_learning_flags,
     add_logit_adjust_flag,
     add_method_flags,
+    add_split_flag,
+    check_idx,
     check_learning,
     check_logit_adjust,
     check_num_classes,
@@ -97,6 +99,7 @@ def training_parser(description: str | None, stage2: Mapping[str, str], rules: M
     parser.add_argument("--num_heldout", type=int, help="images a class to hold out: those that the long tail leaves out, "
                         "then up to a fifth of the class (default: 2,000 in all)")  # fmt: skip
     add_learning_flags(parser, epochs=200, lr=0.1)
+    add_split_flag(parser)
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
     parser.add_argument("--compile", nargs="?", const="default", choices=("default",), metavar="default",
                         help="compile the passes by torch.compile, minutes at the start")  # fmt: skip
@@ -179,8 +182,6 @@ def check_training(flags: TrainingFlags) -> None:
     check_learning(flags)
     require(math.isfinite(flags.stage2_lr) and flags.stage2_lr > 0, "--stage2_lr", flags.stage2_lr, "a number above 0")
     require(0 <= flags.threads <= 1024, "--threads", flags.threads, "from 0 to 1024")
-    inside = Path(flags.idx)
-    require(bool(flags.idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(flags.idx), "a name")
-    require(flags.idx.isprintable(), "--idx", repr(flags.idx), "of printable characters")
+    check_idx(flags.idx)
     if flags.dataset in NUM_CLASSES:
         check_num_classes(flags.num_classes, NUM_CLASSES[flags.dataset], flags.dataset)

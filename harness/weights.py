@@ -93,7 +93,9 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
             raise UserError(f"{source} was trained on {len(theirs)} classes, the data set has {len(ours)}: see --dataset")
         if found := mismatch(theirs, ours, name):
             raise UserError(f"{source} cannot be used: {found}")
-    model.load_state_dict({long: kept.get(name, own[long]) for name, long in short.items()})
+    for name, long in short.items():
+        own[long] = kept.get(name, own[long])
+    model.load_state_dict(own)  # and no other dict: this one holds the versions that some layers ask for
 
 
 def check_bias(ours: Iterable[str], weights: Mapping[str, Tensor], source: Path | str) -> None:

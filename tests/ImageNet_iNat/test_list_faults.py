@@ -13,7 +13,8 @@ from support.places import ROOT
 from support.ranks import places, together
 from support.refusals import wrong
 
-from head_flags import parse_group, parse_test, parse_training
+from frozen.run_flags import parse_group
+from head_flags import parse_test, parse_training
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
 FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--data_root", "my"]

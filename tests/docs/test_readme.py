@@ -7,11 +7,13 @@ import sys
 
 import pytest
 from support.data import write_image
+from support.own import write_features, write_photos
 from support.places import ROOT
 
 import head_flags
 import predict
 from covariance_rules import RULES
+from frozen.own_flags import own_parser, parse_own
 from harness import training_flags
 from meta_step import STAGE2
 
@@ -37,23 +39,44 @@ def commands(blocks=BLOCKS):
 OWN_DATA = blocks_of(PAGES["own_data.md"])
 
 
+def quickly(words):
+    """A command of the page as the test runs it: few epochs, and for a network that is downloaded the small one there is."""
+    words = [*words]
+    for flag, value in (("--backbone", ["--backbone", "tiny:make", "--image_size", "32"]), ("--pretrained", [])):
+        if flag in words:
+            at = words.index(flag)
+            words[at : at + 2] = value
+    if "new_photographs" in words or "--export" in words:
+        words += ["--arch", "tiny:make"]
+    if words[1].endswith("_train.py"):
+        words += ["--epochs", "2", "--no-cuda", *(["--arch", "resnet8"] if "--arch" not in words else [])]
+    if words[1].endswith("_own.py"):
+        words += ["--epochs", "2", "--no-cuda", "--workers", "0", "--num_meta", "2"]
+    return words + (["--ways", "plain", "--seeds", "1"] if words[1].endswith("compare_own.py") else [])
+
+
 def test_own_images_as_written(run, tmp_path):
     for split, number in (("train", 16), ("test", 3)):
         for k, name in enumerate(("cat", "dog", "owl")):
             for i in range(number - 2 * k * (split == "train")):
                 write_image(tmp_path / "my_images" / split / name / f"{i}.png", 10 * k + i % 3)
-    network, _ = (block for language, block in OWN_DATA if language == "python")
+    write_photos(tmp_path)
+    (tmp_path / "my_network.py").rename(tmp_path / "tiny.py")
+    (tmp_path / "photos").rename(tmp_path / "photographs")
+    (tmp_path / "new_photographs").symlink_to("photographs")
+    write_features(tmp_path / "embeddings.npz", [20, 12, 5])
+    network, _ = (block for language, block in OWN_DATA if language == "python" and "num_classes" in block)
     (tmp_path / "my_network.py").write_text(network)
-    outs = []
-    for words in commands(OWN_DATA):
-        quick = ["--epochs", "2", "--no-cuda"] if words[1].endswith("_train.py") else []
-        outs.append(run(*words[1:], *quick, *(["--arch", "resnet8"] if quick and "--arch" not in words else [])).stdout)
+    outs = [run(*quickly(words)[1:]).stdout for words in commands(OWN_DATA)]
     assert any("wrote report/report.html" in out and "| run | last (1)" in out for out in outs)
+    assert [out for out in outs if "wrote predictions.csv: 32 images" in out]
+    assert [out for out in outs if out.startswith("wrote checkpoint/ours/own/head_last.onnx: logits of 4 made-up images")]
+    assert [out for out in outs if "to train it, without images held out: python3 train_own.py" in out]
     assert outs[-1].startswith("my_images/test/cat/0.png\t")
 
 
 def test_own_network_as_written(tmp_path):
-    _, block = (block for language, block in OWN_DATA if language == "python")
+    _, block = (block for language, block in OWN_DATA if language == "python" and "num_classes" in block)
     use = """
 images, labels = torch.randn(9, 3, 32, 32), torch.arange(9) % 3
 before = torchvision.models.resnet18(num_classes=3).state_dict()
@@ -77,6 +100,8 @@ def test_commands_name_scripts_and_flags_that_exist():
         assert (ROOT / words[1]).is_file(), words
         if words[1].endswith("_train.py") and not {"stripes", "scale"} & {*words}:  # docs/extending.md makes these
             training_flags.parse_training("", STAGE2, RULES, words[2:])
+        elif words[1] == "train_own.py":
+            parse_own("", words[2:])
         elif words[1] == "MetaSAug_test.py":
             training_flags.parse_test("", words[2:])
 
@@ -109,6 +134,7 @@ def flags_of_parser(parser):
     [
         (PAGES["flags.md"], "## MetaSAug_LDAM_train.py", training_flags.training_parser("", STAGE2, RULES)),
         (PAGES["flags.md"], "## MetaSAug_test.py", training_flags.testing_parser("")),
+        (PAGES["flags.md"], "## train_own.py", own_parser("")),
         (PAGES["flags.md"], "## predict.py", predict.parser()),
         (LARGE_README, "## Train", head_flags.training_parser("")),
     ],

@@ -121,6 +121,6 @@ def test_folders_and_small_classes(tmp_path):
     class_folders(tmp_path / "two", (11, 6, 2), meta=0)
     sets = read_sets("custom", tmp_path / "two", 2).lists.sets(2, join_meta=True)
     assert (sets.cls_num_list, sets.stage2_counts) == ([9, 4, 2], [11, 6, 2])
-    told = "no class has an image to hold out: add images, or leave --select_on heldout out"
+    told = "no class has an image to hold out: add images, lower --num_meta, or leave --select_on heldout out"
     class_folders(tmp_path / "few", (4, 3), meta=1)
     assert wrong(read_sets("custom", tmp_path / "few", 2).lists.sets, 2, -1) == told

@@ -26,7 +26,8 @@ from support.refusals import wrong
 from frozen import cached_rows
 from frozen.cached_rows import UnfinishedRows, is_whole
 from frozen.drawn_sets import Sets
-from frozen.feature_cache import CachedFeatures, FeatureCache, cached_features
+from frozen.feature_cache import FeatureCache, cached_features
+from frozen.feature_tables import CachedFeatures
 from frozen.features import LiveFeatures
 from frozen.transforms import preparation_of
 from harness.process_group import Group

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tarfile
+from itertools import product
 from urllib.error import URLError
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from support.data import make_cifar
+from support.places import ROOT
 from support.refusals import wrong
 from torchvision import datasets
 
@@ -52,6 +54,38 @@ def test_what_was_done_to_images_is_said(tmp_path):
         "2 images are transparent somewhere: they were laid on white",
         "2 images of 40 x 24 to 500 x 300 pixels were shrunk to 32 x 32",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "before"),
+    [
+        ([(300, 200), (90, 128), (64, 400), (32, 32), (20, 30)], "90"),  # those that were not shrunk do not count
+        ([(64, 70), (64, 64), (32, 32)], "64"),
+        ([(100, 63), (1000, 800), (63, 65)], None),
+        ([(32, 32)], None),
+    ],
+)
+def test_training_on_photographs_is_told_the_way_for_them_once(run, tmp_path, sizes, before):
+    """By both scripts, and by none that uses their network; test images, large in all cases, play no part."""
+    shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", tmp_path)
+    for split, name in product(("train", "test"), ("cat", "dog")):
+        (tmp_path / "my photos" / split / name).mkdir(parents=True)
+        for i, size in enumerate(2 * sizes if split == "train" else [(500, 400)]):
+            Image.new("RGB", size, (9 * i, 99, 0)).save(tmp_path / "my photos" / split / name / f"{i}.png")
+    data, more = ["--data_root", "my photos"], ["--arch", "tiny_networks:logits", "--no-cuda"]
+    short = ["--dataset", "folder", *data, *more, "--num_meta", "1", "--epochs", "1", "--threads", "1"]
+    outs = [run(f"MetaSAug_{loss}_train.py", *short, "--save_name", loss).stdout for loss in ("CE", "LDAM")]
+    for out in outs:
+        assert "were shrunk to 32 x 32" in out
+        assert [line for line in out.splitlines() if "train_own" in line] == [
+            f"note: my photos/train: images lose detail at 32 x 32 (their median short side was {before} pixels); "
+            "to train on photographs at full size, through a pretrained network: "
+            "python3 train_own.py --data_root 'my photos/train' --val_fraction 0.2"
+        ] * (before is not None)
+    network = ["--checkpoint_path", "checkpoint/ours/0/CE_ckpt.pth.tar", *more]
+    for command in (["MetaSAug_test.py", *data], ["predict.py", "my photos"]):
+        used = run(*command, *network)
+        assert "train_own" not in used.stdout + used.stderr
 
 
 def test_a_test_folder_may_lack_classes_but_not_have_new_ones(tree):

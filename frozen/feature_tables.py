@@ -1,0 +1,179 @@
+"""Batches of a head's training out of whole tables of features, cached ones of images or those of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_utils import seeded
+from frozen.drawn_sets import Sets
+from frozen.features import meta_indices, train_indices
+from frozen.image_lists import ImageList
+from harness.errors import UserError
+from harness.evaluation import Batch
+from harness.process_group import Group
+from harness.text import say
+
+TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
+BLOCK = 4096  # rows at once
+ALIKE = 1e-6  # the share of the mean square that is variance, of features that say nothing; those of trained ones have 0.3
+
+
+class PickedRows:
+    """Rows of a table in an order, each taken when it is asked for."""
+
+    def __init__(self, table: np.ndarray, rows: np.ndarray) -> None:
+        self.table, self.rows = table, rows
+        self.shape, self.dtype = (len(rows), table.shape[1]), table.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        """Return the rows at `index` of the order."""
+        return np.asarray(self.table[self.rows[index]])
+
+
+Rows = np.ndarray | PickedRows
+
+
+class CachedFeatures:
+    """Batches of cached features, on every process the whole global batch.
+
+    Parameters
+    ----------
+    train, meta:
+        K views (M, A) each; every image of a batch comes from a view drawn at random.
+    test, heldout:
+        (M, A), of the held-out images only if there are any.
+    targets:
+        Labels by set name.
+    scale:
+        What is done to features before they are used.
+    """
+
+    def __init__(
+        self, train: Sequence[Rows], meta: Sequence[Rows], test: Rows, targets: Mapping[str, Tensor],
+        group: Group, batch_size: int, test_batch_size: int, seed: int, heldout: Rows | None = None,
+        scale: Callable[[Tensor], Tensor] = lambda features: features,
+    ) -> None:  # fmt: skip
+        self.views, self.scale = {"train": train, "meta": meta}, scale
+        self.rows = {"test": test} if heldout is None else {"test": test, "heldout": heldout}
+        self.targets, self.group = targets, group
+        self.batch_size, self.test_batch_size, self.seed = batch_size, test_batch_size, seed
+
+    def train(self, taken: int = 0) -> Iterator[Batch]:
+        """Yield the training batches of one epoch after the other, without the first `taken`."""
+        batches = train_indices(len(self.targets["train"]), self.batch_size, self.seed)
+        return self._drawn("train", batches, seeded(self.seed, TRAIN_VIEWS), taken)
+
+    def meta(self, taken: int = 0) -> Iterator[Batch]:
+        """Yield the meta batches without end, without the first `taken`."""
+        batches = meta_indices(len(self.targets["meta"]), self.batch_size, self.seed)
+        return self._drawn("meta", batches, seeded(self.seed, META_VIEWS), taken)
+
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+        whole = self.rows[name]
+        share = self.group.share(len(whole))
+        for start in range(share.start, share.stop, self.test_batch_size):
+            rows = slice(start, min(start + self.test_batch_size, share.stop))
+            yield self._batch(whole[rows], self.targets[name][rows])
+
+    def _drawn(
+        self, name: str, batches: Iterator[tuple[int, Tensor]], generator: torch.Generator, taken: int
+    ) -> Iterator[Batch]:
+        views = self.views[name]
+        for number, (_, index) in enumerate(batches):
+            view = torch.randint(len(views), (len(index),), generator=generator).numpy()
+            if number < taken:
+                continue
+            rows = np.empty((len(index), views[0].shape[1]), views[0].dtype)
+            for k, matrix in enumerate(views):
+                rows[view == k] = matrix[index.numpy()[view == k]]
+            yield self._batch(rows, self.targets[name][index])
+
+    def _batch(self, rows: np.ndarray, target: Tensor) -> Batch:
+        features = torch.from_numpy(np.array(rows)).to(self.group.device).float()
+        return self.scale(features), target.to(self.group.device)
+
+
+def picked(table: np.ndarray, places: Mapping[str, int], images: ImageList) -> PickedRows:
+    """Return the rows of a list, given the row of each file."""
+    return PickedRows(table, np.array([places[file] for file in images.files()], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """Takes features (N, A) to (z − mean) · factor, so that rates mean much the same for every backbone."""
+
+    mean: Tensor
+    factor: float
+
+    def to(self, device: torch.device) -> FeatureScale:
+        """Return it on `device`."""
+        return FeatureScale(self.mean.to(device), self.factor)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the scaled features."""
+        return (features - self.mean) * self.factor
+
+    def folded(self, head: nn.Linear, subtracted: Tensor | None) -> nn.Linear:
+        """Return the head that gives for features as they are what `head` gives for scaled ones, on the CPU in float32.
+
+        `subtracted` (C,) is taken off its logits.
+        """
+        with torch.random.fork_rng(devices=[]):
+            made = nn.Linear(head.in_features, head.out_features)
+        weight = head.weight.detach().cpu().double() * self.factor
+        made.weight.data.copy_(weight)
+        bias = head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
+        made.bias.data.copy_(bias if subtracted is None else bias - subtracted.cpu().double())
+        return made
+
+
+def feature_scale(rows: Rows, source: str) -> FeatureScale:
+    """Return what takes away the mean of these rows, and makes the mean of their variances one."""
+    sums = np.zeros(rows.shape[1])
+    for block in float64_blocks(rows):
+        sums += block.sum(axis=0)
+    mean = sums / len(rows)
+    if not np.isfinite(mean).all():
+        raise UserError(f"features of {source} are too large for the 16 bits that they are kept in: take another backbone")
+    variance = sum(float(np.square(block - mean).sum()) for block in float64_blocks(rows)) / (len(rows) * rows.shape[1])
+    if variance <= ALIKE * float(np.square(mean).mean()):
+        say(f"note: features of {source} are nearly the same for all: they can tell classes apart only if their network was "
+            "trained, see --pretrained")  # fmt: skip
+    return FeatureScale(torch.from_numpy(mean).float(), variance**-0.5 if variance > 0 else 1.0)
+
+
+def float64_blocks(rows: Rows) -> Iterator[np.ndarray]:
+    """Yield the rows in float64, some at a time."""
+    for start in range(0, len(rows), BLOCK):
+        yield rows[slice(start, start + BLOCK)].astype(np.float64)
+
+
+def scaled_batches(
+    sets: Sets, rows: Callable[[ImageList], Sequence[Rows]], group: Group, batch_size: int, test_batch_size: int, seed: int
+) -> tuple[CachedFeatures, FeatureScale]:  # fmt: skip
+    """Return batches of features that are scaled by those of the training list, and that scale.
+
+    Parameters
+    ----------
+    rows:
+        Returns the views of a list, of which the first serves for tests.
+    """
+    scale = feature_scale(rows(sets.train)[0], sets.train.source)
+    parts = {"train": sets.trained, "meta": sets.meta, "test": sets.test}
+    parts |= {} if sets.heldout is None else {"heldout": sets.heldout}
+    targets = {name: torch.from_numpy(part.targets) for name, part in parts.items()}
+    heldout = None if sets.heldout is None else rows(sets.heldout)[0]
+    batches = CachedFeatures(
+        rows(sets.trained), rows(sets.meta), rows(sets.test)[0], targets, group, batch_size, test_batch_size, seed, heldout,
+        scale.to(group.device),
+    )  # fmt: skip
+    return batches, scale

@@ -1,0 +1,164 @@
+"""The recipe of a linear head on frozen features: what is trained, the epochs, the step, the test after each.
+
+Features come in batches, computed from images or read; see `features.py` and `feature_cache.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from covariance_rules import RULES
+from frozen.drawn_sets import Sets
+from frozen.head_step import augmented_head_step, head_step, plain_head_step
+from frozen.run_flags import FrozenFlags
+from harness.evaluation import Batch, evaluate
+from harness.flags import choice_words, effect_notes
+from harness.process_group import Group
+from harness.progress import StepFigures
+from harness.run import Run
+from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
+from meta_step import STAGE2
+
+
+class FeatureBatches(Protocol):
+    """Where batches of features (N, A) and target (N,) come from."""
+
+    def train(self, taken: int = 0) -> Iterator[Batch]:
+        """Yield the global training batches of one epoch after the other, without the first `taken`."""
+
+    def meta(self, taken: int = 0) -> Iterator[Batch]:
+        """Yield the global meta batches without end, without the first `taken`."""
+
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """When stage 2 begins, before which the loss is plain cross-entropy, and from when on the rate is lower.
+
+    `meta_start` and `drop_epoch` count epochs from 0; `lr_drop` is the factor of the rate.
+    """
+
+    meta_start: int = 0
+    drop_epoch: int = 0
+    lr_drop: float = 1.0
+
+    def lr(self, lr: float, epoch: int) -> float:
+        """Return the rate of an epoch."""
+        return lr * self.lr_drop if epoch >= self.drop_epoch else lr
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """A head and what trains it.
+
+    `batch_size` is that of all processes together, `steps` are those of an epoch, and `subtracted` (C,) is taken off the
+    logits in tests.
+    """
+
+    sets: Sets
+    head: nn.Linear
+    criterion: MetaSAugCE
+    estimator: EstimatorCV
+    optimizer: torch.optim.Optimizer
+    batch_size: int
+    steps: int
+    stages: Stages = Stages()
+    subtracted: Tensor | None = None
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the logits (N, C) that are tested."""
+        logits: Tensor = self.head(features)
+        return logits if self.subtracted is None else logits - self.subtracted
+
+
+def head_task(
+    flags: FrozenFlags, sets: Sets, head: nn.Linear, group: Group, stages: Stages = Stages(), tau: float = 0.0
+) -> HeadTask:
+    """Return the head, on the device of its group, with its loss, class statistics and optimizer.
+
+    In tests `tau` times the log of each class's share of the training images is subtracted from its logit.
+    """
+    head = head.to(group.device)
+    optimizer = torch.optim.SGD(
+        head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
+        fused=group.device.type in ("cpu", "cuda"),
+    )  # fmt: skip
+    criterion = MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device)
+    estimator = EstimatorCV(head.in_features, len(sets.cls_num_list), diagonal=True).to(group.device)
+    batch_size = flags.batch_size * group.world_size
+    steps = -(-len(sets.trained) // batch_size)
+    subtracted = logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None
+    return HeadTask(sets, head, criterion, estimator, optimizer, batch_size, steps, stages, subtracted)
+
+
+def introduction(flags: FrozenFlags, task: HeadTask, group: Group, subject: str) -> list[str]:
+    """Return lines that say what is trained, on what and where; `subject` is what the head is of."""
+    choices, start = choice_words(flags), task.stages.meta_start
+    where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
+    when = f"from epoch {start}" if start else "every epoch"
+    return [
+        f"{flags.dataset}, {len(task.sets.cls_num_list)} classes, {subject}, {where}",
+        f"batch {flags.batch_size} a process, {task.batch_size} in all; so are meta batches, if there are as many images",
+        *task.sets.about(),
+        *([f"{when}: {STAGE2[flags.stage2]}{choices}"] if choices or start or flags.stage2 != "metasaug" else []),
+        *effect_notes(flags),
+    ]
+
+
+def strength(flags: FrozenFlags, epoch: int) -> float:
+    """Return λ_t."""
+    return 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs
+
+
+def take_step(flags: FrozenFlags, task: HeadTask, batch: Batch, meta: Iterator[Batch], epoch: int) -> StepFigures:
+    """Take the step that --stage2 says, with the next meta batch if it needs one; before stage 2 a plain one."""
+    head, optimizer, lam_t = task.head, task.optimizer, strength(flags, epoch)
+    lr = task.stages.lr(flags.lr, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    if epoch < task.stages.meta_start:
+        return plain_head_step(head, optimizer, batch)
+    if flags.stage2 == "metasaug":
+        return head_step(
+            head, task.criterion, task.estimator, optimizer, batch, next(meta), lam_t=lam_t, virtual_lr=lr,
+            meta_lr=flags.step_size, rule=RULES[flags.meta_update], train_on_meta=flags.trains_on_meta,
+        )  # fmt: skip
+    extra_batch = next(meta) if flags.trains_on_meta else None
+    if flags.stage2 == "none":
+        return plain_head_step(head, optimizer, batch, extra_batch)
+    return augmented_head_step(head, task.criterion, task.estimator, optimizer, batch, extra_batch, lam_t=lam_t)
+
+
+def train_epochs(run: Run, flags: FrozenFlags, task: HeadTask, features: FeatureBatches, group: Group) -> None:
+    """Train from where the run stands to its end."""
+    sets, head, estimator, stages = task.sets, task.head, task.estimator, task.stages
+    batches = features.train(run.epoch * task.steps + run.meter.steps)  # of one epoch after the other
+    meta = run.interruptible(features.meta(run.meta_taken))
+    first = run.epoch
+    for epoch in run.epochs:
+        if epoch == first and flags.writes_lists and group.main:  # earlier files are set aside by now
+            run.say(sets.write_lists(flags.folder, flags.save_name))
+        lam_t, lr = strength(flags, epoch), stages.lr(flags.lr, epoch)
+        left = islice(batches, task.steps - run.meter.steps)
+        for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):
+            seen = take_step(flags, task, batch, meta, epoch)
+            run.after_step(seen, batch[1])
+        tested = evaluate(task.classify, run.testing(features.test(), len(sets.test)), group)
+        values = {"lr": lr, "test_acc5": tested.top5}
+        if sets.heldout is not None:  # the best epoch is chosen on these images
+            heldout = evaluate(task.classify, run.testing(features.test("heldout"), len(sets.heldout)), group)
+            values["heldout_acc1"] = heldout.accuracy(sets.cls_num_list).mean_over_classes
+        ends, moved = epoch + 1 == flags.epochs, flags.step_size * run.meter.read_grad_trace()
+        spread = covariance_traces(estimator, moved if run.meter.has_meta else None) if ends else {}
+        run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False)
+        if epoch == max(stages.meta_start, 1):  # the first with a λ_t
+            run.say(*augmentation_note(head, estimator, lam_t))
+        run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))

@@ -1,0 +1,170 @@
+"""What train_own.py trains a head on: images and their backbone, or features of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from data_utils import TRAIN_STREAM
+from frozen.backbone import fingerprint
+from frozen.drawn_sets import Lists, Sets, united
+from frozen.feature_cache import FeatureCache
+from frozen.feature_files import read_features
+from frozen.feature_lists import feature_lists, rows_of
+from frozen.feature_tables import CachedFeatures, FeatureScale, PickedRows, picked, scaled_batches
+from frozen.features import ImageFeatures, ListedImages, extractor, plain_images
+from frozen.image_check import check_readable, readable_sets
+from frozen.image_lists import ImageList, read_tree
+from frozen.large_sets import read_lists
+from frozen.networks import Backbone, open_backbone
+from frozen.own_flags import OwnFlags
+from harness.process_group import Group
+from harness.weights import network_weights
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images, and the backbone whose features of them are computed once; `weights` is a digest of it."""
+
+    sets: Sets
+    backbone: Backbone
+    weights: str
+
+    @property
+    def features(self) -> int:
+        """How many features an image has."""
+        return self.backbone.features
+
+    def subject(self, flags: OwnFlags) -> str:
+        """Return what the head is of, in words."""
+        where = "" if flags.pretrained is None else f" with the weights {flags.pretrained}"
+        return f"head of {self.backbone.name}{where}"
+
+    def digests(self) -> dict[str, str]:
+        """Return what tells it from others."""
+        return {**self.sets.digests(), "backbone weights": self.weights}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of it."""
+        return {"backbone": self.backbone.facts()}
+
+    def state(self, head: nn.Linear) -> dict[str, Tensor]:
+        """Return the weights of the whole network with a head."""
+        return self.backbone.whole(head)
+
+    def without_bad(self, flags: OwnFlags, group: Group) -> ImageSource:
+        """Read all images now, and leave out those that cannot be read."""
+        size = self.backbone.prepared.resize_size
+        return replace(self, sets=readable_sets(self.sets, flags.drawn, group, flags.workers, size))
+
+    def batches(self, flags: OwnFlags, group: Group, batch_size: int) -> tuple[CachedFeatures, FeatureScale]:
+        """Have the features computed or read, and return batches of them.
+
+        Of each image there is a plain view, and --views augmented ones. They depend on no seed, and not on how the images
+        are shared out among the sets: so many runs share them.
+        """
+        assert self.sets.lists is not None
+        parts, prepared = self.sets.lists.parts, self.backbone.prepared
+        whole = united(parts)
+        images = {"images": plain_images(whole, prepared)}
+        if flags.views:
+            images["augmented"] = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
+        extract = extractor(self.backbone.model.to(group.device))
+        live = ImageFeatures(images, extract, group, flags.test_batch_size, flags.workers)
+        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, parts)
+        cache = FeatureCache(flags.cache_folder, live, self.weights, group, self.features, check)
+        views = [cache.open("images", 0), *(cache.open("augmented", view) for view in range(flags.views))]
+        places = {file: row for row, file in enumerate(whole.files())}
+
+        def rows(of: ImageList) -> list[PickedRows]:
+            return [picked(view, places, of) for view in views]
+
+        return scaled_batches(self.sets, rows, group, batch_size, flags.test_batch_size, flags.seed)
+
+
+def read_image_source(flags: OwnFlags) -> ImageSource:
+    """Read the lists of images and the backbone; a `UserError` names what is wrong."""
+    own_lists = flags.train_list, flags.val_list, flags.meta_list
+    lists = read_lists("custom", flags.data_root, flags.num_meta, None, *own_lists, flags.val_fraction, flags.val_seed)
+    sets = flags.drawn(with_val(lists, Path(flags.data_root)))
+    assert flags.backbone is not None
+    backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)
+    return ImageSource(sets, backbone, f"{flags.backbone} {fingerprint(backbone.model)}")
+
+
+def with_val(lists: Lists, root: Path) -> Lists:
+    """Let the images of the folder val be those to choose on, where there is a folder test as well."""
+    if lists.test.source != str(root / "val") or not os.path.isdir(root / "test"):
+        return lists
+    test = read_tree(root / "test", lists.train.class_names)
+    return replace(lists, test=test, val=lists.test, notes=[*lists.notes, *test.notes])
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Features of files; `tables` has those of each file."""
+
+    sets: Sets
+    tables: Mapping[Path, np.ndarray]
+
+    @property
+    def features(self) -> int:
+        """How many features a row has."""
+        return next(iter(self.tables.values())).shape[1]
+
+    def subject(self, flags: OwnFlags) -> str:
+        """Return what the head is of, in words."""
+        return f"head of the {self.features} features in {flags.features}"
+
+    def digests(self) -> dict[str, str]:
+        """Return what tells it from others."""
+        return self.sets.digests()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of it."""
+        return {"backbone": None}
+
+    def state(self, head: nn.Linear) -> dict[str, Tensor]:
+        """Return the weights of the head, which is all there is."""
+        return head_weights(head)
+
+    def without_bad(self, flags: OwnFlags, group: Group) -> FeatureSource:
+        """Return it as it is: nothing is bad, or the file could not have been read."""
+        return self
+
+    def batches(self, flags: OwnFlags, group: Group, batch_size: int) -> tuple[CachedFeatures, FeatureScale]:
+        """Return batches of the features."""
+
+        def rows(of: ImageList) -> list[np.ndarray]:
+            return [rows_of(self.tables, of)]
+
+        return scaled_batches(self.sets, rows, group, batch_size, flags.test_batch_size, flags.seed)
+
+
+Source = ImageSource | FeatureSource
+
+
+def head_weights(head: nn.Linear) -> dict[str, Tensor]:
+    """Return the weights of a head alone, as a checkpoint has them."""
+    return {f"fc.{name}": tensor for name, tensor in network_weights(head).items()}
+
+
+def read_feature_files(flags: OwnFlags) -> FeatureSource:
+    """Read the files of features; a `UserError` names what is wrong."""
+    given = [None if path is None else read_features(Path(path)) for path in flags.feature_files]
+    train, val, meta = given
+    assert train is not None
+    sets = flags.drawn(feature_lists(train, val, meta, flags.val_fraction, flags.val_seed))
+    return FeatureSource(sets, {table.path: table.features for table in given if table is not None})
+
+
+def read_source(flags: OwnFlags) -> Source:
+    """Read what the flags say is trained on."""
+    return read_image_source(flags) if flags.features is None else read_feature_files(flags)

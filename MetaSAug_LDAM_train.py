@@ -28,11 +28,9 @@ from harness.run import Run
 from harness.training_flags import TrainingFlags, parse_training
 from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
-from meta_step import STAGE2, augmented_step, meta_step, plain_step
+from meta_step import META_COST, STAGE2, augmented_step, meta_step, plain_step
 from passes import lacks_bf16, make_passes
 from resnet import check_arch, make_model
-
-META_COST = {"all": 10 / 3, "head": 4 / 3}  # a MetaSAug step against a plain one, in forward passes, by --virtual
 
 
 def learning_rate(lr: float, epoch: int, epochs: int) -> float:

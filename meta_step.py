@@ -39,6 +39,7 @@ STAGE2 = {  # the choices of stage 2, the default first
     "reweight": "re-weighting without augmentation",
     "none": "plain cross-entropy carried on",
 }
+META_COST = {"all": 10 / 3, "head": 4 / 3}  # a MetaSAug step against a plain one, in forward passes, by --virtual
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def batch_norm_statistics(module: nn.BatchNorm2d, x: Tensor, output: Tensor) -> 
     saved = getattr(output.grad_fn, "_saved_result1", None), getattr(output.grad_fn, "_saved_result2", None)
     if isinstance(saved[0], Tensor) and isinstance(saved[1], Tensor) and len(saved[0]) == module.num_features:
         return saved[0], saved[1]
-    variance, mean = torch.var_mean(x.detach(), dim=(0, 2, 3), correction=0)
+    x = x.detach().to(module.weight.dtype)  # in bfloat16 the statistics have the weights' precision
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
     return mean, (variance + module.eps).rsqrt()
 
 

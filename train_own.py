@@ -9,7 +9,10 @@ Folders that are split already (photographs/train/<class>/*, photographs/val/<cl
 Features of any kind, in a file with features (N, A), labels (N,) and split (N,) of train and val:
   python3 train_own.py --features embeddings.npz
 The network stays as it is: its features are computed once and kept, and a linear head is trained on them, with plain
-cross-entropy for two thirds of the epochs, then with MetaSAug. --stage2 and --balance choose other ways. Afterwards:
+cross-entropy for two thirds of the epochs, then with MetaSAug. --stage2 and --balance choose other ways. With a GPU or
+several the whole network can be trained by the same recipe:
+  python3 train_own.py --data_root photographs --finetune --micro_batch 32 --amp bf16
+Afterwards:
   python3 predict.py --checkpoint_path checkpoint/ours/own/head_last.pth.tar new_photographs --out predictions.csv
 """
 
@@ -18,15 +21,17 @@ if __name__ == "__main__":
     prepare_process()
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from frozen.backbone import make_head, trained_part
+from frozen.backbone import make_head
 from frozen.feature_tables import FeatureScale
-from frozen.head_training import head_task, introduction, train_epochs
+from frozen.finetune_training import micro_batches, network_notes, network_task, step_cost
+from frozen.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
 from frozen.own_flags import OwnFlags, parse_own
-from frozen.own_sources import Source, head_weights, read_source
+from frozen.own_sources import ImageSource, Source, head_weights, read_source
 from frozen.run_flags import parse_group
 from harness.checkpoint import BACKBONE
 from harness.errors import run_main
@@ -39,8 +44,21 @@ def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
     return {**flags.facts(), **source.digests(), "PyTorch": torch.__version__}
 
 
+def task_of(
+    flags: OwnFlags, source: Source, group: Group
+) -> tuple[Task[Any], Callable[[], tuple[GlobalBatches[Any], FeatureScale]]]:
+    """Return what is trained, and what makes its batches and says how features are scaled."""
+    if flags.finetune:
+        assert isinstance(source, ImageSource)
+        network = network_task(flags, source, group)
+        return network, partial(micro_batches, flags, source, network, group)
+    head = make_head(len(source.sets.cls_num_list), flags.seed, source.features)
+    task = head_task(flags, source.sets, head, group, flags.stages, flags.logit_adjust)
+    return task, partial(source.batches, flags, group, task.batch_size)
+
+
 def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool = True) -> None:
-    """Train a head: plain cross-entropy, then stage 2; see `frozen.head_training`.
+    """Train a head, or all of a network: plain cross-entropy, then stage 2; see `frozen.head_training`.
 
     `read` reads what is trained on. With `whole` the checkpoints hold the whole network, else the head alone.
     """
@@ -49,8 +67,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
         if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
             source = source.without_bad(flags, group)
         sets = source.sets
-        head = make_head(len(sets.cls_num_list), flags.seed, source.features)
-        task = head_task(flags, sets, head, group, flags.stages, flags.logit_adjust)
+        task, open_batches = task_of(flags, source, group)
         scales: list[FeatureScale] = []
 
         def saved() -> dict[str, Any]:
@@ -60,19 +77,21 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
             return {"state_dict": weights, "estimator": task.estimator.state_dict()}
 
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            trained_part(task.head), task.optimizer, task.estimator, keep=flags.pretrained,
+            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": task.batch_size, **source.digests()},
             facts={
                 "dataset": flags.dataset, **(source.facts() if whole else {BACKBONE: None}), **sets.facts(),
                 "global_batch_size": task.batch_size, **flags.drawn_facts(sets),
             },
-            steps=lambda _: task.steps, saved=saved,
+            steps=lambda _: task.steps, saved=saved, cost=partial(step_cost, flags),
         )  # fmt: skip
         run.say(*introduction(flags, task, group, source.subject(flags)))
-        with run.stoppable("while features were computed; those computed so far are kept"):
-            features, scale = source.batches(flags, group, task.batch_size)
+        run.say(*(network_notes(flags, group) if flags.finetune else ()))
+        first = "images were checked" if flags.finetune else "features were computed; those computed so far are kept"
+        with run.stoppable(f"while {first}"):
+            batches, scale = open_batches()
         scales.append(scale)
-        train_epochs(run, flags, task, features, group)  # the recipe
+        train_epochs(run, flags, task, batches, group)  # the recipe
 
 
 def main() -> None:

@@ -165,8 +165,8 @@ class ImageFeatures:
         return of_batches(self.images[name], number, own, rounds, self.extract, self.group, self.workers)
 
 
-class LiveFeatures(ImageFeatures):
-    """Batches of an experiment's images, of which features are computed when they are needed.
+class DrawnImages(ImageFeatures):
+    """An experiment's images, those that are trained on drawn in batches.
 
     `batch_size` is that of the global batch, all processes together.
     """
@@ -185,6 +185,14 @@ class LiveFeatures(ImageFeatures):
             images["heldout"] = plain_images(sets.heldout, prepared)
         super().__init__(images, extract, group, test_batch_size, workers)
 
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+        return self.in_order(name, 0)
+
+
+class LiveFeatures(DrawnImages):
+    """Batches of an experiment's images, of which features are computed when they are needed."""
+
     def train(self, taken: int = 0) -> Iterator[Batch]:
         """Yield the global training batches of one epoch after the other, without the first `taken`."""
         total = len(self.sets.trained)
@@ -197,10 +205,6 @@ class LiveFeatures(ImageFeatures):
         total = len(self.sets.meta)
         indices = meta_indices(total, self.batch_size, self.seed)
         return self._global("meta", islice(indices, taken, None), repeat(min(self.batch_size, total)))
-
-    def test(self, name: str = "test") -> Iterator[Batch]:
-        """Yield this process's share of the test set, or of the "heldout" images."""
-        return self.in_order(name, 0)
 
     def _global(self, name: str, batches: Iterator[tuple[int, Tensor]], sizes: Iterable[int]) -> Iterator[Batch]:
         keys = ([(i, number) for i in index[self.group.share(len(index))].tolist()] for number, index in batches)

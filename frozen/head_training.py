@@ -1,19 +1,22 @@
 """The recipe of a linear head on frozen features: what is trained, the epochs, the step, the test after each.
 
-Features come in batches, computed from images or read; see `features.py` and `feature_cache.py`.
+Features come in batches, computed from images or read; see `features.py` and `feature_cache.py`. The same epochs train a
+whole network, see `finetune_training.py`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from covariance_rules import RULES
+from frozen.backbone import trained_part
 from frozen.drawn_sets import Sets
 from frozen.head_step import augmented_head_step, head_step, plain_head_step
 from frozen.run_flags import FrozenFlags
@@ -25,14 +28,17 @@ from harness.run import Run
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
 from meta_step import STAGE2
 
+B = TypeVar("B", bound=tuple[Any, ...])  # a global batch, whose second entry is the target (N,)
+B_co = TypeVar("B_co", bound=tuple[Any, ...], covariant=True)
 
-class FeatureBatches(Protocol):
-    """Where batches of features (N, A) and target (N,) come from."""
 
-    def train(self, taken: int = 0) -> Iterator[Batch]:
+class GlobalBatches(Protocol[B_co]):
+    """Where batches come from: those to be trained on of kind B, those of tests features (N, A) and target (N,)."""
+
+    def train(self, taken: int = 0) -> Iterator[B_co]:
         """Yield the global training batches of one epoch after the other, without the first `taken`."""
 
-    def meta(self, taken: int = 0) -> Iterator[Batch]:
+    def meta(self, taken: int = 0) -> Iterator[B_co]:
         """Yield the global meta batches without end, without the first `taken`."""
 
     def test(self, name: str = "test") -> Iterator[Batch]:
@@ -56,8 +62,8 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class HeadTask:
-    """A head and what trains it.
+class Task(ABC, Generic[B]):
+    """A head and what trains it, alone or with the network below; three steps, of which `take_step` chooses.
 
     `batch_size` is that of all processes together, `steps` are those of an epoch, and `subtracted` (C,) is taken off the
     logits in tests.
@@ -78,6 +84,45 @@ class HeadTask:
         logits: Tensor = self.head(features)
         return logits if self.subtracted is None else logits - self.subtracted
 
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """What is trained, its weights under the names that they have in a checkpoint."""
+
+    @abstractmethod
+    def plain(self, batch: B, extra_batch: B | None = None) -> StepFigures:
+        """Take a step of plain cross-entropy."""
+
+    @abstractmethod
+    def augmented(self, batch: B, extra_batch: B | None, lam_t: float) -> StepFigures:
+        """Take a step at the estimated covariances."""
+
+    @abstractmethod
+    def meta(self, batch: B, meta_batch: B, **settings: Any) -> StepFigures:
+        """Take a MetaSAug step; `settings` are the last parameters of `meta_step.meta_step`."""
+
+
+class HeadTask(Task[Batch]):
+    """A head alone, on batches of features."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """The head."""
+        return trained_part(self.head)
+
+    def plain(self, batch: Batch, extra_batch: Batch | None = None) -> StepFigures:
+        """Take a step of plain cross-entropy."""
+        return plain_head_step(self.head, self.optimizer, batch, extra_batch)
+
+    def augmented(self, batch: Batch, extra_batch: Batch | None, lam_t: float) -> StepFigures:
+        """Take a step at the estimated covariances."""
+        parts = self.head, self.criterion, self.estimator, self.optimizer
+        return augmented_head_step(*parts, batch, extra_batch, lam_t=lam_t)
+
+    def meta(self, batch: Batch, meta_batch: Batch, **settings: Any) -> StepFigures:
+        """Take a MetaSAug step."""
+        return head_step(self.head, self.criterion, self.estimator, self.optimizer, batch, meta_batch, **settings)
+
 
 def head_task(
     flags: FrozenFlags, sets: Sets, head: nn.Linear, group: Group, stages: Stages = Stages(), tau: float = 0.0
@@ -86,21 +131,34 @@ def head_task(
 
     In tests `tau` times the log of each class's share of the training images is subtracted from its logit.
     """
-    head = head.to(group.device)
+    return HeadTask(**parts_of_task(flags, sets, head, head, group, stages, tau))
+
+
+def parts_of_task(
+    flags: FrozenFlags, sets: Sets, model: nn.Module, head: nn.Linear, group: Group, stages: Stages, tau: float
+) -> dict[str, Any]:
+    """Return what a `Task` holds, where all weights of `model`, whose last layer is `head`, are trained."""
+    model.to(group.device)
     optimizer = torch.optim.SGD(
-        head.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
+        model.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
         fused=group.device.type in ("cpu", "cuda"),
     )  # fmt: skip
-    criterion = MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device)
-    estimator = EstimatorCV(head.in_features, len(sets.cls_num_list), diagonal=True).to(group.device)
     batch_size = flags.batch_size * group.world_size
-    steps = -(-len(sets.trained) // batch_size)
-    subtracted = logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None
-    return HeadTask(sets, head, criterion, estimator, optimizer, batch_size, steps, stages, subtracted)
+    return {
+        "sets": sets,
+        "head": head,
+        "criterion": MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device),
+        "estimator": EstimatorCV(head.in_features, len(sets.cls_num_list), diagonal=True).to(group.device),
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "steps": -(-len(sets.trained) // batch_size),
+        "stages": stages,
+        "subtracted": logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None,
+    }
 
 
-def introduction(flags: FrozenFlags, task: HeadTask, group: Group, subject: str) -> list[str]:
-    """Return lines that say what is trained, on what and where; `subject` is what the head is of."""
+def introduction(flags: FrozenFlags, task: Task[Any], group: Group, subject: str) -> list[str]:
+    """Return lines that say what is trained, on what and where; `subject` says what."""
     choices, start = choice_words(flags), task.stages.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
     when = f"from epoch {start}" if start else "every epoch"
@@ -118,26 +176,23 @@ def strength(flags: FrozenFlags, epoch: int) -> float:
     return 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs
 
 
-def take_step(flags: FrozenFlags, task: HeadTask, batch: Batch, meta: Iterator[Batch], epoch: int) -> StepFigures:
+def take_step(flags: FrozenFlags, task: Task[B], batch: B, meta: Iterator[B], epoch: int) -> StepFigures:
     """Take the step that --stage2 says, with the next meta batch if it needs one; before stage 2 a plain one."""
-    head, optimizer, lam_t = task.head, task.optimizer, strength(flags, epoch)
-    lr = task.stages.lr(flags.lr, epoch)
-    for group in optimizer.param_groups:
+    lam_t, lr = strength(flags, epoch), task.stages.lr(flags.lr, epoch)
+    for group in task.optimizer.param_groups:
         group["lr"] = lr
     if epoch < task.stages.meta_start:
-        return plain_head_step(head, optimizer, batch)
+        return task.plain(batch)
     if flags.stage2 == "metasaug":
-        return head_step(
-            head, task.criterion, task.estimator, optimizer, batch, next(meta), lam_t=lam_t, virtual_lr=lr,
-            meta_lr=flags.step_size, rule=RULES[flags.meta_update], train_on_meta=flags.trains_on_meta,
+        return task.meta(
+            batch, next(meta), lam_t=lam_t, virtual_lr=lr, meta_lr=flags.step_size, rule=RULES[flags.meta_update],
+            train_on_meta=flags.trains_on_meta,
         )  # fmt: skip
     extra_batch = next(meta) if flags.trains_on_meta else None
-    if flags.stage2 == "none":
-        return plain_head_step(head, optimizer, batch, extra_batch)
-    return augmented_head_step(head, task.criterion, task.estimator, optimizer, batch, extra_batch, lam_t=lam_t)
+    return task.plain(batch, extra_batch) if flags.stage2 == "none" else task.augmented(batch, extra_batch, lam_t)
 
 
-def train_epochs(run: Run, flags: FrozenFlags, task: HeadTask, features: FeatureBatches, group: Group) -> None:
+def train_epochs(run: Run, flags: FrozenFlags, task: Task[B], features: GlobalBatches[B], group: Group) -> None:
     """Train from where the run stands to its end."""
     sets, head, estimator, stages = task.sets, task.head, task.estimator, task.stages
     batches = features.train(run.epoch * task.steps + run.meter.steps)  # of one epoch after the other

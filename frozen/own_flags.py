@@ -31,6 +31,7 @@ from harness.flags import (
     check_logit_adjust,
     require,
 )
+from harness.training_flags import VIRTUAL
 from meta_step import STAGE2
 
 RESNET = "resnet50"
@@ -40,7 +41,8 @@ SPLIT_FOLDERS = ("train", "val", "test", "meta")  # of folders that are split al
 USUAL_FRACTION = 0.2
 USUAL_RULE = "relative"
 OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
-             "mean", "std", "views", "cache_dir")  # fmt: skip
+             "mean", "std", "views", "cache_dir", "finetune")  # fmt: skip
+OF_FINETUNING = ("micro_batch", "amp", "virtual")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class OwnFlags(FrozenFlags):
     std: str | None
     views: int
     cache_dir: str | None
+    finetune: bool
+    micro_batch: int | None
+    amp: str
+    virtual: str
     features: str | None
     val_features: str | None
     meta_features: str | None
@@ -163,10 +169,22 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, default=0, metavar="K", help="train on K randomly augmented views of each "
                         "image besides the plain one (default: %(default)s)")  # fmt: skip
     parser.add_argument("--cache_dir", help="folder of the computed features (default: WORKDIR/feature_cache)")
+    add_finetuning_flags(parser)
     parser.add_argument("--features", metavar="FILE", help="in place of images: .npz or .safetensors with features (N, A) "
                         "and labels (N,), and split if there are no other files")  # fmt: skip
     parser.add_argument("--val_features", metavar="FILE", help="those to test on, if they are in a file of their own")
     parser.add_argument("--meta_features", metavar="FILE", help="those of the meta set, if they are in a file of their own")
+
+
+def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a training of the whole network."""
+    parser.add_argument("--finetune", action="store_true", help="train the whole network, not its last layer alone; images "
+                        "are augmented anew in every epoch")  # fmt: skip
+    parser.add_argument("--micro_batch", type=int, metavar="N", help="images that go through the network at once, with "
+                        "batch norm's statistics of their own (default: --batch_size)")  # fmt: skip
+    parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
+    parser.add_argument("--virtual", choices=VIRTUAL, help="what the virtual step of --finetune moves: the head alone, or "
+                        "all weights, as published, in more than twice the time (default: head)")  # fmt: skip
 
 
 def parse_own(description: str | None, argv: Sequence[str] | None = None) -> OwnFlags:
@@ -180,6 +198,7 @@ def parse_own(description: str | None, argv: Sequence[str] | None = None) -> Own
     if values["meta_start"] is None:
         values["meta_start"] = last_third(values["epochs"])
     values |= without_images(values) if values["features"] is not None else with_images(values)
+    values |= finetuning(values, given_flags(argv))
     flags = OwnFlags(**{f.name: values[f.name] for f in fields(OwnFlags)})
     check_learning(flags)
     check_workers(flags.workers)
@@ -189,6 +208,7 @@ def parse_own(description: str | None, argv: Sequence[str] | None = None) -> Own
     check_logit_adjust(flags.logit_adjust)
     require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
     require(0 < flags.lr_drop <= 1, "--lr_drop", flags.lr_drop, "above 0 and at most 1")
+    require(flags.micro_batch is None or flags.micro_batch >= 1, "--micro_batch", flags.micro_batch, "at least 1")
     require(0 <= flags.views <= 1000, "--views", flags.views, "from 0 to 1000")
     return flags
 
@@ -198,6 +218,19 @@ def given_flags(argv: Sequence[str] | None) -> set[str]:
     parser, absent = own_parser(None), object()
     unset = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), absent))
     return {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not absent}
+
+
+def finetuning(values: dict[str, object], given: set[str]) -> dict[str, object]:
+    """Return the flags that follow from --finetune, or from its absence."""
+    if not values["finetune"]:
+        for name in sorted(given & set(OF_FINETUNING)):
+            raise UserError(f"--{name} goes with --finetune, the training of the whole network: add that")
+        return {"virtual": VIRTUAL[0]}  # the head is all that there is
+    for name in sorted(given & {"views", "cache_dir"}):
+        raise UserError(f"--{name} and --finetune do not go together: no features are kept, images are always augmented")
+    usual = "head" if values["stage2"] == "metasaug" else VIRTUAL[0]  # without effect
+    micro_batch = values["batch_size"] if values["micro_batch"] is None else values["micro_batch"]
+    return {"micro_batch": micro_batch, "virtual": values["virtual"] or usual}
 
 
 def without_images(values: dict[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What train_own.py trains a head on: images and their backbone, or features of a file."""
+"""What train_own.py trains on: images and their backbone, or features of a file."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ImageSource:
         return self.backbone.features
 
     def subject(self, flags: OwnFlags) -> str:
-        """Return what the head is of, in words."""
+        """Return what is trained, in words."""
         where = "" if flags.pretrained is None else f" with the weights {flags.pretrained}"
-        return f"head of {self.backbone.name}{where}"
+        return f"{'all of' if flags.finetune else 'head of'} {self.backbone.name}{where}"
 
     def digests(self) -> dict[str, str]:
         """Return what tells it from others."""
@@ -120,7 +120,7 @@ class FeatureSource:
         return next(iter(self.tables.values())).shape[1]
 
     def subject(self, flags: OwnFlags) -> str:
-        """Return what the head is of, in words."""
+        """Return what is trained, in words."""
         return f"head of the {self.features} features in {flags.features}"
 
     def digests(self) -> dict[str, str]:

@@ -255,6 +255,8 @@ def parse(argv: Sequence[str]) -> tuple[Comparison, tuple[int, int]]:
         raise UserError(f"--{owned[0]} is set by this script for each training: leave it out")
     idx = [] if "idx" in spelled else ["--idx", "compare"]
     flags = parse_own(__doc__, [*words, *idx, "--select_on", "heldout", "--resume", "auto"])
+    if flags.finetune:
+        raise UserError("--finetune: heads are compared here, whose features are computed once: leave it out")
     return Comparison(tuple(words), flags, tuple(numbers(args.seeds, "--seeds")), tuple(ways)), shard(args.shard)
 
 

@@ -15,6 +15,12 @@ def make(width=6, classes=5):
         torch.manual_seed(3)
         layers = [nn.Conv2d(3, width, 7, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(4 * width, classes))
+
+def make_normed(width=6, classes=5, dropout=0.2):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layers = [nn.Conv2d(3, width, 7, stride=8), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(4 * width, classes))
 """
 COUNTS = {"Bär ä": 14, "cat": 9, "dog": 6, "owl": 3}
 FLAGS = ["--data_root", "photos", "--backbone", BACKBONE, "--image_size", "32", "--no-cuda", "--workers", "0",
@@ -33,11 +39,11 @@ def write_photos(folder):
     (folder / "my_network.py").write_text(SOURCE)
 
 
-def network(classes):
-    """The network that `SOURCE` makes."""
+def network(classes, function="make", **settings):
+    """A network that `SOURCE` makes."""
     made = {}
     exec(SOURCE, made)
-    model = made["make"](classes=classes)
+    model = made[function](classes=classes, **settings)
     assert isinstance(model, nn.Module)
     return model.eval()
 

@@ -118,7 +118,9 @@ def refuse_faults(faults: Sequence[str], parts: Iterable[ImageList], group: Grou
 def readable_sets(
     sets: Sets, draw: Callable[[Lists], Sets], group: Group, workers: int, resize_size: int = RESIZED
 ) -> Sets:
-    """Read all images of the lists, leave out those that cannot be read, and draw the sets from the others."""
+    """Read all images of the lists, if they were not yet, leave out those that cannot be read, and draw from the others."""
+    if sets.checked:
+        return sets
     lists = sets.lists
     assert lists is not None
     seen = look_at_all(lists.parts, group, workers, resize_size)

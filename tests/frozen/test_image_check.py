@@ -58,6 +58,7 @@ def test_meta_images_are_drawn_from_those_that_can_be_read(lists, dataset):
     before = read(lists, dataset).sets(2)
     same = good(lists, dataset)
     assert [part.paths for part in same.parts.values()] == [part.paths for part in before.parts.values()]
+    assert readable_sets(same, lambda _: None, ALONE, 0) is same  # its images are not read a second time
     assert (same.notes, same.digests()) == (before.notes, before.digests())
     bad = {path for path in named(before.meta) if path.name.startswith("1_")}  # all that were drawn for a class
     spoil(bad)

@@ -103,7 +103,7 @@ def remarks(runs: Sequence[FinishedRun]) -> list[str]:
     plain = [printable(run.name) for run in runs if run.is_plain("last")]
     if plain:
         found.append(f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}.")
-    large = [printable(run.name) for run in runs if run.labels and len(run.summary["cls_num_list"]) > MOST_CLASSES]
+    large = [printable(run.name) for run in runs if run.tested and len(run.summary["cls_num_list"]) > MOST_CLASSES]
     if large:
         found.append(f"Without a confusion matrix, for they have more than {MOST_CLASSES} classes: {', '.join(large)}.")
     return [*found, *replaced_names(runs)]

@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.flags import FREE_FLAGS, PUBLISHED_RULE, UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import printable
-from reporting.run_contents import SUMMARY, Labels, read_labels, read_log, read_summary
+from reporting.run_contents import SUMMARY, Tested, read_log, read_summary, read_tested
 
 FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
 HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
@@ -34,12 +34,13 @@ Table = list[list[str]]  # the first row is the heading
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run: its name, what its summary holds, a dict an epoch of its log, and its labels if they are kept."""
+    """A finished run: its name, what its summary holds, a dict an epoch of its log, and what it said of its test set."""
 
     name: str
     summary: dict[str, Any]
     log: list[dict[str, Any]]
-    labels: Labels | None
+    tested: Tested | None
+    path: Path  # of the summary
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -84,18 +85,18 @@ class FinishedRun:
     def confusion(self) -> np.ndarray | None:
         """Return the last epoch's confusion matrix (C, C), rows the true classes; None without predictions, or too large."""
         classes = len(self.summary["cls_num_list"])
-        if self.labels is None or classes > MOST_CLASSES:
+        if self.tested is None or classes > MOST_CLASSES:
             return None
-        target, predicted = self.labels
-        return np.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        places = self.tested.target * classes + self.tested.predicted
+        return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
 def read_run(name: str, path: Path) -> FinishedRun:
     """Read the files of a run, of which `path` is the summary."""
     summary, first = read_summary(path), path.name.removesuffix(SUMMARY)
     log = read_log(path.with_name(f"{first}_metrics.jsonl"), summary)
-    labels = read_labels(path.with_name(f"{first}_last_predictions.npz"), len(summary["cls_num_list"]))
-    return FinishedRun(name, summary, log, labels)
+    tested = read_tested(path.with_name(f"{first}_last_predictions.npz"), len(summary["cls_num_list"]))
+    return FinishedRun(name, summary, log, tested, path)
 
 
 def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:

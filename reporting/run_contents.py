@@ -7,7 +7,7 @@ import re
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from zipfile import BadZipFile
 
 import msgspec
@@ -21,12 +21,20 @@ from harness.metrics import PER_CLASS_MEAN, SHOTS
 
 SUMMARY = "_summary.json"
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
+ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
 PERCENTS = ("acc1", "acc5", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")  # ends of the keys of a log
 NOT_NEGATIVE = ("test_loss", "meta_loss", "grad_norm")  # a training loss is what the criterion makes it
 # A half of a pair of UTF-16 that stands alone in JSON, as bytes of file names that are no text are written there.
 LONE_HALF = re.compile(rb"(\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\(?=u[dD][89a-fA-F]..)")
-Labels = tuple[np.ndarray, np.ndarray]  # of a test set, and what the network took each image for
+
+
+class Tested(NamedTuple):
+    """What a network said of a test set, in its order: labels (M,), predicted classes (M,) and their probabilities (M,)."""
+
+    target: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
 
 
 def decoded(content: bytes, path: Path, where: str = "") -> Any:
@@ -96,18 +104,22 @@ def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def read_labels(path: Path, classes: int) -> Labels | None:
-    """Return true and predicted labels (M,), (M,) of the last epoch, None where there is no file of them."""
+def read_tested(path: Path, classes: int) -> Tested | None:
+    """Return what a network of so many classes said of its test set, None where there is no file of it."""
     if not os.path.isfile(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as kept:
-            target, predicted = kept["target"], kept["predicted"]
+            target, predicted, confidence = kept["target"], kept["predicted"], kept["confidence"]
         for name, labels in (("target", target), ("predicted", predicted)):
             if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():
                 raise ValueError(f"its {name} holds no labels of {classes} classes")
-        if len(target) != len(predicted):
-            raise ValueError(f"it has {len(target)} labels and {len(predicted)} predictions")
-        return target, predicted
+        probable = confidence.dtype.kind == "f" and ((confidence >= 0) & (confidence <= ROUNDED_ONE)).all()
+        if confidence.ndim != 1 or not probable:
+            raise ValueError("its confidence holds no probabilities")
+        lengths = len(target), len(predicted), len(confidence)
+        if len({*lengths}) > 1:
+            raise ValueError("it has {} labels, {} predictions and {} probabilities".format(*lengths))
+        return Tested(target, predicted, confidence)
     except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}): train anew or move it away") from error

@@ -83,7 +83,7 @@ def test_a_run_of_very_many_classes_has_no_confusion_matrix_and_the_report_says_
     assert note in (tmp_path / "out" / "report.md").read_text()
     large, small = read_runs([tmp_path / "runs"])
     assert (large.confusion(), small.confusion().shape) == (None, (1000, 1000))
-    assert np.array_equal(large.labels[0], small.labels[0])
+    assert np.array_equal(large.tested.target, small.tested.target)
 
 
 def test_names_that_are_no_text_or_move_the_cursor_are_trained_on_and_reported(run, refused, tmp_path):

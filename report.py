@@ -17,11 +17,12 @@ if __name__ == "__main__":
 import argparse
 import csv
 import html
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import run_main
+from harness.errors import UserError, run_main
 from harness.files import replacing, writing
 from harness.flags import Parser
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN
@@ -37,9 +38,9 @@ from reporting.finished_runs import (
     long_table,
     markdown,
     published_tables,
-    read_runs,
     run_table,
 )
+from reporting.found_runs import find_runs
 from reporting.lam_sweeps import find_sweeps, sweep_table, write_choices
 from reporting.plots import draw_all
 
@@ -67,8 +68,13 @@ def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="<save_name>_summary.json of a run, or a folder")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace a report that is in the folder of --out")
     args = parser.parse_args()
-    runs = read_runs(args.runs)
+    page = args.out / "report.html"
+    if os.path.exists(page) and not args.force:
+        raise UserError(f"{page} is there already: give --force to replace it, or another --out")
+    found = find_runs(args.runs)
+    runs = found.runs
     groups = grouped(runs)
     sections = make_sections(runs, groups)
     shown = [*("\n".join(markdown(table)) for _, table in sections[0][2]), *remarks(runs)]
@@ -89,7 +95,8 @@ def main() -> None:
     ):
         csv.writer(file, lineterminator="\n").writerows(long_table(runs))
     names = ", ".join(name for name, _ in figures)
-    say(*notes, f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
+    say(*notes, *(f"note: left out {one.name}: {one.reason}" for one in found.left_out))
+    say(f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
 
 
 def remarks(runs: Sequence[FinishedRun]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from harness.run_files import (
     remove_unfit,
     restore_best,
     set_damaged_aside,
+    started_path,
     summary_path,
     with_previous,
     written,
@@ -40,6 +42,20 @@ from harness.text import say
 
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
 NONE_YET = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best epoch of none
+REPORT = Path(__file__).resolve().parent.parent / "report.py"
+
+
+def save_facts(facts: Mapping[str, Any], path: Path) -> None:
+    """Write what is known of a run as JSON."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(finite(facts), indent=1) + "\n", encoding="utf-8")
+
+
+def report_command(summary: Path) -> str:
+    """Return the command that makes the report of a run, to be given where the run was."""
+    here, code = Path.cwd(), REPORT.parent
+    script = os.path.relpath(REPORT, here) if here == code or code in here.parents else str(REPORT)
+    return shlex.join(["python3", script, str(summary)])
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
@@ -124,13 +140,13 @@ class Record:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
         self.cls_num_list = list(cls_num_list)
         self.paths, self.predictions = checkpoint_paths(folder, name), prediction_paths(folder, name)
-        self.summary_path = summary_path(folder, name)
+        self.summary_path, self.started_path = summary_path(folder, name), started_path(folder, name)
         resume = self.paths["resume"]
         own = source is not None and source.resolve() in (f.resolve() for f in with_previous(resume))
         if not own:
             files = [f for path in self.paths.values() for f in with_previous(path)]
             files += [*self.predictions.values(), self.summary_path, *RunLog.files(folder, name), *list_paths(folder, name)]
-            files += exported_paths(folder, name)
+            files += [self.started_path, *exported_paths(folder, name)]
             kept = Path(keep).resolve() if keep else None
             aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
             if aside:
@@ -208,13 +224,18 @@ class Record:
             save_checkpoint(state(), self.paths[kind])
             save_arrays(predictions, self.predictions[kind])
 
+    def announce(self, facts: Mapping[str, Any]) -> None:
+        """Write `facts` for those who look at the run before it is finished; `finish` takes the file away."""
+        save_facts({**facts, "cls_num_list": self.cls_num_list, **self.machine}, self.started_path)
+
     def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write `facts` and the outcome as the summary, print best and last epoch, say what was written where."""
+        """Write `facts` and the outcome as the summary, print best and last epoch, what was written, how to report it."""
         seconds = time.time() - self.start
         found = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
         found["since"] = self.since
-        with replacing(self.summary_path) as part:
-            part.write_text(json.dumps(finite({**facts, **found, **self.machine}), indent=1) + "\n", encoding="utf-8")
+        save_facts({**facts, **found, **self.machine}, self.summary_path)
+        with writing(self.started_path):
+            self.started_path.unlink(missing_ok=True)
         for which, outcome in (("best", self.best), ("last", self.last)):
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
             say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
@@ -228,4 +249,4 @@ class Record:
         notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         say(*next((note for note in notes if note), []))
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
-        say(f"done in {duration(seconds)}; wrote {written(files)}")
+        say(f"done in {duration(seconds)}; wrote {written(files)}", f"its report: {report_command(self.summary_path)}")

@@ -73,11 +73,9 @@ class Run:
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         with self.contexts:
             if kind is None and self.record is not None:
-                outcome = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
-                outcome["class_names"] = self.facts.get("class_names")
                 try:
                     self.check_lock()
-                    self.record.finish({**self.extra, **outcome})
+                    self.record.finish(self._told())
                 except OutputLostError as lost:
                     error = lost
             # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
@@ -132,6 +130,11 @@ class Run:
             self._begin_after(Path(stage1))
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
         return self.flags
+
+    def _told(self) -> State:
+        """Return what the files for people say of the run."""
+        told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
+        return {**self.extra, **told, "class_names": self.facts.get("class_names")}
 
     @contextmanager
     def stoppable(self, when: str) -> Iterator[None]:
@@ -203,6 +206,7 @@ class Run:
                 self.folder, self.flags.save_name, self.facts["cls_num_list"], self.keep, resumed, source, self.epoch,
                 self.flags.binding(), remade,
             )  # fmt: skip
+            self.record.announce(self._told())
         self.found = None, None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)

@@ -42,6 +42,11 @@ def summary_path(folder: Path, name: str) -> Path:
     return folder / f"{name}_summary.json"
 
 
+def started_path(folder: Path, name: str) -> Path:
+    """Return the path of what a run that is not finished says of itself."""
+    return folder / f"{name}_started.json"
+
+
 def exported_paths(folder: Path, name: str) -> list[Path]:
     """Return the paths of the files that a run's networks may have been exported to."""
     return [checkpoint_paths(folder, name)[kind].with_name(f"{name}_{kind}{end}") for kind in TESTED for end in EXPORTED]

@@ -105,6 +105,7 @@ class Flags(msgspec.Struct):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
     data_root: Name | UnsetType = UNSET
     dataset: Name | UnsetType = UNSET
+    features: Name | UnsetType | None = UNSET
 
 
 Setting = Plain | list[Finite]  # of an optimizer
@@ -139,18 +140,23 @@ CHECKPOINT: tuple[tuple[str, Any], ...] = (
 )  # fmt: skip
 
 
-class Summary(msgspec.Struct):
-    """What a report reads of a run's summary."""
+class Started(msgspec.Struct, kw_only=True):
+    """What a report reads of a run that is not finished."""
 
     cls_num_list: Annotated[list[Images], Meta(min_length=1)]
-    best: Outcome
-    last: Outcome
     flags: Flags | UnsetType = UNSET
     class_names: list[Name] | None = None
-    seconds: Annotated[float, Meta(ge=0)] | None = None
     commit: Name | None = None
-    since: Count | None = None
     loss: Name | None = None
+
+
+class Summary(Started, kw_only=True):
+    """What a report reads of a run's summary."""
+
+    best: Outcome
+    last: Outcome
+    seconds: Annotated[float, Meta(ge=0)] | None = None
+    since: Count | None = None
 
 
 # An epoch of a log, `epoch` among it; figures that were not finite are null.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import statistics
@@ -11,15 +10,26 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from harness.errors import UserError
-from harness.flags import FREE_FLAGS, PUBLISHED_RULE, UNSAID, in_stage1, without_effect
+from harness.flags import PUBLISHED_RULE, in_stage1
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import printable
-from reporting.run_contents import SUMMARY, Tested, read_log, read_summary, read_tested
+from reporting.group_names import group_names
+from reporting.run_contents import (
+    LOG,
+    Tested,
+    distinct_names,
+    no_runs,
+    places_below,
+    read_log,
+    read_summary,
+    read_tested,
+    save_name,
+)
+from reporting.run_facts import RunFacts
 
 FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
 HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
@@ -28,50 +38,16 @@ FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "
                "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1, "stage2_lr": 1.0,
                "meta_update": PUBLISHED_RULE, "virtual": "all", "meta_images": "apart", "balance": "weights"}  # fmt: skip
 MOST_CLASSES = 1000  # of a confusion matrix
-SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
+R = TypeVar("R", bound=RunFacts)
 Table = list[list[str]]  # the first row is the heading
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class FinishedRun(RunFacts):
     """A finished run: its name, what its summary holds, a dict an epoch of its log, and what it said of its test set."""
 
-    name: str
-    summary: dict[str, Any]
-    log: list[dict[str, Any]]
     tested: Tested | None
     path: Path  # of the summary
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        """The loss and flags that change the outcome, without the seed."""
-        given = {**UNSAID, "loss": self.summary.get("loss"), **self.summary.get("flags", {})}
-        if given.get("dataset") in ("folder", "custom"):  # one's own, told apart by the folder's name
-            given["dataset"] = f"{given['dataset']} {Path(given.get('data_root', '')).name}"
-        unused = without_effect(given).keys() | FREE_FLAGS - {"epochs"} | {"seed"}
-        return {key: value for key, value in given.items() if key not in unused}
-
-    @property
-    def kind(self) -> str:
-        """What runs that differ in their seed only have in common: flags, class sizes, and images if a summary has them."""
-        return json.dumps([self.flags, self.summary["cls_num_list"], self.images], sort_keys=True)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the classes, their numbers where the summary, of an older version, has none."""
-        names: list[str] | None = self.summary.get("class_names")
-        return [str(k) for k in range(len(self.summary["cls_num_list"]))] if names is None else names
-
-    @property
-    def images(self) -> list[Any]:
-        """What a summary says of the images: a digest of them, or of their lists."""
-        return [self.summary.get(key) for key in ("data", "train list", "meta list", "test list")]
-
-    @property
-    def long_tail(self) -> str:
-        """Data set and imb_factor, in words."""
-        imb_factor = self.flags.get("imb_factor")
-        return f"{self.flags.get('dataset')}" + ("" if imb_factor is None else f", imb_factor {imb_factor:g}")
 
     @property
     def untested(self) -> int:
@@ -91,68 +67,60 @@ class FinishedRun:
         return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
-def read_run(name: str, path: Path) -> FinishedRun:
-    """Read the files of a run, of which `path` is the summary."""
-    summary, first = read_summary(path), path.name.removesuffix(SUMMARY)
-    log = read_log(path.with_name(f"{first}_metrics.jsonl"), summary)
+def read_run(name: str, path: Path, words: str = "") -> FinishedRun:
+    """Read the files of a run, of which `path` is the summary; `words` are what a report calls it and its like."""
+    summary, first = read_summary(path), save_name(path)
+    log = read_log(path.with_name(first + LOG), summary)
     tested = read_tested(path.with_name(f"{first}_last_predictions.npz"), len(summary["cls_num_list"]))
-    return FinishedRun(name, summary, log, tested, path)
+    return FinishedRun(name, summary, log, tested, path, words=words)
 
 
 def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
-    """Read the runs of summaries, or of all those below a folder: all their files, so that a damaged one is found now."""
+    """Read the runs of summaries, and of all those below folders: all their files, of which a damaged one is an error."""
     different: dict[Path, Path] = {}
     for path in paths:
-        found = [path]
-        if os.path.isdir(path):
-            found = sorted(p for p in path.rglob(f"*{SUMMARY}") if "earlier" not in p.relative_to(path).parts)
-            if not found:
-                raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
-        for file in found:
+        found = list(filter(os.path.isfile, places_below(path))) if os.path.isdir(path) else [path]
+        for file in found or no_runs(path):
             different.setdefault(file.resolve(), file)
-    files = list(different.values())
-    short = [file.name.removesuffix(SUMMARY) for file in files]
-    common = os.path.commonpath([file.absolute().parent for file in files])
-    long = [os.path.relpath(file.absolute().with_name(name), common) for name, file in zip(short, files, strict=True)]
-    names = [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
-    return [read_run(name, file) for name, file in zip(names, files, strict=True)]
+    places = list(different.values())
+    return [read_run(name, path) for name, path in zip(distinct_names(places), places, strict=True)]
 
 
-def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
+def grouped(runs: Iterable[R]) -> dict[str, list[R]]:
     """Return the runs that differ in their seed only, under a name made of what tells the groups apart.
 
-    Where no two runs belong together, each keeps its own name. A second run of the same seed begins a second group.
+    Where no two runs belong together, each keeps its own name. A second run of the same seed begins a second group. See
+    `group_names` for the names.
     """
-    groups: dict[tuple[str, int], list[FinishedRun]] = {}
+    groups: dict[tuple[str, int], list[R]] = {}
     times: Counter[tuple[str, Any]] = Counter()
     for run in runs:
-        seed = run.summary.get("flags", {}).get("seed")
-        groups.setdefault((run.kind, times[run.kind, seed]), []).append(run)
-        times[run.kind, seed] += 1
+        groups.setdefault((run.kind, times[run.kind, run.seed]), []).append(run)
+        times[run.kind, run.seed] += 1
     members = list(groups.values())
-    if all(len(group) == 1 for group in members):
-        return {group[0].name: group for group in members}
-    known = {key: None for group in members for key in group[0].flags}  # in order
-    telling = [key for key in known if len({str(g[0].flags[key]) for g in members if key in g[0].flags}) > 1]
-    named: dict[str, list[FinishedRun]] = {}
-    for group in members:
-        flags = group[0].flags
-        own = [key for key in telling if key in flags]
-        words = [str(flags[key]) if key in SAY_ALONE else f"{key} {flags[key]}" for key in own]
-        name = " ".join(words) or "all"
-        named[f"{name} ({group[0].name})" if name in named else name] = group
-    return named
+    return dict(zip(group_names(members), members, strict=True))
 
 
-def long_tails(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set."""
-    found: dict[tuple[str, str], list[FinishedRun]] = {}
+def long_tails(runs: Iterable[R]) -> dict[str, list[R]]:
+    """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set.
+
+    Sets are told apart by data set, imb_factor, class sizes and class names. Runs of older versions, which do not say the
+    names of their classes, are with those that do if there is one set of that size only.
+    """
+    sized: dict[tuple[str, str], list[R]] = {}
     for run in runs:
-        found.setdefault((run.long_tail, str(run.summary["cls_num_list"])), []).append(run)
+        sized.setdefault((run.long_tail, str(run.summary.get("cls_num_list"))), []).append(run)
+    found: list[tuple[str, list[R]]] = []
+    for (name, _), own in sized.items():
+        named: dict[str, list[R]] = {}
+        several = len({str(run.summary["class_names"]) for run in own if run.summary.get("class_names")}) > 1
+        for run in own:
+            named.setdefault(str(run.summary.get("class_names")) if several else "", []).append(run)
+        found += [(name, some) for some in named.values()]
     names = [name for name, _ in found]
     return {
-        name if names.count(name) == 1 else f"{name}, {len(own[0].summary['cls_num_list'])} classes ({own[0].name})": own
-        for (name, _), own in found.items()
+        name if names.count(name) == 1 else f"{name}, {len(own[0].class_names)} classes ({own[0].name})": own
+        for name, own in found
     }
 
 

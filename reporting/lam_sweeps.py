@@ -55,7 +55,7 @@ def find_sweeps(runs: Sequence[FinishedRun]) -> list[Sweep]:
     for run in runs:
         if HELDOUT in run.summary["last"] and "lam" in run.flags:
             others = {key: value for key, value in run.flags.items() if key != "lam"}
-            kind = json.dumps([others, run.summary["cls_num_list"], run.images], sort_keys=True)
+            kind = json.dumps([others, run.trained_on], sort_keys=True)
             found.setdefault(kind, {}).setdefault(float(run.flags["lam"]), []).append(run)
     sweeps = []
     for key, by_lam in found.items():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 from zipfile import BadZipFile
 
 import msgspec
@@ -19,7 +20,7 @@ from harness.errors import UserError
 from harness.files import read_bytes
 from harness.metrics import PER_CLASS_MEAN, SHOTS
 
-SUMMARY = "_summary.json"
+SUMMARY, STARTED, LOG = "_summary.json", "_started.json", "_metrics.jsonl"  # ends of the names of a run's files
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
 ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
@@ -37,23 +38,67 @@ class Tested(NamedTuple):
     confidence: np.ndarray
 
 
+def save_name(path: Path) -> str:
+    """Return the --save_name of the run whose summary is at `path`."""
+    return path.name.removesuffix(SUMMARY)
+
+
+def places_below(folder: Path, unread: Callable[[OSError], None] | None = None) -> list[Path]:
+    """Return where the summaries of the runs below a folder are, or will be; those that were set aside are not among them.
+
+    `unread` is called with what happens where a folder cannot be looked into.
+    """
+    found = set()
+    for inside, folders, files in os.walk(folder, onerror=unread):
+        folders[:] = [name for name in folders if name != "earlier" and not name.endswith("_tensorboard")]
+        for end in (SUMMARY, STARTED, LOG):
+            found |= {Path(inside) / (name.removesuffix(end) + SUMMARY) for name in files if name.endswith(end)}
+    return sorted(found)
+
+
+def no_runs(path: Path) -> NoReturn:
+    """Refuse a folder without runs."""
+    raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
+
+
+def distinct_names(places: Sequence[Path]) -> list[str]:
+    """Return the save names of the runs with these summaries, with their folders where several have the same."""
+    short = [save_name(path) for path in places]
+    common = os.path.commonpath([path.absolute().parent for path in places]) if places else ""
+    long = [os.path.relpath(path.absolute().with_name(name), common) for name, path in zip(short, places, strict=True)]
+    return [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
+
+
 def decoded(content: bytes, path: Path, where: str = "") -> Any:
     r"""Return what JSON says, which a file of a run holds; half a pair of UTF-16 becomes text such as \udcff."""
     try:
         return msgspec.json.decode(LONE_HALF.sub(lambda found: found[1] or rb"\\", content))
     except (msgspec.DecodeError, RecursionError) as error:
-        other = "move it away" if where else f"name a <save_name>{SUMMARY}"  # there may be no log, but must be a summary
+        may_lack = where or path.name.endswith(STARTED)  # a log, but a summary must be there
+        other = "move it away" if may_lack else f"name a <save_name>{SUMMARY}"
         raise UserError(f"{path} cannot be read ({error}{where}): {other}, or train anew") from error
+
+
+def read_facts(path: Path, form: type) -> dict[str, Any]:
+    """Read what a file says of a run: flags and classes, and what `form` declares besides."""
+    facts: dict[str, Any] = decoded(read_bytes(path), path)
+    schemas.check(facts, form, path)
+    schemas.check(facts.get("flags", {}), dict[str, schemas.Plain], path, "flags")
+    classes, names = len(facts["cls_num_list"]), facts.get("class_names")
+    if names is not None and len(names) != classes:
+        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
+    return facts
+
+
+def read_started(path: Path) -> dict[str, Any]:
+    """Return what a run that is not finished says of itself, {} if it is of a version that says nothing."""
+    return read_facts(path, schemas.Started) if os.path.isfile(path) else {}
 
 
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a summary."""
-    summary: dict[str, Any] = decoded(read_bytes(path), path)
-    schemas.check(summary, schemas.Summary, path)
-    schemas.check(summary.get("flags", {}), dict[str, schemas.Plain], path, "flags")
-    classes, names = len(summary["cls_num_list"]), summary.get("class_names")
-    if names is not None and len(names) != classes:
-        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
+    summary = read_facts(path, schemas.Summary)
+    classes = len(summary["cls_num_list"])
     for which in ("best", "last"):
         outcome = summary[which]
         check_epoch(outcome["epoch"], summary, path, f"{which}.epoch")
@@ -85,12 +130,13 @@ def limits(key: str) -> tuple[float, float]:
     return 0 if key in NOT_NEGATIVE else -LARGEST_SHOWN, LARGEST_SHOWN
 
 
-def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a dict an epoch, an empty list where there is no log."""
+def read_log(path: Path, summary: dict[str, Any], growing: bool = False) -> list[dict[str, Any]]:
+    """Return a dict an epoch, an empty list where there is no log; the last line of a `growing` one may not be whole yet."""
     if not os.path.isfile(path):
         return []
-    lines = []
-    for number, content in enumerate(read_bytes(path).splitlines(), 1):
+    lines, whole = [], read_bytes(path)
+    whole = whole[: whole.rfind(b"\n") + 1] if growing else whole
+    for number, content in enumerate(whole.splitlines(), 1):
         line = decoded(content, path, f" in line {number}")
         where = f"{path}, line {number},"
         schemas.check(line, schemas.LOG_LINE, where)
@@ -109,7 +155,7 @@ def read_tested(path: Path, classes: int) -> Tested | None:
     if not os.path.isfile(path):
         return None
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:  # np.load leaves a damaged one open
             target, predicted, confidence = kept["target"], kept["predicted"], kept["confidence"]
         for name, labels in (("target", target), ("predicted", predicted)):
             if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():

@@ -88,4 +88,4 @@ for seed in $seeds; do
     done
   done
 done
-"$PYTHON" "$code/report.py" "$runs" --out "$runs/report"
+"$PYTHON" "$code/report.py" "$runs" --out "$runs/report" --force

@@ -42,6 +42,7 @@ from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.run_files import summary_path
 from harness.text import say
+from reporting.group_names import write_group_names
 from reporting.study_results import CHOSEN, Line, number, read_lines, write_lines
 from reporting.study_tables import choose, paired
 from scripts.meta_study import chosen_from, numbers
@@ -268,6 +269,7 @@ def main() -> None:
         source = read_source(one.flags)
         source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
         check_same(one, source)
+        write_group_names(one.flags.folder, {f"{way}_seed*": words for way, words in MEANINGS.items()})
         say(*source.sets.about(), *unseen(source.sets))
         trials = Trials(replace(one.flags, seed=one.seeds[0]), source, group, stops.check)
         for unit in UNITS[part::parts]:
@@ -277,7 +279,8 @@ def main() -> None:
                 train_way(one, way, constants, source, group)
                 stops.check()
     folder = one.flags.folder
-    subprocess.run([sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / "report")], check=True)
+    command = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / "report"), "--force"]
+    subprocess.run(command, check=True)
     say(*verdict(one))
 
 

@@ -35,6 +35,7 @@ from harness.text import say
 from harness.training_flags import parse_training
 from MetaSAug_LDAM_train import RULES, STAGE2, train
 from reporting.finished_runs import FinishedRun, markdown, read_runs, spread
+from reporting.group_names import write_group_names
 
 METHODS = {"none": "plain cross-entropy", "reweight": "re-weighting", "isda": "ISDA", "metasaug": "MetaSAug"}
 ORDER = ("none", "metasaug", "isda", "reweight")  # the others go on from the first's stage 1; the longest first
@@ -148,6 +149,7 @@ def main() -> None:
             if bar.disable:  # no terminal
                 say(f"{METHODS[stage2]}, seed {seed}: trained")
     folder = files(workdir)
+    write_group_names(folder, {f"{stage2}_seed*": words for stage2, words in METHODS.items()})
     found = {stage2: read_runs([folder / f"{stage2}_seed{seed}_summary.json" for seed in SEEDS]) for stage2 in METHODS}
     wrote = f"wrote the runs to {folder}; compare them in a page: python3 report.py {folder}"
     say(*markdown(table(found)), seen(found), wrote)

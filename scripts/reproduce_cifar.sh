@@ -33,4 +33,4 @@ for seed in ${SEEDS:-42}; do
     done
   done
 done
-"$PYTHON" "$code/report.py" "$runs" --out "$runs/report"
+"$PYTHON" "$code/report.py" "$runs" --out "$runs/report" --force

@@ -28,7 +28,7 @@ for seed in ${SEEDS:-42}; do
     train "$loss" "select/$name" "$run" --select_on heldout --seed $seed --lam $lam ${stage1:+--stage1 "$stage1"} "$@"
   done
 done
-"$PYTHON" "$code/report.py" "$runs" --out "$runs/report"
+"$PYTHON" "$code/report.py" "$runs" --out "$runs/report" --force
 if [ ! -f "$runs/report/chosen_lam.csv" ]; then
   echo "error: nothing was chosen: that takes two λ or more, finished with the same seeds" >&2
   exit 2

@@ -102,7 +102,8 @@ def test_a_run_leaves_its_files_and_says_which(trained):
     assert all(each in out for each in words)
     assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", out)
     assert "\r" not in out  # no bar where nobody looks
-    assert re.match("done in .*a_ckpt.pth.tar", out.splitlines()[-1])
+    assert re.match("done in .*a_ckpt.pth.tar", out.splitlines()[-2])
+    assert re.match("its report: python3 .*report.py .*a_summary.json", out.splitlines()[-1])
 
 
 def test_log_summary_and_predictions_of_a_run(trained):
@@ -199,7 +200,7 @@ def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, ti
     told = "Classes without test images, which are in none of the figures: 1 of 2 in gap.\n"
     assert told in run("report.py", tiny_folder / "gap_summary.json", "--out", "gap").stdout
     for place, shown in ((folder, True), (tiny_folder, False)):
-        table = run("report.py", place, "--out", "out").stdout
+        table = run("report.py", place, "--out", "out", "--force").stdout
         rows = (tmp_path / "out" / "runs.csv").read_text()
         assert ("| mean over classes |" in table, "Mean over classes: of the classes" in table) == (shown, shown)
         assert ("mean_per_class" in rows) == shown

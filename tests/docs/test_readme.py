@@ -68,7 +68,7 @@ def test_own_images_as_written(run, tmp_path):
     network, _ = (block for language, block in OWN_DATA if language == "python" and "num_classes" in block)
     (tmp_path / "my_network.py").write_text(network)
     outs = [run(*quickly(words)[1:]).stdout for words in commands(OWN_DATA)]
-    assert any("wrote report/report.html" in out and "| run | last (1)" in out for out in outs)
+    assert any("wrote report_mine/report.html" in out and "| run | last (1)" in out for out in outs)
     assert [out for out in outs if "wrote predictions.csv: 32 images" in out]
     assert [out for out in outs if out.startswith("wrote checkpoint/ours/own/head_last.onnx: logits of 4 made-up images")]
     assert [out for out in outs if "to train it, without images held out: python3 train_own.py" in out]

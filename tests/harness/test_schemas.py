@@ -247,7 +247,8 @@ def test_odd_files_of_a_finished_run_are_named_by_the_report(refused, tmp_path, 
     if isinstance(content, bytes):
         (tmp_path / "runs" / file).write_bytes(content)
     else:
-        np.savez(tmp_path / "runs" / file, **{name: np.array(values) for name, values in content.items()})
+        arrays = {name: np.array(values) for name, values in content.items()}
+        np.savez(tmp_path / "runs" / file, confidence=np.ones(len(content["target"])), **arrays)
     line = refused("report.py", "runs")
     assert file in line
     assert words in line

@@ -59,7 +59,7 @@ def test_figures_at_the_limits_are_drawn_without_a_warning(tmp_path, which, key,
 
 
 @pytest.mark.parametrize("end", ["_metrics.jsonl", "_last_predictions.npz"])
-def test_a_damaged_file_of_the_last_run_is_found_before_anything_is_printed_or_written(run, tmp_path, end):
+def test_a_damaged_file_of_a_run_that_was_named_is_found_before_anything_is_printed_or_written(run, tmp_path, end):
     for name in ("a", "b"):
         write_run(tmp_path / "runs", name)
     run("report.py", "runs", "--out", "out")
@@ -67,11 +67,14 @@ def test_a_damaged_file_of_the_last_run_is_found_before_anything_is_printed_or_w
     path = tmp_path / "runs" / f"b{end}"
     path.write_bytes(path.read_bytes()[:40])
     write_run(tmp_path / "runs", "c", log=False)  # another figure
-    result = run("report.py", "runs", "--out", "out", status=2)
+    result = run("report.py", "runs", "runs/b_summary.json", "--out", "out", "--force", status=2)
     assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
     assert path.name in result.stderr
     assert "move it away" in result.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    out = run("report.py", "runs", "--out", "out", "--force").stdout
+    assert f"note: left out b: runs/{path.name} cannot be read (" in out
+    assert {line.split("|")[1].strip() for line in out.splitlines() if "last (199)" in line} == {"a", "c"}
 
 
 def test_a_run_of_very_many_classes_has_no_confusion_matrix_and_the_report_says_so(run, tmp_path):

@@ -30,7 +30,7 @@ def test_the_ablation_trains_four_choices_from_one_stage_1(sh, echoed, tmp_path)
         first = f"{folder}/none_seed{read.seed}_stage1.pth.tar"
         assert read.stage1 == (None if read.stage2 == "none" else first)
     assert len(lines) - 1 == len(reads) == len({read.save_name for read in reads}) == 14
-    assert lines[-1].split()[1:] == [folder, "--out", f"{folder}/report"]
+    assert lines[-1].split()[1:] == [folder, "--out", f"{folder}/report", "--force"]
 
     (tmp_path / folder).mkdir(parents=True)
     summary = tmp_path / folder / f"{reads[0].save_name}_summary.json"
@@ -131,7 +131,7 @@ def test_seeds_are_shared_out_whole_and_once(sh, echoed):
 
     def part(*flags, **variables):
         lines = echoed("ablation.sh", "name", *flags, "--lr", "0.05", **variables)
-        assert lines[-1].split()[1:] == [f"./{FOLDER}", "--out", f"./{FOLDER}/report"]
+        assert lines[-1].split()[1:] == [f"./{FOLDER}", "--out", f"./{FOLDER}/report", "--force"]
         return [(read.seed, read.save_name, read.stage1) for _, read in trained(lines)]
 
     for seeds, count in (("1 2", 2), ("5 3 9 4 0", 2), ("5 3 9 4 0", 5)):

@@ -85,6 +85,9 @@ def test_every_way_is_trained_with_every_seed_and_the_best_one_is_named(out, fol
     assert command[command.index("--lr") + 1] == chosen(tried(folder)[best])["lr"]
     assert "--select_on" not in command
     assert (folder / OURS / "report" / "report.html").is_file()
+    words = ("plain cross-entropy", "plain cross-entropy, log prior subtracted", "log prior from the start", "ISDA",
+             "MetaSAug (relative rule)")  # fmt: skip
+    assert {line.split("|")[1].strip() for line in out.splitlines() if re.match(r"\| .* \| 2 +\|", line)} == {*words}
     assert "best on the held-out images: " in out
 
 

@@ -49,4 +49,6 @@ def test_an_interrupted_demo_goes_on_and_ends_with_the_table(run, start, after_l
     assert len(list(folder.glob("*_summary.json"))) == 12
     assert len(re.findall(r"^\| [\w -]+\|( +[\d.]+ ± [\d.]+ +\|){4}$", out, re.M)) == 4
     assert "plain cross-entropy is beaten by" in out
+    compared = run("report.py", folder).stdout
+    assert all(f"| {words} " in compared for words in ("plain cross-entropy", "re-weighting", "ISDA", "MetaSAug"))
     assert sorted(out.splitlines()) == sorted(run("scripts/demo.py", fresh=True).stdout.splitlines())

@@ -133,7 +133,8 @@ def cells_of(lines):
 def test_the_published_cells_are_shared_out_whole_and_once(sh, echoed):
     def cells(*flags):
         lines = echoed("reproduce_cifar.sh", *flags, "--epochs", "200", SEEDS="1 2")
-        assert lines[-1].split()[1:] == ["./checkpoint/ours/reproduce", "--out", "./checkpoint/ours/reproduce/report"]
+        runs = "./checkpoint/ours/reproduce"
+        assert lines[-1].split()[1:] == [runs, "--out", f"{runs}/report", "--force"]
         return cells_of(lines)
 
     whole = cells()

@@ -66,7 +66,7 @@ class RollCall:
             answers = self._ask_all(self.grace)
             answers[self.rank] = self._ask(self.rank, self.grace)
             if self.told is None:
-                self.told = judge(answers, self.timeout)
+                self.told = whose_fault(answers, self.timeout)
                 if self.told is not None:
                     self._ask_all(self.grace, self.told)
         return self.told
@@ -121,7 +121,7 @@ class RollCall:
         return 0.0 if self.waiting_since is None else time.monotonic() - self.waiting_since
 
 
-def judge(answers: Mapping[int, Answer], timeout: float) -> str | None:
+def whose_fault(answers: Mapping[int, Answer], timeout: float) -> str | None:
     """Return what the answers of all processes say: who is gone, else who is silent, else who came too late."""
     gone, silent = ([rank for rank, answer in answers.items() if answer == kind] for kind in (GONE, SILENT))
     waited = {rank: answer for rank, answer in answers.items() if isinstance(answer, float)}

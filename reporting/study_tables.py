@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.metrics import percent
+from reporting.comparisons import paired
 from reporting.finished_runs import HEADINGS, markdown, spread
 from reporting.study_results import CHOSEN, SEEN, TESTED_FIGURES, Line, cell_of, constants_of
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-# 97.5 % quantiles of Student's t, by degrees of freedom from 1: of 95 % intervals of a mean.
-T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 REFERENCES = ("reweight", "isda")  # each other row is compared with them, at their chosen constants
 
 
@@ -71,35 +70,9 @@ PART_WORDS = {"cifar": "networks", "features": "linear heads on frozen features"
 SHARED = {"relative_all": "relative_head"}  # rows whose constants are another row's choice
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference: its mean over n seeds, and half the width of its 95 % interval, nan for one seed."""
-
-    n: int
-    mean: float
-    half: float
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "-"
-        interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
-        return f"{self.mean:+.2f}{interval} ({self.n})"
-
-
 def choose(candidates: Sequence[Line]) -> Line:
     """Return the candidate of the highest accuracy on held-out images, the first of them where there are several."""
     return max(candidates, key=lambda line: float(line["heldout_acc1"]))  # max keeps the first
-
-
-def paired(values: Mapping[str, float], reference: Mapping[str, float]) -> Difference:
-    """Return the difference of two rows' figures by seed, over the seeds that both have."""
-    gaps = [values[seed] - reference[seed] for seed in values if seed in reference]
-    if len(gaps) < 2:
-        return Difference(len(gaps), gaps[0] if gaps else math.nan, math.nan)
-    if len(gaps) > len(T_QUANTILES) + 1:
-        raise ValueError(f"{len(gaps)} seeds: T_QUANTILES ends at {len(T_QUANTILES) + 1}")
-    half = T_QUANTILES[len(gaps) - 2] * statistics.stdev(gaps) / math.sqrt(len(gaps))
-    return Difference(len(gaps), statistics.mean(gaps), half)
 
 
 def chosen_constants(choices: Iterable[Line], cell: tuple[str, ...]) -> dict[str, Line]:

@@ -42,9 +42,10 @@ from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.run_files import summary_path
 from harness.text import say
+from reporting.comparisons import paired
 from reporting.group_names import write_group_names
 from reporting.study_results import CHOSEN, Line, number, read_lines, write_lines
-from reporting.study_tables import choose, paired
+from reporting.study_tables import choose
 from scripts.meta_study import chosen_from, numbers
 from scripts.study_heads import LAMS, RATES, SIZES, beside
 from scripts.study_stops import Stops
@@ -185,9 +186,10 @@ def verdict(one: Comparison) -> list[str]:
     lines += [f"{MEANINGS[way]:{width()}}  {spread(held[way]):14}  "
               f"{spread({seed: over_classes(last) for seed, last in runs[way].items()})}" for way in order]  # fmt: skip
     best = order[0]
-    alike = [way for way in order[1:] if (gap := paired(held[best], held[way])).half >= abs(gap.mean)]
+    alike = [way for way in order[1:] if not paired(held[best], held[way]).beyond_chance]
     names = "all the others" if alike == order[1:] else "; ".join(MEANINGS[way] for way in alike)
-    close = f"; not told apart from it by {len(one.seeds)} seeds: {names}" if alike else ""
+    seeds = f"{len(one.seeds)} seed{'s' * (len(one.seeds) > 1)}"
+    close = f"; not told apart from it by {seeds}: {names}" if alike else ""
     lines.append(f"best on the held-out images: {MEANINGS[best]}{close}")
     line = next(line for unit in UNITS if best in unit for line in read_lines(one.file(f"tried_{unit[0]}.csv"), COLUMNS)
                 if line["way"] == best and line["chosen"] == CHOSEN)  # fmt: skip
@@ -269,7 +271,7 @@ def main() -> None:
         source = read_source(one.flags)
         source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
         check_same(one, source)
-        write_group_names(one.flags.folder, {f"{way}_seed*": words for way, words in MEANINGS.items()})
+        write_group_names(one.flags.folder, {f"{way}_seed*": words for way, words in MEANINGS.items() if way in one.ways})
         say(*source.sets.about(), *unseen(source.sets))
         trials = Trials(replace(one.flags, seed=one.seeds[0]), source, group, stops.check)
         for unit in UNITS[part::parts]:

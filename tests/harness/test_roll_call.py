@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.process_group import Group, RankGoneError
-from harness.roll_call import GONE, SILENT, RollCall, judge
+from harness.roll_call import GONE, SILENT, RollCall, whose_fault
 
 
 @pytest.mark.parametrize(
@@ -22,11 +22,11 @@ from harness.roll_call import GONE, SILENT, RollCall, judge
     ],
 )
 def test_who_is_at_fault(answers, said):
-    assert judge(answers, 60).startswith(said)
+    assert whose_fault(answers, 60).startswith(said)
 
 
 def test_nobody_is_blamed_where_all_are_there_and_none_is_late():
-    assert judge({0: 1.0, 1: 0.0, 2: 1.1}, 60) is None
+    assert whose_fault({0: 1.0, 1: 0.0, 2: 1.1}, 60) is None
 
 
 @pytest.fixture

@@ -1,187 +1,217 @@
 #!/usr/bin/env python3
-"""Compare finished runs: tables and figures, as markdown and as an HTML page that opens without a server.
+"""Compare finished runs: which is better, for which classes, and can it be chance. Writes a page that one can send by mail.
 
   python3 report.py demo_runs/checkpoint/ours/digits --out demo_runs
-  python3 report.py checkpoint/ours/LDAM checkpoint/ours/CE
-
-A run is named by the <save_name>_summary.json that training writes; a folder stands for all runs in it. Prints the table of
-runs, and with several seeds the means; writes report.md, report.html, runs.csv and PNG files into the folder of --out.
+  python3 report.py checkpoint/ours/LDAM checkpoint/ours/CE --latex --figures
+  python3 report.py checkpoint/ours/own --watch
+A run is named by the <save_name>_summary.json that training writes; a folder stands for all runs in it. Prints the verdict
+and the table of runs; writes report.html, one file without others beside it, runs.csv, means.csv and classes.csv.
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+
+    prepare_process("jinja2", "vl_convert")
 
 import argparse
-import csv
-import html
 import os
-import re
-from collections.abc import Sequence
+import sys
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UserError, run_main
-from harness.files import replacing, writing
-from harness.flags import Parser
-from harness.metrics import FEW, MANY, PER_CLASS_MEAN
-from harness.text import WRITTEN_OUT, printable, say
-from reporting.drawn_names import replaced_names
-from reporting.finished_runs import (
-    MOST_CLASSES,
-    FinishedRun,
-    Table,
-    figures_of,
-    group_table,
-    grouped,
-    long_table,
-    markdown,
-    published_tables,
-    run_table,
-)
-from reporting.found_runs import find_runs
+from harness.files import writing
+from harness.flags import Parser, require
+from harness.progress import progress
+from harness.text import printable, say, shown_names
+from reporting.finished_runs import grouped, long_tails, markdown, published_tables, run_table
+from reporting.found_runs import Found, find_runs
 from reporting.lam_sweeps import find_sweeps, sweep_table, write_choices
-from reporting.plots import draw_all
+from reporting.page import Block, Page
+from reporting.page_contents import Section, make_section
+from reporting.page_tables import PageTable, from_text, from_words, overview
+from reporting.phrases import in_a_row, quoted
+from reporting.report_files import TABLES, write_figures, write_latex, write_page, write_tables
+from reporting.tested_images import Opened
+from reporting.under_way import UnderWay, make_under_way
+from reporting.watching import watch
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 60rem; padding: 1rem; color: #222; }
-p, figcaption { overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } summary { margin: 1rem 0; cursor: pointer; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1rem 0; } img { width: 100%; min-width: 34rem; height: auto; } figcaption { color: #555; font-size: .9rem; }
-"""
-EXPLAINED = (
-    f"Test accuracy in per cent. many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, and fewer "
-    f"than {FEW} training images. ECE: expected calibration error in per cent, smaller is better. The best epoch, of those "
-    "of stage 2 if there are any, is chosen on the test set unless --select_on heldout is given, so compare the last ones."
-)
-FOLDED = 12  # longer tables open at a click
-Section = tuple[str, str, list[tuple[str, Table]]]  # heading, text, titled tables
+PAGE, LAM_TABLE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "chosen_lam.csv", "table.tex", "figures"
+WATCHED_EVERY = 10  # seconds
+MOST_NAMED = 20  # runs
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is made of the runs, and where."""
+
+    out: Path
+    baseline: str | None
+    images: bool
+    figures: bool
+    latex: str | None
+    watch: int | None
+
+
+def report_parser() -> Parser:
+    """Return the parser of the flags."""
+    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="<save_name>_summary.json of a run, or a folder")
+    made.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
+    made.add_argument("--force", action="store_true", help="replace a report, or files of its names, in the folder of --out")
+    made.add_argument(
+        "--baseline",
+        metavar="GROUP",
+        help="group whose classes are compared with those of the best, by the "
+        "name that it has in the table (default: plain cross-entropy, else the second)",
+    )
+    made.add_argument("--no-images", action="store_true", help="leave out the pictures of mistaken images")
+    made.add_argument("--figures", action="store_true", help="write the charts as PNG and SVG too, as wide as a column")
+    made.add_argument(
+        "--latex",
+        nargs="?",
+        const="accuracy",
+        choices=("accuracy", "error"),
+        help="write the table of a paper, table.tex: accuracy (so if nothing is named) or error in %%",
+    )
+    made.add_argument(
+        "--watch",
+        nargs="?",
+        const=WATCHED_EVERY,
+        type=int,
+        metavar="SECONDS",
+        help="update the page while runs go on; look every so many seconds (%(const)s if none are named)",
+    )
+    return made
 
 
 def main() -> None:
-    """Read the runs, print the tables, write the report."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="<save_name>_summary.json of a run, or a folder")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace a report that is in the folder of --out")
-    args = parser.parse_args()
-    page = args.out / "report.html"
-    if os.path.exists(page) and not args.force:
-        raise UserError(f"{page} is there already: give --force to replace it, or another --out")
-    found = find_runs(args.runs)
-    runs = found.runs
-    groups = grouped(runs)
-    sections = make_sections(runs, groups)
-    shown = [*("\n".join(markdown(table)) for _, table in sections[0][2]), *remarks(runs)]
-    say(*"\n\n".join(shown).split("\n"))
-    sweeps = find_sweeps(runs)
-    for sweep in sweeps:
-        say("", f"λ on held-out training images, {sweep.title}", *markdown(sweep_table(sweep)))
-    with writing(args.out):
-        args.out.mkdir(parents=True, exist_ok=True)
-    figures = draw_all(runs, args.out)
-    notes = write_choices(sweeps, args.out / "chosen_lam.csv")
-    for end, page in (("md", markdown_page), ("html", html_page)):
-        with replacing(args.out / f"report.{end}") as part:
-            part.write_text(page(sections, figures), encoding="utf-8")
-    with (
-        replacing(args.out / "runs.csv") as part,
-        open(part, "w", encoding="utf-8", errors=WRITTEN_OUT, newline="") as file,
-    ):
-        csv.writer(file, lineterminator="\n").writerows(long_table(runs))
-    names = ", ".join(name for name, _ in figures)
-    say(*notes, *(f"note: left out {one.name}: {one.reason}" for one in found.left_out))
-    say(f"wrote {args.out / 'report.html'}, report.md, runs.csv and {names} beside it")
+    """Read the runs, print the verdict, write the report."""
+    args = report_parser().parse_args()
+    require(args.watch is None or args.watch > 0, "--watch", args.watch, "a number of seconds above 0")
+    page = args.out / PAGE
+    options = Options(args.out, args.baseline, not args.no_images, args.figures, args.latex, args.watch)
+    if not args.force:
+        check_new(options)
+    opened: Opened = {}
+    if args.watch is not None:
+        say(f"watching every {args.watch} s; the page is {page}, Ctrl-C ends this")
+        watch_runs(args.runs, options, opened)
+    else:
+        found = find_runs(args.runs)
+        settings, notes = make(found, options, opened)
+        print_report(found, settings, notes, options)
 
 
-def remarks(runs: Sequence[FinishedRun]) -> list[str]:
-    """Return sentences about what only some runs have."""
-    found = []
-    if PER_CLASS_MEAN in figures_of(runs):
-        found.append("Mean over classes: of the classes that have test images, where some have more of them than others.")
-    gaps = [f"{run.untested} of {len(run.class_names)} in {printable(run.name)}" for run in runs if run.untested]
-    if gaps:
-        found.append(f"Classes without test images, which are in none of the figures: {', '.join(gaps)}.")
-    plain = [printable(run.name) for run in runs if run.is_plain("last")]
-    if plain:
-        found.append(f"Without a stage 2, so plain cross-entropy without MetaSAug: {', '.join(plain)}.")
-    large = [printable(run.name) for run in runs if run.tested and len(run.summary["cls_num_list"]) > MOST_CLASSES]
-    if large:
-        found.append(f"Without a confusion matrix, for they have more than {MOST_CLASSES} classes: {', '.join(large)}.")
-    return [*found, *replaced_names(runs)]
+def check_new(options: Options) -> None:
+    """Refuse to replace a report, or what a user has under the names of its files."""
+    names = [PAGE, *TABLES, LAM_TABLE, *([LATEX_TABLE] if options.latex is not None else [])]
+    there = [path for path in (options.out / name for name in names) if os.path.isfile(path)]
+    figures = options.out / FIGURE_FOLDER
+    if options.figures and os.path.isdir(figures) and any(figures.iterdir()):
+        there.append(figures)
+    if there:
+        raise UserError(f"{there[0]} is there already: give --force to replace it, or another --out")
 
 
-def make_sections(runs: Sequence[FinishedRun], groups: dict[str, list[FinishedRun]]) -> list[Section]:
-    """Return the tables of the report, those that have something to show."""
-    tables = [("Each run", run_table(runs))]
-    if any(len(group) > 1 for group in groups.values()):
-        tables.insert(0, ("Last epoch, mean ± standard deviation over seeds", group_table(groups)))
-    sections: list[Section] = [("Runs", " ".join([EXPLAINED, *remarks(runs)]), tables)]
-    published = published_tables(runs)
+def watch_runs(paths: list[Path], options: Options, opened: Opened) -> None:
+    """Update the report while runs go on; the last page, when this is stopped, does not reload itself."""
+    assert options.watch is not None
+    shown: list[Found] = []
+
+    def render(found: Found) -> None:
+        make(found, options, opened, going_on=True)
+        shown[:] = [found]
+
+    try:
+        watch(paths, render, options.watch)
+    finally:
+        for found in shown:
+            make(found, replace(options, watch=None), opened, going_on=True)
+
+
+def make(found: Found, options: Options, opened: Opened, going_on: bool = False) -> tuple[list[Section], list[str]]:
+    """Write the report; return what its page shows, and notes to print. Of runs that go on, --baseline may be to come."""
+    sets = {title: grouped(own) for title, own in long_tails(found.runs).items()}
+    known = [name for groups in sets.values() for name in shown_names(groups)]
+    if options.baseline is not None and sets and options.baseline not in known and not going_on:
+        named = ", ".join(map(quoted, known))
+        raise UserError(f"--baseline {options.baseline}: there is no such group; there are {named}")
+    shown = progress(enumerate(sets.items()), len(sets), "comparing", file=sys.stderr)
+    settings = [make_section(k, title, groups, options.baseline, options.images, opened) for k, (title, groups) in shown]
+    under_way = [make_under_way(k, title, own) for k, (title, own) in enumerate(long_tails(found.unfinished).items())]
+    with writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+    write_page(page_of(found, settings, under_way, options), options.out / PAGE)  # first, as it takes the longest
+    notes = [f"note: --baseline {options.baseline} is the highest group of {one.title}, which is compared with {one.pair[1]}"
+             for one in settings if one.pair and one.pair[0] == options.baseline]  # fmt: skip
+    notes += write_choices(find_sweeps(found.runs), options.out / LAM_TABLE)
+    write_tables(sets, options.out)
+    if options.latex is not None and found.runs:
+        write_latex(found.runs, options.latex, options.out / LATEX_TABLE)
+    if options.figures:
+        notes += write_figures(settings, options.out / FIGURE_FOLDER)
+    return settings, notes
+
+
+def page_of(found: Found, settings: list[Section], under_way: list[UnderWay], options: Options) -> Page:
+    """Return the page: the settings, what is compared beyond one of them, and what is left out."""
+    of = settings[0].title if len(settings) == 1 else f"{len(settings)} data sets"
+    runs = len(found.runs)
+    title = f"{runs} run{'s' * (runs != 1)} on {of}" if runs else "Runs under way"
+    blocks = []
+    published = published_tables(found.runs)
     if any("".join(table[2][1:]) for table in published.values()):
         text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
-        sections.append(("Against the publication", text, list(published.items())))
-    sweeps = find_sweeps(runs)
+        tables = [from_text(name, table) for name, table in published.items() if "".join(table[2][1:])]
+        blocks.append(Block("published", "Against the publication", text, tables))
+    sweeps = find_sweeps(found.runs)
     if sweeps:
-        text = "Chosen: the highest accuracy on held-out training images, mean over classes, last epoch; see chosen_lam.csv."
-        sections.append(("λ chosen without the test set", text, [(sweep.title, sweep_table(sweep)) for sweep in sweeps]))
-    return sections
+        text = f"Chosen: the highest accuracy on held-out training images, mean over classes, last epoch; see {LAM_TABLE}."
+        tables = [from_text(sweep.title, sweep_table(sweep)) for sweep in sweeps]
+        blocks.append(Block("lam", "λ chosen without the test set", text, tables))
+    old: dict[str, list[str]] = {}
+    for run in found.runs:
+        if run.older:
+            old.setdefault("; ".join(run.older), []).append(run.name)
+    if old:
+        rows = [[in_a_row(names, len(names), named=MOST_NAMED), lacking] for lacking, names in old.items()]
+        blocks.append(
+            Block("older", "Runs of older versions", "", [from_words("What they do not say", ["runs", "not said"], rows)])
+        )
+    if found.left_out:
+        rows = [[one.name, str(one.path), one.reason] for one in found.left_out]
+        blocks.append(
+            Block("left-out", "Left out, and why", "", [from_words("Runs and files", ["name", "file", "why"], rows)])
+        )
+    made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
+    foot = (
+        "This page is complete in one file and needs no network."
+    )
+    several = overview({one.title: one.means for one in settings}) if len(settings) > 1 else None
+    return Page(printable(title), made, settings, under_way, blocks, foot, options.watch, several)
 
 
-def escaped(text: str) -> str:
-    """Return a text as markdown shows it letter by letter."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&!@^])", r"\\\1", printable(text))
+def print_report(found: Found, settings: list[Section], notes: list[str], options: Options) -> None:
+    """Print the verdict, the tables, what is left out, and what was written where."""
+    for setting in settings:
+        if len(settings) > 1:
+            say(setting.title)
+        say(*(f"- {sentence}" for sentence in setting.verdict), "", *markdown(as_text(setting.means)), "")
+    say(*markdown(run_table(found.runs)))
+    for sweep in find_sweeps(found.runs):
+        say("", f"λ on held-out training images, {sweep.title}", *markdown(sweep_table(sweep)))
+    say(*notes, *(printable(f"note: left out {one.name}: {one.reason}") for one in found.left_out))
+    more = [name for name, made in ((LATEX_TABLE, options.latex), (f"{FIGURE_FOLDER}/", options.figures)) if made]
+    say(f"wrote {options.out / PAGE}; beside it {', '.join([*TABLES, *more])}")
 
 
-def markdown_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:
-    """Return the report as markdown."""
-    parts = ["# Report"]
-    for heading, text, tables in sections:
-        parts += [f"## {heading}", escaped(text)]
-        for title, table in tables:
-            parts += [*([f"**{escaped(title)}**"] if title else []), "\n".join(markdown(table, escaped))]
-    parts.append("## Figures")
-    for name, caption in figures:
-        words = escaped(caption)
-        parts.append(f"{words}\n\n![{words}]({name})")
-    return "\n\n".join(parts) + "\n"
-
-
-def html_table(title: str, table: Table) -> str:
-    """Return a table that scrolls sideways where the page is narrow, folded if it is long."""
-    head, *rows = [[html.escape(printable(cell)) for cell in row] for row in table]
-    lines = ["<tr><th>" + "</th><th>".join(head) + "</th></tr>"]
-    lines += ["<tr><td>" + "</td><td>".join(row) + "</td></tr>" for row in rows]
-    words = f"<b>{html.escape(printable(title))}</b>"
-    inner = '<div class="wide"><table>\n' + "\n".join(lines) + "\n</table></div>"
-    if len(rows) > FOLDED:
-        return f"<details><summary>{words} ({len(rows)} lines)</summary>\n{inner}\n</details>"
-    return f"<p>{words}</p>\n{inner}" if title else inner
-
-
-def html_page(sections: Sequence[Section], figures: Sequence[tuple[str, str]]) -> str:
-    """Return the report as a page; the PNG files lie beside it."""
-    parts = [
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Report</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<link rel="icon" href="data:,">',
-        f"<style>{STYLE}</style></head><body>\n<h1>Report</h1>",
-    ]
-    for heading, text, tables in sections:
-        parts.append(f"<h2>{html.escape(heading)}</h2>\n<p>{html.escape(text)}</p>")
-        parts += [html_table(title, table) for title, table in tables]
-    parts.append("<h2>Figures</h2>")
-    for name, caption in figures:
-        words = html.escape(printable(caption))
-        file = html.escape(name)
-        image = f'<div class="wide"><a href="{file}"><img src="{file}" alt="{words}"></a></div>'
-        parts.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
-    return "\n".join([*parts, "</body></html>"]) + "\n"
+def as_text(table: PageTable) -> list[list[str]]:
+    """Return a table of the page as text."""
+    return [table.heads, *([cell.text for cell in row] for row in table.rows)]
 
 
 if __name__ == "__main__":

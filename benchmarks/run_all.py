@@ -34,6 +34,7 @@ RUNS = (
     ("The input pipeline", ["pipeline.py", "--repeats", "1"]),
     ("A step of the linear head", ["head_step.py", "--rounds", "1"]),
     ("An epoch of the head from cached features, a third of ImageNet-LT", ["head_epoch.py", "--images", "40000"]),
+    ("The page of a report", ["report_pages.py"]),
 )
 
 

@@ -29,14 +29,18 @@ def fill_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
 
 
-def prepare_process() -> None:
+def prepare_process(*packages: str) -> None:
     """Let Ctrl-C end the process in one line, unless whoever started it has had it ignored; fill closed streams.
 
-    Without PyTorch, as outside the environment that `make` fills, it ends here in one line.
+    Without PyTorch, as outside the environment that `make` fills, it ends here in one line; so without one of the `packages`
+    that the script needs besides, as in an environment of an older version.
     """
     fill_closed_streams()
-    if find_spec("torch") is None:
+    lacking = [name for name in ("torch", *packages) if find_spec(name) is None]
+    if lacking:
         told = "this Python has no PyTorch: give `. .venv/bin/activate` first, see the README"
+        if "torch" not in lacking:
+            told = f"this Python has no {' and no '.join(lacking)}: install requirements.lock anew, see the README"
         os.write(2, f"{os.path.basename(sys.argv[0])}: error: {told}\n".encode(errors="backslashreplace"))
         sys.exit(2)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

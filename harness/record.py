@@ -249,4 +249,5 @@ class Record:
         notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         say(*next((note for note in notes if note), []))
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
-        say(f"done in {duration(seconds)}; wrote {written(files)}", f"its report: {report_command(self.summary_path)}")
+        say(f"done in {duration(seconds)}; wrote {written(files)}")
+        say(f"to make its report: {report_command(self.summary_path)}")

@@ -147,6 +147,8 @@ class Started(msgspec.Struct, kw_only=True):
     flags: Flags | UnsetType = UNSET
     class_names: list[Name] | None = None
     commit: Name | None = None
+    versions: dict[str, Plain] | None = None
+    machine: dict[str, Plain] | None = None
     loss: Name | None = None
 
 

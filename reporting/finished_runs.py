@@ -49,11 +49,6 @@ class FinishedRun(RunFacts):
     tested: Tested | None
     path: Path  # of the summary
 
-    @property
-    def untested(self) -> int:
-        """The number of classes without test images."""
-        return list(self.summary["last"].get("per_class") or []).count(None)
-
     def is_plain(self, which: str) -> bool:
         """Whether the "last" or "best" epoch is before stage 2."""
         return in_stage1(self.summary.get("flags", {}), self.summary[which]["epoch"])
@@ -169,15 +164,6 @@ def spread(values: Sequence[float]) -> str:
     if len(there) < 2:
         return percent(there[0] if there else math.nan)
     return f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
-
-
-def group_table(groups: dict[str, list[FinishedRun]]) -> Table:
-    """Return the means over seeds of the last epoch."""
-    figures = figures_of(run for group in groups.values() for run in group)
-    rows = [["runs", "seeds", *(HEADINGS.get(key, key) for key in figures)]]
-    for name, runs in groups.items():
-        rows.append([name, str(len(runs)), *(spread([figure(r.summary["last"], key) for r in runs]) for key in figures)])
-    return rows
 
 
 def published_tables(runs: Sequence[FinishedRun]) -> dict[str, Table]:

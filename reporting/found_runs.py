@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from reporting.finished_runs import FinishedRun, read_run
-from reporting.group_names import FILE, read_group_names, words_for
+from reporting.group_names import FILE, idle_patterns, read_group_names, words_for
 from reporting.run_contents import LOG, STARTED, distinct_names, no_runs, places_below, read_log, read_started, save_name
 from reporting.run_facts import RunFacts
 
@@ -66,6 +66,7 @@ def find_runs(paths: Sequence[Path], watched: bool = False) -> Found:
         path = Path(error.filename)
         found.left_out.append(LeftOut(path.name, path, f"{path} cannot be read ({error.strerror}): check its permissions"))
 
+    looked: dict[Path, None] = {}  # folders of which every run is read, in order
     for path in paths:
         below = places_below(path, unread) if os.path.isdir(path) else [path]
         if not os.path.isdir(path):
@@ -73,11 +74,16 @@ def find_runs(paths: Sequence[Path], watched: bool = False) -> Found:
         elif not below and not found.left_out and not watched:
             no_runs(path)
         for file in below:
-            places.setdefault(file.resolve(), file)
+            if places.setdefault(file.resolve(), file) is file and os.path.isdir(path):
+                looked[file.parent] = None
     words = {folder: folder_words(folder, found) for folder in {path.parent: None for path in places.values()}}
     for name, path in zip(distinct_names([*places.values()]), places.values(), strict=True):
         _read(name, path, words_for(save_name(path), words[path.parent]), path.resolve() in named, found)
-    if not watched:
+    if not watched:  # runs that fit may be to come
+        for folder in looked:
+            names = [save_name(path) for path in places.values() if path.parent == folder]
+            found.left_out.extend(LeftOut(FILE, folder / FILE, f'its pattern "{pattern}" fits no run here')
+                                  for pattern in idle_patterns(words[folder], names))  # fmt: skip
         found.left_out.extend(LeftOut(run.name, run.path, f"unfinished: {run.progress}; shown with --watch")
                               for run in found.unfinished)  # fmt: skip
         check_some(found, paths)

@@ -18,6 +18,7 @@ from reporting.run_facts import RunFacts
 
 R = TypeVar("R", bound=RunFacts)
 FILE = "group_names.json"  # in a folder of runs
+EXAMPLE = 'it is to be as {"isda_seed*": "ISDA"}'
 SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name
 FEW_FLAGS = 1  # with a name and a value that a name is made of, where there may be shorter words
 
@@ -38,10 +39,15 @@ def read_group_names(folder: Path) -> dict[str, str]:
     path = folder / FILE
     if not os.path.isfile(path):
         return {}
-    words: dict[str, str] = decoded(read_bytes(path), path, " as JSON")
+    words: dict[str, str] = decoded(read_bytes(path), path, advice=f"correct it, {EXAMPLE}")
     if found := schemas.problem(words, dict[schemas.Name, schemas.Name], "content"):
-        raise UserError(f'{path} cannot be used: {found}; it is to be as {{"isda_seed*": "ISDA"}}')
+        raise UserError(f"{path} cannot be used: {found}: correct it, {EXAMPLE}")
     return words
+
+
+def idle_patterns(words: Mapping[str, str], save_names: Sequence[str]) -> list[str]:
+    """Return the patterns that fit none of these runs."""
+    return [pattern for pattern in words if not any(fnmatchcase(name, pattern) for name in save_names)]
 
 
 def words_for(save_name: str, words: Mapping[str, str]) -> str:

@@ -21,6 +21,7 @@ from harness.files import read_bytes
 from harness.metrics import PER_CLASS_MEAN, SHOTS
 
 SUMMARY, STARTED, LOG = "_summary.json", "_started.json", "_metrics.jsonl"  # ends of the names of a run's files
+NAME_ANOTHER = f"name a <save_name>{SUMMARY}, or a folder of runs"
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
 ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
@@ -69,19 +70,24 @@ def distinct_names(places: Sequence[Path]) -> list[str]:
     return [name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True)]
 
 
-def decoded(content: bytes, path: Path, where: str = "") -> Any:
-    r"""Return what JSON says, which a file of a run holds; half a pair of UTF-16 becomes text such as \udcff."""
+def decoded(content: bytes, path: Path, where: str = "", advice: str = "") -> Any:
+    r"""Return what JSON says, which a file of a run holds; half a pair of UTF-16 becomes text such as \udcff.
+
+    `advice` is what to do about a file that is not JSON.
+    """
     try:
         return msgspec.json.decode(LONE_HALF.sub(lambda found: found[1] or rb"\\", content))
     except (msgspec.DecodeError, RecursionError) as error:
-        may_lack = where or path.name.endswith(STARTED)  # a log, but a summary must be there
-        other = "move it away" if may_lack else f"name a <save_name>{SUMMARY}"
-        raise UserError(f"{path} cannot be read ({error}{where}): {other}, or train anew") from error
+        of_a_run = path.name.endswith((SUMMARY, STARTED, LOG))
+        advice = advice or ("move it away, or train anew" if of_a_run else NAME_ANOTHER)
+        raise UserError(f"{path} is damaged or no JSON file ({error}{where}): {advice}") from error
 
 
 def read_facts(path: Path, form: type) -> dict[str, Any]:
     """Read what a file says of a run: flags and classes, and what `form` declares besides."""
     facts: dict[str, Any] = decoded(read_bytes(path), path)
+    if form is schemas.Summary and not (isinstance(facts, dict) and {"best", "last"} & facts.keys()):
+        raise UserError(f"{path} is no summary of a run: {NAME_ANOTHER}")
     schemas.check(facts, form, path)
     schemas.check(facts.get("flags", {}), dict[str, schemas.Plain], path, "flags")
     classes, names = len(facts["cls_num_list"]), facts.get("class_names")
@@ -97,6 +103,9 @@ def read_started(path: Path) -> dict[str, Any]:
 
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a summary."""
+    finished = path.with_name(path.name.removesuffix(STARTED) + SUMMARY)
+    if path.name.endswith(STARTED) and not os.path.isfile(finished):
+        raise UserError(f"{path}: this run is not finished; name its folder and give --watch to see how far it is")
     summary = read_facts(path, schemas.Summary)
     classes = len(summary["cls_num_list"])
     for which in ("best", "last"):

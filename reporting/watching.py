@@ -41,7 +41,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 def news(before: Found | None, now: Found) -> str:
     """Return in words what is new since `before`, the last time, and how many runs there are."""
-    some = [f"{len(now.runs)} runs finished", f"{len(now.unfinished)} not yet"]
+    some = [f"{len(now.runs)} finished in all", f"{len(now.unfinished)} not yet"]
     numbers = ", ".join([*some, *([f"{len(now.left_out)} left out"] if now.left_out else [])])
     if before is None:
         return numbers if now.runs or now.unfinished or now.left_out else "no runs yet"

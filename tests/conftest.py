@@ -97,7 +97,8 @@ def run(run_in, tmp_path):
 
     A script runs in a process forked from one that has loaded the libraries; with fresh=True in a new interpreter, which
     also reads variables like PYTHONWARNINGS. So do the Python scripts that a shell script starts, by its variable PYTHON.
-    The forked one has a small network in place of ResNet-50 (support/slim_resnet.py), unless told RESNET50="whole".
+    The forked one has a small network in place of ResNet-50 (support/slim_resnet.py), unless told RESNET50="whole", and
+    makes the pages of reports without their pictures (support/undrawn.py), unless told PICTURES="drawn".
     """
     return partial(run_in, cwd=tmp_path)
 

@@ -106,11 +106,11 @@ def test_imports_follow_the_plan(name):
     [
         ("loss", "def f():\n    from harness.errors import UserError", ["harness.errors"]),
         ("frozen.head_step", "from harness import errors\nimport loss", ["harness.errors"]),
-        ("passes", "import reporting.plots", ["reporting.plots"]),
+        ("passes", "import reporting.charts", ["reporting.charts"]),
         ("harness.run", "from meta_step import meta_step\nimport data_utils", ["meta_step", "data_utils"]),
-        ("harness.flags", "from reporting import plots\nfrom head_flags import x", ["reporting.plots", "head_flags"]),
+        ("harness.flags", "from reporting import charts\nfrom head_flags import x", ["reporting.charts", "head_flags"]),
         ("report", "import head_flags\nfrom os import *", ["head_flags", "os.*"]),
-        ("reporting.plots", "from harness.metrics import SHOTS\nfrom resnet import ResNet\nimport os", []),
+        ("reporting.charts", "from harness.metrics import SHOTS\nfrom resnet import ResNet\nimport os", []),
     ],
 )
 def test_what_the_plan_does_not_allow_is_seen(name, source, seen):

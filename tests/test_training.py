@@ -103,7 +103,7 @@ def test_a_run_leaves_its_files_and_says_which(trained):
     assert re.search(r"epoch 1/3 stage 2  \[2/\d+\]  Loss [\d.]+  Acc@1 [\d.]+  left \d", out)
     assert "\r" not in out  # no bar where nobody looks
     assert re.match("done in .*a_ckpt.pth.tar", out.splitlines()[-2])
-    assert re.match("its report: python3 .*report.py .*a_summary.json", out.splitlines()[-1])
+    assert re.match("to make its report: python3 .*report.py .*a_summary.json", out.splitlines()[-1])
 
 
 def test_log_summary_and_predictions_of_a_run(trained):
@@ -159,10 +159,11 @@ def test_weights_from_before_stage_2_are_said_to_be_plain_ones(run, trained, tin
                            (trained[0] / "a_ckpt.pth.tar", False)):  # fmt: skip
         assert (plain in run("MetaSAug_test.py", "--checkpoint_path", path, *TINY[-2:]).stdout) == expected
     out = run("report.py", tiny_folder, trained[0], "--out", "compared").stdout
-    marked = [[cell.strip() for cell in line.split("|")[1:3]] for line in out.splitlines() if re.search("best|last", line)]
+    marked = [[cell.strip() for cell in line.split("|")[1:3]] for line in out.splitlines()
+              if re.match(r"\|.* (best|last) ", line)]  # fmt: skip
     assert [epoch for name, epoch in marked if name.endswith("ours/0/a")] == ["last (0, stage 1)", "best (0, stage 1)"]
     assert len([epoch for _, epoch in marked if "stage 1" in epoch]) == 2
-    assert re.search(r"^Without a stage 2, so plain cross-entropy without MetaSAug: \S+ours/0/a\.$", out, re.M)
+    assert re.search(r"^- “\S+ours/0/a” did not come to stage 2: it is plain cross-entropy\.$", out, re.M)
 
 
 def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, tiny_folder, tmp_path):
@@ -197,12 +198,12 @@ def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, ti
     assert "classes: 0 many, 0 medium, 2 few; 1 of them without test images, in none of these figures)" in gap
     assert "mean over classes" not in gap
     assert "without test images" not in even + out
-    told = "Classes without test images, which are in none of the figures: 1 of 2 in gap.\n"
+    told = "\n- 1 class has no test images and is in no mean: “1”.\n"
     assert told in run("report.py", tiny_folder / "gap_summary.json", "--out", "gap").stdout
     for place, shown in ((folder, True), (tiny_folder, False)):
         table = run("report.py", place, "--out", "out", "--force").stdout
         rows = (tmp_path / "out" / "runs.csv").read_text()
-        assert ("| mean over classes |" in table, "Mean over classes: of the classes" in table) == (shown, shown)
+        assert ("| mean over classes |" in table, "in the mean over classes" in table) == (shown, shown)
         assert ("mean_per_class" in rows) == shown
         if shown:
             assert f"| {found:.2f} " in table
@@ -219,9 +220,10 @@ def test_a_run_is_tested_and_reported_with_its_own_figures(run, trained, tmp_pat
     assert tested[2] == "Macro-F1: {macro_f1:.2f}  calibration error (ECE): {ece:.2f}".format(**last)
     assert [float(line.split()[-1]) for line in tested[3:]] == pytest.approx(last["per_class"], abs=0.01)
     report = run("report.py", folder, "--out", "compared").stdout
-    assert [line.split("|")[1].strip() for line in report.splitlines() if "| a " in line] == ["a", "a"], report
-    for name in ("accuracy", "curves", "covariances", "confusion_0"):
-        assert (tmp_path / "compared" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert [line.split("|")[1].strip() for line in report.splitlines() if "| a " in line] == ["a", "a", "a"], report
+    page = (tmp_path / "compared" / "report.html").read_text()
+    for part in ("shots", "classes", "reliability", "curve_train_loss", "curve_meta_loss", "covariances"):
+        assert f'id="set0-{part}"' in page
 
 
 def test_the_choices_of_stage_2(run, tiny_folder):

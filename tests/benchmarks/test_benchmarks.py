@@ -123,3 +123,14 @@ def test_both_ways_to_compute_features_are_measured(run, refused, tmp_path):
     assert row["speedup"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
     assert "8 JPEGs" in out
     assert "--images 2" in refused("benchmarks/feature_images.py", "--images", "2")
+
+
+def test_reports_are_measured(run, refused, tmp_path):
+    (row,), out = rows_of(run, tmp_path, "report_pages", "--cells", "4x5", "--images", "12", "--epochs", "3")
+    assert row["name"] == "4 runs of 5 classes"
+    assert row["seconds"] > 0
+    assert 0.01 < row["page_mb"] < 5
+    assert 0 < row["tables_mb"] < 0.1
+    assert re.search(r"4 runs of 5 classes +[\d.]+ +[\d.]+ +[\d.]+\n", out)
+    assert "--cells '2x' makes no sense" in refused("benchmarks/report_pages.py", "--cells", "2x")
+    assert "at least 2 runs and 2 classes" in refused("benchmarks/report_pages.py", "--cells", "1x5")

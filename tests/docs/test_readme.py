@@ -12,6 +12,7 @@ from support.places import ROOT
 
 import head_flags
 import predict
+import report
 from covariance_rules import RULES
 from frozen.own_flags import own_parser, parse_own
 from harness import training_flags
@@ -136,6 +137,7 @@ def flags_of_parser(parser):
         (PAGES["flags.md"], "## MetaSAug_test.py", training_flags.testing_parser("")),
         (PAGES["flags.md"], "## train_own.py", own_parser("")),
         (PAGES["flags.md"], "## predict.py", predict.parser()),
+        (PAGES["flags.md"], "## report.py", report.report_parser()),
         (LARGE_README, "## Train", head_flags.training_parser("")),
     ],
 )

@@ -21,8 +21,8 @@ from harness.errors import UserError
 from harness.files import previous
 from harness.weights import mismatch, oddity
 from loss import EstimatorCV
-from report import make_sections
 from reporting.finished_runs import grouped, long_table, read_runs
+from reporting.page_contents import make_section
 from reporting.trained import restored
 from resnet import build_model
 
@@ -219,7 +219,7 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
     path.write_text(json.dumps(with_leaf(summary, place, value)))
     try:
         runs = read_runs([path])
-        make_sections(runs, grouped(runs))
+        make_section(0, "", grouped(runs), None, images=False, opened={})
         long_table(runs)
     except UserError as refused:
         check_line(refused)
@@ -231,10 +231,10 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
         ("a_metrics.jsonl", b'{"epoch": 1, "train_loss": 1' + b"0" * 400 + b"}", "line 1"),
         ("a_metrics.jsonl", b'{"epoch": 0}\n{"epoch": -1}', "line 2, cannot be used: its epoch is -1: Expected int >= 0"),
         ("a_metrics.jsonl", b'{"epoch": 0, "acc": [1]}', "line 1, cannot be used"),
-        ("a_metrics.jsonl", b'{"epoch": 0', "a_metrics.jsonl cannot be read"),
-        ("a_metrics.jsonl", b"[" * 10**5, "a_metrics.jsonl cannot be read"),
-        ("a_summary.json", b"[" * 10**5, "a_summary.json cannot be read"),
-        ("a_summary.json", b'{"x": NaN}', "a_summary.json cannot be read"),
+        ("a_metrics.jsonl", b'{"epoch": 0', "jsonl is damaged or no JSON file (Input data was truncated in line 1)"),
+        ("a_metrics.jsonl", b"[" * 10**5, "jsonl is damaged or no JSON file (maximum recursion depth"),
+        ("a_summary.json", b"[" * 10**5, "a_summary.json is damaged or no JSON file (maximum recursion depth"),
+        ("a_summary.json", b'{"x": NaN}', "a_summary.json is damaged or no JSON file (JSON is malformed"),
         ("a_last_predictions.npz", {"target": [0, 9], "predicted": [0, 1]}, "its target holds no labels of 3 classes"),
         ("a_last_predictions.npz", {"target": [0, 1], "predicted": [0, -1]}, "its predicted holds no labels of 3 classes"),
         ("a_last_predictions.npz", {"target": [0.0], "predicted": [0]}, "its target holds no labels of 3 classes"),

@@ -1,94 +1,227 @@
-"""The report in a real browser, headless chromium: every figure is there, nothing is cut off, the console is silent."""
-
-import json
-import re
-import shutil
-import subprocess
+"""The report in a real browser, headless chromium without a network: all of it is there, for every size, eye and hand."""
 
 import pytest
-from support.finished_runs import write_run
+from support import browser as browsers
+from support.browser import opened
+from support.studies import ODD_NAMES, WAYS, write_study
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium")
-WIDTHS = (1280, 390)  # a laptop and a phone, in CSS pixels
+from reporting.group_names import write_group_names
+from reporting.page import Page, render
 
-# Shows the report in a frame of each width, since a window is never narrower than 500, and writes down what is seen there.
-HARNESS = """<!doctype html><html><body><pre id="seen"></pre><script>
-const seen = {};
-function look(width, frame) {
-  const page = frame.contentDocument, root = page.documentElement;
-  const scrolls = element => element.closest('.wide') !== null;
-  const outside = element => element.getBoundingClientRect().right > width + 1 || element.getBoundingClientRect().left < 0;
-  const images = [...page.images];
-  seen[width] = {
-    title: page.title,
-    images: images.filter(i => i.complete && i.naturalWidth > 0).map(i => i.getAttribute('src')),
-    broken: images.filter(i => !i.complete || i.naturalWidth === 0).map(i => i.getAttribute('src')),
-    page_scrolls: root.scrollWidth > width,
-    cut: [...page.querySelectorAll('h1, h2, p, figcaption, .wide')].filter(e => outside(e) && !scrolls(e.parentElement))
-      .map(e => e.textContent.slice(0, 40)),
-    smallest: Math.min(...[...page.querySelectorAll('p, td, th, figcaption')].map(
-      e => parseFloat(frame.contentWindow.getComputedStyle(e).fontSize))),
-    narrowest_figure: Math.min(...images.map(i => i.getBoundingClientRect().width)),
-    cells: page.querySelectorAll('td').length,
-  };
-}
-for (const width of WIDTHS) {
-  const frame = document.createElement('iframe');
-  frame.style = `width: ${width}px; height: 800px; border: 0`;
-  frame.onload = () => {
-    look(width, frame);
-    if (Object.keys(seen).length === WIDTHS.length) document.getElementById('seen').textContent = JSON.stringify(seen);
-  };
-  frame.src = 'report.html';
-  document.body.append(frame);
-}
-</script></body></html>"""
+pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason="needs chromium")
+WIDTHS = (390, 1280, 1920)  # a phone, a laptop, a large screen, in CSS pixels
+SCHEMES = ("light", "dark")
 
-
-def view(folder):
-    """Open folder/report.html as a file, without a server; return what is seen at each width, and the console's lines."""
-    (folder / "harness.html").write_text(HARNESS.replace("WIDTHS", json.dumps(WIDTHS)))
-    command = [
-        *(BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
-        *(f"--user-data-dir={folder / 'profile'}", "--allow-file-access-from-files", "--enable-logging=stderr"),
-        *("--virtual-time-budget=20000", "--dump-dom", (folder / "harness.html").as_uri()),
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-    found = re.search(r'<pre id="seen">(.+?)</pre>', shown.stdout, re.S)
-    assert found, shown.stdout + shown.stderr
-    return json.loads(found[1]), [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+RIGHT = """<!doctype html><html lang="en"><head><title>A page</title><meta name="color-scheme" content="light dark"><style>
+body { font: 16px sans-serif; background: #fff; color: #000 } .wide { overflow-x: auto } svg { width: 300px; height: 80px }
+@media (prefers-color-scheme: dark) { body { background: #111; color: #eee } }
+.note { overflow: hidden } </style></head>
+<body><main><h1>A page</h1><h2>A table</h2><div class="wide" tabindex="0" role="region" aria-label="A wide table"><table>
+<caption>A table</caption><thead><tr><th scope="col"><button>run</button></th><th scope="col">figure</th></tr></thead>
+<tbody><tr><th scope="row">a</th><td>1<span style="padding-left: 2000px">2</span></td></tr></tbody></table></div>
+<h2>A chart</h2><figure id="f"><div class="chart" role="img" aria-label="A line that goes up from 0 to 1.">
+<svg viewBox="0 0 300 80" aria-hidden="true"><path d="M0,80L300,0"/><text x="9" y="20" font-size="13">up</text>
+<text x="9" y="60" font-size="13">down</text></svg></div></figure><p class="note">One note.</p></main></body></html>"""
+BROKEN = (  # the kinds of fault that must be seen, and what is put in place of what
+    ("sideways", "</main>", "<p style='width: 2000px'>More.</p></main>"),
+    ("cut", 'class="note"', 'class="note" style="white-space: nowrap; width: 20px"'),
+    ("cut", 'x="9" y="20"', 'x="290" y="20"'),
+    ("small", "figure</th>", '<span style="font-size: 11.5px">figure</span></th>'),
+    ("small", 'viewBox="0 0 300 80"', 'viewBox="0 0 400 80"'),
+    ("overlapping", 'y="60"', 'y="24"'),
+    ("headings", "<h2>A chart</h2>", "<h3>A chart</h3><h5>More</h5>"),
+    ("headings", "<h2>A table</h2>", "<h1>A table</h1>"),
+    ("tables", '<th scope="row">a</th>', "<th>a</th>"),
+    ("tables", "<td>1", "<td></td><td>1"),
+    ("tables", "<caption>A table</caption>", ""),
+    ("charts", 'role="img"', 'role="img" hidden'),
+    ("charts", '<path d="M0,80L300,0"/>', ""),
+    ("charts", "One note.", '<img alt="a dog" src="data:image/png;base64,AAAA">'),
+    ("silent", 'aria-label="A line that goes up from 0 to 1."', ""),
+    ("twice", "<h2>A chart", '<h2 id="f">A chart'),
+    ("console", "</main>", "</main><script>nothing.at.all()</script>"),
+    ("console", 'id="f"', 'id="f" class="figure"'),  # its script does not draw it
+    ("console requests", "</head>", "<link rel='stylesheet' href='beside.css'></head>"),
+    ("console requests", "</head>", "<link rel='stylesheet' href='https://example.org/page.css'></head>"),
+    ("console requests", "</main>", "</main><script>fetch('https://example.org/').catch(() => {})</script>"),
+    ("scheme", "#111", "#ddd"),
+)
 
 
-@pytest.fixture
-def report(run, tmp_path):
-    for seed in (1, 2, 3):
-        write_run(tmp_path / "runs", f"a_run_with_quite_a_long_name_as_they_often_have_{seed}", seed, accuracy=80.0 + seed)
-        write_run(tmp_path / "runs", f"plain_{seed}", seed, "CE", 70 + seed, stage2="none")
-    run("report.py", "runs", "--out", "out")
-    return tmp_path / "out"
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.chromium() as found:
+        yield found
 
 
-def test_the_report_on_a_laptop_and_on_a_phone(report):
-    seen, console = view(report)
-    assert console == []
-    assert sorted(map(int, seen)) == sorted(WIDTHS)
-    for page in seen.values():
-        assert page["title"] == "Report"
-        assert sorted(page["images"]) == sorted(path.name for path in report.glob("*.png"))
-        assert len(page["images"]) == 6
-        assert (page["broken"], page["cut"], page["page_scrolls"]) == ([], [], False)
-        assert page["smallest"] >= 14
-        assert page["narrowest_figure"] >= 500  # small print stays legible: a figure scrolls in its frame on a phone
-        assert page["cells"] > 100
+@pytest.fixture(scope="module")
+def report(run_in, tmp_path_factory):
+    """The page of three ways and two seeds on 24 classes of odd names; test images are uneven, one class has none."""
+    folder = tmp_path_factory.mktemp("odd")
+    write_study(folder / "runs", 24, WAYS[1:], 2, names=ODD_NAMES, test_per_class=[*range(1, 24), 0])
+    write_group_names(folder / "runs", {"isda*": " isda  (two spaces)"})
+    run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
+    return folder / "out" / "report.html"
 
 
-def test_the_browser_notices_what_is_wrong(report):
-    """The control: a figure that is missing, a script that fails, and a table that is wider than a phone."""
-    (report / "shots.png").unlink()
-    page = (report / "report.html").read_text().replace('class="wide"', "")
-    (report / "report.html").write_text(page.replace("</body>", "<script>nothing.at.all()</script></body>"))
-    seen, console = view(report)
-    assert seen["390"]["broken"] == ["shots.png"]
-    assert seen["390"]["page_scrolls"]
-    assert any("nothing is not defined" in line for line in console)
+def test_a_right_page_has_no_fault_and_each_fault_is_seen(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(browsers, "PATIENCE", 500)
+    (tmp_path / "beside.css").write_text("")
+    page = tmp_path / "page.html"
+    page.write_text(RIGHT)
+    for scheme in SCHEMES:
+        with opened(browser, page, scheme=scheme) as view:
+            assert view.faults() == {}
+            if scheme == "dark":
+                for kinds, was, now in BROKEN:
+                    assert RIGHT.count(was) == 1
+                    page.write_text(RIGHT.replace(was, now))
+                    view.show(page)
+                    assert " ".join(sorted(view.faults())) == kinds, now
+
+
+@pytest.fixture(scope="module")
+def seen(browser, report):
+    """The page on a laptop, for tests that change nothing in it."""
+    with opened(browser, report) as view:
+        yield view
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_at_every_size_in_light_and_dark(browser, report, width):
+    with opened(browser, report, width, scheme="dark") as view:
+        assert view.faults() == {}
+        view.prefer("light")
+        assert view.faults() == {}
+        view.unfold()
+        assert view.faults() == {}
+
+
+def test_the_page_is_one_file_with_a_title_and_the_names_letter_by_letter(seen, report):
+    assert [path.name for path in report.parent.iterdir() if path.suffix not in (".csv", ".md")] == [report.name]
+    assert len(seen.page.title()) > len("Report")
+    cells = seen.page.locator("table[data-filtered] tbody th").all_inner_texts()
+    assert {name for name in ODD_NAMES if "\n" not in name} < {*cells}
+
+
+def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, seen, tmp_path):
+    assert seen.tab_stops() == ([], [])
+    hidden = RIGHT.replace("</style>", "button:focus, .wide:focus { outline: none }</style>")
+    (tmp_path / "page.html").write_text(hidden.replace("One note.", "<button>a</button><button id='b'>b</button>").replace(
+        "</main>", "</main><script>b.addEventListener('focus', () => b.blur())</script>"))  # fmt: skip
+    with opened(browser, tmp_path / "page.html") as view:  # the control
+        missed, unmarked = view.tab_stops()
+    assert [len(missed), len(unmarked)] == [1, 3]
+
+
+def test_axe_finds_nothing(browser, seen, tmp_path):
+    assert seen.axe() == []
+    wrong = '<img src="data:,"><span style="color: #ccc">pale</span>'
+    (tmp_path / "page.html").write_text(RIGHT.replace("One note.", wrong))
+    with opened(browser, tmp_path / "page.html") as view:  # the control
+        assert [line.split(",")[0] for line in view.axe()] == ["color-contrast", "image-alt"]
+
+
+def test_without_scripts_tables_and_still_pictures_are_there(browser, report):
+    with opened(browser, report, scripts=False) as view:
+        assert view.faults() == {}
+        assert view.page.locator("tbody tr").count() > 24
+        assert view.page.locator("select:visible, input:visible, th button").count() == 0  # what would do nothing
+
+
+def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(browser, report):
+    with opened(browser, report) as view:
+        table = view.page.locator("table.sortable").filter(has=view.page.locator("[data-value]")).first
+        head = table.locator("thead th").filter(has_text="overall")
+        button = head.locator("button")
+
+        def figures():
+            values = "(table, column) => [...table.tBodies[0].rows].map(row => Number(row.cells[column].dataset.value))"
+            return table.evaluate(values, head.evaluate("head => head.cellIndex"))
+
+        rising = sorted(figures())
+        assert len({*rising}) == len(rising) == 3
+        assert head.get_attribute("aria-sort") == "none"
+        ways = (button.click, lambda: button.press("Enter"), lambda: button.press("Space"))
+        for sort, order, expected in zip(ways, ("descending", "ascending", "descending"), (-1, 1, -1), strict=True):
+            sort()
+            assert (head.get_attribute("aria-sort"), figures()) == (order, rising[::expected])
+        assert table.locator("thead th[aria-sort]:not([aria-sort=none])").count() == 1
+        groups = sorted(table.locator("tbody th").all_inner_texts())
+        for order, expected in (("ascending", 1), ("descending", -1), ("ascending", 1)):  # words begin with the first
+            table.locator("thead button").first.click()
+            assert table.locator("thead th").first.get_attribute("aria-sort") == order
+            assert table.locator("tbody th").all_inner_texts() == groups[::expected]
+        assert view.faults() == {}
+
+
+def test_two_chosen_groups_are_compared_and_a_class_is_found(browser, report):
+    with opened(browser, report) as view:
+        table, choice = (view.page.locator(place) for place in ("table[data-filtered]", ".choice select"))
+        names = [" ".join(name.split()) for name in choice.first.locator("option").all_inner_texts()]  # as they are shown
+        assert "isda (two spaces)" in names
+        for place, name in enumerate(names):
+            choice.nth(1).select_option(index=place)
+            assert view.page.locator(".pair").inner_text().startswith(f"{names[0]} against {name}: ")
+        for k, place in enumerate((0, len(names) - 1)):
+            choice.nth(k).select_option(index=place)
+        told, heads = view.page.locator(".pair").inner_text(), table.locator("thead th").all_inner_texts()
+        assert [sum(name in head for head in heads) for name in (names[0], names[-1])] == [1, 1]
+        choice.nth(0).select_option(index=1)
+        assert view.page.locator(".pair").inner_text() != told
+        search = view.page.locator("input[type=search]")
+        for wanted, found in (("", 24), ("鳥", 1), ("no such class", 0)):
+            search.fill(wanted)
+            assert table.locator("tbody tr").count() == found
+        assert view.faults() == {}
+
+
+def test_a_page_of_runs_that_go_on_reads_itself_anew_until_its_reader_stops_it(browser, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(render(Page("Runs under way", "Made now.", [], [], [], "", 7)), encoding="utf-8")
+    with opened(browser, path) as view:
+        assert view.axe() == []
+        view.page.clock.install()
+        view.page.reload()
+        with view.page.expect_navigation():
+            view.page.clock.fast_forward(7000)
+        box = view.page.get_by_label("Read this page anew every 7 seconds")
+        box.uncheck()
+        view.page.evaluate("window.stays = true")
+        view.page.clock.fast_forward(70000)
+        assert view.page.evaluate("window.stays")
+        assert (view.said, view.requests) == ([], [])
+    with opened(browser, path, scripts=False) as view:
+        assert view.page.locator("input:visible").count() == 0
+
+
+@pytest.fixture(scope="module")
+def large(run_in, tmp_path_factory):
+    """The page of 8,142 classes, most of them rare."""
+    folder = tmp_path_factory.mktemp("large")
+    names = [f"Plantae Magnoliopsida Asterales Asteraceae species number {k}" for k in range(8142)]
+    sizes = {"test_per_class": 3, "most": 1000, "least": 2}
+    write_study(folder / "runs", 8142, WAYS[1:], 2, names=names, dataset="iNaturalist18", **sizes)
+    run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
+    return folder / "out" / "report.html"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["report", "large"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_in_any_view(browser, request, page, width, scheme):
+    with opened(browser, request.getfixturevalue(page), width, scheme=scheme) as view:
+        view.unfold()
+        assert view.axe() == []
+        assert view.faults() == {}
+
+
+@pytest.mark.slow
+def test_a_page_of_twenty_runs_of_a_hundred_classes_is_small(browser, run_in, tmp_path):
+    write_study(tmp_path / "runs", 100, seeds=5, test_per_class=100, epochs=200)
+    run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
+    page = tmp_path / "out" / "report.html"
+    assert page.stat().st_size < 5e6
+    with opened(browser, page, 390) as view:
+        assert view.faults() == {}

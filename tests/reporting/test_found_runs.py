@@ -6,18 +6,21 @@ import re
 
 import pytest
 from support.finished_runs import write_run
+from support.pages import Parsed
 from support.places import ROOT
 from support.refusals import wrong
 from support.runs import end_epoch, files_of, small_run, take_step
 
+import report
 from harness.flags import UNSAID
 from harness.record import report_command
 from reporting.finished_runs import grouped, long_tails, read_runs
 from reporting.found_runs import find_runs
 
 SUMMARIES = {  # what is no summary of a run, and a word of the reason
-    "a list": (b"[]", "what it holds is"), "cut": (b"{", "cannot be read"), "empty": (b"", "cannot be read"),
-    "of another program": (b'{"a": 1}', "cls_num_list"),
+    "a list": (b"[]", "is no summary of a run"), "cut": (b"{", "is damaged or no JSON file ("),
+    "empty": (b"", "is damaged or"),
+    "of another program": (b'{"a": 1}', "is no summary of a run"), "half": (b'{"best": {}}', "cannot be used"),
 }  # fmt: skip
 
 
@@ -61,11 +64,31 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
     assert wrong(read_runs, [tmp_path / "runs"]) == left.reason  # of scripts, which want all
 
 
+WRONG_FILES = {  # files that were named instead of a summary, and what is said of each
+    "a_summary.json": ("{}", "is no summary of a run: name a <save_name>_summary.json, or a folder of runs"),
+    "other.json": ('{"a": {"best": 1}}', "is no summary of a run: name a <save_name>_summary.json, or a folder of runs"),
+    "b_metrics.jsonl": ('{"epoch": 0}\n', "is no summary of a run: name a <save_name>_summary.json, or a folder of runs"),
+    "photo.png": ("PNG", r"is damaged or no JSON file \(.*\): name a <save_name>_summary.json, or a folder of runs"),
+    "c_summary.json": ('{"best', r"is damaged or no JSON file \(.*\): move it away, or train anew"),
+    "d_started.json": ("{}", ": this run is not finished; name its folder and give --watch to see how far it is"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_a_wrong_file_that_was_named_is_told_from_a_damaged_one(refused, tmp_path, name):
+    content, said = WRONG_FILES[name]
+    (tmp_path / name).write_text(content)
+    assert re.fullmatch(f"report.py: error: {name} ?{said}", refused("report.py", name))
+    write_run(tmp_path, "d")
+    if name == "d_started.json":  # as a kill between the two files leaves it: the run is finished
+        assert "d_started.json is no summary of a run" in wrong(find_runs, [tmp_path / name])
+
+
 def test_where_nothing_can_be_shown_the_first_reasons_are_told(refused, tmp_path):
     for k in range(5):
         spoil(tmp_path / "runs", f"run{k}", "_summary.json", b"{")
     line = refused("report.py", "runs")
-    assert line.startswith("report.py: error: runs: no finished run that can be shown (run0: runs/run0_summary.json cannot")
+    assert line.startswith("report.py: error: runs: no finished run that can be shown (run0: runs/run0_summary.json is d")
     assert line.endswith("; and 2 more)")
     assert [name for name in ("run0", "run1", "run2", "run3") if name in line] == ["run0", "run1", "run2"]
     (tmp_path / "empty").mkdir()
@@ -96,6 +119,34 @@ def test_a_report_is_replaced_only_when_told(run, refused, tmp_path):
     assert files_of(tmp_path / "out") == before
     run("report.py", "runs", "--out", "out", "--force")
     assert files_of(tmp_path / "out") != before
+
+
+def test_a_report_that_is_stopped_while_its_page_is_made_leaves_nothing(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    write_run(tmp_path / "runs", "a")
+    monkeypatch.setattr("reporting.report_files.render", stop)
+    options = report.Options(tmp_path / "out", None, False, True, "accuracy", None)
+    with pytest.raises(KeyboardInterrupt):
+        report.make(find_runs([tmp_path / "runs"]), options, {})
+    assert files_of(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "means.csv", "classes.csv", "chosen_lam.csv", "table.tex", "figures/mine.svg"])
+def test_files_of_the_user_with_the_names_of_a_report_are_kept(run, refused, tmp_path, name):
+    write_run(tmp_path / "runs", "a", log=False)
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    before = files_of(tmp_path / "out")
+    place = path.parent if name.startswith("figures") else path
+    said = refused("report.py", "runs", "--out", "out", "--figures", "--latex")
+    assert f"error: {place.relative_to(tmp_path)} is there already: give --force" in said
+    assert files_of(tmp_path / "out") == before
+    if name in ("table.tex", "figures/mine.svg"):  # which are written when asked for only
+        run("report.py", "runs", "--out", "out")
+        assert path.read_text() == "mine"
 
 
 def test_an_unfinished_run_says_what_it_is(under_way):
@@ -209,6 +260,30 @@ def test_summaries_of_older_versions_are_shown_and_say_what_they_lack(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("key", ["versions", "machine"])
+@pytest.mark.parametrize("value", ["3.11", [1], {"python": [1]}, 3, True])
+def test_versions_and_machine_that_are_none_are_named(tmp_path, key, value):
+    write_run(tmp_path, "a")
+    path = tmp_path / "a_summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    (left,) = find_runs([tmp_path], watched=True).left_out
+    assert f"a_summary.json cannot be used: its {key}" in left.reason
+
+
+def test_the_page_names_runs_of_older_versions_and_what_they_do_not_say(run, tmp_path):
+    for k, name in enumerate(("old", "older<b>")):
+        write_run(tmp_path / "runs", name, lr=0.1 + k, log=False)
+    write_run(tmp_path / "runs", "new", lr=0.5, log=False, data="0", class_names=["x", "y", "z"], **UNSAID)
+    path = tmp_path / "runs" / "new_summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "versions": {}}))
+    run("report.py", "runs")
+    heading, *rows = Parsed((tmp_path / "report" / "report.html").read_text()).tables()["What they do not say"]
+    assert heading == ["runs", "not said"]
+    ((names, lacking),) = rows
+    assert names == "old and older<b>"
+    assert lacking.startswith("the names of its classes; which images it was trained on; --select_on, ")
+
+
 def test_sets_of_the_same_sizes_and_other_classes_are_not_compared(tmp_path):
     own = {"dataset": "folder", "imb_factor": None, "data_root": "/a/images", "log": False}
     for seed in (1, 2):
@@ -244,7 +319,7 @@ def test_the_command_of_a_report_leads_to_the_script_from_where_the_run_was(tmp_
 def test_a_finished_training_prints_the_command_of_its_report(run, tmp_path):
     flags = ["--dataset", "digits", "--arch", "resnet8", "--epochs", 1, "--no-cuda", "--batch-size", 500]
     out = run("MetaSAug_CE_train.py", *flags, "--save_name", "my run", "--idx", "x").stdout
-    command = re.search(r"^its report: python3 (\S+) '(.*)'$", out, re.M)
+    command = re.search(r"^to make its report: python3 (\S+) '(.*)'$", out, re.M)
     assert command[1] == str(ROOT / "report.py")
     assert command[2] == "checkpoint/ours/x/my run_summary.json"
     assert "wrote report/report.html" in run("report.py", command[2]).stdout

@@ -88,8 +88,24 @@ def test_runs_of_one_seed_have_words_too(tmp_path):
 def test_words_that_cannot_be_read_are_left_out_and_the_runs_are_shown(run, tmp_path, content):
     write_two(tmp_path / "runs")
     (tmp_path / "runs" / "group_names.json").write_text(content)
-    assert "group_names.json" in wrong(read_group_names, tmp_path / "runs")
+    said = wrong(read_group_names, tmp_path / "runs")
+    assert "group_names.json" in said
+    assert "train anew" not in said
+    assert said.endswith(': correct it, it is to be as {"isda_seed*": "ISDA"}')
     found = find_runs([tmp_path / "runs"])
     assert (len(found.runs), [left.name for left in found.left_out]) == (4, ["group_names.json"])
     if content == "[]":
         assert "note: left out group_names.json: runs/group_names.json cannot be used" in run("report.py", "runs").stdout
+
+
+def test_a_pattern_that_fits_no_run_of_its_folder_is_named(tmp_path):
+    write_two(tmp_path / "runs")
+    path = tmp_path / "runs" / "group_names.json"
+    path.write_text(json.dumps({"isda*": "ISDA", "isda_seed1": "hidden by the first", "x*": "nothing"}))
+    for paths in ([tmp_path], [tmp_path / "runs"], [tmp_path / "runs", tmp_path / "runs" / "isda_seed1_summary.json"]):
+        (left,) = find_runs(paths).left_out
+        assert (left.name, left.path, left.reason) == ("group_names.json", path, 'its pattern "x*" fits no run here')
+    assert find_runs([tmp_path / "runs" / "isda_seed1_summary.json"]).left_out == []  # others of the folder may fit
+    assert find_runs([tmp_path], watched=True).left_out == []  # or are to come
+    path.write_text('{"relative*": "relative"}')
+    assert find_runs([tmp_path]).left_out == []

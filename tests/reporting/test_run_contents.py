@@ -10,8 +10,9 @@ from PIL import Image
 from support.finished_runs import write_run
 from support.refusals import wrong
 
-from reporting.finished_runs import read_runs
-from reporting.plots import draw_all
+from reporting.drawings import picture
+from reporting.finished_runs import grouped, read_runs
+from reporting.page_contents import make_section
 from reporting.run_contents import decoded
 
 
@@ -53,9 +54,13 @@ def test_figures_that_no_run_has_are_refused_when_they_are_read(tmp_path, which,
 )  # fmt: skip
 def test_figures_at_the_limits_are_drawn_without_a_warning(tmp_path, which, key, value):
     changed(tmp_path, which, key, value)
+    runs = read_runs([tmp_path])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "curves.png" in dict(draw_all(read_runs([tmp_path]), tmp_path))
+        setting = make_section(0, "a set", grouped(runs), None, False, {})
+        for chart in filter(None, (setting.covariances, *setting.curves)):
+            assert picture(chart, 330).count("<path") > 1
+    assert "curve_train_loss" in {chart.name for chart in setting.curves}
 
 
 @pytest.mark.parametrize("end", ["_metrics.jsonl", "_last_predictions.npz"])
@@ -73,18 +78,20 @@ def test_a_damaged_file_of_a_run_that_was_named_is_found_before_anything_is_prin
     assert "move it away" in result.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     out = run("report.py", "runs", "--out", "out", "--force").stdout
-    assert f"note: left out b: runs/{path.name} cannot be read (" in out
+    said = "is damaged or no JSON file" if end.endswith("jsonl") else "cannot be read"
+    assert f"note: left out b: runs/{path.name} {said} (" in out
     assert {line.split("|")[1].strip() for line in out.splitlines() if "last (199)" in line} == {"a", "c"}
 
 
 def test_a_run_of_very_many_classes_has_no_confusion_matrix_and_the_report_says_so(run, tmp_path):
-    for name, classes in (("large", 1001), ("small", 1000)):
+    for name, classes in (("large", 1001), ("small", 1000), ("tiny", 100)):
         write_run(tmp_path / "runs", name, counts=[5] * classes)
-    out = run("report.py", "runs", "--out", "out").stdout
-    note = "Without a confusion matrix, for they have more than 1000 classes: large."
-    assert note in out
-    assert note in (tmp_path / "out" / "report.md").read_text()
-    large, small = read_runs([tmp_path / "runs"])
+    out = run("report.py", "runs", "--out", "out", "--figures").stdout.splitlines()
+    wanted = [f"note: no figure of a confusion matrix: cifar10, imb_factor 0.01, {name} has more than 100 classes"
+              for name in ("1001 classes (large)", "1000 classes (small)")]  # fmt: skip
+    assert [line for line in out if line.startswith("note: ")] == wanted
+    assert [path.name for path in (tmp_path / "out" / "figures").glob("*confusion*.svg")] == ["set2_confusion.svg"]
+    large, small, _ = read_runs([tmp_path / "runs"])
     assert (large.confusion(), small.confusion().shape) == (None, (1000, 1000))
     assert np.array_equal(large.tested.target, small.tested.target)
 
@@ -120,7 +127,7 @@ def test_names_that_are_no_text_or_move_the_cursor_are_trained_on_and_reported(r
 def test_bytes_of_names_that_are_no_text_are_read_as_they_are_printed(tmp_path):
     texts = ["\udcff", "a\\udcff", "\\\udcff", "😀\udc80", "\ud83d", "é"]
     assert decoded(json.dumps(texts).encode(), tmp_path) == [r"\udcff", r"a\udcff", r"\\udcff", r"😀\udc80", r"\ud83d", "é"]
-    assert "cannot be read" in wrong(decoded, b'"\\', tmp_path)
+    assert "is damaged or no JSON file" in wrong(decoded, b'"\\', tmp_path)
 
 
 @pytest.mark.parametrize("place", ["runs.csv", "chosen_lam.csv", ""])

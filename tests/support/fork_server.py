@@ -4,7 +4,7 @@ It listens at the socket that its argument names, until its standard input ends.
 with argv (a script of the project first, or -m and a module), cwd and env, and comes with stdin, stdout and stderr; the
 answers are the number of the process and, when it has ended, its exit status. The script runs as by `python3 script ...`,
 with a process group, folder and environment of its own, and, unless RESNET50 is "whole" there, the ResNet-50 of
-slim_resnet.py. Several calls may run at once.
+slim_resnet.py, unless PICTURES is "drawn" no pictures in the pages of reports (undrawn.py). Several calls may run at once.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401
+import jinja2  # noqa: F401
 import msgspec  # noqa: F401
 import numpy as np  # noqa: F401
 import PIL.Image
@@ -34,6 +34,7 @@ import torchvision.datasets
 import torchvision.models
 import torchvision.transforms.v2
 import tqdm  # noqa: F401
+import undrawn
 from slim_resnet import slim_resnet50
 
 
@@ -57,6 +58,8 @@ def become(call, streams):
         sys.path[0] = "" if module else str(Path(first).parent)
         if call["env"].get("RESNET50") != "whole":
             torchvision.models.resnet50 = slim_resnet50
+        if call["env"].get("PICTURES") != "drawn":
+            sys.modules["vl_convert"] = undrawn
         exec(Path(call["env"]["PYTHONPATH"], "sitecustomize.py").read_text(), {})  # what a new interpreter would do
         if module:
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

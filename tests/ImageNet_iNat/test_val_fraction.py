@@ -60,6 +60,7 @@ def train(run_in, root):
     return call
 
 
+@pytest.mark.slow
 def test_a_run_on_drawn_images_and_on_the_lists_that_it_wrote(train, run_in, refused, root):
     out = train("drawn", "--val_fraction", "0.3").stdout
     assert "test 5  (5 to 1 training images a class)" in out

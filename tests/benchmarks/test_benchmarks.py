@@ -23,6 +23,7 @@ def rows_of(run, tmp_path, script, *flags):
     return json.loads((tmp_path / "rows.json").read_text()), out
 
 
+@pytest.mark.slow
 def test_steps_are_measured(run, refused, tmp_path):
     flags = ["--arch", "resnet8", "--batch-size", "8", "--num_classes", "4", "--repeats", "1", "--no-cuda"]
     rows, out = rows_of(run, tmp_path, "meta_step", *flags)
@@ -59,6 +60,7 @@ def test_the_head_step_and_epoch_are_measured(run, refused, tmp_path):
     assert rows[0]["peak_mb"] > 0
 
 
+@pytest.mark.slow
 def test_pipeline_and_precision_are_measured(run, tmp_path):
     flags = ["--images", "60", "--batch-size", "10", "--arch", "resnet8", "--repeats", "1"]
     rows, _ = rows_of(run, tmp_path, "pipeline", *flags)

@@ -26,7 +26,10 @@ for k in range(4):
 """
 
 
-@pytest.mark.parametrize(("form", "library"), [("onnx", "onnxruntime"), ("torchscript", "torch.jit.load")])
+ONNX = pytest.param("onnx", "onnxruntime", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("form", "library"), [ONNX, ("torchscript", "torch.jit.load")])
 def test_the_lines_name_a_photograph(tmp_path, form, library):
     (lines,) = (block for block in BLOCKS if library in block)
     path = tmp_path / "checkpoint" / "ours" / "own" / f"head_last{ENDINGS[form]}"

@@ -73,7 +73,7 @@ def read_table(path):
     return {row["path"]: [(row[f"class {k}"], float(row[f"probability {k}"])) for k in (1, 2, 3)] for row in rows}
 
 
-@pytest.mark.parametrize(("ending", "which"), [("csv", "own"), ("jsonl", "whole")])
+@pytest.mark.parametrize(("ending", "which"), [("csv", "own"), pytest.param("jsonl", "whole", marks=pytest.mark.slow)])
 def test_a_table_of_photographs(run_in, folder, ending, which):
     flags = ["--checkpoint_path", f"{which}_last.pth.tar", "--no-cuda", "--out", f"found.{ending}"]
     for _ in range(2):  # the second takes the place of the first

@@ -169,6 +169,7 @@ def test_what_cannot_be_trained_is_said_before_anything_is(sh, flags, variables,
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_two_parts_end_in_one_report_over_their_seeds(sh, tmp_path, tiny_network):
     """Real trainings: a stage 1 a seed, and in the last part's report each choice is a row of two seeds."""
     flags = ["--dataset", "digits", "--imb_factor", "0.05", *tiny_network, "--epochs", "2", "--meta_start", "1",

@@ -93,6 +93,7 @@ def test_a_table_of_lam_goes_before_that_of_the_project(sh, echoed, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_lam_is_chosen_on_held_out_images(sh, tmp_path, tiny_network):
     """Real trainings: one stage 1 for both λ, the better one on held-out images in the table that the trainings read."""
     flags = ["--dataset", "digits", "--imb_factor", "0.05", *tiny_network, "--epochs", "4", "--meta_start", "2",

@@ -188,9 +188,7 @@ def page_of(found: Found, settings: list[Section], under_way: list[UnderWay], op
             Block("left-out", "Left out, and why", "", [from_words("Runs and files", ["name", "file", "why"], rows)])
         )
     made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
-    foot = (
-        "This page is complete in one file and needs no network."
-    )
+    foot = "This page is complete in one file and needs no network."
     several = overview({one.title: one.means for one in settings}) if len(settings) > 1 else None
     return Page(printable(title), made, settings, under_way, blocks, foot, options.watch, several)
 

@@ -185,7 +185,7 @@ def test_a_page_of_runs_that_go_on_reads_itself_anew_until_its_reader_stops_it(b
         view.page.reload()
         with view.page.expect_navigation():
             view.page.clock.fast_forward(7000)
-        box = view.page.get_by_label("Read this page anew every 7 seconds")
+        box = view.page.get_by_label("Reload this page every 7 seconds")
         box.uncheck()
         view.page.evaluate("window.stays = true")
         view.page.clock.fast_forward(70000)

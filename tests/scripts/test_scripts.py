@@ -188,6 +188,7 @@ def test_all_published_cells_killed_once_and_restarted_no_cell_twice(run, enviro
         epochs = [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
         assert epochs == ([0, 1] if "_CE_" in path.name else [1])  # LDAM goes on from CE's stage 1
     assert not (folder / "earlier").exists()
-    page = (folder / "report" / "report.md").read_text()
-    assert len([line for line in page.splitlines() if line.startswith("| MetaSAug\\_") and "| last (1)" in line]) == 20
+    assert len([line for line in out.splitlines() if line.startswith("| MetaSAug_") and "| last (1)" in line]) == 20
+    page = (folder / "report" / "report.html").read_text()
+    assert page.count('<section class="setting"') == 10  # of each loss, on both sets at each ratio
     assert "Against the publication" not in page  # two epochs are not the published length

@@ -1,7 +1,6 @@
 // What a page does beyond being read: charts that answer to the pointer, tables that sort, classes of two chosen groups.
 (() => {
   'use strict';
-  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name);
   const views = new Map();
   const dark = () => matchMedia('(prefers-color-scheme: dark)').matches;
 

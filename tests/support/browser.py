@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 60_000  # milliseconds until something that does not come is a fault
+TO_DRAW = PATIENCE  # of charts
 WITHIN = ("data:", "blob:", "about:")  # addresses that are in the page itself
 FAULTS = Path(__file__).with_name("page_faults.js").read_text(encoding="utf-8")
 DRAWN = "[...document.querySelectorAll('.figure')].every(figure => figure.querySelector('.live svg'))"
@@ -64,7 +65,7 @@ class View:
             " await new Promise(requestAnimationFrame); } scrollTo(0, 0); }"
         )
         try:
-            self.page.wait_for_function(DRAWN)
+            self.page.wait_for_function(DRAWN, timeout=TO_DRAW)
         except TimeoutError:
             self.said.append("error: some charts are not drawn by the page's script")
 

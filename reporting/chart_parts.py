@@ -135,6 +135,7 @@ def class_axis(counts: Sequence[int], names: Sequence[str], order: Sequence[int]
     """Return the axis of the classes by training images; few ones have their names on it, of others the images are told."""
     if len(order) <= NAMED_CLASSES:
         shown = [names[k] for k in order]
+        words = None
         axis = {
             "labelAngle": 0 if max(map(len, shown)) <= 3 else -40,
             "labelLimit": LABEL,
@@ -142,18 +143,10 @@ def class_axis(counts: Sequence[int], names: Sequence[str], order: Sequence[int]
             "values": list(range(1, len(order) + 1)),
             "labelExpr": f"{as_list(shown, LABEL)}[datum.value]",
         }
-        return {
-            "type": "quantitative",
-            "axis": axis,
-            "scale": {"domain": [0.5, len(order) + 0.5], "nice": False},
-            "title": None,
-        }
-    places = sorted({1 + round(i * (len(order) - 1) / 6) for i in range(7)})
-    shown_counts = {place: counts[order[place - 1]] for place in places}
-    axis = {"values": places, "labelExpr": f"{json.dumps(shown_counts)}[datum.value]", "labelOverlap": True}
-    return {
-        "type": "quantitative",
-        "axis": axis,
-        "scale": {"domain": [0.5, len(order) + 0.5], "nice": False},
-        "title": "classes, by their training images",
-    }
+    else:
+        places = sorted({1 + round(i * (len(order) - 1) / 6) for i in range(7)})
+        shown_counts = {place: counts[order[place - 1]] for place in places}
+        words = "classes, by their training images"
+        axis = {"values": places, "labelExpr": f"{json.dumps(shown_counts)}[datum.value]", "labelOverlap": True}
+    scale = {"domain": [0.5, len(order) + 0.5], "nice": False}
+    return {"type": "quantitative", "axis": axis, "scale": scale, "title": words}

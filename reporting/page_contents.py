@@ -13,7 +13,6 @@ from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable, shown_names
 from reporting import charts
 from reporting.chart_parts import CLASS_BINS, EACH_CLASS, MOST_GROUPS, NAMED_CLASSES, Chart, bin_edges, class_order
-from reporting.comparisons import better_and_worse
 from reporting.finished_runs import FinishedRun, figure, run_table, spread
 from reporting.meta_facts import has_meta_step, moved, step_seconds
 from reporting.page_mistakes import Confused, mistakes
@@ -120,7 +119,7 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None, ima
         which = "those that changed most" if pair else "those with the most training images"
         setting.classes_note = f"{MOST_ROWS} of {len(names):,} classes: {which}; search for others. All are in classes.csv."
     if pair and gaps is not None:
-        better, worse, same = better_and_worse(gaps)
+        better, worse, same = (len(own or ()) for own in (verdict.gained, verdict.lost, verdict.same))
         setting.pair, setting.choices = pair, choices
         setting.pair_words = f"{pair[0]} against {pair[1]}: {better:,} classes better, {worse:,} worse, {same:,} the same."
         setting.differences = charts.differences(means[pair[0]], means[pair[1]], counts, names)

@@ -92,7 +92,8 @@ class View:
     def tab_stops(self) -> tuple[list[str], list[str]]:
         """Press Tab from the top of the page to its end; return what cannot be reached so, and what shows no focus there."""
         reachable = self.page.evaluate(FOCUSABLE)
-        self.page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
+        # Where Tab goes on from is a place that scrollIntoView moves too, in some versions: only a focus surely sets it.
+        top = self.page.evaluate_handle(TOP)
         seen: set[int] = set()
         unmarked: list[str] = []
         for _ in range(len(reachable) + 1):
@@ -102,6 +103,7 @@ class View:
                 break
             seen.add(number)
             unmarked += [] if marked else [words]
+        top.evaluate("top => top.remove()")
         return [words for number, words in enumerate(reachable) if number not in seen], unmarked
 
     def screenshot(self, path: Path) -> None:
@@ -119,6 +121,9 @@ FOCUSABLE = """() => [...document.querySelectorAll(
   'a[href], button, select, input, textarea, summary, [tabindex]:not([tabindex="-1"])')]
   .filter(e => !e.disabled && e.checkVisibility({visibilityProperty: true}))
   .map((e, number) => { e.stopNumber = number; return e.outerHTML.slice(0, 80); })"""
+# Focuses what is put before all else in the page; Tab itself never comes to it.
+TOP = """() => { const top = document.createElement('span'); top.tabIndex = -1; document.body.prepend(top); top.focus();
+  return top; }"""
 FOCUSED = """() => { const e = document.activeElement, style = getComputedStyle(e);
   const marked = (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0) || style.boxShadow !== 'none';
   return [e.stopNumber ?? -1, e.outerHTML.slice(0, 80), marked]; }"""

@@ -51,11 +51,11 @@ def save_facts(facts: Mapping[str, Any], path: Path) -> None:
         part.write_text(json.dumps(finite(facts), indent=1) + "\n", encoding="utf-8")
 
 
-def report_command(summary: Path) -> str:
-    """Return the command that makes the report of a run, to be given where the run was."""
+def report_command(*runs: Path) -> str:
+    """Return the command that makes the report of runs, by summary or folder, to be given where they were trained."""
     here, code = Path.cwd(), REPORT.parent
     script = os.path.relpath(REPORT, here) if here == code or code in here.parents else str(REPORT)
-    return shlex.join(["python3", script, str(summary)])
+    return shlex.join(["python3", script, *map(str, runs)])
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Train what a preset lists, choose constants on held-out images where it says so, and compare over seeds.
+
+  python3 scripts/sweep.py demo
+  python3 scripts/sweep.py ablation --dataset cifar10 --imb_factor 0.01 --jobs 2
+  python3 scripts/sweep.py study_short --sets cifar100 --dataset folder --data_root 'DIR/{set}'
+PRESET is the name of a file in scripts/presets, or the path of a .toml; further flags are those of the training script and
+go to all trainings. The same command goes on where an interrupted one stood: finished trainings are skipped, others
+resumed. Given several times, on machines that see the same folder, the commands share the trainings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":
+    from harness.before_loading import prepare_process
+    prepare_process("msgspec", "tqdm")
+
+import msgspec
+
+from harness.errors import UserError, run_main
+from harness.files import read_bytes, replacing
+from harness.flags import Parser
+from harness.record import report_command
+from harness.text import say
+from reporting.comparisons import figures_by_seed, paired
+from reporting.finished_runs import HEADINGS, FinishedRun, markdown, read_runs, spread
+from reporting.group_names import write_group_names
+from scripts.jobs import do_all
+from scripts.trainings import Constants, Sweep, Training, filled, read_preset
+
+CHOSEN = "chosen.json"  # {way: {flag: value}}, beside the runs
+SHOWN = ("acc1", "many", "medium", "few")
+LOADED = ("MetaSAug_CE_train", "torch._dynamo", "tensorboard.compat.proto.event_pb2", "sklearn.datasets")  # slowly
+
+
+def numbers(text: str) -> list[int]:
+    """Read --seeds."""
+    return [int(word) for word in text.split(",")]
+
+
+def parser() -> Parser:
+    """Return the parser of the sweep's own flags."""
+    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("preset", metavar="PRESET")
+    made.add_argument("--jobs", type=int, help="trainings at a time (default: the preset's, else 1)")
+    made.add_argument("--seeds", type=numbers, help="as 1,2,3 (default: the preset's, else 42)")
+    made.add_argument("--sets", help="some of the preset's sets, with commas between them (default: all)")
+    made.add_argument("--workdir", help="runs go to WORKDIR/checkpoint/ours (default: the preset's, else here)")
+    return made
+
+
+def heldout(run: Training) -> float:
+    """Return the mean over classes of the held-out accuracy after the last epoch."""
+    return float(json.loads(read_bytes(run.file("_summary.json")))["last"]["heldout_acc1"])
+
+
+def choose(sweep: Sweep, of: str, path: Path) -> dict[str, Constants]:
+    """Return the constants of each way that chooses: those with the best held-out accuracy, of equal ones the first."""
+    chosen: dict[str, Constants] = {}
+    for way in sweep.choosing:
+        figures = [heldout(run) for run in sweep.candidates(of, way)]
+        chosen[way] = sweep.grid(way)[figures.index(max(figures))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        part.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+    return chosen
+
+
+def chosen_before(sweep: Sweep, path: Path) -> dict[str, Constants]:
+    """Return what was chosen for a set."""
+    try:
+        chosen = msgspec.json.decode(read_bytes(path), type=dict[str, Constants])
+    except msgspec.DecodeError:
+        chosen = {}
+    for way in sweep.choosing:
+        if chosen.get(way) not in sweep.grid(way):
+            raise UserError(f"{path} has no constants of {way} that the preset lists: move it away to choose anew")
+    return chosen
+
+
+def chosen_for_all(sweep: Sweep) -> dict[str, dict[str, Constants]]:
+    """Return what is chosen for each set; what is not yet, is when all candidates are trained, and then stays."""
+    paths = {of: sweep.final(of, {})[0].flags.folder / CHOSEN for of in sweep.preset.sets}
+    still = [of for of, path in paths.items() if not os.path.isfile(path)]
+    train([run for of in still for way in sweep.choosing for run in sweep.candidates(of, way)], sweep.preset.jobs)
+    return {of: choose(sweep, of, path) if of in still else chosen_before(sweep, path) for of, path in paths.items()}
+
+
+def train(runs: Iterable[Training], at_once: int) -> None:
+    """Train what is not trained yet, each after the one whose stage 1 it begins with."""
+    do_all(list(dict.fromkeys(one for run in runs for one in (run.base, run) if one)), at_once)
+
+
+def tables(runs: Mapping[str, Sequence[FinishedRun]], words: Mapping[str, str], title: str) -> list[str]:
+    """Return the last epoch's test accuracy of each way, and what it is above that of the first, paired over seeds."""
+    heads = [HEADINGS.get(key, key) for key in SHOWN]
+    means, gaps = [[title, *heads]], list[list[str]]()
+    first = {key: figures_by_seed(next(iter(runs.values())), key) for key in SHOWN}
+    for way, own in runs.items():
+        figures = {key: figures_by_seed(own, key) for key in SHOWN}
+        means.append([words[way], *(spread([*figures[key].values()]) for key in SHOWN)])
+        gaps.append([words[way], *(str(paired(figures[key], first[key])) for key in SHOWN)])
+    gaps[0] = [f"minus {means[1][0]}: mean ± half the 95 % interval (seeds)", *heads]
+    return ["", *markdown(means), "", *(markdown(gaps) if len(gaps) > 1 else [])]
+
+
+def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> Path:
+    """Print the tables of a set, and which constants were chosen; say what reports call its runs; return their folder."""
+    words, patterns, runs = dict[str, str](), dict[str, str](), dict[str, list[FinishedRun]]()
+    for way, spec in sweep.preset.ways.items():
+        own = [sweep.training(of, way, seed, chosen) for seed in sweep.preset.seeds]
+        words[way] = filled(spec.words, sweep.preset.sets[of]) or way
+        patterns[re.sub(r"{\w+}", "*", sweep.preset.save_name.replace("{way}", way))] = words[way]
+        runs[way] = read_runs([run.file("_summary.json") for run in own])
+    folder = own[0].flags.folder
+    say(*tables(runs, words, f"{of or own[0].flags.idx}, test accuracy in %"))
+    for way, constants in chosen.items():
+        flags = " ".join(f"--{flag} {value}" for flag, value in constants.items())
+        say(f"chosen on held-out images for {words[way]}: {flags}")
+    write_group_names(folder, patterns)
+    return folder
+
+
+def main() -> None:
+    """Train, choose, train, compare."""
+    args, more = parser().parse_known_args()
+    preset = read_preset(args.preset, args.sets, jobs=args.jobs, seeds=args.seeds, workdir=args.workdir)
+    sweep = Sweep(preset, tuple(word for word in more if word != "--"))
+    sweep.check()
+    if sys.platform == "linux":  # trainings are forked from this process
+        for name in LOADED:
+            importlib.import_module(name)
+    chosen = chosen_for_all(sweep) if sweep.choosing else {of: {} for of in preset.sets}
+    train([run for of in preset.sets for run in sweep.final(of, chosen[of])], preset.jobs)
+    folders = dict.fromkeys(compare(sweep, of, chosen[of]) for of in preset.sets)
+    say("", f"to compare them in a page: {report_command(*folders)}")
+
+
+if __name__ == "__main__":
+    run_main(main)

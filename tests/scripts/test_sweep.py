@@ -1,0 +1,216 @@
+"""A sweep: what a preset lists is trained once, whatever interrupts it, chosen on held-out images, and compared."""
+
+import json
+import re
+import shutil
+import signal
+import statistics
+
+import pytest
+from support.places import ROOT
+
+from harness.signals_and_lock import only_run
+from scripts.trainings import PRESETS, Sweep, read_preset
+
+SWEEP, RUNS = "scripts/sweep.py", "checkpoint/ours/tiny"
+TINY = """
+idx = "tiny"
+seeds = [1, 2]
+flags = '''--dataset digits --imb_factor 0.05 --arch tiny_networks:logits --epochs 2 --batch-size 64 --no-cuda --threads 1
+  --save_every 0 --stage2_lr 100'''
+[ways]
+none = { words = "plain", script = "MetaSAug_CE_train.py", flags = "--stage2 none" }
+isda = { words = "ISDA", stage1 = "none", flags = "--stage2 isda", choose.lam = [0.5, 20] }
+prior = { stage1 = "none", flags = "--stage2 isda --balance prior", chosen_as = "isda" }
+"""
+CHOICE = ["none_seed1", "isda_seed1_lam0.5", "isda_seed1_lam20"]
+FINAL = [f"{way}_seed{seed}" for seed in (1, 2) for way in ("none", "isda", "prior")]
+
+
+def tiny(folder):
+    """A folder with the preset and its network."""
+    (folder / "tiny.toml").write_text(TINY)
+    shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(run_in, tmp_path_factory):
+    """A sweep that nothing interrupted: its folder and what it printed."""
+    folder = tiny(tmp_path_factory.mktemp("whole"))
+    return folder, run_in(SWEEP, "tiny.toml", cwd=folder).stdout
+
+
+def summaries(folder):
+    """What the runs came to, by folder and name."""
+    paths = folder.rglob("*_summary.json")
+    found = {path.relative_to(folder).as_posix(): json.loads(path.read_bytes()) for path in paths}
+    return {name: [summary[key] for key in ("best", "last", "data", "loss")] for name, summary in found.items()}
+
+
+def last(folder, name):
+    return json.loads((folder / f"{name}_summary.json").read_bytes())
+
+
+def table(out):
+    return [line for line in out.splitlines() if line.startswith("|")]
+
+
+def check_trained_once(folder, whole):
+    """All trainings are there as uninterrupted ones, each begun and ended once, all but plain ones with its stage 1."""
+    assert summaries(folder) == summaries(whole) != {}
+    for place, names in ((RUNS, FINAL), (f"{RUNS}_choice", CHOICE)):
+        assert not (folder / place / "earlier").exists()
+        for name in names:
+            log = (folder / place / f"{name}.log").read_text()
+            assert log.count("done in") == 1
+            assert log.count("stage 1 to epoch 0: taken from") <= (not name.startswith("none"))
+            lines = (folder / place / f"{name}_metrics.jsonl").read_text().splitlines()
+            assert [json.loads(line)["epoch"] for line in lines] == ([0, 1] if name.startswith("none") else [1])
+
+
+def test_a_sweep_trains_and_compares_and_does_nothing_again(whole, run_in):
+    folder, out = whole
+    assert sorted(re.findall(r"^tiny(?:_choice)?/(\S+): done$", out, re.M)) == sorted(CHOICE + FINAL)
+    check_trained_once(folder, folder)
+    (lam,) = json.loads((folder / RUNS / "chosen.json").read_bytes())["isda"].values()
+    figures = {way: [last(folder / RUNS, f"{way}_seed{seed}") for seed in (1, 2)] for way in ("none", "isda", "prior")}
+    assert {run["flags"]["lam"] for way in ("isda", "prior") for run in figures[way]} == {float(lam)}
+    assert {run["flags"]["select_on"] for runs in figures.values() for run in runs} == {"test"}
+    assert f"chosen on held-out images for ISDA: --lam {lam}" in out
+    overall = {way: [run["last"]["acc1"] for run in runs] for way, runs in figures.items()}
+    gaps = [one - plain for one, plain in zip(overall["isda"], overall["none"], strict=True)]
+    half = 12.7062047 * statistics.stdev(gaps) / 2**0.5  # Student's t, one degree of freedom
+    mean, std = statistics.mean(overall["isda"]), statistics.stdev(overall["isda"])
+    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in table(out)]
+    assert ["ISDA", f"{mean:.2f} ± {std:.2f}"] in cells
+    assert ["ISDA", f"{statistics.mean(gaps):+.2f} ± {half:.2f} (2)"] in cells
+
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    again = run_in(SWEEP, "tiny.toml", cwd=folder).stdout
+    assert "begins" not in again
+    assert table(again) == table(out)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == kept
+    command = re.search(r"python3 \S+/(report.py) (.+)$", again, re.M)
+    assert "| plain " in run_in(*command.groups(), cwd=folder).stdout
+
+
+@pytest.mark.parametrize(("heldout", "lam"), [((1.0, 2.0), "20"), ((2.0, 1.0), "0.5"), ((3.0, 3.0), "0.5")])
+def test_constants_are_chosen_on_held_out_images_and_no_others(whole, run, tmp_path, heldout, lam):
+    """The figures of the candidates are changed: those of the test set, in the opposite order, do not count."""
+    shutil.copytree(whole[0] / f"{RUNS}_choice", tiny(tmp_path) / f"{RUNS}_choice")
+    for name, own, tested in zip(CHOICE[1:], heldout, heldout[::-1], strict=True):
+        summary = last(tmp_path / f"{RUNS}_choice", name)
+        for which in ("best", "last"):
+            summary[which] |= {"heldout_acc1": own, "acc1": tested}
+        (tmp_path / f"{RUNS}_choice" / f"{name}_summary.json").write_text(json.dumps(summary))
+    out = run(SWEEP, "tiny.toml", "--seeds", "1").stdout
+    assert json.loads((tmp_path / RUNS / "chosen.json").read_bytes()) == {"isda": {"lam": lam}}
+    assert "choice" not in out
+    assert {last(tmp_path / RUNS, f"{way}_seed1")["flags"]["lam"] for way in ("isda", "prior")} == {float(lam)}
+
+
+def test_a_killed_training_ends_the_sweep_and_the_same_command_goes_on(whole, refused, run, tmp_path):
+    words = [SWEEP, tiny(tmp_path) / "tiny.toml", "--jobs", "2"]
+    line = refused(*words, STOP_AT="10", STOP_BY=str(int(signal.SIGKILL)))
+    assert line.startswith("sweep.py: error: tiny_choice/none_seed1 failed: ended by SIGKILL (see checkpoint/ours/")
+    assert not list(tmp_path.rglob("none_seed1_summary.json"))
+    assert table(run(*words).stdout) == table(whole[1])
+    assert "going on in epoch 1 after step" in (tmp_path / f"{RUNS}_choice" / "none_seed1.log").read_text()
+    check_trained_once(tmp_path, whole[0])
+
+
+def test_a_stopped_sweep_is_shared_by_the_commands_that_follow(whole, start, after_line, tmp_path):
+    words = [SWEEP, tiny(tmp_path) / "tiny.toml"]
+    first = start(*words, "--jobs", "2")
+    after_line(first, 4, "begins")
+    first.send_signal(signal.SIGTERM)
+    assert first.communicate()[1] == "sweep.py: stopped; to go on, give the same command\n"
+    assert first.returncode == 128 + signal.SIGTERM
+    both = [start(*words) for _ in range(2)]
+    outs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert table(outs[0]) == table(outs[1]) == table(whole[1])
+    check_trained_once(tmp_path, whole[0])
+
+
+def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp_path):
+    """The lock of a training is held until all the others are done."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    for name in FINAL[1:]:
+        (tmp_path / RUNS / f"{name}_summary.json").unlink()
+    with only_run(tmp_path / RUNS / f"{FINAL[2]}_job.lock"):
+        sweep = start(SWEEP, "tiny.toml")
+        lines = after_line(sweep, 1, f"^waiting for tiny/{FINAL[2]}, done by process ")
+    done = [line.split(":")[0] for line in lines if line.endswith("done\n")]
+    assert done == [f"tiny/{name}" for name in FINAL if name not in (FINAL[0], FINAL[2])]
+    assert f"tiny/{FINAL[2]}: done\n" in sweep.communicate()[0]
+    assert sweep.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "words"),
+    [
+        (("idx =", "index ="), [], "tiny.toml cannot be used: object contains unknown field index"),
+        (("chosen_as", "like"), [], "tiny.toml cannot be used: object contains unknown field like in its ways"),
+        (("[1, 2]", "[1, -2]"), [], "tiny.toml cannot be used: its seeds[1] is -2: Expected int >= 0"),
+        (("[ways]", "[ways"), [], "tiny.toml is no TOML"),
+        (('stage1 = "none", flags =', 'stage1 = "nine", flags ='), [], "way isda has stage1 nine, and there is none"),
+        (('chosen_as = "isda"', 'chosen_as = "none"'), [], "way prior is chosen_as none, which chooses nothing"),
+        (('script = "', 'stage1 = "isda", script = "'), [], "begins with stage 1 of"),
+        (("--epochs 2", "--epochs 0"), [], "none: --epochs 0 makes no sense: it must be at least 1"),
+        (("--epochs 2", "--epochs {long}"), [], "{long} has {long}, which has no value: there are set, way, seed"),
+        (("[ways]", "[sets]\na = {}\nb = {}\n[ways]"), [], "let idx have {set} in it"),
+        (("seeds = [1, 2]", 'seeds = [1, 2]\nsave_name = "{way}"'), [], "tiny/none would be trained twice"),
+        (("", ""), ["--seeds", "1,1"], "tiny/none_seed1 would be trained twice"),
+        (("", ""), ["--seeds", "1,x"], "--seeds: invalid numbers value: '1,x'"),
+        (("", ""), ["--jobs", "0"], "tiny.toml cannot be used: its jobs is 0: Expected int >= 1"),
+        (("", ""), ["--sets", "c"], "--sets c makes no sense"),
+        (("", ""), ["--seed", "3"], "--seed cannot be given, as the sweep sets it for each training"),
+        (("", ""), ["--save_name=x"], "--save-name cannot be given, as the sweep sets it for each training"),
+        (("", ""), ["--lam", "1"], "--lam cannot be given, as the ways of this preset differ in it"),
+        (("", ""), ["--lr", "-1"], "none: --lr -1.0 makes no sense"),
+        (("", ""), ["--data", "x"], "none: unrecognized arguments: --data x"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_said_before_anything_is(refused, tmp_path, change, more, words):
+    assert change[0] in TINY
+    (tmp_path / "tiny.toml").write_text(TINY.replace(*change, 1) if change[0] else TINY)
+    assert words in refused(SWEEP, "tiny.toml", *more)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_files_of_another_sweep_are_refused(whole, refused):
+    folder, _ = whole
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for more in (["--lr", "0.05"], ["--epochs", "3"]):
+        assert "summary.json is of a training with other flags: name another --workdir" in refused(
+            SWEEP, "tiny.toml", *more, cwd=folder
+        )
+    chosen = folder / RUNS / "chosen.json"
+    chosen.write_text('{"isda": {"lam": "3"}}')
+    assert f"{RUNS}/chosen.json has no constants of isda that the preset lists" in refused(SWEEP, "tiny.toml", cwd=folder)
+    chosen.write_bytes(kept[chosen])
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
+    assert "there is no preset tiny: name one of ablation, demo, " in refused(SWEEP, "tiny")
+
+
+COUNTS = {"ablation": (21, 0), "demo": (12, 0), "meta_study": (84, 28), "published_ce": (10, 0), "published_ldam": (10, 0),
+          "reproduce": (20, 0), "select_lam": (30, 80), "study_short": (66, 0)}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_lists_its_trainings(path):
+    sweep = Sweep(read_preset(path.stem), ())
+    sweep.check()
+    final = [run for of in sweep.preset.sets for run in sweep.final(of, {})]
+    tried = [run for of in sweep.preset.sets for way in sweep.choosing for run in sweep.candidates(of, way)]
+    assert (len(final), len(tried)) == COUNTS[path.stem]
+    assert all((ROOT / run.script).is_file() for run in final)
+    assert all(run.flags.select_on == "heldout" for run in tried)
+    if path.stem.startswith("published") or path.stem == "reproduce":
+        for run in final:
+            loss = run.script.split("_")[1]
+            own = f"MetaSAug_{run.flags.dataset}_{loss}_imb{run.flags.imb_factor}"
+            wanted = f"{loss}/{own}" if path.stem.startswith("published") else f"reproduce/{own}_seed42"
+            assert (run.name, run.flags.epochs, run.flags.lam) == (wanted, 200, 0.75)

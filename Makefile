@@ -12,7 +12,7 @@ STAMP := .venv/installed
 .PHONY: demo test slow lint bench lock clean
 
 demo: $(STAMP)
-	$(PY) scripts/demo.py
+	$(PY) scripts/sweep.py demo
 
 test: $(STAMP)
 	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

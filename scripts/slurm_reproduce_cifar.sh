@@ -1,8 +1,6 @@
 #!/bin/bash
-# The 20 published cells as ten jobs of a Slurm array, one GPU each; the folder of the project must be visible from all nodes.
-# usage: sbatch scripts/slurm_reproduce_cifar.sh [flags of the training scripts]       SEEDS="42", PYTHON=...
-#   sbatch --array=4 scripts/slurm_reproduce_cifar.sh               one of the ten again
-#   SHARDS=20 sbatch --array=1-20 scripts/slurm_reproduce_cifar.sh  in other parts
+# The 20 published cells by ten jobs of a Slurm array that share them; the folder of the project must be visible from all nodes.
+# usage: sbatch scripts/slurm_reproduce_cifar.sh [--seeds 1,2,3] [flags of the training scripts]      PYTHON=...
 #SBATCH --job-name=MetaSAug_cifar
 #SBATCH --array=1-10
 #SBATCH --gpus=1
@@ -10,4 +8,4 @@
 #SBATCH --time=24:00:00
 set -eu
 cd "${SLURM_SUBMIT_DIR:-.}"
-exec sh scripts/reproduce_cifar.sh --shard "$SLURM_ARRAY_TASK_ID/${SHARDS:-10}" "$@"
+exec sh scripts/reproduce_cifar.sh "$@"

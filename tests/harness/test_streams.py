@@ -22,7 +22,7 @@ from resnet import build_model
 
 LDAM, CE, TEST, REPORT = "MetaSAug_LDAM_train.py", "MetaSAug_CE_train.py", "MetaSAug_test.py", "report.py"
 HEAD, HEAD_TEST, LISTS = "ImageNet_iNat/train.py", "ImageNet_iNat/test.py", "ImageNet_iNat/data/prepare_lists.py"
-COMMANDS = [LDAM, CE, TEST, "predict.py", REPORT, HEAD, HEAD_TEST, LISTS, "scripts/demo.py"]
+COMMANDS = [LDAM, CE, TEST, "predict.py", REPORT, HEAD, HEAD_TEST, LISTS, "scripts/sweep.py"]
 TALKING = """
 from tiny_networks import Pair
 
@@ -156,7 +156,8 @@ def test_a_training_whose_terminal_goes_away_is_saved_or_goes_on(environment, tm
 
 INTERRUPTED = [
     (LDAM, "torch"), (LDAM, "torch.nn"), (LDAM, "data_utils"), (CE, "torch"), (TEST, "torch"), ("predict.py", "numpy"),
-    (REPORT, "harness.errors"), (HEAD, "torch"), (HEAD_TEST, "torch"), (LISTS, "harness.flags"), ("scripts/demo.py", "tqdm"),
+    (REPORT, "harness.errors"), (HEAD, "torch"), (HEAD_TEST, "torch"), (LISTS, "harness.flags"),
+    ("scripts/sweep.py", "tqdm"),
 ]  # fmt: skip
 
 

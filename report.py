@@ -29,7 +29,6 @@ from harness.progress import progress
 from harness.text import printable, say, shown_names
 from reporting.finished_runs import grouped, long_tails, markdown, published_tables, run_table
 from reporting.found_runs import Found, find_runs
-from reporting.lam_sweeps import find_sweeps, sweep_table, write_choices
 from reporting.page import Block, Page
 from reporting.page_contents import Section, make_section
 from reporting.page_tables import PageTable, from_text, from_words, overview
@@ -39,7 +38,7 @@ from reporting.tested_images import Opened
 from reporting.under_way import UnderWay, make_under_way
 from reporting.watching import watch
 
-PAGE, LAM_TABLE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "chosen_lam.csv", "table.tex", "figures"
+PAGE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "table.tex", "figures"
 WATCHED_EVERY = 10  # seconds
 MOST_NAMED = 20  # runs
 
@@ -108,7 +107,7 @@ def main() -> None:
 
 def check_new(options: Options) -> None:
     """Refuse to replace a report, or what a user has under the names of its files."""
-    names = [PAGE, *TABLES, LAM_TABLE, *([LATEX_TABLE] if options.latex is not None else [])]
+    names = [PAGE, *TABLES, *([LATEX_TABLE] if options.latex is not None else [])]
     there = [path for path in (options.out / name for name in names) if os.path.isfile(path)]
     figures = options.out / FIGURE_FOLDER
     if options.figures and os.path.isdir(figures) and any(figures.iterdir()):
@@ -148,7 +147,6 @@ def make(found: Found, options: Options, opened: Opened, going_on: bool = False)
     write_page(page_of(found, settings, under_way, options), options.out / PAGE)  # first, as it takes the longest
     notes = [f"note: --baseline {options.baseline} is the highest group of {one.title}, which is compared with {one.pair[1]}"
              for one in settings if one.pair and one.pair[0] == options.baseline]  # fmt: skip
-    notes += write_choices(find_sweeps(found.runs), options.out / LAM_TABLE)
     write_tables(sets, options.out)
     if options.latex is not None and found.runs:
         write_latex(found.runs, options.latex, options.out / LATEX_TABLE)
@@ -168,11 +166,6 @@ def page_of(found: Found, settings: list[Section], under_way: list[UnderWay], op
         text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
         tables = [from_text(name, table) for name, table in published.items() if "".join(table[2][1:])]
         blocks.append(Block("published", "Against the publication", text, tables))
-    sweeps = find_sweeps(found.runs)
-    if sweeps:
-        text = f"Chosen: the highest accuracy on held-out training images, mean over classes, last epoch; see {LAM_TABLE}."
-        tables = [from_text(sweep.title, sweep_table(sweep)) for sweep in sweeps]
-        blocks.append(Block("lam", "λ chosen without the test set", text, tables))
     old: dict[str, list[str]] = {}
     for run in found.runs:
         if run.older:
@@ -200,8 +193,6 @@ def print_report(found: Found, settings: list[Section], notes: list[str], option
             say(setting.title)
         say(*(f"- {sentence}" for sentence in setting.verdict), "", *markdown(as_text(setting.means)), "")
     say(*markdown(run_table(found.runs)))
-    for sweep in find_sweeps(found.runs):
-        say("", f"λ on held-out training images, {sweep.title}", *markdown(sweep_table(sweep)))
     say(*notes, *(printable(f"note: left out {one.name}: {one.reason}") for one in found.left_out))
     more = [name for name, made in ((LATEX_TABLE, options.latex), (f"{FIGURE_FOLDER}/", options.figures)) if made]
     say(f"wrote {options.out / PAGE}; beside it {', '.join([*TABLES, *more])}")

@@ -133,7 +133,7 @@ def test_a_report_that_is_stopped_while_its_page_is_made_leaves_nothing(tmp_path
     assert files_of(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize("name", ["runs.csv", "means.csv", "classes.csv", "chosen_lam.csv", "table.tex", "figures/mine.svg"])
+@pytest.mark.parametrize("name", ["runs.csv", "means.csv", "classes.csv", "table.tex", "figures/mine.svg"])
 def test_files_of_the_user_with_the_names_of_a_report_are_kept(run, refused, tmp_path, name):
     write_run(tmp_path / "runs", "a", log=False)
     path = tmp_path / "out" / name

@@ -130,9 +130,9 @@ def test_bytes_of_names_that_are_no_text_are_read_as_they_are_printed(tmp_path):
     assert "is damaged or no JSON file" in wrong(decoded, b'"\\', tmp_path)
 
 
-@pytest.mark.parametrize("place", ["runs.csv", "chosen_lam.csv", ""])
+@pytest.mark.parametrize("place", ["runs.csv", ""])
 def test_the_file_of_a_report_that_cannot_be_written_is_named(refused, tmp_path, place):
-    write_run(tmp_path / "runs", "a")  # chooses no λ, so that an earlier choice is to be set aside
+    write_run(tmp_path / "runs", "a")
     path = tmp_path / "out" / place
     if place:
         path.mkdir(parents=True)

@@ -18,14 +18,10 @@ def write_run(
     log=True,
     counts=(500, 60, 8),
     data=None,
-    heldout=None,
     class_names=None,
     **flags,
 ):
-    """Write the files of a run of a few classes; without `log` those that most figures are drawn of are missing.
-
-    With a `heldout` accuracy it is a run that held images out.
-    """
+    """Write the files of a run of a few classes; without `log` those that most figures are drawn of are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     size = len(counts)
     outcome = {"epoch": flags.get("epochs", 200) - 1, "acc1": accuracy, "many": 90.0, "medium": 70.0, "few": None,
@@ -35,9 +31,6 @@ def write_run(
     summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": [*counts],
                **({"data": data} if data else {}), "class_names": class_names,
                "best": {**outcome, "acc1": accuracy + 1, "epoch": 180}, "last": outcome}  # fmt: skip
-    if heldout is not None:
-        summary["flags"] |= {"select_on": "heldout", "num_heldout": None}
-        outcome["heldout_acc1"] = heldout
     (folder / f"{name}_summary.json").write_text(json.dumps(summary))
     if log:
         lines = [{"epoch": e, "train_loss": 2.0 / (e + 1), "test_acc1": 10.0 * e, "meta_loss": None} for e in range(3)]

@@ -37,7 +37,7 @@ from reporting.comparisons import figures_by_seed, paired
 from reporting.finished_runs import HEADINGS, FinishedRun, markdown, read_runs, spread
 from reporting.group_names import write_group_names
 from scripts.jobs import do_all
-from scripts.trainings import Constants, Sweep, Training, filled, read_preset
+from scripts.trainings import SUMMARY, Constants, Sweep, Training, filled, read_preset
 
 CHOSEN = "chosen.json"  # {way: {flag: value}}, beside the runs
 SHOWN = ("acc1", "many", "medium", "few")
@@ -60,25 +60,26 @@ def parser() -> Parser:
     return made
 
 
-def heldout(run: Training) -> float:
-    """Return the mean over classes of the held-out accuracy after the last epoch."""
-    return float(json.loads(read_bytes(run.file("_summary.json")))["last"]["heldout_acc1"])
+def choose(sweep: Sweep, of: str) -> dict[str, Constants]:
+    """Return the constants of each way that chooses: those of the best held-out accuracy, of equal ones the first.
 
-
-def choose(sweep: Sweep, of: str, path: Path) -> dict[str, Constants]:
-    """Return the constants of each way that chooses: those with the best held-out accuracy, of equal ones the first."""
+    That is the mean over classes after the last epoch.
+    """
     chosen: dict[str, Constants] = {}
     for way in sweep.choosing:
-        figures = [heldout(run) for run in sweep.candidates(of, way)]
+        summaries = [json.loads(read_bytes(run.file(SUMMARY))) for run in sweep.candidates(of, way)]
+        figures = [summary["last"]["heldout_acc1"] for summary in summaries]
         chosen[way] = sweep.grid(way)[figures.index(max(figures))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
     return chosen
 
 
-def chosen_before(sweep: Sweep, path: Path) -> dict[str, Constants]:
-    """Return what was chosen for a set."""
+def chosen_for(sweep: Sweep, of: str) -> dict[str, Constants]:
+    """Return what is chosen for a set; what is not yet, is and then stays."""
+    path = sweep.folder(of) / CHOSEN
+    if not os.path.isfile(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(json.dumps(choose(sweep, of), indent=1) + "\n", encoding="utf-8")
     try:
         chosen = msgspec.json.decode(read_bytes(path), type=dict[str, Constants])
     except msgspec.DecodeError:
@@ -87,14 +88,6 @@ def chosen_before(sweep: Sweep, path: Path) -> dict[str, Constants]:
         if chosen.get(way) not in sweep.grid(way):
             raise UserError(f"{path} has no constants of {way} that the preset lists: move it away to choose anew")
     return chosen
-
-
-def chosen_for_all(sweep: Sweep) -> dict[str, dict[str, Constants]]:
-    """Return what is chosen for each set; what is not yet, is when all candidates are trained, and then stays."""
-    paths = {of: sweep.final(of, {})[0].flags.folder / CHOSEN for of in sweep.preset.sets}
-    still = [of for of, path in paths.items() if not os.path.isfile(path)]
-    train([run for of in still for way in sweep.choosing for run in sweep.candidates(of, way)], sweep.preset.jobs)
-    return {of: choose(sweep, of, path) if of in still else chosen_before(sweep, path) for of, path in paths.items()}
 
 
 def train(runs: Iterable[Training], at_once: int) -> None:
@@ -115,21 +108,19 @@ def tables(runs: Mapping[str, Sequence[FinishedRun]], words: Mapping[str, str], 
     return ["", *markdown(means), "", *(markdown(gaps) if len(gaps) > 1 else [])]
 
 
-def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> Path:
-    """Print the tables of a set, and which constants were chosen; say what reports call its runs; return their folder."""
+def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> None:
+    """Print the tables of a set, and which constants were chosen; say what reports call its runs."""
     words, patterns, runs = dict[str, str](), dict[str, str](), dict[str, list[FinishedRun]]()
     for way, spec in sweep.preset.ways.items():
         own = [sweep.training(of, way, seed, chosen) for seed in sweep.preset.seeds]
         words[way] = filled(spec.words, sweep.preset.sets[of]) or way
         patterns[re.sub(r"{\w+}", "*", sweep.preset.save_name.replace("{way}", way))] = words[way]
-        runs[way] = read_runs([run.file("_summary.json") for run in own])
-    folder = own[0].flags.folder
+        runs[way] = read_runs([run.file(SUMMARY) for run in own])
     say(*tables(runs, words, f"{of or own[0].flags.idx}, test accuracy in %"))
     for way, constants in chosen.items():
         flags = " ".join(f"--{flag} {value}" for flag, value in constants.items())
         say(f"chosen on held-out images for {words[way]}: {flags}")
-    write_group_names(folder, patterns)
-    return folder
+    write_group_names(sweep.folder(of), patterns)
 
 
 def main() -> None:
@@ -141,10 +132,13 @@ def main() -> None:
     if sys.platform == "linux":  # trainings are forked from this process
         for name in LOADED:
             importlib.import_module(name)
-    chosen = chosen_for_all(sweep) if sweep.choosing else {of: {} for of in preset.sets}
+    still = [of for of in preset.sets if not os.path.isfile(sweep.folder(of) / CHOSEN)]
+    train([run for of in still for way in sweep.choosing for run in sweep.candidates(of, way)], preset.jobs)
+    chosen = {of: chosen_for(sweep, of) if sweep.choosing else {} for of in preset.sets}
     train([run for of in preset.sets for run in sweep.final(of, chosen[of])], preset.jobs)
-    folders = dict.fromkeys(compare(sweep, of, chosen[of]) for of in preset.sets)
-    say("", f"to compare them in a page: {report_command(*folders)}")
+    for of in preset.sets:
+        compare(sweep, of, chosen[of])
+    say("", f"to compare them in a page: {report_command(*dict.fromkeys(map(sweep.folder, preset.sets)))}")
 
 
 if __name__ == "__main__":

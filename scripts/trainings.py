@@ -25,7 +25,7 @@ from meta_step import STAGE2
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "scripts" / "presets"
-STAGE1 = "_stage1.pth.tar"
+STAGE1, SUMMARY = "_stage1.pth.tar", "_summary.json"
 OWNED = {"--seed", "--idx", "--save-name", "--resume", "--stage1"}
 Value = str | int | float
 Constants = dict[str, str]  # values of flags
@@ -47,12 +47,8 @@ class Preset(msgspec.Struct, forbid_unknown_fields=True):
 
     idx: str
     ways: Annotated[dict[str, Way], msgspec.Meta(min_length=1)]
-    sets: Annotated[dict[str, dict[str, Value]], msgspec.Meta(min_length=1)] = msgspec.field(
-        default_factory=lambda: {"": {}}
-    )
-    seeds: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1)] = msgspec.field(
-        default_factory=lambda: [42]
-    )
+    sets: dict[str, dict[str, Value]] = {}  # their variables; without any there is one, named ""
+    seeds: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (42,)
     script: str = "MetaSAug_LDAM_train.py"
     flags: str = ""
     save_name: str = "{way}_seed{seed}"
@@ -83,11 +79,11 @@ def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
             raise UserError(f"{path}: way {way} is chosen_as {spec.chosen_as}, which chooses nothing")
         if spec.choose and len(preset.sets) > 1 and "{set}" not in preset.idx:
             raise UserError(f"{path}: constants are chosen in a folder of each set: let idx have {{set}} in it")
-    if sets is None:
-        return preset
-    for of in sets.split(","):
-        require(of in preset.sets, "--sets", of, f"one of {', '.join(preset.sets)}")
-    return msgspec.structs.replace(preset, sets={of: preset.sets[of] for of in sets.split(",")})
+    known = preset.sets or {"": {}}
+    named = known if sets is None else sets.split(",")
+    for of in named:
+        require(of in known, "--sets", of, f"one of {', '.join(known)}")
+    return msgspec.structs.replace(preset, sets={of: known[of] for of in named})
 
 
 def filled(text: str, variables: Mapping[str, Value]) -> str:
@@ -124,7 +120,7 @@ class Training:
 
     def done(self) -> bool:
         """Whether it has ended; one with other flags is not gone on with, as its stage 2 may have begun too early."""
-        flags, summary = self.flags, self.file("_summary.json")
+        flags, summary = self.flags, self.file(SUMMARY)
         found = read_finished(flags.folder, flags.save_name, flags.binding(), flags.epochs)
         if found is None and os.path.isfile(summary):
             raise UserError(f"{summary} is of a training with other flags: name another --workdir, or move it away")
@@ -188,6 +184,10 @@ class Sweep:
         except UserError as error:
             raise UserError(f"{f'{of}, ' if of else ''}{way}: {error}") from error
         return Training(spec.script or preset.script, tuple(words), flags, base)
+
+    def folder(self, of: str) -> Path:
+        """Return the folder of a set's runs."""
+        return self.final(of, {})[0].flags.folder
 
     def candidates(self, of: str, way: str) -> list[Training]:
         """Return the trainings among which the constants of a way are chosen, in the order of its grid."""

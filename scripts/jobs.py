@@ -143,8 +143,8 @@ def do_all(jobs: Sequence[Job], at_once: int) -> None:
     for job in jobs:
         with writing(job.file(LOG).parent):
             job.file(LOG).parent.mkdir(parents=True, exist_ok=True)
-    # Without miniters the bar has a thread, beside which no process should be forked.
-    bar = tqdm(total=len(jobs), disable=not sys.stdout.isatty(), file=sys.stdout, miniters=1, leave=False)
+    tqdm.monitor_interval = 0  # else the bar has a thread, beside which no process should be forked
+    bar = tqdm(total=len(jobs), disable=not sys.stdout.isatty(), file=sys.stdout, mininterval=0, leave=False)
     shift = Shift(jobs, at_once, bar)
     with bar, Signals() as signals:
         try:

@@ -187,7 +187,7 @@ class Sweep:
 
     def folder(self, of: str) -> Path:
         """Return the folder of a set's runs."""
-        return self.final(of, {})[0].flags.folder
+        return self.training(of, next(iter(self.preset.ways)), self.preset.seeds[0], {}).flags.folder
 
     def candidates(self, of: str, way: str) -> list[Training]:
         """Return the trainings among which the constants of a way are chosen, in the order of its grid."""

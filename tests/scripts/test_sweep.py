@@ -214,3 +214,12 @@ def test_every_preset_lists_its_trainings(path):
             own = f"MetaSAug_{run.flags.dataset}_{loss}_imb{run.flags.imb_factor}"
             wanted = f"{loss}/{own}" if path.stem.startswith("published") else f"reproduce/{own}_seed42"
             assert (run.name, run.flags.epochs, run.flags.lam) == (wanted, 200, 0.75)
+
+
+def test_the_preset_of_the_docs_is_one(tmp_path):
+    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "own.toml").write_text(block)
+    sweep = Sweep(read_preset(str(tmp_path / "own.toml")), ())
+    sweep.check()
+    assert len(sweep.candidates("cifar10", "isda")) == 3

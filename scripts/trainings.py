@@ -209,6 +209,7 @@ class Sweep:
         seen = set[object]()
         for of, way, seed in product(preset.sets, preset.ways, preset.seeds):
             one = self.training(of, way, seed, {})
+            filled(preset.ways[way].words, preset.sets[of])
             places = one.name, (way, replace(one.flags, save_name="", idx="", stage1=None))
             if not seen.isdisjoint(places):
                 raise UserError(f"{one.name} would be trained twice: see save_name, sets and seeds, and the flags given")

@@ -160,6 +160,7 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
         (('script = "', 'stage1 = "isda", script = "'), [], "begins with stage 1 of"),
         (("--epochs 2", "--epochs 0"), [], "none: --epochs 0 makes no sense: it must be at least 1"),
         (("--epochs 2", "--epochs {long}"), [], "{long} has {long}, which has no value: there are set, way, seed"),
+        (('"ISDA"', '"ISDA {x}"'), [], "ISDA {x} has {x}, which has no value"),
         (("[ways]", "[sets]\na = {}\nb = {}\n[ways]"), [], "let idx have {set} in it"),
         (("seeds = [1, 2]", 'seeds = [1, 2]\nsave_name = "{way}"'), [], "tiny/none would be trained twice"),
         (("", ""), ["--seeds", "1,1"], "tiny/none_seed1 would be trained twice"),

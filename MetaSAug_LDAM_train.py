@@ -92,8 +92,10 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
                     )  # fmt: skip
                 elif method in ("isda", "reweight"):
                     seen = take(augmented_step, *parts, lam_t=lam_t, passes=passes)
-                else:
+                elif method == "none":
                     seen = take(plain_step, passes, optimizer, batch, meta_batch)
+                else:
+                    raise ValueError(f"networks are not trained by --stage2 {method}")
                 run.after_step(seen, batch[1])
 
             values = {"stage": stage, "lr": lr}

@@ -51,10 +51,13 @@ def get_img_num_per_cls(dataset: str, imb_factor: float | None = None, num_meta:
     return long_tailed_counts((total - num_meta) // cls_num, cls_num, 1.0 if imb_factor is None else imb_factor)
 
 
-def split_meta(targets: np.ndarray, num_meta: int, cls_num: int) -> tuple[np.ndarray, np.ndarray]:
+def split_meta(
+    targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending.
 
-    A class of `num_meta` images or fewer has them all in both, see `shared_note`.
+    A class of `num_meta` images or fewer has all that are drawn in both, see `shared_note`. At most one of `share` images of
+    a class is drawn, but one of each class.
     """
     generator = np.random.RandomState(META_SEED)
     chosen: list[int] = []
@@ -62,7 +65,7 @@ def split_meta(targets: np.ndarray, num_meta: int, cls_num: int) -> tuple[np.nda
     for k in range(cls_num):
         indices = np.flatnonzero(targets == k)
         generator.shuffle(indices)
-        chosen.extend(indices[:num_meta].tolist())
+        chosen.extend(indices[: min(num_meta, max(len(indices) // share, 1))].tolist())
         shared.extend(indices.tolist() if len(indices) <= num_meta else ())
     meta = np.sort(np.array(chosen, dtype=np.int64))
     return meta, np.union1d(np.setdiff1d(np.arange(len(targets)), meta), np.array(shared, dtype=np.int64))

@@ -8,9 +8,9 @@ Folders that are split already (photographs/train/<class>/*, photographs/val/<cl
   python3 train_own.py --data_root photographs --train_list train.txt --val_list val.txt
 Features of any kind, in a file with features (N, A), labels (N,) and split (N,) of train and val:
   python3 train_own.py --features embeddings.npz
-The network stays as it is: its features are computed once and kept, and a linear head is trained on them, with plain
-cross-entropy for two thirds of the epochs, then with MetaSAug. --stage2 and --balance choose other ways. With a GPU or
-several the whole network can be trained by the same recipe:
+The network stays as it is: its features are computed once and kept, and a linear head is made of them, by logistic
+regression minus the log prior, whose constants are chosen by folds over the training images. MetaSAug is one flag away,
+--way metasaug; scripts/compare_own.py says whether it is worth it. With a GPU or several the whole network can be trained:
   python3 train_own.py --data_root photographs --finetune --micro_batch 32 --amp bf16
 Afterwards:
   python3 predict.py --checkpoint_path checkpoint/ours/own/head_last.pth.tar new_photographs --out predictions.csv
@@ -21,18 +21,22 @@ if __name__ == "__main__":
     prepare_process()
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from frozen.backbone import make_head
-from frozen.feature_tables import FeatureScale
-from frozen.finetune_training import micro_batches, network_notes, network_task, step_cost
+from frozen.choosing import features_of, open_folds
+from frozen.feature_tables import FeatureScale, scaled_batches
+from frozen.finetune_training import NetworkTask, micro_batches, network_notes, network_task, step_cost
+from frozen.folds import FOLDS
 from frozen.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
 from frozen.own_flags import OwnFlags, parse_own
-from frozen.own_sources import ImageSource, Source, head_weights, read_source
+from frozen.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
 from frozen.run_flags import parse_group
+from frozen.ways import begin_head
 from harness.checkpoint import BACKBONE
 from harness.errors import run_main
 from harness.process_group import Group, process_group
@@ -44,21 +48,27 @@ def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
     return {**flags.facts(), **source.digests(), "PyTorch": torch.__version__}
 
 
-def task_of(
-    flags: OwnFlags, source: Source, group: Group
-) -> tuple[Task[Any], Callable[[], tuple[GlobalBatches[Any], FeatureScale]]]:
-    """Return what is trained, and what makes its batches and says how features are scaled."""
+def task_of(flags: OwnFlags, source: Source, group: Group) -> Task[Any]:
+    """Return what is trained."""
     if flags.finetune:
         assert isinstance(source, ImageSource)
-        network = network_task(flags, source, group)
-        return network, partial(micro_batches, flags, source, network, group)
+        return network_task(flags, source, group)
     head = make_head(len(source.sets.cls_num_list), flags.seed, source.features)
-    task = head_task(flags, source.sets, head, group, flags.stages, flags.logit_adjust)
-    return task, partial(source.batches, flags, group, task.batch_size)
+    return head_task(flags, source.sets, head, group, flags.stages, flags.logit_adjust, flags.fit, flags.constants)
+
+
+def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group, run: Run) -> OwnFlags:
+    """Return the flags with the constants that folds over the training images choose; their scores are kept."""
+    if not flags.by_folds:
+        return flags
+    folds = open_folds(flags, source, rows(source.sets.trained)[0], group)
+    chosen = folds.choose(flags.way)
+    run.say(f"{chosen.words}: {chosen.reached} (mean over classes, {FOLDS} folds over the training images)")
+    return replace(flags, **group.broadcast_object(chosen.constants))
 
 
 def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool = True) -> None:
-    """Train a head, or all of a network: plain cross-entropy, then stage 2; see `frozen.head_training`.
+    """Make a head at once or by steps, or train all of a network; see `frozen.ways` and `frozen.head_training`.
 
     `read` reads what is trained on. With `whole` the checkpoints hold the whole network, else the head alone.
     """
@@ -67,16 +77,21 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
         if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
             source = source.without_bad(flags, group)
         sets = source.sets
-        task, open_batches = task_of(flags, source, group)
+        if not flags.finetune:
+            with run.stoppable("while features were computed and constants chosen; what was done so far is kept"):
+                rows = source.open_rows(flags, group)
+                flags = run.flags = with_constants(flags, source, rows, group, run)
+        task = task_of(flags, source, group)
         scales: list[FeatureScale] = []
 
         def saved() -> dict[str, Any]:
             """Return the network with a head for features as they come, while the one that is trained is for scaled ones."""
             last = scales[0].folded(task.head, task.subtracted)
             weights = source.state(last) if whole else head_weights(last)
-            return {"state_dict": weights, "estimator": task.estimator.state_dict()}
+            transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
+            return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
-        run.begin(  # goes on with an interrupted run, or ends here if it is finished
+        run.begin(  # resumes an interrupted run, or ends here if it is finished
             task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": task.batch_size, **source.digests()},
             facts={
@@ -86,10 +101,18 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
             steps=lambda _: task.steps, saved=saved, cost=partial(step_cost, flags),
         )  # fmt: skip
         run.say(*introduction(flags, task, group, source.subject(flags)))
-        run.say(*(network_notes(flags, group) if flags.finetune else ()))
-        first = "images were checked" if flags.finetune else "features were computed; those computed so far are kept"
-        with run.stoppable(f"while {first}"):
-            batches, scale = open_batches()
+        batches: GlobalBatches[Any]
+        if isinstance(task, NetworkTask):
+            assert isinstance(source, ImageSource)
+            run.say(*network_notes(flags, group))
+            with run.stoppable("while images were checked"):
+                batches, scale = micro_batches(flags, source, task, group)
+        else:
+            sizes = task.batch_size, flags.test_batch_size, flags.seed
+            batches, scale = scaled_batches(sets, rows, group, *sizes, flags.transform)
+            if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
+                plain = scale(features_of(rows(sets.trained)[0][:]))
+                begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)
         scales.append(scale)
         train_epochs(run, flags, task, batches, group)  # the recipe
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import resnet50
 
 from harness.checkpoint import load_checkpoint
@@ -29,11 +30,30 @@ def make_backbone() -> nn.Module:
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def make_head(num_classes: int, seed: int, features: int = FEATURES) -> nn.Linear:
+def transformed(features: Tensor, transform: str) -> Tensor:
+    """Return features (N, A) of unit length, their square roots, or as they are: what no linear head can do itself."""
+    if transform == "unit":
+        return F.normalize(features)
+    return features.clamp(min=0).sqrt() if transform == "sqrt" else features
+
+
+class Head(nn.Linear):
+    """A linear head of features that are transformed first."""
+
+    transform = "none"
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits (N, C) of features (N, A)."""
+        return super().forward(transformed(features, self.transform))
+
+
+def make_head(num_classes: int, seed: int, features: int = FEATURES, transform: str = "none") -> nn.Linear:
     """Return a linear head (A -> C) with weights drawn from `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return nn.Linear(features, num_classes)
+        head = Head(features, num_classes)
+    head.transform = transform
+    return head
 
 
 def read_weights(path: Path) -> tuple[tuple[StateDict, StateDict], dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_utils import check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from data_utils import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
 from frozen.image_lists import ImageList, write_list
 from harness.run_files import list_paths
 
@@ -81,14 +81,14 @@ class Sets:
 class Lists:
     """The lists of an experiment before its meta images are drawn from `source`.
 
-    `draw` says how: `source` is used whole; or the images drawn stay where they are as well; or they are taken out of the
-    training list.
+    `draw` says how: `source` is used whole; or the images drawn stay where they are as well, where it is "share" at most a
+    fifth of each class; or they are taken out of the training list.
     """
 
     train: ImageList
     source: ImageList
     test: ImageList
-    draw: Literal["whole", "copy", "take out"]
+    draw: Literal["whole", "copy", "share", "take out"]
     notes: list[str]
     use: str = ""  # of images that stay where they are, where that is to be said
     split: Split | None = None  # what training and test images were drawn from, where they were
@@ -110,6 +110,8 @@ class Lists:
     def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
         """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
 
+        With a `num_meta` of 0 none are drawn.
+
         Parameters
         ----------
         num_heldout:
@@ -119,10 +121,11 @@ class Lists:
         """
         names, train, notes = self.train.class_names, self.train, list(self.notes)
         check_classes(class_counts(train), names, f"training image in {train.source}")
-        index, left = split_meta(self.source.targets, num_meta, len(names))
+        index, left = split_meta(self.source.targets, num_meta, len(names), HELDOUT_SHARE if self.draw == "share" else 1)
         meta = self.source if self.draw == "whole" else self.source.subset(index)
         counts = class_counts(meta)
-        check_classes(counts, names, f"meta image in {self.source.source}")
+        if num_meta:
+            check_classes(counts, names, f"meta image in {self.source.source}")
         if self.draw == "take out":
             notes += shared_note(class_counts(train), names, num_meta)
             train = train.subset(left)
@@ -140,7 +143,7 @@ class Lists:
             check_held_out(len(heldout))
             among = f"{spare} of the {len(heldout)} held-out images"
             notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
-        joined = with_meta(train, meta) if join_meta else None
+        joined = with_meta(train, meta) if join_meta and self.draw != "share" else None
         return Sets(train, meta, self.test, class_counts(train), notes, self, heldout=heldout, joined=joined)
 
 

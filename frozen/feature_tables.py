@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils import seeded
+from frozen.backbone import transformed
 from frozen.drawn_sets import Sets
 from frozen.features import meta_indices, train_indices
 from frozen.image_lists import ImageList
@@ -107,58 +108,82 @@ def picked(table: np.ndarray, places: Mapping[str, int], images: ImageList) -> P
     return PickedRows(table, np.array([places[file] for file in images.files()], dtype=np.int64))
 
 
+TRANSFORMS = {
+    "none": "features as they are",
+    "unit": "features of unit length",
+    "sqrt": "square roots of the features",
+    "standard": "features divided by their standard deviations",
+}
+
+
 @dataclass(frozen=True)
 class FeatureScale:
-    """Takes features (N, A) to (z − mean) · factor, so that rates mean much the same for every backbone."""
+    """Takes features (N, A) to (t(z) − mean) · factor, so that rates and regularisation mean the same for every backbone.
+
+    `factor` (A,) or a scalar; t is a transform of `TRANSFORMS`.
+    """
 
     mean: Tensor
-    factor: float
+    factor: Tensor
+    transform: str = "none"
 
     def to(self, device: torch.device) -> FeatureScale:
         """Return it on `device`."""
-        return FeatureScale(self.mean.to(device), self.factor)
+        return FeatureScale(self.mean.to(device), self.factor.to(device), self.transform)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return the scaled features."""
-        return (features - self.mean) * self.factor
+        return (transformed(features, self.transform) - self.mean) * self.factor
 
     def folded(self, head: nn.Linear, subtracted: Tensor | None) -> nn.Linear:
-        """Return the head that gives for features as they are what `head` gives for scaled ones, on the CPU in float32.
+        """Return the head that gives for transformed features what `head` gives for scaled ones, on the CPU in float32.
 
         `subtracted` (C,) is taken off its logits.
         """
         with torch.random.fork_rng(devices=[]):
             made = nn.Linear(head.in_features, head.out_features)
-        weight = head.weight.detach().cpu().double() * self.factor
+        weight = head.weight.detach().cpu().double() * self.factor.cpu().double()
         made.weight.data.copy_(weight)
         bias = head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
         made.bias.data.copy_(bias if subtracted is None else bias - subtracted.cpu().double())
         return made
 
 
-def feature_scale(rows: Rows, source: str) -> FeatureScale:
-    """Return what takes away the mean of these rows, and makes the mean of their variances one."""
+def feature_scale(rows: Rows, source: str, transform: str = "none") -> FeatureScale:
+    """Return what takes away the mean of these rows, and makes the mean of their variances one; "standard": each of them.
+
+    `source` is named where they are nearly all the same; "" says nothing of it.
+    """
     sums = np.zeros(rows.shape[1])
-    for block in float64_blocks(rows):
+    for block in float64_blocks(rows, transform):
         sums += block.sum(axis=0)
     mean = sums / len(rows)
     if not np.isfinite(mean).all():
         raise UserError(f"features of {source} are too large for the 16 bits that they are kept in: take another backbone")
-    variance = sum(float(np.square(block - mean).sum()) for block in float64_blocks(rows)) / (len(rows) * rows.shape[1])
-    if variance <= ALIKE * float(np.square(mean).mean()):
+    squares = np.zeros(rows.shape[1])
+    for block in float64_blocks(rows, transform):
+        squares += np.square(block - mean).sum(axis=0)
+    variances = squares / len(rows)
+    if source and variances.mean() <= ALIKE * float(np.square(mean).mean()):
         say(f"note: features of {source} are nearly the same for all: they can tell classes apart only if their network was "
             "trained, see --pretrained")  # fmt: skip
-    return FeatureScale(torch.from_numpy(mean).float(), variance**-0.5 if variance > 0 else 1.0)
+    same = variances <= ALIKE**2 * np.square(mean)  # of constant features nothing is left but rounding
+    variance = np.where(same, np.inf, variances) if transform == "standard" else np.array(variances.mean() or 1.0)
+    return FeatureScale(torch.from_numpy(mean).float(), torch.tensor(variance**-0.5).float(), transform)
 
 
-def float64_blocks(rows: Rows) -> Iterator[np.ndarray]:
-    """Yield the rows in float64, some at a time."""
+def float64_blocks(rows: Rows, transform: str = "none") -> Iterator[np.ndarray]:
+    """Yield the transformed rows in float64, some at a time."""
     for start in range(0, len(rows), BLOCK):
-        yield rows[slice(start, start + BLOCK)].astype(np.float64)
+        block = rows[slice(start, start + BLOCK)].astype(np.float64)
+        if transform == "sqrt" and (block < 0).any():
+            raise UserError("--transform sqrt: some features are negative, and have no square root: take another")
+        yield transformed(torch.from_numpy(block), transform).numpy()
 
 
 def scaled_batches(
-    sets: Sets, rows: Callable[[ImageList], Sequence[Rows]], group: Group, batch_size: int, test_batch_size: int, seed: int
+    sets: Sets, rows: Callable[[ImageList], Sequence[Rows]], group: Group, batch_size: int, test_batch_size: int, seed: int,
+    transform: str = "none",
 ) -> tuple[CachedFeatures, FeatureScale]:  # fmt: skip
     """Return batches of features that are scaled by those of the training list, and that scale.
 
@@ -168,7 +193,7 @@ def scaled_batches(
         Returns the views of a list, of which the first serves for tests.
     """
     trained = rows(sets.trained)
-    scale = feature_scale((trained if sets.joined is None else rows(sets.train))[0], sets.train.source)
+    scale = feature_scale((trained if sets.joined is None else rows(sets.train))[0], sets.train.source, transform)
     parts = {"train": sets.trained, "meta": sets.meta, "test": sets.test}
     parts |= {} if sets.heldout is None else {"heldout": sets.heldout}
     targets = {name: torch.from_numpy(part.targets) for name, part in parts.items()}

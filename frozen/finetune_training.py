@@ -146,7 +146,7 @@ def micro_batches(
     )
     group.agree(lambda: check_micro_batches(model, batches))
     group.agree(lambda: check_forward_mode(task.network, prepared.image_size))
-    return batches, FeatureScale(torch.zeros(source.features), 1.0)
+    return batches, FeatureScale(torch.zeros(source.features), torch.ones(()))
 
 
 def check_micro_batches(model: nn.Module, batches: LiveMicroBatches) -> None:

@@ -14,19 +14,21 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from covariance_rules import RULES
 from frozen.backbone import trained_part
 from frozen.drawn_sets import Sets
 from frozen.head_step import augmented_head_step, head_step, plain_head_step
 from frozen.run_flags import FrozenFlags
+from frozen.ways import Constants, Fit, fit_into
 from harness.evaluation import Batch, evaluate
 from harness.flags import choice_words, effect_notes
 from harness.process_group import Group
 from harness.progress import StepFigures
 from harness.run import Run
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
-from meta_step import STAGE2
+from meta_step import STAGE2, PlainStepResult
 
 B = TypeVar("B", bound=tuple[Any, ...])  # a global batch, whose second entry is the target (N,)
 B_co = TypeVar("B_co", bound=tuple[Any, ...], covariant=True)
@@ -124,14 +126,35 @@ class HeadTask(Task[Batch]):
         return head_step(self.head, self.criterion, self.estimator, self.optimizer, batch, meta_batch, **settings)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FittedTask(HeadTask):
+    """A head that is made at once: an epoch is one step, on all rows."""
+
+    fit: Fit
+    constants: Constants
+
+    def plain(self, batch: Batch, extra_batch: Batch | None = None) -> StepFigures:
+        """Fit the head; the batch is the whole training set."""
+        features, target = batch
+        fit_into(self.head, self.fit, features, target, self.constants)
+        with torch.no_grad():
+            logits = self.classify(features)
+        return PlainStepResult(F.cross_entropy(logits, target), logits)
+
+
 def head_task(
-    flags: FrozenFlags, sets: Sets, head: nn.Linear, group: Group, stages: Stages = Stages(), tau: float = 0.0
-) -> HeadTask:
+    flags: FrozenFlags, sets: Sets, head: nn.Linear, group: Group, stages: Stages = Stages(), tau: float = 0.0,
+    fit: Fit | None = None, constants: Constants | None = None,
+) -> HeadTask:  # fmt: skip
     """Return the head, on the device of its group, with its loss, class statistics and optimizer.
 
-    In tests `tau` times the log of each class's share of the training images is subtracted from its logit.
+    In tests `tau` times the log of each class's share of the training images is subtracted from its logit. `fit` makes the
+    head at once, at some constants, in place of steps.
     """
-    return HeadTask(**parts_of_task(flags, sets, head, head, group, stages, tau))
+    parts = parts_of_task(flags, sets, head, head, group, stages, tau)
+    if fit is None:
+        return HeadTask(**parts)
+    return FittedTask(**{**parts, "batch_size": len(sets.trained), "steps": 1}, fit=fit, constants=constants or {})
 
 
 def parts_of_task(
@@ -140,8 +163,8 @@ def parts_of_task(
     """Return what a `Task` holds, where all weights of `model`, whose last layer is `head`, are trained."""
     model.to(group.device)
     optimizer = torch.optim.SGD(
-        model.parameters(), flags.lr, flags.momentum, nesterov=flags.nesterov, weight_decay=flags.weight_decay,
-        fused=group.device.type in ("cpu", "cuda"),
+        flags.decayed(model, head.in_features, len(sets.trained)), flags.lr, flags.momentum, nesterov=flags.nesterov,
+        weight_decay=flags.weight_decay, fused=group.device.type in ("cpu", "cuda"),
     )  # fmt: skip
     batch_size = flags.batch_size * group.world_size
     return {
@@ -162,8 +185,11 @@ def introduction(flags: FrozenFlags, task: Task[Any], group: Group, subject: str
     choices, start = choice_words(flags), task.stages.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
     when = f"from epoch {start}" if start else "every epoch"
+    what = f"{flags.dataset}, {len(task.sets.cls_num_list)} classes, {subject}, {where}"
+    if isinstance(task, FittedTask):
+        return [what, *task.sets.about()]
     return [
-        f"{flags.dataset}, {len(task.sets.cls_num_list)} classes, {subject}, {where}",
+        what,
         f"batch {flags.batch_size} a process, {task.batch_size} in all; so are meta batches, if there are as many images",
         *task.sets.about(),
         *([f"{when}: {STAGE2[flags.stage2]}{choices}"] if choices or start or flags.stage2 != "metasaug" else []),
@@ -189,7 +215,11 @@ def take_step(flags: FrozenFlags, task: Task[B], batch: B, meta: Iterator[B], ep
             train_on_meta=flags.trains_on_meta,
         )  # fmt: skip
     extra_batch = next(meta) if flags.trains_on_meta else None
-    return task.plain(batch, extra_batch) if flags.stage2 == "none" else task.augmented(batch, extra_batch, lam_t)
+    if flags.stage2 == "none":
+        return task.plain(batch, extra_batch)
+    if flags.stage2 in ("isda", "reweight"):
+        return task.augmented(batch, extra_batch, lam_t)
+    raise ValueError(f"heads are not trained by --stage2 {flags.stage2}")
 
 
 def train_epochs(run: Run, flags: FrozenFlags, task: Task[B], features: GlobalBatches[B], group: Group) -> None:

@@ -74,13 +74,13 @@ class Backbone:
             raise UserError(f"{told}: give the --backbone that they are of")
         fit_weights(self.model, stripped(body), f"{source}, the backbone,")  # which strips the names in the network alike
 
-    def part(self, weights: Mapping[str, Tensor], source: Path) -> nn.Linear:
-        """Copy the weights of a whole network in, and return its last layer."""
+    def part(self, weights: Mapping[str, Tensor], source: Path, transform: str = "none") -> nn.Linear:
+        """Copy the weights of a whole network in, and return its last layer, which takes features transformed so."""
         self.fit(weights, source)
         matrix = weights.get(f"{self.head}.weight")
         if matrix is None or matrix.shape[1:] != (self.features,):
             raise UserError(f"{source} has no last layer of {self.features} inputs named {self.head}: it does not fit")
-        head = make_head(len(matrix), 0, self.features)
+        head = make_head(len(matrix), 0, self.features, transform)
         last = {name: weights[f"{self.head}.{name}"] for name in ("weight", "bias") if f"{self.head}.{name}" in weights}
         fit_weights(head, last, f"{source}, the head,")
         return head

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from covariance_rules import RULES
+from frozen.drawn_sets import Lists, Sets
+from frozen.feature_tables import TRANSFORMS
 from frozen.head_training import Stages
 from frozen.run_flags import (
     FrozenFlags,
@@ -19,6 +24,7 @@ from frozen.run_flags import (
     check_workers,
 )
 from frozen.transforms import ImageFlags, Triple
+from frozen.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
 from frozen.whole_networks import DOWNLOADED, is_library
 from harness.errors import UserError
 from harness.flags import (
@@ -43,12 +49,19 @@ USUAL_RULE = "relative"
 OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
              "mean", "std", "views", "cache_dir", "finetune")  # fmt: skip
 OF_FINETUNING = ("micro_batch", "amp", "virtual")
+OF_STEPS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "lam", "stage2", "meta_update", "meta_lr",
+            "meta_step_size", "meta_images", "balance", "num_meta", "meta_start", "lr_drop", "logit_adjust", "views",
+            "finetune")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class OwnFlags(FrozenFlags):
-    """The checked values of train_own.py's flags."""
+    """The checked values of train_own.py's flags; `by_folds` are the constants that folds choose, with blanks between."""
 
+    way: str
+    C: float | None
+    transform: str
+    by_folds: str
     backbone: str | None
     image_size: int | None
     resize_size: int | None
@@ -67,6 +80,36 @@ class OwnFlags(FrozenFlags):
     lr_drop: float
     logit_adjust: float
     idx: str
+
+    @property
+    def fit(self) -> Fit | None:
+        """What makes the head at once, if its way is such a one."""
+        return WAYS[self.way].fit if self.way in WAYS else None
+
+    @property
+    def constants(self) -> Constants:
+        """The constants of its way."""
+        return {name: getattr(self, name) for name in constants_of(self.way)}
+
+    def decayed(self, model: nn.Module, features: int, rows: int) -> Any:
+        """Return the parameters, at --C with the decay whose minimum logistic regression finds there: none of the bias."""
+        if self.C is None:
+            return model.parameters()
+        of = {True: [p for p in model.parameters() if p.dim() > 1], False: [p for p in model.parameters() if p.dim() == 1]}
+        decays = {True: features / (self.C * rows), False: 0.0}
+        return [{"params": of[matrix], "weight_decay": decays[matrix]} for matrix in of]
+
+    def drawn(self, lists: Lists) -> Sets:
+        """Return the sets that are drawn; meta images stay in the training set, unless they are to be apart from it."""
+        if self.meta_images == "train" and lists.draw == "take out":
+            lists = replace(lists, draw="share")
+        num_meta = self.num_meta if self.needs_meta or lists.draw == "take out" else 0
+        return lists.sets(num_meta, self.heldout, self.joins_meta)
+
+    def redrawn(self, sets: Sets) -> Sets:
+        """Return the sets that these flags draw from the lists of others."""
+        assert sets.lists is not None
+        return replace(self.drawn(sets.lists), checked=sets.checked)
 
     @property
     def folder(self) -> Path:
@@ -125,6 +168,14 @@ def own_parser(description: str | None) -> Parser:
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_group_flags(parser)
     add_source_flags(parser)
+    ways = "; ".join(f"{name}: {way.words}" for name, way in WAYS.items())
+    parser.add_argument("--way", choices=(*WAYS, RECIPE), help=f"how the head is made. {ways}; {RECIPE}: steps of SGD by "
+                        f"--stage2, --epochs, --lr and so on (default: {DEFAULT_WAY}; {RECIPE} if one of these is "
+                        "given)")  # fmt: skip
+    parser.add_argument("--C", type=float, help="inverse regularisation as scikit-learn's, of features whose variances "
+                        "sum to one (default: chosen by folds over the training images)")  # fmt: skip
+    parser.add_argument("--transform", choices=tuple(TRANSFORMS), help="what is done to features first (default: chosen by "
+                        f"folds, with --way {RECIPE} none)")  # fmt: skip
     parser.add_argument("--num_meta", type=int, default=10, help="meta images a class (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=128, help="of one process, also for meta (default: %(default)s)")
     add_test_batch_flags(parser, None, "one for each processor, 4 at most")
@@ -139,7 +190,7 @@ def own_parser(description: str | None) -> Parser:
                         "class's share of the training images from its logit, in tests and in the network that is saved "
                         "(default: 0)")  # fmt: skip
     add_learning_flags(parser, epochs=30, lr=0.01)
-    parser.set_defaults(lam=2.0, meta_update=USUAL_RULE)
+    parser.set_defaults(lam=2.0, meta_update=USUAL_RULE, meta_images="train")
     parser.add_argument("--workdir", default=".", help="checkpoints go to WORKDIR/checkpoint/ours/IDX (default: here)")
     parser.add_argument("--idx", default="own", help="folder of the run (default: %(default)s)")
     parser.add_argument("--save_name", default="head", help="first part of the file names (default: %(default)s)")
@@ -189,28 +240,47 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
 
 def parse_own(description: str | None, argv: Sequence[str] | None = None) -> OwnFlags:
     """Read and check the flags of train_own.py."""
-    values = vars(own_parser(description).parse_args(argv))
-    values |= {"dataset": "own", "num_classes": None}
+    values, given = vars(own_parser(description).parse_args(argv)), given_flags(argv)
+    values |= {"dataset": "own", "num_classes": None, **of_way(values, given)}
     if values["workers"] is None:
         values["workers"] = min(4, processors())
-    if values["stage2"] != "metasaug" and "meta_update" not in given_flags(argv):
+    if values["stage2"] != "metasaug" and "meta_update" not in given:
         values["meta_update"] = PUBLISHED_RULE  # as if there were no other: it has no effect
     if values["meta_start"] is None:
         values["meta_start"] = last_third(values["epochs"])
     values |= without_images(values) if values["features"] is not None else with_images(values)
-    values |= finetuning(values, given_flags(argv))
-    flags = OwnFlags(**{f.name: values[f.name] for f in fields(OwnFlags)})
+    values |= finetuning(values, given)
+    flags = OwnFlags(**{f.name: values[f.name] for f in fields(OwnFlags) if f.name in values})
     check_learning(flags)
     check_workers(flags.workers)
     check_idx(flags.idx)
     _ = flags.images  # read now
     check_lists_stay(flags)
     check_logit_adjust(flags.logit_adjust)
+    require(flags.C is None or 0 < flags.C < 1e30, "--C", flags.C, "a number above 0")
     require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
     require(0 < flags.lr_drop <= 1, "--lr_drop", flags.lr_drop, "above 0 and at most 1")
     require(flags.micro_batch is None or flags.micro_batch >= 1, "--micro_batch", flags.micro_batch, "at least 1")
     require(0 <= flags.views <= 1000, "--views", flags.views, "from 0 to 1000")
     return flags
+
+
+def of_way(values: Mapping[str, Any], given: set[str]) -> dict[str, object]:
+    """Return the flags that follow from --way, or from its absence."""
+    steps = [name for name in OF_STEPS if name in given]
+    name = values["way"] or (RECIPE if steps else DEFAULT_WAY)
+    if name == RECIPE:
+        return {"way": name, "transform": values["transform"] or "none", "by_folds": ""}
+    way, constants = WAYS[name], constants_of(name)
+    idle = [flag for flag in steps if way.fit is not None and flag not in constants]
+    idle += [flag for flag in ("C", "transform") if flag in given and flag not in constants]
+    if idle or "finetune" in given:
+        raise UserError(f"--{(idle or ['finetune'])[0]} has no effect with --way {name}, {way.words}: leave it out")
+    no_steps = {"stage2": "none", "epochs": 1, "meta_start": 0, "momentum": 0.0, "nesterov": False}
+    at_once = {} if way.fit is None else no_steps
+    usual = {key: value for key, value in {**constants, **way.flags, **at_once}.items() if key not in given}
+    by_folds = " ".join(key for key in constants if key not in given)
+    return {"way": name, "transform": values["transform"] or "none", **usual, "by_folds": by_folds}
 
 
 def given_flags(argv: Sequence[str] | None) -> set[str]:
@@ -226,6 +296,8 @@ def finetuning(values: dict[str, object], given: set[str]) -> dict[str, object]:
         for name in sorted(given & set(OF_FINETUNING)):
             raise UserError(f"--{name} goes with --finetune, the training of the whole network: add that")
         return {"virtual": VIRTUAL[0]}  # the head is all that there is
+    for name in sorted(given & {"C", "transform"}):
+        raise UserError(f"--{name} is for heads of features that stay as they are: with --finetune leave it out")
     for name in sorted(given & {"views", "cache_dir"}):
         raise UserError(f"--{name} and --finetune do not go together: no features are kept, images are always augmented")
     usual = "head" if values["stage2"] == "metasaug" else VIRTUAL[0]  # without effect

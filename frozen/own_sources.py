@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from frozen.drawn_sets import Lists, Sets, united
 from frozen.feature_cache import FeatureCache
 from frozen.feature_files import read_features
 from frozen.feature_lists import feature_lists, rows_of
-from frozen.feature_tables import CachedFeatures, FeatureScale, PickedRows, picked, scaled_batches
+from frozen.feature_tables import Rows, picked
 from frozen.features import ImageFeatures, ListedImages, extractor, plain_images
 from frozen.image_check import check_readable, readable_sets
 from frozen.image_lists import ImageList, read_tree
@@ -27,6 +27,8 @@ from frozen.networks import Backbone, open_backbone
 from frozen.own_flags import OwnFlags
 from harness.process_group import Group
 from harness.weights import network_weights
+
+OpenRows = Callable[[ImageList], list[Rows]]  # the views of a list, (M, A) each; the first is the plain one
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,17 @@ class ImageSource:
         """Return the weights of the whole network with a head."""
         return self.backbone.whole(head)
 
+    def for_flags(self, flags: OwnFlags) -> ImageSource:
+        """Return it with the sets that these flags draw from the same lists."""
+        return replace(self, sets=flags.redrawn(self.sets))
+
     def without_bad(self, flags: OwnFlags, group: Group) -> ImageSource:
         """Read all images now, and leave out those that cannot be read."""
         size = self.backbone.prepared.resize_size
         return replace(self, sets=readable_sets(self.sets, flags.drawn, group, flags.workers, size))
 
-    def batches(self, flags: OwnFlags, group: Group, batch_size: int) -> tuple[CachedFeatures, FeatureScale]:
-        """Have the features computed or read, and return batches of them.
+    def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
+        """Have the features computed or read, and return what gives the views of a list.
 
         Of each image there is a plain view, and --views augmented ones. They depend on no seed, and not on how the images
         are shared out among the sets: so many runs share them.
@@ -83,10 +89,10 @@ class ImageSource:
         views = [cache.open("images", 0), *(cache.open("augmented", view) for view in range(flags.views))]
         places = {file: row for row, file in enumerate(whole.files())}
 
-        def rows(of: ImageList) -> list[PickedRows]:
+        def rows(of: ImageList) -> list[Rows]:
             return [picked(view, places, of) for view in views]
 
-        return scaled_batches(self.sets, rows, group, batch_size, flags.test_batch_size, flags.seed)
+        return rows
 
 
 def read_image_source(flags: OwnFlags) -> ImageSource:
@@ -135,17 +141,17 @@ class FeatureSource:
         """Return the weights of the head, which is all there is."""
         return head_weights(head)
 
+    def for_flags(self, flags: OwnFlags) -> FeatureSource:
+        """Return it with the sets that these flags draw from the same lists."""
+        return replace(self, sets=flags.redrawn(self.sets))
+
     def without_bad(self, flags: OwnFlags, group: Group) -> FeatureSource:
         """Return it as it is: nothing is bad, or the file could not have been read."""
         return self
 
-    def batches(self, flags: OwnFlags, group: Group, batch_size: int) -> tuple[CachedFeatures, FeatureScale]:
-        """Return batches of the features."""
-
-        def rows(of: ImageList) -> list[np.ndarray]:
-            return [rows_of(self.tables, of)]
-
-        return scaled_batches(self.sets, rows, group, batch_size, flags.test_batch_size, flags.seed)
+    def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
+        """Return what gives the features of a list."""
+        return lambda of: [rows_of(self.tables, of)]
 
 
 Source = ImageSource | FeatureSource

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from frozen.drawn_sets import Lists, Sets
 from harness.errors import UserError
@@ -44,6 +47,10 @@ class FrozenFlags(LearningFlags):
     def needs_meta(self) -> bool:
         """Whether steps take meta batches."""
         return self.stage2 == "metasaug" or self.trains_on_meta
+
+    def decayed(self, model: nn.Module, features: int, rows: int) -> Any:
+        """Return the parameters for the optimizer of a head of so many features and training rows."""
+        return model.parameters()
 
     @property
     def writes_lists(self) -> bool:

@@ -141,6 +141,8 @@ def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
 def balanced_by(state: Mapping[str, Any]) -> str | None:
     """Return what made up for the long tail in the loss of a network; None: nothing, or its checkpoint does not say."""
     flags = state.get("flags", {})
+    if flags.get("way") in ("balanced", "nearest_mean", "lda"):
+        return "classes taken to be equally frequent"
     if flags.get("logit_adjust"):  # of train_own.py, whose networks have it in their last layer
         return "the log prior subtracted"
     if not flags or flags.get("stage2") == "none" or in_stage1(flags, state.get("epoch", 0) - 1):

@@ -140,6 +140,8 @@ class Group:
             made.append(make())
             seen = {key: str(value) for key, value in facts(made[0]).items()}
         except UserError as error:
+            if self.world_size == 1:
+                raise  # as it is: a caller may know its kind
             mistake = str(error)
         outcomes = self.all_gather_object((mistake, seen))
         line = disagreement(outcomes)

@@ -61,8 +61,9 @@ class Run:
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
-                output_folder(self.folder, self.flags.save_name, LONGEST_END)
+                output_folder(self.folder, self.flags.save_name)  # not by the name of a run's file, as another may hold it
                 self.lock = held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+                output_folder(self.folder, self.flags.save_name, LONGEST_END)
 
         with ExitStack() as held:
             self.group.agree(hold)

@@ -137,6 +137,7 @@ CHECKPOINT: tuple[tuple[str, Any], ...] = (
     ("dataset", Name), ("backbone", BackboneFacts | None), ("class_names", list[Name]), ("train_digest", Name),
     *((name, Annotated[list[Images], Meta(min_length=1)]) for name in ("cls_num_list", "stage2_counts")),
     ("imb_factor", Annotated[float, Meta(gt=0, le=1)] | None), ("resume", dict[str, Any]),
+    ("transform", Literal["none", "unit", "sqrt"]),
 )  # fmt: skip
 
 

@@ -76,6 +76,9 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)
+            if isinstance(outer, Signals):  # it learns what came in here, which may have ended before a step could see it
+                outer.asked = outer.asked or self.asked
 
 
 def open_lock(path: Path) -> TextIO:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from frozen.backbone import load_network, parted_weights
+from frozen.backbone import load_network, make_head, parted_weights
 from frozen.feature_files import FeatureTable
 from frozen.large_sets import LARGE_SETS
 from frozen.networks import restored_backbone
@@ -153,7 +153,7 @@ def own_classifier(state: dict[str, Any], path: Path, arch: str | None, dataset:
     if facts is None:
         return head_classifier(state, path)
     backbone = restored_backbone(facts, path)
-    head = backbone.part(state["state_dict"], path)
+    head = backbone.part(state["state_dict"], path, state.get("transform", "none"))
     check_class_count(state, path, head.out_features)
     return of_photographs(state, nn.Sequential(backbone.model, head), head.out_features, backbone.prepared)
 
@@ -165,7 +165,7 @@ def head_classifier(state: dict[str, Any], path: Path) -> Classifier:
     if matrix is None or matrix.dim() != 2:
         raise UserError(f"{path} holds no head")
     check_class_count(state, path, len(matrix))
-    head = nn.Linear(matrix.shape[1], len(matrix)).eval()
+    head = make_head(len(matrix), 0, matrix.shape[1], state.get("transform", "none")).eval()
     fit_weights(head, weights, f"{path}, the head,")
     return Classifier(names_of_classes(state, len(matrix)), state, head, None, ROWS, lambda *_: [], head=head)
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Train MetaSAug with the LDAM loss: all five imbalance ratios of CIFAR-10-LT and CIFAR-100-LT, one after the other.
 # usage: sh scripts/MetaSAug_LDAM_train.sh [further flags]     for instance --gpu 1, --workdir OUT, --epochs 30, --jobs 2
-# Checkpoints: checkpoint/ours/LDAM/MetaSAug_<data set>_LDAM_imb<factor>_ckpt.pth.tar. The same command goes on where it was.
+# Checkpoints: checkpoint/ours/LDAM/MetaSAug_<data set>_LDAM_imb<factor>_ckpt.pth.tar. The same command resumes it.
 set -eu
 code=$(dirname "$0")/..
 . "$code/scripts/common.sh"

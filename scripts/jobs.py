@@ -79,7 +79,7 @@ def failure(job: Job, status: int) -> UserError:
     log = job.file(LOG)
     said = log.read_text(encoding="utf-8", errors="replace").split("\n")
     why = f"ended by {signal.Signals(-status).name}" if status < 0 else next(filter(str.strip, reversed(said)), "")
-    return UserError(f"{job.name} failed: {why} (see {log}); to go on, give the same command")
+    return UserError(f"{job.name} failed: {why} (see {log}); give the same command to resume")
 
 
 class Shift:
@@ -157,6 +157,6 @@ def do_all(jobs: Sequence[Job], at_once: int) -> None:
                     shift.take(cast(int, sentinel))
                 shift.start()
         except Interrupted:
-            raise Stopped("stopped; to go on, give the same command", 128 + signals.asked) from None
+            raise Stopped("stopped; give the same command to resume", 128 + signals.asked) from None
         finally:
             shift.end()

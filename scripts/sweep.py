@@ -5,7 +5,7 @@
   python3 scripts/sweep.py ablation --dataset cifar10 --imb_factor 0.01 --jobs 2
   python3 scripts/sweep.py study_short --sets cifar100 --dataset folder --data_root 'DIR/{set}'
 PRESET is the name of a file in scripts/presets, or the path of a .toml; further flags are those of the training script and
-go to all trainings. The same command goes on where an interrupted one stood: finished trainings are skipped, others
+go to all trainings. The same command resumes an interrupted sweep: finished trainings are skipped, others
 resumed. Given several times, on machines that see the same folder, the commands share the trainings.
 """
 
@@ -39,6 +39,7 @@ from reporting.group_names import write_group_names
 from scripts.jobs import do_all
 from scripts.trainings import SUMMARY, Constants, Sweep, Training, filled, read_preset
 
+HEADS = "train_own.py"  # the script of presets of heads
 CHOSEN = "chosen.json"  # {way: {flag: value}}, beside the runs
 SHOWN = ("acc1", "many", "medium", "few")
 LOADED = ("MetaSAug_CE_train", "torch._dynamo", "tensorboard.compat.proto.event_pb2", "sklearn.datasets")  # slowly
@@ -123,10 +124,18 @@ def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> None:
     write_group_names(sweep.folder(of), patterns)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, choose, train, compare."""
-    args, more = parser().parse_known_args()
+    args, more = parser().parse_known_args(argv)
     preset = read_preset(args.preset, args.sets, jobs=args.jobs, seeds=args.seeds, workdir=args.workdir)
+    if preset.script == HEADS:
+        from scripts.heads import compare_heads  # loaded where it is needed, as it takes long
+
+        for name in ("jobs", "seeds", "sets"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} is for trainings of networks: leave it out")
+        compare_heads(preset, more)
+        return
     sweep = Sweep(preset, tuple(word for word in more if word != "--"))
     sweep.check()
     if sys.platform == "linux":  # trainings are forked from this process

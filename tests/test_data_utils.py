@@ -138,6 +138,15 @@ def test_held_out_images_are_spare_ones_first_and_a_fifth_of_a_class_at_most(spa
     assert set(heldout) | set(left) >= set(train)
 
 
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=5), st.integers(0, 12))
+def test_a_share_of_a_class_bounds_its_meta_images(counts, num_meta):
+    targets = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    meta, left = data_utils.split_meta(targets, num_meta, len(counts), share=5)
+    assert np.bincount(targets[meta], minlength=len(counts)).tolist() == [min(num_meta, max(n // 5, 1)) for n in counts]
+    assert {*meta} | {*left} == {*range(len(targets))}
+    assert {*meta} <= {*data_utils.split_meta(targets, num_meta, len(counts))[0]}
+
+
 def test_held_out_images_are_drawn_not_cut():
     kept = np.arange(50)
     assert set(data_utils.hold_out(np.zeros(99, int), kept, np.arange(99), 9, 1)[0]) != set(range(50, 59))

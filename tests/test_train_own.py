@@ -3,11 +3,14 @@
 import csv
 import json
 from collections import Counter
+from functools import cache
+from signal import SIGKILL, SIGTERM
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from support.compare import distance
 from support.own import BACKBONE, COUNTS, FLAGS, network, saved, write_features, write_photos
 from support.ranks import together
@@ -16,6 +19,8 @@ from torch.nn import functional as F
 from data_utils import TRAIN_STREAM, seeded
 
 OURS = "checkpoint/ours/own"
+TAIL = [40, 14, 5]
+ROWS = ["--features", "f.npz", "--no-cuda"]
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
@@ -60,7 +65,7 @@ def prepared(file):
 
 def test_from_a_folder_of_photographs_to_a_table_of_predictions(first, run_in, folder):
     assert "own, 4 classes, head of my_network:make, on cpu, 1 process" in first
-    assert "train 19  meta 8  test 7  (9 to 2 training images a class)" in first  # a fifth of each class is tested
+    assert "train 25  meta 5  test 7  (11 to 2 training images a class)" in first  # a fifth of each class is tested
     assert "photos: files left out: 1 in a format that cannot be read here" in first
     assert "from epoch 2: MetaSAug, --meta_update relative" in first
     lists = [(folder / OURS / f"head_{part}.txt").read_text(encoding="utf-8").splitlines() for part in ("train", "val")]
@@ -116,7 +121,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(first, train, run_in, f
     """Stopped in stage 1 and in stage 2, which have another rate."""
     result = run_in("train_own.py", *FLAGS, "--save_name", "cut", cwd=folder, status=143, STOP_AT="2", STOP_BY="15")
     assert "in epoch 0 after step 2; to go on, give the same command with --resume auto" in result.stderr
-    train("--save_name", "cut", "--resume", "auto", status=143, STOP_AT="5", STOP_BY="15")
+    train("--save_name", "cut", "--resume", "auto", status=143, STOP_AT="7", STOP_BY="15")
     assert "going on in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
     for kind in ("last", "ckpt"):
         whole, cut = (saved(folder / OURS / f"{name}_{kind}.pth.tar") for name in ("head", "cut"))
@@ -136,17 +141,15 @@ def test_a_folder_val_beside_a_folder_test_is_chosen_on(run, tmp_path):
         path.rename(root / part / path.parent.name / path.name)
     flags = [*FLAGS[2:], "--data_root", "split", "--epochs", "1", "--num_meta", "1"]
     out = run("train_own.py", *flags).stdout
-    assert "train 21  meta 4  test 4 " in out
+    assert "train 24  meta 4  test 4 " in out
     assert "4 of split/val are not used: --select_on heldout chooses on them" in out
     out = run("train_own.py", *flags, "--select_on", "heldout", "--save_name", "b").stdout
-    assert "train 21  meta 4  test 4  held out 4 " in out
+    assert "train 24  meta 4  test 4  held out 4 " in out
 
 
-def reference(features, target, epochs, drop, lr, batch_size, seed):
-    """The head of plain cross-entropy on features that are scaled to mean zero and mean variance one, in float64."""
-    z, y = torch.from_numpy(features).double(), torch.from_numpy(target)
-    z = z - z.mean(dim=0)
-    z = z / z.square().mean().sqrt()
+def sgd_head(scaled, target, epochs, drop, lr, batch_size, seed):
+    """The head of plain cross-entropy on scaled features, in float64."""
+    z, y = torch.from_numpy(scaled), torch.from_numpy(target)
     torch.manual_seed(seed)
     head = torch.nn.Linear(z.shape[1], int(y.max()) + 1).double()
     optimizer = torch.optim.SGD(head.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -159,9 +162,12 @@ def reference(features, target, epochs, drop, lr, batch_size, seed):
     return head
 
 
-@pytest.mark.parametrize("tau", [0, 1])
-def test_features_of_a_file_are_trained_by_the_recipe(run, tmp_path, tau):
-    """The saved head takes features as they are; with --logit_adjust its bias has the log prior taken off."""
+@pytest.mark.parametrize(("tau", "more"), [(0, ["--meta_images", "apart"]), (1, [])])
+def test_features_of_a_file_are_trained_by_the_recipe(run, tmp_path, tau, more):
+    """The saved head takes features as they are; with --logit_adjust its bias has the log prior taken off.
+
+    Rows for meta batches are trained on as well, after the others, unless they are to be apart.
+    """
     counts = [30, 12, 5]
     meta = np.random.default_rng(5).permutation(sum(counts))[:9]
     split = np.array(["train"] * sum(counts) + ["val"] * 18)
@@ -171,17 +177,18 @@ def test_features_of_a_file_are_trained_by_the_recipe(run, tmp_path, tau):
     arrays["features"] += 3 * arrays["features"][:1]  # a mean that is not zero
     np.savez(tmp_path / "f.npz", **{**arrays, "split": split, "class_names": np.array(["a", "b", "ü"])})
     flags = ["--features", "f.npz", "--no-cuda", "--epochs", "6", "--batch_size", "7", "--seed", "4", "--stage2", "none",
-             "--lr", "0.05", "--logit_adjust", tau]  # fmt: skip
+             "--lr", "0.05", "--logit_adjust", tau, *more]  # fmt: skip
     out = run("train_own.py", *flags).stdout
     state = saved(tmp_path / OURS / "head_last.pth.tar")
     train, test = split == "train", split == "val"
     assert "head of the 12 features in f.npz" in out
     assert (state["class_names"], state["cls_num_list"]) == (["a", "b", "ü"], np.bincount(arrays["labels"][train]).tolist())
-    z, y = arrays["features"][train], arrays["labels"][train]
-    head = reference(z, y, 6, 4, 0.05, 7, 4)
-    mean, factor = z.mean(axis=0, dtype=np.float64), np.sqrt(np.square(z - z.mean(axis=0, dtype=np.float64)).mean())
-    rows = torch.from_numpy((arrays["features"][test] - mean) / factor)
-    logits = head(rows).detach() - tau * torch.tensor(np.bincount(y) / len(y)).log()
+    trained = np.concatenate([np.flatnonzero(train), np.flatnonzero((split == "meta") & (not more))])
+    z, y = arrays["features"].astype(np.float64), arrays["labels"][trained]
+    z = z - z[train].mean(axis=0)
+    z /= np.sqrt(np.square(z[train]).mean())
+    head = sgd_head(z[trained], y, 6, 4, 0.05, 7, 4)
+    logits = head(torch.from_numpy(z[test])).detach() - tau * torch.tensor(np.bincount(y) / len(y)).log()
     kept = state["state_dict"]
     own = torch.from_numpy(arrays["features"][test]) @ kept["fc.weight"].T + kept["fc.bias"]
     torch.testing.assert_close(own.double(), logits, rtol=1e-4, atol=1e-4)
@@ -226,6 +233,12 @@ def test_images_and_the_file_of_their_features_give_the_same_head(first, run_in,
         (["--data_root", "photos", "--pretrained", "no.pth"], "there is no file no.pth"),
         (["--data_root", "nowhere"], "nowhere"),
         (["--features", "nowhere.npz"], "nowhere.npz"),
+        (["--features", "f.npz", "--way", "best"], "--way: invalid choice: 'best'"),
+        (["--features", "f.npz", "--way", "logistic", "--lr", "0.1"], "--lr has no effect with --way logistic"),
+        (["--features", "f.npz", "--way", "lda", "--C", "1"], "--C has no effect with --way lda"),
+        (["--data_root", "photos", "--way", "metasaug", "--finetune"], "--finetune has no effect with --way metasaug"),
+        (["--features", "f.npz", "--C", "0"], "--C 0.0 makes no sense: it must be a number above 0"),
+        (["--features", "f.npz", "--C", "nan"], "--C nan makes no sense"),
     ],
 )
 def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, flags, words):
@@ -264,20 +277,262 @@ def test_rows_of_features_are_predicted(run, refused, tmp_path):
     assert "wrote q.csv: 9 images and 2 rows of features" in out
 
 
-@pytest.mark.parametrize("given", ["uniform", "train"])
-def test_probabilities_follow_the_prior_where_the_log_prior_is_subtracted(run, tmp_path, given):
-    """Such a head is taken to be for equally frequent classes, as others that make up for the tail."""
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--epochs", "1", "--stage2", "none", "--logit_adjust", "1"],
+        [],
+        ["--way", "balanced"],
+        ["--way", "nearest_mean"],
+        ["--way", "lda"],
+    ],
+)
+def test_probabilities_follow_the_prior_of_heads_that_make_up_for_the_tail(run_in, tmp_path, flags):
+    """Those with the log prior subtracted are taken to be for equally frequent classes, and so are the others."""
     write_features(tmp_path / "f.npz", [30, 12, 6])
-    run("train_own.py", "--features", "f.npz", "--no-cuda", "--epochs", "1", "--stage2", "none", "--logit_adjust", "1")
-    flags = ["--checkpoint_path", f"{OURS}/head_last.pth.tar", "f.npz", "--top", "3"]
-    run("predict.py", *flags, "--out", "p.csv", "--prior", given)
-    run("predict.py", *flags, "--out", "q.csv")
-    counts = saved(tmp_path / OURS / "head_last.pth.tar")["cls_num_list"]
-    tables = []
-    for name in ("p.csv", "q.csv"):
-        with open(tmp_path / name, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        tables.append([{row[f"class {k}"]: float(row[f"probability {k}"]) for k in (1, 2, 3)} for row in rows])
-    for shifted, plain in zip(*tables, strict=True):
-        weights = [plain[str(k)] * (counts[k] if given == "train" else 1) for k in range(3)]
-        assert [shifted[str(k)] for k in range(3)] == pytest.approx([w / sum(weights) for w in weights], abs=1e-4)
+    run_in("train_own.py", *ROWS, *flags, cwd=tmp_path)
+    tables = {}
+    for name, prior in (("plain", []), ("uniform", ["--prior", "uniform"]), ("train", ["--prior", "train"])):
+        tables[name] = np.array(list(predicted(run_in, tmp_path, "f.npz", *prior).values()))
+    np.testing.assert_allclose(tables["uniform"], tables["plain"], atol=1e-5)
+    weighted = tables["plain"] * saved(tmp_path / OURS / "head_last.pth.tar")["cls_num_list"]
+    np.testing.assert_allclose(tables["train"], weighted / weighted.sum(axis=1, keepdims=True), atol=1e-4)
+
+
+# The ways of --way, each at the constants that its run's summary names.
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A folder with a file of features that are not negative, and what the file holds."""
+    made = tmp_path_factory.mktemp("ways")
+    arrays = write_features(made / "f.npz", TAIL, val=8, spread=1.2)
+    arrays["features"] = np.abs(arrays["features"] + [3, *[0.3] * 10, 30]).astype(np.float32)
+    np.savez(made / "f.npz", **arrays)
+    return made, arrays
+
+
+@pytest.fixture(scope="module")
+def made(run_in, table):
+    """Train on that file, each command once; return what was printed."""
+
+    @cache
+    def call(name, *flags):
+        return run_in("train_own.py", *ROWS, *flags, "--save_name", name, cwd=table[0]).stdout
+
+    return call
+
+
+def constants(folder, name="head"):
+    """What folds choose, by flag."""
+    flags = summary(folder, name)["flags"]
+    return {key: flags[key] for key in ("transform", "C", "lam", "meta_step_size", "lr")}
+
+
+def weights(folder, name="head"):
+    return saved(folder / OURS / f"{name}_last.pth.tar")["state_dict"]
+
+
+def predicted(run_in, folder, *images, path=f"{OURS}/head_last.pth.tar"):
+    """The probabilities (C,) that predict.py says of each example, by name, the classes in their order."""
+    run_in("predict.py", "--checkpoint_path", path, *images, "--out", "all.jsonl", "--top", "9", "--no-cuda", cwd=folder)
+    order = {str(name): k for k, name in enumerate(saved(folder / path)["class_names"])}
+    lines = map(json.loads, (folder / "all.jsonl").read_text(encoding="utf-8").splitlines())
+    found = {line["path"]: {order[one["name"]]: one["probability"] for one in line["classes"]} for line in lines}
+    return {name: [chances[k] for k in range(len(order))] for name, chances in found.items()}
+
+
+def minimum(loss, z, classes):
+    """The weight (C, A) and bias (C,) where a loss of them is least, from zeros, by L-BFGS in float64."""
+    both = torch.zeros(classes, z.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    exact = {"max_iter": 3000, "tolerance_grad": 1e-9, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS([both], **exact)
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(both[:, :-1], both[:, -1])
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return both[:, :-1].detach(), both[:, -1].detach()
+
+
+def by_definition(way, flags, features, target, train):
+    """The logits (M, C) of features (M, A), of which some are trained on, in float64."""
+    x = torch.from_numpy(features).double()
+    x = {"unit": x / x.norm(dim=1, keepdim=True), "sqrt": x.sqrt()}.get(flags["transform"], x)
+    z = x - x[train].mean(dim=0)
+    z = z / (z[train].square().mean(dim=0) if flags["transform"] == "standard" else z[train].square().mean()).sqrt()
+    rows, y = z[train], torch.from_numpy(target[train])
+    count = y.bincount().double()
+    classes = len(count)
+    if way == "lda":
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(classes, 1 / classes))
+        return torch.from_numpy(model.fit(rows.numpy(), y.numpy()).decision_function(z.numpy()))
+    if way == "nearest_mean":
+        return -torch.cdist(z, torch.stack([rows[y == k].mean(dim=0) for k in range(classes)])).square() / 2
+    strength = flags["C"] / z.shape[1]
+    share = len(y) / (classes * count[y]) if way == "balanced" else torch.ones(len(y))
+
+    def loss(weight, bias):
+        logits = rows @ weight.T + bias
+        if way in ("isda", "metasaug"):
+            raised = []
+            for i, k in enumerate(y.tolist()):
+                variance = rows[y == k].var(dim=0, correction=0)
+                raised.append(logits[i] + flags["lam"] / 2 * ((weight - weight[k]).square() @ variance))
+            logits = torch.stack(raised)
+        return weight.square().sum() / 2 + strength * (share * F.cross_entropy(logits, y, reduction="none")).sum()
+
+    weight, bias = minimum(loss, z, classes)
+    logits = z @ weight.T + bias
+    return logits if way == "balanced" else logits - (count / len(y)).log()
+
+
+STILL = ["--lr", "1e-12", "--epochs", "1"]  # steps that leave MetaSAug where it begins
+
+
+@pytest.mark.parametrize(
+    ("way", "more"),
+    [
+        ("logistic", []),
+        ("logistic", ["--transform", "unit"]),
+        ("logistic", ["--transform", "sqrt", "--C", "30"]),
+        ("logistic", ["--transform", "standard", "--C", "0.5"]),
+        ("balanced", []),
+        ("balanced", ["--transform", "unit", "--C", "3"]),
+        ("nearest_mean", []),
+        ("nearest_mean", ["--transform", "standard"]),
+        ("lda", []),
+        ("lda", ["--transform", "sqrt"]),
+        ("isda", []),
+        ("isda", ["--transform", "sqrt", "--C", "3", "--lam", "2"]),
+        ("metasaug", STILL),
+        ("metasaug", [*STILL, "--transform", "standard", "--C", "3", "--lam", "1", "--meta_step_size", "0.5"]),
+    ],
+)
+def test_the_head_of_a_way_is_what_it_is_by_definition(made, run_in, table, way, more):
+    """All training rows have their part; MetaSAug begins where ISDA ends."""
+    folder, arrays = table
+    name = f"{way}_{'_'.join(more).replace('-', '')}" if more else "default" if way == "logistic" else way
+    made(name, *(["--way", way] if name != "default" else []), *more)
+    told, state = summary(folder, name), saved(folder / OURS / f"{name}_last.pth.tar")
+    assert (state["cls_num_list"], told["flags"]["way"]) == (TAIL, way)
+    for flag, value in zip(more[::2], more[1::2], strict=True):
+        assert str(told["flags"][flag[2:]]).removesuffix(".0") == value
+    train = arrays["split"] == "train"
+    logits = by_definition(way, told["flags"], arrays["features"], arrays["labels"], train)
+    chances = np.array(list(predicted(run_in, folder, "f.npz", path=f"{OURS}/{name}_last.pth.tar").values()))
+    np.testing.assert_allclose(chances, logits.softmax(dim=1), atol=2e-3)
+    right = chances.argmax(axis=1) == arrays["labels"]
+    assert told["last"]["acc1"] == pytest.approx(100 * right[~train].mean())
+    assert 100 / len(TAIL) < told["last"]["acc1"]
+
+
+def test_rows_for_tests_choose_nothing(made, run_in, table, tmp_path):
+    made("default")
+    folder, arrays = table
+    generator = np.random.default_rng(1)
+    test = arrays["split"] == "val"
+    features = np.where(test[:, None], generator.normal(0, 9, arrays["features"].shape), arrays["features"])
+    np.savez(tmp_path / "f.npz", **{**arrays, "features": features.astype(np.float32)})
+    run_in("train_own.py", *ROWS, cwd=tmp_path)
+    assert distance(weights(tmp_path), weights(folder, "default")) == 0
+    assert constants(tmp_path) == constants(folder, "default")
+    assert summary(tmp_path)["last"]["acc1"] != summary(folder, "default")["last"]["acc1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sets", "counts"),
+    [
+        (["--way", "metasaug", "--epochs", "1"], "train 59  meta 11 ", [40, 14, 5]),  # a fifth of a class, one at least
+        (["--way", "metasaug", "--epochs", "1", "--num_meta", "2"], "train 59  meta 5 ", [40, 14, 5]),
+        (["--stage2", "metasaug", "--meta_images", "apart", "--num_meta", "2"], "train 53  meta 6 ", [38, 12, 3]),
+        (["--stage2", "none"], "train 59  meta 0 ", [40, 14, 5]),
+    ],
+)
+def test_meta_rows_are_trained_on_unless_they_are_to_be_apart(made, table, flags, sets, counts):
+    name = f"meta{len(flags)}{flags[1]}"
+    assert sets in made(name, *flags)
+    assert saved(table[0] / OURS / f"{name}_last.pth.tar")["cls_num_list"] == counts
+
+
+STEPS = ["--way", "metasaug", "--epochs", "2", "--batch_size", "8"]
+
+
+def test_steps_are_the_same_with_constants_that_are_given(made, table):
+    """Those that the folds chose are in the summary. Where the steps are others the folds are scored anew."""
+    folder = table[0]
+    made("steps", *STEPS)
+    made("given", *STEPS, *(word for key, value in constants(folder, "steps").items() for word in (f"--{key}", value)))
+    assert distance(weights(folder, "given"), weights(folder, "steps")) == 0
+    for number, more in enumerate((["--epochs", "3"], ["--batch_size", "16"], ["--num_meta", "1"])):
+        before = scores(folder)
+        made(f"others{number}", *STEPS, *more)
+        assert scores(folder).items() > before.items()
+
+
+def scores(folder):
+    """When each score of the folds was written, by file."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.joinpath(OURS, "folds").glob("*.npz")}
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
+def test_a_run_that_is_killed_amid_the_folds_goes_on(made, run_in, table, tmp_path, number):
+    """As it scores the third constants it dies; what is scored is not scored again."""
+    made("default")
+    (tmp_path / "f.npz").symlink_to(table[0] / "f.npz")
+    flags = [*ROWS, "--resume", "auto"]
+    fault = f"open ????????????????.lock 3 {number.name}"
+    result = run_in("train_own.py", *flags, cwd=tmp_path, status=128 + number, FAULT=fault)
+    if number == SIGTERM:
+        assert "constants chosen; what was done so far is kept; to go on, give the same command again" in result.stderr
+    before = scores(tmp_path)
+    assert len(before) == 2
+    run_in("train_own.py", *flags, cwd=tmp_path)
+    assert scores(tmp_path).items() > before.items()
+    assert distance(weights(tmp_path), weights(table[0], "default")) == 0
+    before = scores(tmp_path)
+    assert "is finished" in run_in("train_own.py", *flags, cwd=tmp_path).stdout
+    assert scores(tmp_path) == before
+
+
+def test_metasaug_that_is_stopped_between_steps_ends_as_if_it_had_not_been(made, run_in, table):
+    folder = table[0]
+    made("steps", *STEPS)  # whose folds are those of the next
+    flags = [*ROWS, *STEPS, "--save_name", "cut", "--resume", "auto"]
+    run_in("train_own.py", *flags, cwd=folder, status=143, STOP_AT="11", STOP_BY="15")
+    assert "going on in epoch 1 after step 3" in run_in("train_own.py", *flags, cwd=folder).stdout
+    assert distance(weights(folder, "cut"), weights(folder, "steps")) == 0
+
+
+@pytest.mark.parametrize("flags", [[], [*STEPS[:-1], "4"]])
+def test_two_processes_make_the_head_of_one(made, start, table, tmp_path, flags):
+    """The folds too, which they share."""
+    name = "steps" if flags else "default"
+    made(name, *(STEPS if flags else []))
+    (tmp_path / "f.npz").symlink_to(table[0] / "f.npz")
+    for status, out, err in together(start, 2, "train_own.py", *ROWS, *flags):
+        assert status == 0, out + err
+    assert distance(weights(tmp_path), weights(table[0], name)) < 1e-6
+    assert constants(tmp_path) == constants(table[0], name)
+
+
+def test_a_transform_is_part_of_the_network_that_is_saved_and_exported(first, run_in, folder):
+    """Photographs through the small network, square roots of its features, a head; the same in ONNX."""
+    flags = [*FLAGS[:9], "--transform", "sqrt", "--save_name", "root"]
+    run_in("train_own.py", *flags, cwd=folder)
+    path = f"{OURS}/root_last.pth.tar"
+    images = [f"photos/{name}/1 ö.png" for name in COUNTS]
+    found = predicted(run_in, folder, *images, "--arch", BACKBONE, "--export", "onnx", path=path)
+    state = saved(folder / path)
+    assert state["transform"] == "sqrt"
+    with torch.no_grad():
+        features = network(5)[:4](torch.stack([prepared(folder / image) for image in found]))
+        logits = features.sqrt() @ state["state_dict"]["4.weight"].T + state["state_dict"]["4.bias"]
+    np.testing.assert_allclose(list(found.values()), logits.softmax(dim=1), atol=1e-5)
+    session = pytest.importorskip("onnxruntime").InferenceSession(folder / path.replace(".pth.tar", ".onnx"))
+    for image, expected in zip(found, logits, strict=True):
+        pixels = np.array(Image.open(folder / image).convert("RGB"))[None]
+        np.testing.assert_allclose(session.run(None, {"pixels": pixels})[0][0], expected, atol=1e-3)

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,17 @@ def test_folders_and_small_classes(tmp_path):
     told = "no class has an image to hold out: add images, lower --num_meta, or leave --select_on heldout out"
     class_folders(tmp_path / "few", (4, 3), meta=1)
     assert wrong(read_sets("custom", tmp_path / "few", 2).lists.sets, 2, -1) == told
+
+
+def test_meta_images_that_stay_are_a_fifth_of_a_class_at_most(tmp_path):
+    class_folders(tmp_path, (16, 6, 2), meta=0)
+    lists = replace(read_sets("custom", tmp_path, 2).lists, draw="share")
+    sets = lists.sets(2, join_meta=True)
+    assert (sets.cls_num_list, of_classes(sets.meta), sets.joined) == ([16, 6, 2], [2, 1, 1], None)
+    assert {*sets.meta.paths} <= {*sets.train.paths}
+    held = lists.sets(2, num_heldout=3)
+    assert (held.cls_num_list, held.meta.paths) == ([14, 5, 2], sets.meta.paths)
+    assert not {*held.heldout.paths} & {*held.meta.paths, *held.train.paths}
+    none = lists.sets(0)
+    assert (none.cls_num_list, len(none.meta)) == ([16, 6, 2], 0)
+    assert replace(lists, draw="take out").sets(2).cls_num_list == [14, 4, 2]  # the control

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from support.image_lists import ALONE
 from support.refusals import wrong
 
+from frozen.backbone import make_head
 from frozen.drawn_sets import Lists, Sets, united
-from frozen.feature_tables import CachedFeatures, PickedRows, feature_scale, scaled_batches
+from frozen.feature_tables import TRANSFORMS, CachedFeatures, PickedRows, feature_scale, scaled_batches
 from frozen.image_lists import ImageList
 
 SEEDS = st.integers(0, 1000)
@@ -33,26 +34,39 @@ def test_rows_are_picked_when_they_are_asked_for(seed, kind):
         assert np.array_equal(picked[at], table[order][at])
 
 
-@given(SEEDS, st.booleans())
-def test_scaled_features_have_mean_zero_and_a_mean_variance_of_one(seed, subtract):
-    """A head that is folded gives for features as they are what it gave for scaled ones."""
+TRANSFORMED = {"unit": lambda z: z / z.square().sum(dim=1, keepdim=True).sqrt(), "sqrt": torch.sqrt}
+
+
+@given(SEEDS, st.booleans(), st.sampled_from(list(TRANSFORMS)))
+def test_scaled_features_have_mean_zero_and_a_mean_variance_of_one(seed, subtract, transform):
+    """All of one that vary with "standard". A folded head gives for features as they are what it gave for scaled ones."""
     table, order = rows_of(seed)
-    scale = feature_scale(PickedRows(table, order), "some rows")
+    table = np.abs(table)
+    table[:, 4] = 7
+    scale = feature_scale(PickedRows(table, order), "some rows", transform)
     z = torch.from_numpy(table[order])
-    expected = z.double() - z.double().mean(dim=0)
-    expected /= expected.square().mean().sqrt()
+    expected = TRANSFORMED.get(transform, torch.clone)(z.double())
+    expected = expected - expected.mean(dim=0)
+    squares = expected.square().mean(dim=0).clamp(min=1e-18)
+    expected /= (squares if transform == "standard" else squares.mean()).sqrt()
     torch.testing.assert_close(scale(z), expected.float(), rtol=1e-4, atol=1e-4)
     head, subtracted = torch.nn.Linear(5, 3), torch.arange(3.0) if subtract else None
-    folded = scale.folded(head, subtracted)
+    whole = make_head(3, 0, 5, "none" if transform == "standard" else transform)
+    whole.load_state_dict(scale.folded(head, subtracted).state_dict())
     logits = head(expected.float()) - (0 if subtracted is None else subtracted)
-    torch.testing.assert_close(folded(z), logits, rtol=1e-4, atol=1e-4)
-    with pytest.raises(AssertionError):  # the control: the head as it was
-        torch.testing.assert_close(head(z), logits, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(whole(z), logits, rtol=1e-4, atol=1e-4)
+    whole.transform = "unit" if transform == "none" else "none"
+    for control in (head, whole)[: 1 + (transform != "standard")]:  # the head as it was, and of other features
+        with pytest.raises(AssertionError):
+            torch.testing.assert_close(control(z), logits, rtol=1e-2, atol=1e-2)
 
 
 def test_features_that_are_all_the_same_and_features_that_are_not_finite():
-    same = PickedRows(np.full((4, 3), 7, np.float32), np.arange(4))
+    same = PickedRows(np.full((4, 3), 0.1, np.float32), np.arange(4))
     assert feature_scale(same, "x").factor == 1
+    for transform in TRANSFORMS:
+        scaled = feature_scale(same, "x", transform)(torch.full((4, 3), 0.1))
+        torch.testing.assert_close(scaled, torch.zeros(4, 3), rtol=0, atol=1e-6)
     large = PickedRows(np.array([[1, np.inf], [1, 2]], np.float16), np.arange(2))
     assert "features of photos are too large" in wrong(feature_scale, large, "photos")
 

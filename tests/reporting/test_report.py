@@ -1,9 +1,11 @@
 """report.py as its users run it: what it prints and writes, names of others letter by letter, flags and mistakes."""
 
 import csv
+import json
 import os
 import re
 import statistics
+from html import unescape
 
 import numpy as np
 import pytest
@@ -242,6 +244,22 @@ def test_a_damaged_file_of_a_run_is_named(refused, tmp_path):
         path = tmp_path / "runs" / f"a{end}"
         path.write_bytes(content or path.read_bytes()[:40])
         assert path.name in refused("report.py", "runs")
+
+
+def test_the_answer_of_a_comparison_is_the_verdict(run, refused, tmp_path):
+    """Letter by letter, and no markup."""
+    for k, name in enumerate("ab"):
+        write_run(tmp_path / "runs", name, lr=(1 + k) / 10)
+    path = tmp_path / "runs" / "answer.json"
+    path.write_text(json.dumps(['Take <i>b</i> & "c".', "Nothing\x1b[31m is better."]), encoding="utf-8")
+    shown = ['Take <i>b</i> & "c".', r"Nothing\x1b[31m is better."]
+    assert run("report.py", "runs", "--out", "out").stdout.splitlines()[:2] == [f"- {sentence}" for sentence in shown]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<i>b" not in page
+    assert [sentence for sentence in shown if sentence not in unescape(page)] == []
+    for damaged in (b'["a"', b'{"a": 1}', b'["\xff"]'):
+        path.write_bytes(damaged)
+        assert "answer.json cannot be read" in refused("report.py", "runs", "--out", "new")
 
 
 def test_several_sets_have_a_part_of_the_page_each(run, tmp_path):

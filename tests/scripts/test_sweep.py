@@ -9,6 +9,7 @@ import statistics
 import pytest
 from support.places import ROOT
 
+from frozen.ways import WAYS
 from harness.signals_and_lock import only_run
 from scripts.trainings import PRESETS, Sweep, read_preset
 
@@ -125,7 +126,7 @@ def test_a_stopped_sweep_is_shared_by_the_commands_that_follow(whole, start, aft
     first = start(*words, "--jobs", "2")
     after_line(first, 4, "begins")
     first.send_signal(signal.SIGTERM)
-    assert first.communicate()[1] == "sweep.py: stopped; to go on, give the same command\n"
+    assert first.communicate()[1] == "sweep.py: stopped; give the same command to resume\n"
     assert first.returncode == 128 + signal.SIGTERM
     both = [start(*words) for _ in range(2)]
     outs = [process.communicate()[0] for process in both]
@@ -200,20 +201,26 @@ COUNTS = {"ablation": (21, 0), "demo": (12, 0), "meta_study": (84, 28), "publish
           "reproduce": (20, 0), "select_lam": (30, 80), "study_short": (66, 0)}  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_preset_lists_its_trainings(path):
-    sweep = Sweep(read_preset(path.stem), ())
+def test_the_presets_are_those_of_networks_and_one_of_heads():
+    assert {path.stem for path in PRESETS.glob("*.toml")} == {*COUNTS, "own"}
+    own = read_preset("own")
+    assert (own.script, list(own.ways)) == ("train_own.py", list(WAYS))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_preset_lists_its_trainings(name):
+    sweep = Sweep(read_preset(name), ())
     sweep.check()
     final = [run for of in sweep.preset.sets for run in sweep.final(of, {})]
     tried = [run for of in sweep.preset.sets for way in sweep.choosing for run in sweep.candidates(of, way)]
-    assert (len(final), len(tried)) == COUNTS[path.stem]
+    assert (len(final), len(tried)) == COUNTS[name]
     assert all((ROOT / run.script).is_file() for run in final)
     assert all(run.flags.select_on == "heldout" for run in tried)
-    if path.stem.startswith("published") or path.stem == "reproduce":
+    if name.startswith("published") or name == "reproduce":
         for run in final:
             loss = run.script.split("_")[1]
             own = f"MetaSAug_{run.flags.dataset}_{loss}_imb{run.flags.imb_factor}"
-            wanted = f"{loss}/{own}" if path.stem.startswith("published") else f"reproduce/{own}_seed42"
+            wanted = f"{loss}/{own}" if name.startswith("published") else f"reproduce/{own}_seed42"
             assert (run.name, run.flags.epochs, run.flags.lam) == (wanted, 200, 0.75)
 
 

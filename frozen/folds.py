@@ -1,0 +1,155 @@
+"""Stratified folds over training rows: how good ways of making a head are, and whether one is measurably better.
+
+Rows of tests are never read here. A way is judged by the accuracy of the rows that were left out, the mean over classes, and
+by their log-loss where accuracies cannot be distinguished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.files import writing
+from harness.record import save_arrays
+from harness.signals_and_lock import HeldError, only_run
+from harness.text import say
+
+FOLDS = 5
+ONE_ERROR = 1.0  # standard errors by which constants must be better than milder ones
+ONE_ROW = 0.25  # squares of rights that are all alike, which of few rows is no certainty
+MEASURABLE = 1.96  # those by which a way must be better than a simpler one: 95 %
+
+
+def fold_numbers(target: np.ndarray, seed: int = 0, folds: int = FOLDS) -> np.ndarray:
+    """Return the fold of each row (N,), −1 for the only row of a class, which is always trained on.
+
+    A class of fewer rows than `folds` has one row in each of as many folds.
+    """
+    generator, found, taken = np.random.default_rng(seed), np.full(len(target), -1), 0
+    for k in range(int(target.max()) + 1):
+        own = generator.permutation(np.flatnonzero(target == k))
+        if len(own) > 1:
+            found[own] = (taken + np.arange(len(own))) % folds
+            taken += len(own)  # so that folds are of equal size
+    return found
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was found of the rows that were left out: labels (M,), whether each was right (M,), its log-loss (M,)."""
+
+    target: np.ndarray
+    right: np.ndarray
+    loss: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy in per cent, the mean over classes."""
+        return 100 * over_classes(self.right, self.target)[0]
+
+    @property
+    def error(self) -> float:
+        """The standard error of `accuracy`, for other rows of the same classes."""
+        return 100 * over_classes(self.right, self.target, ONE_ROW)[1]
+
+    def gain(self, other: Score) -> tuple[float, float]:
+        """Return by how many points the accuracy is above another's, paired by rows, and the standard error of that."""
+        mean, error = over_classes(self.right.astype(float) - other.right, self.target, ONE_ROW)
+        return 100 * mean, 100 * error
+
+    def improves(self, other: Score) -> bool:
+        """Return whether this is better by a standard error: the accuracy or, where it is not worse, the log-loss."""
+        gain, error = self.gain(other)
+        loss, loss_error = over_classes(other.loss - self.loss, self.target)
+        return gain > ONE_ERROR * error or (gain >= 0 and loss > ONE_ERROR * loss_error)
+
+
+def over_classes(values: np.ndarray, target: np.ndarray, least: float = 0.0) -> tuple[float, float]:
+    """Return the mean over classes of the classes' means of values (M,), and its standard error.
+
+    The variance within classes is pooled, as that of a class of two rows says nothing; the sum of squares about the means is
+    taken to be `least` at least.
+    """
+    count = np.bincount(target)
+    seen = count > 0
+    means = np.bincount(target, values)[seen] / count[seen]
+    squares = np.bincount(target, np.square(values))[seen].sum() - (count[seen] * np.square(means)).sum()
+    pooled = max(squares, least) / max(len(target) - len(means), 1)
+    return float(means.mean()), float(np.sqrt(pooled * (1 / count[seen]).sum()) / len(means))
+
+
+def scored(logits: np.ndarray, target: np.ndarray) -> Score:
+    """Return the score of logits (M, C) of rows that were left out."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    own = logits[np.arange(len(target)), target]
+    return Score(target, logits.argmax(axis=1) == target, np.log(np.exp(logits).sum(axis=1)) - own)
+
+
+class ScoreFiles:
+    """Scores in a folder, a file each: what is there is not computed again, and several processes share the work."""
+
+    def __init__(self, folder: Path, about: object) -> None:
+        """`about` is what the scores depend on besides their own key, of plain types."""
+        self.folder, self.about = folder, about
+
+    def path(self, key: object) -> Path:
+        """Return the file of a key, of plain types."""
+        words = json.dumps([self.about, key], sort_keys=True, default=str)
+        return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
+
+    def read(self, key: object) -> Score | None:
+        """Return a score that is there, whole."""
+        return self.read_file(self.path(key))
+
+    @staticmethod
+    def read_file(path: Path) -> Score | None:
+        """Return the score in a file, None if there is none."""
+        with suppress(Exception), open(path, "rb") as file:  # whatever a damaged archive raises
+            kept = np.load(file, allow_pickle=False)
+            return Score(kept["target"], kept["right"], kept["loss"])
+        return None
+
+    def all(
+        self, keys: Sequence[object], compute: Callable[[int], Score], tell: Callable[[str], object] = say,
+        check: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[int, Score]]:  # fmt: skip
+        """Yield index and score of each key, computed where it is not there yet and no other process is at it.
+
+        While others are at what is left, `tell` is called once and `check`, which may raise, again and again.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        left, holder = list(range(len(keys))), ""
+        while left:
+            done = []
+            for i in left:
+                try:
+                    score = self.read(keys[i]) or self.made(self.path(keys[i]), i, compute)
+                except HeldError as held:
+                    holder = holder or held.holder
+                    continue
+                done.append(i)
+                yield i, score
+            left = [i for i in left if i not in done]
+            if left and not done:
+                if holder:
+                    tell(f"waiting for {holder}, which computes the {len(left)} scores that are left")
+                    holder = ""
+                check()
+                time.sleep(0.5)
+
+    def made(self, path: Path, i: int, compute: Callable[[int], Score]) -> Score:
+        """Return a score that is computed now, and kept."""
+        with only_run(path.with_suffix(".lock")):
+            if (there := self.read_file(path)) is not None:  # another process has just made it
+                return there
+            score = compute(i)
+            save_arrays({"target": score.target, "right": score.right, "loss": score.loss}, path)
+            return score

@@ -53,9 +53,11 @@ class ChosenWay:
 def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list[Any]]:
     """Return which values are tried beside the current one: lower numbers downwards and higher ones upwards, or words."""
     if isinstance(current, str):
-        return [[value] for value in values if value != current and (value != "sqrt" or nonnegative)]
-    lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
-    return [lower[::-1], higher]
+        found = [[value for value in values if value != current and (value != "sqrt" or nonnegative)]]
+    else:
+        lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
+        found = [lower[::-1], higher]
+    return [side for side in found if side]
 
 
 def choose_way(found: Sequence[ChosenWay]) -> ChosenWay:
@@ -106,7 +108,8 @@ class Folds:
         best = ChosenWay(name, constants, score)
         for key in (key for key in way.tried if key in open_names):
             for side in sides(way.tried[key], best.constants[key], self.nonnegative):
-                for values in (side[i : i + TRIED_AT_ONCE] for i in range(0, len(side), TRIED_AT_ONCE)):
+                step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
+                for values in (side[i : i + step] for i in range(0, len(side), step)):
                     candidates: list[Constants] = [{**best.constants, key: value} for value in values]
                     before = best
                     for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):

@@ -126,22 +126,22 @@ class ScoreFiles:
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        left, holder = list(range(len(keys))), ""
+        left, holder, told = list(range(len(keys))), "", False
         while left:
             done = []
             for i in left:
                 try:
                     score = self.read(keys[i]) or self.made(self.path(keys[i]), i, compute)
                 except HeldError as held:
-                    holder = holder or held.holder
+                    holder = held.holder
                     continue
                 done.append(i)
                 yield i, score
             left = [i for i in left if i not in done]
             if left and not done:
-                if holder:
-                    tell(f"waiting for {holder}, which computes the {len(left)} scores that are left")
-                    holder = ""
+                if not told:
+                    tell(f"waiting for {holder}, which computes scores that are left")
+                    told = True
                 check()
                 time.sleep(0.5)
 

@@ -24,6 +24,7 @@ from harness.text import say
 FOLDS = 5
 ONE_ERROR = 1.0  # standard errors by which constants must be better than milder ones
 ONE_ROW = 0.25  # squares of rights that are all alike, which of few rows is no certainty
+SECONDS_BETWEEN, TOLD_AFTER = 0.5, 10  # seconds until what others compute is looked for again; looks until that is said
 MEASURABLE = 1.96  # those by which a way must be better than a simpler one: 95 %
 
 
@@ -122,11 +123,11 @@ class ScoreFiles:
     ) -> Iterator[tuple[int, Score]]:  # fmt: skip
         """Yield index and score of each key, computed where it is not there yet and no other process is at it.
 
-        While others are at what is left, `tell` is called once and `check`, which may raise, again and again.
+        While others are at what is left, `check` is called again and again, and may raise, and `tell` once, after a while.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        left, holder, told = list(range(len(keys))), "", False
+        left, holder, waits = list(range(len(keys))), "", 0
         while left:
             done = []
             for i in left:
@@ -139,11 +140,11 @@ class ScoreFiles:
                 yield i, score
             left = [i for i in left if i not in done]
             if left and not done:
-                if not told:
-                    tell(f"waiting for {holder}, which computes scores that are left")
-                    told = True
+                waits += 1
+                if waits == TOLD_AFTER:
+                    tell(f"waiting for {holder}, which computes the scores that are left")
                 check()
-                time.sleep(0.5)
+                time.sleep(SECONDS_BETWEEN)
 
     def made(self, path: Path, i: int, compute: Callable[[int], Score]) -> Score:
         """Return a score that is computed now, and kept."""

@@ -36,7 +36,7 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
     if taken is not baseline:
         over = f"{WAYS[baseline.name].words}, the simplest baseline: {gained(taken, baseline)}"
         alike = [one for one in others if not measurable(taken.score, one.score)]
-        close = f"; not than {', '.join(WAYS[one.name].words for one in alike)}" if alike else ""
+        close = f", but not than {', '.join(WAYS[one.name].words for one in alike)}" if alike else ""
         second = f"It is measurably better than {over}{close}."
     else:
         second = f"Nothing is measurably better; the next, {WAYS[others[0].name].words}, gains {gained(others[0], taken)}."

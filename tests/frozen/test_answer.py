@@ -47,7 +47,7 @@ BETTER = f"It is measurably better than {LOGISTIC}, the simplest baseline: "
         ([50, 60, 80], None, [taken(ISDA, 80), f"{BETTER}{ahead(30)}.", SHOTS.format(80)]),
         ([50, 60, 62], 70.0, [
             taken(LDA, 60, ", 70.0 % on the 7 test images"),
-            f"{BETTER}{ahead(10)}; not than {ISDA}.", SHOTS.format(60),
+            f"{BETTER}{ahead(10)}, but not than {ISDA}.", SHOTS.format(60),
         ]),
     ],
 )  # fmt: skip

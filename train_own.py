@@ -36,7 +36,7 @@ from frozen.head_training import GlobalBatches, Task, head_task, introduction, t
 from frozen.own_flags import OwnFlags, parse_own
 from frozen.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
 from frozen.run_flags import parse_group
-from frozen.ways import begin_head
+from frozen.ways import DEFAULT_WAY, RECIPE, begin_head
 from harness.checkpoint import BACKBONE
 from harness.errors import run_main
 from harness.process_group import Group, process_group
@@ -101,6 +101,8 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
             steps=lambda _: task.steps, saved=saved, cost=partial(step_cost, flags),
         )  # fmt: skip
         run.say(*introduction(flags, task, group, source.subject(flags)))
+        if flags.way == RECIPE and not flags.finetune:
+            run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         batches: GlobalBatches[Any]
         if isinstance(task, NetworkTask):
             assert isinstance(source, ImageSource)

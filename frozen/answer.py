@@ -29,7 +29,9 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
     by_folds = f"{taken.reached} by {FOLDS} folds over the training images"
     first = f"Take {WAYS[taken.name].words}: {by_folds}{test} (means over classes)."
     others = sorted((one for one in found if one is not taken), key=lambda one: -one.score.accuracy)
+    single = sum(count == 1 for count in cls_num_list)
     shots = ", ".join(f"{shot}-shot {accuracy:.1f} %" for shot, accuracy in by_shot(taken, cls_num_list).items())
+    shots += f"; {single} with a single image are not judged by the folds" if single else ""
     if not others:
         return [first, f"Classes by their training images: {shots}."]
     gain, error = others[0].score.gain(taken.score)
@@ -43,7 +45,7 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
     more = []
     if taken is baseline and gain >= 0.05:
         times = math.ceil((MEASURABLE * error / gain) ** 2)
-        more = [f"About {times} times as many images would settle whether those {gain:.1f} points are chance."]
+        more = [f"About {times} times as many images would be needed to tell whether those {gain:.1f} points are chance."]
     return [first, second, f"Classes by their training images: {shots}.", *more]
 
 

@@ -191,5 +191,5 @@ def open_folds(
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
         raise UserError("no class has two training images, so folds cannot choose constants: give all, see --way")
-    about = [trained.digest(), trained.content, source.digests().get("backbone weights")]
+    about = [trained.digest(), trained.content, source.digests().get("backbone weights"), source.facts()]
     return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)

@@ -269,9 +269,15 @@ def of_way(values: Mapping[str, Any], given: set[str]) -> dict[str, object]:
     """Return the flags that follow from --way, or from its absence."""
     steps = [name for name in OF_STEPS if name in given]
     name = values["way"] or (RECIPE if steps else DEFAULT_WAY)
+    regularised = name != RECIPE and "C" in constants_of(name)
+    if "weight_decay" in given and (regularised or "C" in given):
+        raise UserError(f"--weight-decay and --C say the same: leave one out, and with --way {name} the first")
     if name == RECIPE:
         return {"way": name, "transform": values["transform"] or "none", "by_folds": ""}
     way, constants = WAYS[name], constants_of(name)
+    for flag in (flag for flag in ("stage2", "balance", "meta_update") if flag in given and flag in way.flags):
+        if values[flag] != way.flags[flag]:
+            raise UserError(f"--{flag} {values[flag]} does not go with --way {name}: leave it out, or take --way {RECIPE}")
     idle = [flag for flag in steps if way.fit is not None and flag not in constants]
     idle += [flag for flag in ("C", "transform") if flag in given and flag not in constants]
     if idle or "finetune" in given:

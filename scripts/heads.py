@@ -142,9 +142,10 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     lines = answer(ways, sets.stage2_counts, tested(one, taken.name), len(sets.test))
     constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]
     command = shlex.join(["python3", "train_own.py", *one.words, "--way", taken.name, *constants])
+    lines.append(f"To train it: {command}")
     write_answer(folder, lines)
     write_group_names(folder, {way: WAYS[way].words for way in one.ways})
     report = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / REPORT), "--force"]
     status = subprocess.run(report, check=False).returncode  # it has said what was wrong
-    say("", *lines, f"To train it: {command}")
+    say("", *lines)
     sys.exit(status)

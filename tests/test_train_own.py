@@ -100,6 +100,14 @@ def test_features_are_computed_once_for_all_ways_of_training(first, train, folde
     assert len(list(folder.joinpath("feature_cache").glob("augmented_[01]_*.f16"))) == 2
 
 
+def test_scores_of_images_that_are_prepared_otherwise_are_others(run, tmp_path):
+    write_photos(tmp_path)
+    for size in ("32", "32", "40"):
+        run("train_own.py", *FLAGS[:4], "--image_size", size, *FLAGS[6:9], "--way", "nearest_mean", "--save_name", f"of{size}")
+        scores = len(list(tmp_path.joinpath(OURS, "folds").glob("*.npz")))
+        assert scores == {"32": 4, "40": 8}[size]  # as they are, and three transforms
+
+
 def test_lists_that_were_drawn_can_be_given_again(first, train, folder):
     lists = ["--train_list", f"{OURS}/head_train.txt", "--val_list", f"{OURS}/head_val.txt"]
     train("--save_name", "listed", *lists)
@@ -236,6 +244,9 @@ def test_images_and_the_file_of_their_features_give_the_same_head(first, run_in,
         (["--features", "f.npz", "--way", "best"], "--way: invalid choice: 'best'"),
         (["--features", "f.npz", "--way", "logistic", "--lr", "0.1"], "--lr has no effect with --way logistic"),
         (["--features", "f.npz", "--way", "lda", "--C", "1"], "--C has no effect with --way lda"),
+        (["--features", "f.npz", "--way", "metasaug", "--stage2", "isda"], "--stage2 isda does not go with --way"),
+        (["--features", "f.npz", "--way", "metasaug", "--balance", "none"], "--balance none does not go with"),
+        (["--features", "f.npz", "--way", "metasaug", "--wd", "0.1"], "--weight-decay and --C say the same"),
         (["--data_root", "photos", "--way", "metasaug", "--finetune"], "--finetune has no effect with --way metasaug"),
         (["--features", "f.npz", "--C", "0"], "--C 0.0 makes no sense: it must be a number above 0"),
         (["--features", "f.npz", "--C", "nan"], "--C nan makes no sense"),

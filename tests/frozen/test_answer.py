@@ -39,7 +39,7 @@ BETTER = f"It is measurably better than {LOGISTIC}, the simplest baseline: "
         ([50], 61.26, [taken(LOGISTIC, 50, ", 61.3 % on the 7 test images"), SHOTS.format(50)]),
         ([50, 40, 51], None, [
             taken(LOGISTIC, 50), f"Nothing is measurably better; the next, {ISDA}, gains {ahead(1)}.", SHOTS.format(50),
-            f"About {TIMES} times as many images would settle whether those 1.0 points are chance.",
+            f"About {TIMES} times as many images would be needed to tell whether those 1.0 points are chance.",
         ]),
         ([50, 40, 48], None, [
             taken(LOGISTIC, 50), f"Nothing is measurably better; the next, {ISDA}, gains {ahead(-2)}.", SHOTS.format(50),

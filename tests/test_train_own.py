@@ -103,7 +103,8 @@ def test_features_are_computed_once_for_all_ways_of_training(first, train, folde
 def test_scores_of_images_that_are_prepared_otherwise_are_others(run, tmp_path):
     write_photos(tmp_path)
     for size in ("32", "32", "40"):
-        run("train_own.py", *FLAGS[:4], "--image_size", size, *FLAGS[6:9], "--way", "nearest_mean", "--save_name", f"of{size}")
+        flags = [*FLAGS[:4], "--image_size", size, *FLAGS[6:9], "--way", "nearest_mean", "--save_name", f"of{size}"]
+        run("train_own.py", *flags)
         scores = len(list(tmp_path.joinpath(OURS, "folds").glob("*.npz")))
         assert scores == {"32": 4, "40": 8}[size]  # as they are, and three transforms
 

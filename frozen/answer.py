@@ -10,7 +10,7 @@ import numpy as np
 from frozen.choosing import ChosenWay, choose_way, measurable
 from frozen.folds import FOLDS, MEASURABLE
 from frozen.ways import WAYS
-from harness.metrics import SHOTS, shot_of
+from harness.metrics import per_shot
 
 
 def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: float | None, images: int) -> list[str]:
@@ -59,6 +59,5 @@ def by_shot(one: ChosenWay, cls_num_list: Sequence[int]) -> dict[str, float]:
     """Return the accuracy of the shot groups in per cent, the mean over their classes."""
     count = np.bincount(one.score.target, minlength=len(cls_num_list))
     right = np.bincount(one.score.target, one.score.right, len(cls_num_list))
-    groups = np.array([shot_of(n) for n in cls_num_list])
-    chosen = {shot: (groups == shot) & (count > 0) for shot in SHOTS}
-    return {shot: 100 * float((right[k] / count[k]).mean()) for shot, k in chosen.items() if k.any()}
+    judged = np.where(count > 0, 100 * right / np.maximum(count, 1), np.nan)
+    return {shot: value for shot, value in per_shot(judged.tolist(), cls_num_list).items() if not math.isnan(value)}

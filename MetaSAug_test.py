@@ -31,9 +31,9 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
 from harness.text import printable, say
 from harness.training_flags import parse_test, tested_set
+from inference.exports import ENDINGS, export
+from inference.trained import FromPixels, restored
 from loss import logit_adjustment
-from reporting.exports import ENDINGS, export
-from reporting.trained import FromPixels, restored
 
 COMPARED = 64  # images that an exported network is checked on
 

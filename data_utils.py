@@ -51,9 +51,7 @@ def get_img_num_per_cls(dataset: str, imb_factor: float | None = None, num_meta:
     return long_tailed_counts((total - num_meta) // cls_num, cls_num, 1.0 if imb_factor is None else imb_factor)
 
 
-def split_meta(
-    targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def split_meta(targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending.
 
     A class of `num_meta` images or fewer has all that are drawn in both, see `shared_note`. At most one of `share` images of

@@ -309,9 +309,7 @@ def augmentation_note(head: nn.Linear, estimator: EstimatorCV, lam_t: float) -> 
     return [] if share is None else [f"augmentation: on average {100 * share:.3g} {told}"]
 
 
-def moved_note(
-    traces_of: Mapping[str, list[float]], lam_t: float, step_size: float, flag: str = "--meta_lr"
-) -> list[str]:
+def moved_note(traces_of: Mapping[str, list[float]], lam_t: float, step_size: float, flag: str = "--meta_lr") -> list[str]:
     """Return a line if meta steps moved the covariances by less than LITTLE of their traces (see `covariance_traces`).
 
     `step_size` is that of the rule for Σ̂, and `flag` where it is set.

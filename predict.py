@@ -32,8 +32,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from frozen.feature_files import FeatureTable, read_features
-from frozen.large_sets import LARGE_SETS
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import no_answers
@@ -43,10 +41,12 @@ from harness.image_files import LISTED, OTHER_FORMAT, counted, files_below, numb
 from harness.image_sets import read_or_fault
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
-from reporting.class_priors import prior_shift
-from reporting.classifier_exports import export_classifier, exported_file
-from reporting.classifiers import Classifier, ReadImage, classifier
-from reporting.exports import ENDINGS
+from heads.feature_files import FeatureTable, read_features
+from heads.large_sets import LARGE_SETS
+from inference.class_priors import prior_shift
+from inference.classifier_exports import export_classifier, exported_file
+from inference.classifiers import Classifier, ReadImage, classifier
+from inference.exports import ENDINGS
 
 
 def main() -> None:

@@ -27,20 +27,20 @@ from typing import Any
 
 import torch
 
-from frozen.backbone import make_head
-from frozen.choosing import features_of, open_folds
-from frozen.feature_tables import FeatureScale, scaled_batches
-from frozen.finetune_training import NetworkTask, micro_batches, network_notes, network_task, step_cost
-from frozen.folds import FOLDS
-from frozen.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
-from frozen.own_flags import OwnFlags, parse_own
-from frozen.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
-from frozen.run_flags import parse_group
-from frozen.ways import DEFAULT_WAY, RECIPE, begin_head
 from harness.checkpoint import BACKBONE
 from harness.errors import run_main
 from harness.process_group import Group, process_group
 from harness.run import Run
+from heads.backbone import make_head
+from heads.choosing import features_of, open_folds
+from heads.feature_tables import FeatureScale, scaled_batches
+from heads.finetune_training import NetworkTask, micro_batches, network_notes, network_task, step_cost
+from heads.folds import FOLDS
+from heads.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
+from heads.own_flags import OwnFlags, parse_own
+from heads.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
+from heads.run_flags import parse_group
+from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
 
 def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
@@ -68,7 +68,7 @@ def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group
 
 
 def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool = True) -> None:
-    """Make a head at once or by steps, or train all of a network; see `frozen.ways` and `frozen.head_training`.
+    """Make a head at once or by steps, or train all of a network; see `heads.ways` and `heads.head_training`.
 
     `read` reads what is trained on. With `whole` the checkpoints hold the whole network, else the head alone.
     """

@@ -9,15 +9,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from covariance_rules import RULES
-from frozen.large_sets import LARGE_SETS, NUM_META
-from frozen.run_flags import (
-    FrozenFlags,
-    add_group_flags,
-    add_test_batch_flags,
-    add_val_fraction_flags,
-    check_lists_stay,
-    check_workers,
-)
 from harness.errors import UserError
 from harness.flags import (
     Parser,
@@ -29,6 +20,15 @@ from harness.flags import (
     check_logit_adjust,
     check_sizes,
     require,
+)
+from heads.large_sets import LARGE_SETS, NUM_META
+from heads.run_flags import (
+    FrozenFlags,
+    add_group_flags,
+    add_test_batch_flags,
+    add_val_fraction_flags,
+    check_lists_stay,
+    check_workers,
 )
 from meta_step import STAGE2
 
@@ -148,4 +148,3 @@ def parse_test(description: str, argv: Sequence[str] | None = None) -> argparse.
 def shared_facts(args: argparse.Namespace) -> dict[str, object]:
     """Return the flags of test.py by name, without those that may differ from process to process."""
     return {f"--{name}": value for name, value in vars(args).items() if name not in ("gpu", "local_rank")}
-

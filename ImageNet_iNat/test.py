@@ -25,13 +25,6 @@ if __name__ == "__main__":
 from torch import Tensor, nn
 
 import head_flags
-from frozen.backbone import FEATURES, fingerprint, load_network, read_weights
-from frozen.features import extractor, in_order, plain_images
-from frozen.image_check import check_tested
-from frozen.image_lists import ImageList
-from frozen.large_sets import LARGE_SETS, read_test, training_counts
-from frozen.run_flags import parse_group
-from frozen.transforms import preparation_of
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_is_table, check_output, replacing
@@ -39,6 +32,13 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
+from heads.backbone import FEATURES, fingerprint, load_network, read_weights
+from heads.features import extractor, in_order, plain_images
+from heads.image_check import check_tested
+from heads.image_lists import ImageList
+from heads.large_sets import LARGE_SETS, read_test, training_counts
+from heads.run_flags import parse_group
+from heads.transforms import preparation_of
 from loss import logit_adjustment
 
 HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the table of classes

@@ -29,20 +29,20 @@ import torch
 from torch import nn
 
 import head_flags
-from frozen.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
-from frozen.drawn_sets import Sets
-from frozen.feature_cache import cached_features
-from frozen.feature_tables import CachedFeatures
-from frozen.features import LiveFeatures, extractor
-from frozen.head_training import head_task, introduction, train_epochs
-from frozen.image_check import check_readable, readable_sets
-from frozen.large_sets import read_lists
-from frozen.run_flags import parse_group
-from frozen.transforms import preparation_of
 from harness.errors import run_main
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
+from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from heads.drawn_sets import Sets
+from heads.feature_cache import cached_features
+from heads.feature_tables import CachedFeatures
+from heads.features import LiveFeatures, extractor
+from heads.head_training import head_task, introduction, train_epochs
+from heads.image_check import check_readable, readable_sets
+from heads.large_sets import read_lists
+from heads.run_flags import parse_group
+from heads.transforms import preparation_of
 
 
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:

@@ -28,15 +28,15 @@ from torchvision.datasets import ImageFolder
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_rows
-from frozen.feature_cache import FeatureCache
-from frozen.features import ImageFeatures, extractor, plain_images
-from frozen.image_lists import read_tree
-from frozen.networks import without_head
-from frozen.transforms import ImageFlags, transforms
-from frozen.whole_networks import made
 from harness.errors import run_main
 from harness.flags import Parser, require
 from harness.process_group import Group
+from heads.feature_cache import FeatureCache
+from heads.features import ImageFeatures, extractor, plain_images
+from heads.image_lists import read_tree
+from heads.networks import without_head
+from heads.transforms import ImageFlags, transforms
+from heads.whole_networks import made
 
 BATCH, WORKERS, CLASSES = 100, 2, 4
 

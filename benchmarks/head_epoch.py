@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 from benchmarks.common import in_fresh_process, peak_mb, write_rows
-from frozen.feature_tables import CachedFeatures
-from frozen.head_step import head_step
 from harness.errors import run_main
 from harness.flags import Parser, require
 from harness.process_group import Group
 from harness.progress import Meter, StepFigures, progress
+from heads.feature_tables import CachedFeatures
+from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
 from meta_step import plain_step
 from passes import Passes

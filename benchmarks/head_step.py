@@ -43,7 +43,7 @@ def make_step(version: str, classes: int, batch: int, size: int) -> Callable[[],
 
         published = PublishedHead(head.weight.detach(), head.bias.detach(), counts, LR, META_LR)
         return lambda: published.step(*batches[0], *batches[1], lam_t=LAM_T)
-    from frozen.head_step import head_step
+    from heads.head_step import head_step
     from loss import EstimatorCV, MetaSAugCE
 
     criterion, estimator = MetaSAugCE(counts), EstimatorCV(size, classes, diagonal=True)

@@ -169,9 +169,7 @@ class Record:
         if self.last and self.log.lacking:
             say(f"note: {self.log.path} is damaged or was removed: it lacks {self.log.lacking} epochs")
 
-    def _mend(
-        self, epoch: int, binding: Mapping[str, Any], remade: Callable[[Record], dict[str, Any]] | None
-    ) -> None:
+    def _mend(self, epoch: int, binding: Mapping[str, Any], remade: Callable[[Record], dict[str, Any]] | None) -> None:
         """See that files of earlier epochs are there and whole; say what is done about those that are not."""
         path, best = self.paths["ckpt"], self.best["epoch"]
         lines = set_damaged_aside(self.paths["stage1"])

@@ -124,8 +124,11 @@ def finished_faults(folder: Path, name: str, summary: Mapping[str, Any], binding
     """Return what is wrong with the checkpoints and predictions that a finished run's summary speaks of."""
     paths, predictions = checkpoint_paths(folder, name), prediction_paths(folder, name)
     faults = [fault_of(paths[kind], summary[which], binding, kind == "ckpt") for kind, which in OUTCOME_OF.items()]
-    faults += [f"{predictions[kind]} is damaged" for kind, which in OUTCOME_OF.items()
-               if os.path.isfile(predictions[kind]) and not predictions_fit(predictions[kind], summary[which]["acc1"])]
+    faults += [
+        f"{predictions[kind]} is damaged"
+        for kind, which in OUTCOME_OF.items()
+        if os.path.isfile(predictions[kind]) and not predictions_fit(predictions[kind], summary[which]["acc1"])
+    ]
     return [fault for fault in faults if fault]
 
 

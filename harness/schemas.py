@@ -119,7 +119,7 @@ class OptimizerState(msgspec.Struct):
 
 
 class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):
-    """What a checkpoint says of the backbone of its head, see `frozen.networks.Backbone`."""
+    """What a checkpoint says of the backbone of its head, see `heads.networks.Backbone`."""
 
     name: Name
     image_size: Annotated[int, Meta(ge=1, le=4096)]

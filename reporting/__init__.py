@@ -1,1 +1,1 @@
-"""What looks at finished runs: tables, plots, the choice of settings, trained networks and their exports."""
+"""What looks at finished runs: tables, charts, verdicts, the page."""

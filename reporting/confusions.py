@@ -76,6 +76,4 @@ def count_of(runs: Sequence[FinishedRun], pairs: Sequence[ClassPair]) -> list[fl
     tested = [run.tested for run in runs if run.tested is not None]
     if not tested:
         return None
-    return [
-        sum(int(((t == pair.true) & (p == pair.predicted)).sum()) for t, p, _ in tested) / len(tested) for pair in pairs
-    ]
+    return [sum(int(((t == pair.true) & (p == pair.predicted)).sum()) for t, p, _ in tested) / len(tested) for pair in pairs]

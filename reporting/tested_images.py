@@ -21,8 +21,6 @@ import numpy as np
 from PIL import Image
 
 from data_utils import build_dataset
-from frozen.image_lists import ImageList, read_list, read_tree
-from frozen.large_sets import NUM_META, read_test
 from harness.errors import UserError
 from harness.flags import UNSAID
 from harness.image_files import class_folders, decode, files_below
@@ -30,6 +28,8 @@ from harness.image_formats import readable_endings
 from harness.image_sets import PUBLISHED_FOLDERS, ImageSet, read_cifar, read_digits
 from harness.run_files import list_paths
 from harness.text import printable
+from heads.image_lists import ImageList, read_list, read_tree
+from heads.large_sets import NUM_META, read_test
 from reporting.finished_runs import FinishedRun
 from reporting.run_contents import SUMMARY
 

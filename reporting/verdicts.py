@@ -75,5 +75,3 @@ def judge(title: str, groups: Groups, baseline: str | None = None) -> Verdict:
     told += class_sentences(groups, best, reference, change)
     told += method_sentences([*main.first_minus.values(), *looked_at])
     return Verdict(told, best, reference, beyond, gained.tolist(), lost.tolist(), same.tolist())
-
-

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
+
     prepare_process("msgspec", "tqdm")
 
 import msgspec
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, more = parser().parse_known_args(argv)
     preset = read_preset(args.preset, args.sets, jobs=args.jobs, seeds=args.seeds, workdir=args.workdir)
     if preset.script == HEADS:
-        from scripts.heads import compare_heads  # loaded where it is needed, as it takes long
+        from scripts.own_comparison import compare_heads  # loaded where it is needed, as it takes long
 
         for name in ("jobs", "seeds", "sets"):
             if getattr(args, name) is not None:

@@ -158,9 +158,7 @@ class Sweep:
         choose = self.preset.ways[way].choose
         return [dict(zip(choose, map(str, values), strict=True)) for values in product(*choose.values())]
 
-    def training(
-        self, of: str, way: str, seed: int, chosen: Mapping[str, Constants], choosing: bool = False
-    ) -> Training:
+    def training(self, of: str, way: str, seed: int, chosen: Mapping[str, Constants], choosing: bool = False) -> Training:
         """Return the training of a set, a way and a seed.
 
         `chosen` has constants of ways; of others the first count. `choosing`: with images held out, beside the other runs.

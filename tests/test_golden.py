@@ -10,7 +10,7 @@ import torch
 from support.golden import GOLDEN, RTOL, Head, assert_close, batch, figures, load_weights
 
 import data_utils
-from frozen.head_step import head_step
+from heads.head_step import head_step
 from loss import EstimatorCV, SemanticLoss, class_balanced_weights, ldam_margins
 from meta_step import meta_step
 from resnet import build_model

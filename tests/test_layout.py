@@ -12,21 +12,22 @@ from support.places import ROOT
 
 METHOD = {
     *("resnet", "meta_layers", "loss", "covariance_rules", "meta_gradient", "meta_step", "passes", "tangents"),
-    "frozen.head_step",
+    "heads.head_step",
 }
 MAY_IMPORT = {  # groups of modules; "root" are its scripts and commands
     "method": {"method"},
     "harness": {"harness"},
     "data_utils": {"harness"},
-    "reporting": {"reporting", "frozen", "harness", "method", "data_utils"},
-    "frozen": {"frozen", "harness", "method", "data_utils"},
-    "root": {"root", "reporting", "frozen", "harness", "method", "data_utils"},
-    "ImageNet_iNat": {"ImageNet_iNat", "frozen", "harness", "method", "data_utils"},
+    "heads": {"heads", "harness", "method", "data_utils"},
+    "inference": {"inference", "heads", "harness", "method", "data_utils"},
+    "reporting": {"reporting", "heads", "harness", "method", "data_utils"},
+    "root": {"root", "inference", "reporting", "heads", "harness", "method", "data_utils"},
+    "ImageNet_iNat": {"ImageNet_iNat", "heads", "harness", "method", "data_utils"},
 }
 SAME_ROLE = {  # of two sets of scripts
     *("main", "train", "must_agree", "parse_training", "parse_test", "training_parser", "testing_parser"),
 }
-PACKAGES = ("harness", "reporting", "frozen")
+PACKAGES = ("harness", "heads", "inference", "reporting")
 FOLDERS = ("", *PACKAGES, "ImageNet_iNat", "ImageNet_iNat/data")
 PATHS = {  # by the name that a file is imported by
     ".".join([*([folder] if folder in PACKAGES else []), path.stem]).removesuffix(".__init__"): path
@@ -105,7 +106,7 @@ def test_imports_follow_the_plan(name):
     ("name", "source", "seen"),
     [
         ("loss", "def f():\n    from harness.errors import UserError", ["harness.errors"]),
-        ("frozen.head_step", "from harness import errors\nimport loss", ["harness.errors"]),
+        ("heads.head_step", "from harness import errors\nimport loss", ["harness.errors"]),
         ("passes", "import reporting.charts", ["reporting.charts"]),
         ("harness.run", "from meta_step import meta_step\nimport data_utils", ["meta_step", "data_utils"]),
         ("harness.flags", "from reporting import charts\nfrom head_flags import x", ["reporting.charts", "head_flags"]),

@@ -12,8 +12,8 @@ from support.refusals import wrong
 
 from harness.evaluation import adjustment_notes, prior_counts
 from harness.image_sets import read_images
+from inference.trained import FromPixels, restored
 from loss import logit_adjustment
-from reporting.trained import FromPixels, restored
 
 DIGITS = ["--dataset", "digits", "--imb_factor", "0.1", "--batch-size", "64", "--no-cuda", "--arch", "tiny_networks:logits"]
 TINY = ["--arch", "tiny_networks:logits", "--no-cuda"]

@@ -16,7 +16,7 @@ from support.ranks import together
 from support.runs import differences, saved_state
 from torch.nn import functional as F
 
-from frozen.features import meta_indices, train_indices
+from heads.features import meta_indices, train_indices
 from loss import class_balanced_weights
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))

@@ -13,8 +13,8 @@ from support.places import ROOT
 from support.ranks import places, together
 from support.refusals import wrong
 
-from frozen.run_flags import parse_group
 from head_flags import parse_test, parse_training
+from heads.run_flags import parse_group
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
 FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--data_root", "my"]

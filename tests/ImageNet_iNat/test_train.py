@@ -17,9 +17,9 @@ from support.places import ROOT
 from support.ranks import places
 from support.slow_head_step import slow_step
 
-from frozen.backbone import make_head
-from frozen.features import meta_indices, train_indices
 from head_flags import PRETRAINED, parse_training
+from heads.backbone import make_head
+from heads.features import meta_indices, train_indices
 from loss import EstimatorCV, MetaSAugCE
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
@@ -33,7 +33,7 @@ WHOLE = {"RESNET50": "whole"}  # not that of support/slim_resnet.py
 
 def copy_project(folder):
     """The project's code where a test may write lists and models into it."""
-    for pattern in ("*.py", "harness/*.py", "frozen/*.py", "scripts/*.sh", "ImageNet_iNat/**/*.py", "ImageNet_iNat/**/*.sh"):
+    for pattern in ("*.py", "harness/*.py", "heads/*.py", "scripts/*.sh", "ImageNet_iNat/**/*.py", "ImageNet_iNat/**/*.sh"):
         for path in ROOT.glob(pattern):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from support.data import crt_checkpoint, write_image
 from support.places import ROOT
 from support.runs import saved_state
 
-from frozen.drawn_sets import drawn_for_tests
-from frozen.large_sets import read_lists
 from harness.errors import UserError
+from heads.drawn_sets import drawn_for_tests
+from heads.large_sets import read_lists
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
 COUNTS = {"b Ä": 9, "c": 4, "d": 2, "e": 1}
@@ -74,9 +74,7 @@ def test_a_run_on_drawn_images_and_on_the_lists_that_it_wrote(train, run_in, ref
     assert files == {str(path.relative_to(root / "photos")) for path in (root / "photos").rglob("*.png")}
     train("listed", "--train_list", lists[0], "--val_list", lists[1])
     train("other", "--val_fraction", "0.3", "--val_seed", "1")
-    drawn, again, other = (
-        saved_state(root / OURS, name=name)["resume"]["binding"] for name in ("drawn", "listed", "other")
-    )
+    drawn, again, other = (saved_state(root / OURS, name=name)["resume"]["binding"] for name in ("drawn", "listed", "other"))
     for part in ("train list", "meta list", "test list"):
         assert drawn[part] == again[part]
         assert part == "meta list" or drawn[part] != other[part]

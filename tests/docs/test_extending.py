@@ -13,7 +13,7 @@ SECTIONS = re.findall(r"^## ([^\n]+)\n(.*?)```diff\n(.*?)^```\n\n```\n(.*?)^```"
 
 
 def copy_of_the_project(folder):
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("harness/*.py"), *ROOT.glob("reporting/*.py"), *ROOT.glob("frozen/*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("harness/*.py"), *ROOT.glob("reporting/*.py"), *ROOT.glob("heads/*.py")]:
         (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         shutil.copy(path, folder / path.relative_to(ROOT))
 

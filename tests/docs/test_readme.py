@@ -14,8 +14,8 @@ import head_flags
 import predict
 import report
 from covariance_rules import RULES
-from frozen.own_flags import own_parser, parse_own
 from harness import training_flags
+from heads.own_flags import own_parser, parse_own
 from meta_step import STAGE2
 
 README = (ROOT / "README.md").read_text()

@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 from support.own import network
 from support.places import ROOT
 
-from frozen.transforms import Preparation, transforms
-from reporting.exports import ENDINGS, export
-from reporting.photographs import FromPhotographs
+from heads.transforms import Preparation, transforms
+from inference.exports import ENDINGS, export
+from inference.photographs import FromPhotographs
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8"), re.M | re.S)
 NAMES = ["Häher", "cat", "dog", "owl", "two words"]

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from harness import process_group
 from harness.errors import UserError, run_main
-from frozen.head_step import head_step
+from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
 from support.runs import end_epoch, small_run, take_step
 

@@ -20,10 +20,10 @@ from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
 from harness.files import previous
 from harness.weights import mismatch, oddity
+from inference.trained import restored
 from loss import EstimatorCV
 from reporting.finished_runs import grouped, long_table, read_runs
 from reporting.page_contents import make_section
-from reporting.trained import restored
 from resnet import build_model
 
 

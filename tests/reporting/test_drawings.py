@@ -152,7 +152,7 @@ def test_a_confusion_matrix_is_white_without_images_and_nearly_so_with_few():
     assert "tick" not in re.findall(r"role-axis-(\w+)", svg)
     cells = re.findall(r"rgb\((\d+), (\d+), (\d+)\)", svg.split("role-legend")[0])
     assert [min(map(int, cell)) > 245 for cell in cells] == [False, True, False]
-    assert 'role-axis-tick' in picture(chart, 330)  # the control
+    assert "role-axis-tick" in picture(chart, 330)  # the control
 
 
 def linear(colour):

@@ -25,7 +25,7 @@ def printed(text):
     """What LaTeX prints; a letter with a meaning of its own that stands alone is refused."""
     found = []
     for token in TOKEN.findall(text):
-        assert token in PRINTED or token not in "\\_&%$#{}~^`<>|\"[]*", token
+        assert token in PRINTED or token not in '\\_&%$#{}~^`<>|"[]*', token
         found.append(PRINTED.get(token, token))
     return "".join(found)
 

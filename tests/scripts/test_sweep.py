@@ -9,8 +9,8 @@ import statistics
 import pytest
 from support.places import ROOT
 
-from frozen.ways import WAYS
 from harness.signals_and_lock import only_run
+from heads.ways import WAYS
 from scripts.trainings import PRESETS, Sweep, read_preset
 
 SWEEP, RUNS = "scripts/sweep.py", "checkpoint/ours/tiny"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from frozen.folds import Score
+from heads.folds import Score
 
 
 def level(right):

@@ -1,0 +1,63 @@
+"""What a comparison of ways says: which to take, and how sure that is, in at most four sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.metrics import per_shot
+from heads.choosing import ChosenWay, choose_way, measurable
+from heads.folds import FOLDS, MEASURABLE
+from heads.ways import WAYS
+
+
+def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: float | None, images: int) -> list[str]:
+    """Return the sentences.
+
+    Parameters
+    ----------
+    found:
+        The ways at their constants, from the simplest on, the first being the baseline.
+    tested, images:
+        The accuracy of the way to take on the test images, in per cent, the mean over classes, and how many there are; None
+        where its head is not trained yet.
+    """
+    taken, baseline = choose_way(found), found[0]
+    test = "" if tested is None else f", {tested:.1f} % on the {images} test images"
+    by_folds = f"{taken.reached} by {FOLDS} folds over the training images"
+    first = f"Take {WAYS[taken.name].words}: {by_folds}{test} (means over classes)."
+    others = sorted((one for one in found if one is not taken), key=lambda one: -one.score.accuracy)
+    single = sum(count == 1 for count in cls_num_list)
+    shots = ", ".join(f"{shot}-shot {accuracy:.1f} %" for shot, accuracy in by_shot(taken, cls_num_list).items())
+    shots += f"; {single} with a single image are not judged by the folds" if single else ""
+    if not others:
+        return [first, f"Classes by their training images: {shots}."]
+    gain, error = others[0].score.gain(taken.score)
+    if taken is not baseline:
+        over = f"{WAYS[baseline.name].words}, the simplest baseline: {gained(taken, baseline)}"
+        alike = [one for one in others if not measurable(taken.score, one.score)]
+        close = f", but not than {', '.join(WAYS[one.name].words for one in alike)}" if alike else ""
+        second = f"It is measurably better than {over}{close}."
+    else:
+        second = f"Nothing is measurably better; the next, {WAYS[others[0].name].words}, gains {gained(others[0], taken)}."
+    more = []
+    if taken is baseline and gain >= 0.05:
+        times = math.ceil((MEASURABLE * error / gain) ** 2)
+        more = [f"About {times} times as many images would be needed to tell whether those {gain:.1f} points are chance."]
+    return [first, second, f"Classes by their training images: {shots}.", *more]
+
+
+def gained(one: ChosenWay, other: ChosenWay) -> str:
+    """Return by how much a way is above another, with half the 95 % interval."""
+    gain, error = one.score.gain(other.score)
+    return f"{round(gain, 1) + 0.0:+.1f} ± {MEASURABLE * error:.1f} points".replace("-", "−")
+
+
+def by_shot(one: ChosenWay, cls_num_list: Sequence[int]) -> dict[str, float]:
+    """Return the accuracy of the shot groups in per cent, the mean over their classes."""
+    count = np.bincount(one.score.target, minlength=len(cls_num_list))
+    right = np.bincount(one.score.target, one.score.right, len(cls_num_list))
+    judged = np.where(count > 0, 100 * right / np.maximum(count, 1), np.nan)
+    return {shot: value for shot, value in per_shot(judged.tolist(), cls_num_list).items() if not math.isnan(value)}

@@ -1,0 +1,195 @@
+"""Constants of a way, and the way itself, chosen by folds over the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from operator import gt, lt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_utils import HELDOUT_SHARE, split_meta
+from harness.errors import UserError
+from harness.process_group import Group
+from harness.progress import progress
+from harness.text import say
+from heads.backbone import make_head
+from heads.drawn_sets import Sets, class_counts
+from heads.feature_tables import CachedFeatures, FeatureScale, Rows, feature_scale, float64_blocks
+from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
+from heads.head_training import head_task, take_step
+from heads.own_flags import OwnFlags
+from heads.own_sources import Source
+from heads.ways import WAYS, Constants, begin_head, constants_of, few_threads, fit_into
+from loss import logit_adjustment
+
+TRIED_AT_ONCE = 2  # values tried before a direction is given up
+
+
+@dataclass(frozen=True)
+class ChosenWay:
+    """A way with its constants, and what the folds said of it."""
+
+    name: str
+    constants: Constants
+    score: Score
+
+    @property
+    def words(self) -> str:
+        """The way and its constants."""
+        return ", ".join([WAYS[self.name].words, *(f"--{key} {value}" for key, value in self.constants.items())])
+
+    @property
+    def reached(self) -> str:
+        """The accuracy, with half its 95 % interval."""
+        return f"{self.score.accuracy:.1f} ± {MEASURABLE * self.score.error:.1f} %"
+
+
+def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list[Any]]:
+    """Return which values are tried beside the current one: lower numbers downwards and higher ones upwards, or words."""
+    if isinstance(current, str):
+        found = [[value for value in values if value != current and (value != "sqrt" or nonnegative)]]
+    else:
+        lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
+        found = [lower[::-1], higher]
+    return [side for side in found if side]
+
+
+def choose_way(found: Sequence[ChosenWay]) -> ChosenWay:
+    """Return the way to take: the first, the simplest, unless another is measurably better than it.
+
+    Of those that are, the most accurate, unless one before it is not measurably worse.
+    """
+    better = [one for one in found[1:] if measurable(one.score, found[0].score)]
+    if not better:
+        return found[0]
+    best = max(better, key=lambda one: one.score.accuracy)
+    return next(one for one in better if not measurable(best.score, one.score))
+
+
+def measurable(score: Score, other: Score) -> bool:
+    """Return whether an accuracy is above another's with 95 % confidence."""
+    gain, error = score.gain(other)
+    return gain > MEASURABLE * error and gain > 0
+
+
+@dataclass
+class Folds:
+    """Scores of ways on a training set whose features lie in memory: `rows` (N, A) are those of `sets.trained`.
+
+    `check` is called before each fold and while another process is waited for, and may raise.
+    """
+
+    flags: OwnFlags
+    sets: Sets
+    rows: Rows
+    group: Group
+    files: ScoreFiles
+    check: Callable[[], object] = lambda: None
+
+    def choose(self, name: str, known: Mapping[str, ChosenWay] = {}) -> ChosenWay:
+        """Return a way at the constants that folds choose; those that the user gave stay.
+
+        One constant after the other is moved from its usual value to another if that improves, see `Score.improves`; numbers
+        go on in a direction until TRIED_AT_ONCE of them do not. `known` are ways that were chosen already.
+        """
+        way, constants = WAYS[name], constants_of(name)
+        if way.after is not None:
+            constants |= (known.get(way.after) or self.choose(way.after, known)).constants
+        open_names = self.flags.by_folds.split()
+        given = {*self.flags.constants} - {*open_names}
+        constants |= {key: self.flags.constants[key] for key in constants if key in given}
+        [score] = self.scores(name, [constants])
+        best = ChosenWay(name, constants, score)
+        for key in (key for key in way.tried if key in open_names):
+            for side in sides(way.tried[key], best.constants[key], self.nonnegative):
+                step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
+                for values in (side[i : i + step] for i in range(0, len(side), step)):
+                    candidates: list[Constants] = [{**best.constants, key: value} for value in values]
+                    before = best
+                    for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):
+                        best = ChosenWay(name, candidate, found) if found.improves(best.score) else best
+                    if best is before and len(values) == TRIED_AT_ONCE:
+                        break
+        return best
+
+    @cached_property
+    def nonnegative(self) -> bool:
+        """Whether square roots of the features can be taken."""
+        return all((block >= 0).all() for block in float64_blocks(self.rows))
+
+    def scores(self, name: str, candidates: Sequence[Constants]) -> list[Score]:
+        """Return the score of a way at each of these constants, as they are there or computed."""
+        flags = self.flags
+        steps = [] if WAYS[name].fit else [flags.binding(), flags.epochs, flags.batch_size * self.group.world_size]
+        keys = [[name, constants, *steps] for constants in candidates]
+        tell = say if self.group.main else str
+        found = self.files.all(keys, lambda i: self.score(name, candidates[i]), tell, self.check)
+        shown = dict(progress(found, len(keys), f"folds of {WAYS[name].words}", print_freq=0 if self.group.main else None))
+        return [shown[i] for i in range(len(keys))]
+
+    def score(self, name: str, constants: Constants) -> Score:
+        """Return the score of a way at these constants."""
+        target = self.sets.trained.targets
+        folds = fold_numbers(target)
+        logits = np.full((len(target), len(self.sets.cls_num_list)), np.nan, np.float32)
+        for fold in range(folds.max() + 1):
+            self.check()
+            trained, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            scale = feature_scale(self.rows[trained], "", str(constants["transform"]))
+            logits[left_out] = self.logits(name, constants, trained, left_out, scale)
+        there = folds >= 0
+        return scored(logits[there].astype(np.float64), target[there])
+
+    def logits(
+        self, name: str, constants: Constants, trained: np.ndarray, left_out: np.ndarray, scale: FeatureScale
+    ) -> np.ndarray:
+        """Return what a head of the rows `trained` says of those that were left out, (M, C)."""
+        way, images = WAYS[name], self.sets.trained.subset(trained)
+        counts = class_counts(images)
+        features, tested = (scale(features_of(self.rows[rows])) for rows in (trained, left_out))
+        head, target = make_head(len(counts), self.flags.seed, tested.shape[1]), torch.from_numpy(images.targets)
+        if way.fit is not None:
+            fit_into(head, way.fit, features, target, constants)
+            with torch.no_grad():
+                return (head(tested) - logit_adjustment(counts, way.flags.get("logit_adjust", 0.0))).numpy()
+        flags = replace(self.flags, **constants)
+        begin_head(name, head, features, target, constants)
+        index, _ = split_meta(images.targets, flags.num_meta, len(counts), HELDOUT_SHARE)
+        sets = Sets(images, images.subset(index), images, counts, [])
+        task = head_task(flags, sets, head, self.group, flags.stages)
+        targets = {"train": target, "meta": torch.from_numpy(sets.meta.targets)}
+        sizes = task.batch_size, flags.test_batch_size, flags.seed
+        batches = CachedFeatures(
+            [self.rows[trained]], [self.rows[trained[index]]], tested.numpy(), targets, self.group, *sizes,
+            scale=scale.to(self.group.device),
+        )  # fmt: skip
+        train, meta = batches.train(), batches.meta()
+        for epoch in range(flags.epochs):
+            self.check()
+            with few_threads(task.batch_size * tested.shape[1] * len(counts)):
+                for batch in islice(train, task.steps):
+                    take_step(flags, task, batch, meta, epoch)
+        with torch.no_grad():
+            return task.classify(tested.to(self.group.device)).cpu().numpy()
+
+
+def features_of(rows: np.ndarray) -> Tensor:
+    """Return features (M, A) in float32."""
+    return torch.from_numpy(np.asarray(rows, np.float32))
+
+
+def open_folds(
+    flags: OwnFlags, source: Source, rows: Rows, group: Group, check: Callable[[], object] = lambda: None
+) -> Folds:
+    """Return the folds of a training set, whose scores lie beside the run's other files."""
+    trained = source.sets.trained
+    if max(source.sets.stage2_counts) < 2:
+        raise UserError("no class has two training images, so folds cannot choose constants: give all, see --way")
+    about = [trained.digest(), trained.content, source.digests().get("backbone weights"), source.facts()]
+    return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)

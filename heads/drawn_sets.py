@@ -1,0 +1,224 @@
+"""Training, meta and test images of an experiment, and how the meta and the held-out images are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_utils import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from harness.run_files import list_paths
+from heads.image_lists import ImageList, write_list
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The three lists of an experiment, the counts of the training list, and lines for the user.
+
+    `lists` are what the sets were drawn from; `checked` says whether all images were read, and none left that cannot be.
+    `heldout` are images to choose on, `joined` the training and the meta images together, None unless asked for.
+    """
+
+    train: ImageList
+    meta: ImageList
+    test: ImageList
+    cls_num_list: list[int]
+    notes: list[str]
+    lists: Lists | None = None
+    checked: bool = False
+    heldout: ImageList | None = None
+    joined: ImageList | None = None
+
+    @property
+    def parts(self) -> dict[str, ImageList]:
+        """The lists by name."""
+        heldout = {} if self.heldout is None else {"heldout": self.heldout}
+        return {"train": self.train, "meta": self.meta, "test": self.test, **heldout}
+
+    @property
+    def trained(self) -> ImageList:
+        """The images that are trained on."""
+        return self.train if self.joined is None else self.joined
+
+    @property
+    def stage2_counts(self) -> list[int]:
+        """How many images of each class are trained on."""
+        return class_counts(self.trained)
+
+    def facts(self) -> dict[str, object]:
+        """Return what a checkpoint says of the training images."""
+        joined = {} if self.joined is None else {"stage2_counts": self.stage2_counts}
+        return {"class_names": self.train.class_names, "cls_num_list": self.cls_num_list, **joined}
+
+    def about(self) -> list[str]:
+        """Return lines that say how many images there are of what."""
+        words = "  ".join(f"{name.replace('heldout', 'held out')} {len(part)}" for name, part in self.parts.items())
+        counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images a class"
+        both = [] if self.joined is None else [f"trained on: {len(self.joined)} images, training and meta, each once"]
+        return [f"{words}  ({counts})", *both, *(f"note: {note}" for note in self.notes)]
+
+    def write_lists(self, folder: Path, name: str) -> str:
+        """Write the training list, meta images included, and the test list; return a line that says so."""
+        assert self.lists is not None
+        places = list_paths(folder, name)
+        for place, images in zip(places, (self.lists.train, self.lists.test), strict=True):
+            write_list(place, images)
+        return f"wrote the lists {' and '.join(map(str, places))}, for --train_list and --val_list"
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of each list, and what tells the images from others; a list of which none is there is an error."""
+        for part in self.lists.parts if self.lists else self.parts.values():
+            part.check_root()
+        lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
+        return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of an experiment before its meta images are drawn from `source`.
+
+    `draw` says how: `source` is used whole; or the images drawn stay where they are as well, where it is "share" at most a
+    fifth of each class; or they are taken out of the training list.
+    """
+
+    train: ImageList
+    source: ImageList
+    test: ImageList
+    draw: Literal["whole", "copy", "share", "take out"]
+    notes: list[str]
+    use: str = ""  # of images that stay where they are, where that is to be said
+    split: Split | None = None  # what training and test images were drawn from, where they were
+    val: ImageList | None = None  # images to choose on, where they need not be held out of training
+
+    @property
+    def parts(self) -> list[ImageList]:
+        """All the images that there are."""
+        return [self.train, self.source, self.test, *([] if self.val is None else [self.val])]
+
+    def without(self, bad: Container[Path], note: str) -> Lists:
+        """Return the lists without the images `bad`, which `note` speaks of; test images are drawn from what is left."""
+        if self.split is not None:
+            lists = self.split.without(bad).lists()
+            return replace(lists, notes=[*lists.notes, note])
+        train, source, test, *val = (good_images(part, bad) for part in self.parts)
+        return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
+
+    def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
+        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
+
+        With a `num_meta` of 0 none are drawn.
+
+        Parameters
+        ----------
+        num_heldout:
+            Images a class to hold out, see `held_out`; -1: 2,000 in all. Where there is a list `val`, that is all of it.
+        join_meta:
+            Also make one list of the training and the meta images, each file once; the training list stays what it is.
+        """
+        names, train, notes = self.train.class_names, self.train, list(self.notes)
+        check_classes(class_counts(train), names, f"training image in {train.source}")
+        index, left = split_meta(self.source.targets, num_meta, len(names), HELDOUT_SHARE if self.draw == "share" else 1)
+        meta = self.source if self.draw == "whole" else self.source.subset(index)
+        counts = class_counts(meta)
+        if num_meta:
+            check_classes(counts, names, f"meta image in {self.source.source}")
+        if self.draw == "take out":
+            notes += shared_note(class_counts(train), names, num_meta)
+            train = train.subset(left)
+        elif self.draw == "copy":
+            few = small_classes(counts, names, num_meta - 1)
+            notes += [f"classes with fewer meta images than --num_meta {num_meta}: {few}"] if few else []
+        if self.use:
+            among = f"the {len(self.source)} {self.use} images"
+            notes.append(f"the {len(meta)} meta images are also among {among}, as published")
+        heldout = self.val if num_heldout else None
+        if self.val is not None and not num_heldout:
+            notes.append(f"{len(self.val)} of {self.val.source} are not used: --select_on heldout chooses on them")
+        elif num_heldout and heldout is None:
+            heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
+            check_held_out(len(heldout))
+            among = f"{spare} of the {len(heldout)} held-out images"
+            notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
+        joined = with_meta(train, meta) if join_meta and self.draw != "share" else None
+        return Sets(train, meta, self.test, class_counts(train), notes, self, heldout=heldout, joined=joined)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of which a share of each class is drawn for tests, by a seed."""
+
+    images: ImageList
+    val_fraction: float
+    val_seed: int
+
+    def without(self, bad: Container[Path]) -> Split:
+        """Return it without the images `bad`."""
+        return replace(self, images=replace(good_images(self.images, bad), notes=self.images.notes))
+
+    def lists(self) -> Lists:
+        """Draw the test images; the others are for training."""
+        images, names = self.images, self.images.class_names
+        drawn = drawn_for_tests(images.targets, len(names), self.val_fraction, self.val_seed)
+        train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
+        single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
+        notes = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
+        return Lists(train, train, test, "take out", [*images.notes, *notes], split=self)
+
+
+def good_images(images: ImageList, bad: Container[Path]) -> ImageList:
+    """Return the images that are none of `bad`."""
+    return images.subset(np.flatnonzero([images.root / path not in bad for path in images.paths]))
+
+
+def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
+    """Draw this share of each class, rounded, at least one image and not all; return their indices in order."""
+    generator = np.random.RandomState(val_seed)
+    drawn: list[int] = []
+    for k in range(cls_num):
+        own = np.flatnonzero(targets == k)
+        generator.shuffle(own)
+        drawn.extend(own[: min(max(round(val_fraction * len(own)), 1), len(own) - 1)].tolist())
+    return np.sort(np.array(drawn, dtype=np.int64))
+
+
+def held_out(
+    train: ImageList, source: ImageList, others: Sequence[ImageList], num_heldout: int
+) -> tuple[ImageList, ImageList, int]:
+    """Draw up to `num_heldout` images a class to choose on; return them, what is left to train on, and how many were spare.
+
+    Spare are images of `source`, where meta images are drawn, that serve nothing else, as ImageNet_LT's val list has them.
+    Where they do not suffice, up to a fifth of the class's training images is held out, see `data_utils.hold_out`. No image
+    of `others` is, and a file that is listed several times is one image.
+    """
+    pool = train.joined(source.without(set(train.files())))
+    files, taken = pool.files(), {file for part in others for file in part.files()}
+    places = {file: i for i, file in reversed(list(enumerate(files))) if file not in taken}  # of the first of its name
+    free = np.array(sorted(places.values()), dtype=np.int64)
+    kept, _ = hold_out(pool.targets, free[free < len(train)], free, num_heldout, len(train.class_names))
+    left = train.without({files[i] for i in kept.tolist()})
+    return replace(pool.subset(kept), source=train.source), left, int((kept >= len(train)).sum())
+
+
+def with_meta(train: ImageList, meta: ImageList) -> ImageList:
+    """Return the training images and, after them, the meta images that are not among them, each file once."""
+    others = meta.without(set(train.files()))
+    first = {file: i for i, file in reversed(list(enumerate(others.files())))}
+    return train.joined(others.subset(np.array(sorted(first.values()), dtype=np.int64)))
+
+
+def united(parts: Sequence[ImageList]) -> ImageList:
+    """Return all images of some lists, each file once, in the order of their names whatever list they are of."""
+    whole = reduce(with_meta, parts)
+    files = whole.files()
+    first = {file: i for i, file in reversed(list(enumerate(files)))}
+    return whole.subset(np.array([first[file] for file in sorted(first)], dtype=np.int64))
+
+
+def class_counts(images: ImageList) -> list[int]:
+    """Return how many images each class has."""
+    counts: list[int] = np.bincount(images.targets, minlength=len(images.class_names)).tolist()
+    return counts

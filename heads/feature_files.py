@@ -1,0 +1,216 @@
+"""Features that one already has, of images or of anything else, in a file.
+
+A file is an `.npz` of NumPy or a `.safetensors`, with these arrays:
+
+| array | shape | what it holds |
+| --- | --- | --- |
+| `features` | (N, A) | float16 or float32, which stay what they are; float64 and (safetensors) bfloat16 become float32 |
+| `labels` | (N,) | integers that count from 0; or words (npz), which then name the classes |
+| `split` | (N,) | which set a row is of: train, meta, and val or test, which mean the same; in safetensors 0, 1 and 2 |
+| `class_names` | (C,) | words; without them the classes are called by their numbers, or by the words of `labels` in order |
+| `names` or `paths` | (N,) | words or integers: what each row is called |
+
+Prediction needs `features` alone, all else `labels` too. A `.safetensors` has no words in its arrays: there `class_names`,
+`names` and `paths` are JSON lists in its metadata, under these keys. In messages rows are counted from 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import UserError
+from harness.text import printable
+from heads.array_files import ArrayFile, blocks, open_arrays
+from heads.image_lists import MAX_CLASSES, check_counted_from_0
+
+FLOATS = {"float16", "float32", "float64", "float96", "float128", "bfloat16"}
+INTEGERS_OR_WORDS = ("int", "uint", "str", "bytes")  # what the names of these kinds begin with
+BESIDE_FEATURES = ("labels", "split", "class_names", "names", "paths")
+SPLIT_WORDS = ("train", "meta", "val", "test")  # the first three are 0, 1 and 2 in safetensors
+Column = list[str] | np.ndarray  # words, or integers
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """The rows of a file: features (N, A) float16 or float32, targets (N,) int64, split (N,) of `SPLIT_WORDS`, and N names.
+
+    What the file does not have is None. `digest` tells its content from others, wherever the file lies and however it was
+    written.
+    """
+
+    path: Path
+    features: np.ndarray
+    targets: np.ndarray | None
+    class_names: list[str] | None
+    split: np.ndarray | None
+    names: list[str] | None
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def read_features(path: Path, labelled: bool = True) -> FeatureTable:
+    """Read a file of features; a `UserError` names the file, the array and what is wrong.
+
+    Labels are read and checked wherever there are some; `labelled` says that there must be.
+    """
+    with open_arrays(path) as arrays:
+        features = read_matrix(arrays, path)
+        columns = {name: column for name in BESIDE_FEATURES if (column := read_column(arrays, path, name)) is not None}
+    check_finite(features, path)
+    for name, column in columns.items():
+        if name != "class_names" and len(column) != len(features):
+            problem = f"has {len(column)} entries, but features has {len(features)} rows"
+            raise wrong_array(path, name, f"{problem}: give one entry a row")
+    if labelled and "labels" not in columns:
+        raise UserError(f"{path} has no array labels: add it, with an integer that counts from 0 for each row")
+    targets, class_names = read_targets(path, columns)
+    split = read_split(path, columns["split"]) if "split" in columns else None
+    names = next((words(columns[name]) for name in ("names", "paths") if name in columns), None)
+    digest = content_digest(features, targets, class_names, split, names)
+    return FeatureTable(path, features, targets, class_names, split, names, digest)
+
+
+def wrong_array(path: Path, name: str, problem: str) -> UserError:
+    """Return what is said of an array."""
+    return UserError(f"{path}: its array {name} {problem}")
+
+
+def words(column: Column) -> list[str]:
+    """Return integers as words too."""
+    return column if isinstance(column, list) else [str(number) for number in column.tolist()]
+
+
+def read_matrix(arrays: ArrayFile, path: Path) -> np.ndarray:
+    """Read the features (N, A), the one copy of them that there is."""
+    if "features" not in arrays.names:
+        held = printable(", ".join(sorted(arrays.names)[:20])) or "nothing"
+        raise UserError(f"{path} has no array features, but {held}: write the features under that name")
+    shape, kind = arrays.header("features")
+    if len(shape) != 2:
+        raise wrong_array(path, "features", f"has {len(shape)} dimensions: give it two, rows x features")
+    if 0 in shape:
+        raise wrong_array(path, "features", f"is empty, {shape[0]} x {shape[1]}: write at least one row of one feature")
+    if kind not in FLOATS:
+        raise wrong_array(path, "features", f"is of the kind {kind}: write it as float32 or float16")
+    features = np.empty(shape, np.float16 if kind == "float16" else np.float32)
+    arrays.fill("features", features)
+    return features
+
+
+def read_column(arrays: ArrayFile, path: Path, name: str) -> Column | None:
+    """Read an array of one dimension, or a list in the metadata; None if there is neither."""
+    if name not in arrays.names:
+        return read_json_list(path, name, arrays.texts[name]) if name in arrays.texts else None
+    shape, kind = arrays.header(name)
+    if kind == "object":
+        raise wrong_array(path, name, "holds pickled objects, which are not read: write integers, or words by dtype str")
+    if len(shape) != 1:
+        raise wrong_array(path, name, f"has {len(shape)} dimensions: give it one")
+    if not kind.startswith(INTEGERS_OR_WORDS):
+        raise wrong_array(path, name, f"is of the kind {kind}: write integers or words")
+    column = arrays.array(name)
+    if column.dtype.kind not in "US":
+        return column
+    try:
+        return [word.decode() if isinstance(word, bytes) else word for word in column.tolist()]
+    except UnicodeDecodeError as error:
+        raise wrong_array(path, name, f"holds bytes that are no UTF-8 ({error}): write words by dtype str") from error
+
+
+def read_json_list(path: Path, name: str, text: str) -> list[str] | None:
+    """Read words from the metadata of a safetensors file."""
+    if name in ("labels", "split"):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(type(word) in (str, int) for word in found):
+        raise UserError(f"{path}: {name} in its metadata is no JSON list of words: write json.dumps of a list of str")
+    return [str(word) for word in found]
+
+
+def check_finite(features: np.ndarray, path: Path) -> None:
+    """Raise a `UserError` that names the first row with a value that is NaN or infinite, and says how many have one."""
+    bad: list[int] = []
+    for block in blocks(len(features), features[0].nbytes):
+        bad.extend((np.flatnonzero(~np.isfinite(features[block]).all(axis=1)) + block.start).tolist())
+    if bad:
+        problem = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, first in row"
+        raise wrong_array(path, "features", f"{problem} {bad[0]}: correct these rows or leave them out")
+
+
+def read_targets(path: Path, columns: Mapping[str, Column]) -> tuple[np.ndarray | None, list[str] | None]:
+    """Return the targets (N,) and the names of the classes, where there are such."""
+    labels, class_names = columns.get("labels"), words(columns["class_names"]) if "class_names" in columns else None
+    if class_names is not None and (not class_names or len(set(class_names)) < len(class_names)):
+        raise wrong_array(path, "class_names", "is empty or names a class twice: give each class a name of its own")
+    if labels is None:
+        return None, class_names
+    if isinstance(labels, np.ndarray):
+        check_labels(path, labels, None if class_names is None else len(class_names))
+        return labels.astype(np.int64), class_names
+    class_names = sorted(set(labels)) if class_names is None else class_names
+    number = {name: k for k, name in enumerate(class_names)}
+    strange = next((i for i, label in enumerate(labels) if label not in number), None)
+    if strange is not None:
+        problem = f"has {labels[strange][:80]!r} in row {strange}, which is none of class_names"
+        raise wrong_array(path, "labels", f"{problem}: correct one of the two")
+    return np.array([number[label] for label in labels], dtype=np.int64), class_names
+
+
+def check_labels(path: Path, labels: np.ndarray, num_classes: int | None) -> None:
+    """Raise a `UserError` unless all labels lie in [0, num_classes), with None: are sensible, and do not count from 1.
+
+    Where the file does not say how many classes there are, only labels that leave out 0 and no other are taken for such.
+    """
+    ends = int(labels.min()), int(labels.max())
+    if num_classes is not None:
+        check_counted_from_0(ends, path, num_classes)
+    elif 1 < ends[1] <= len(labels) and len(np.unique(labels)) == ends[1]:
+        try:
+            check_counted_from_0(ends, path, ends[1])
+        except UserError as error:
+            raise UserError(f"{error}, or add class_names if no row is of class 0") from error
+    limit = MAX_CLASSES if num_classes is None else num_classes
+    outside = np.flatnonzero((labels < 0) | (labels >= limit))
+    if len(outside):
+        problem = f"has {labels[outside[0]]} in row {outside[0]}, outside [0, {limit})"
+        unknown = " (leave the array out for prediction, if they are not known)" if ends[0] < 0 else ""
+        raise wrong_array(path, "labels", f"{problem}: labels count from 0{unknown}")
+
+
+def read_split(path: Path, column: Column) -> np.ndarray:
+    """Return the word of `SPLIT_WORDS` for each row."""
+    if isinstance(column, list):
+        wanted, found = "the words train, meta, val or test", column
+    elif path.suffix.lower() == ".npz":
+        raise wrong_array(path, "split", "is of integers: write the words train, meta, val or test")
+    else:
+        wanted = "0 for train, 1 for meta, 2 for val"
+        found = [SPLIT_WORDS[number] if number in (0, 1, 2) else str(number) for number in column.tolist()]
+    strange = next((i for i, word in enumerate(found) if word not in SPLIT_WORDS), None)
+    if strange is not None:
+        raise wrong_array(path, "split", f"has {found[strange][:80]!r} in row {strange}: write {wanted}")
+    return np.array(found)
+
+
+def content_digest(
+    features: np.ndarray, targets: np.ndarray | None, class_names: list[str] | None, split: np.ndarray | None,
+    names: list[str] | None,
+) -> str:  # fmt: skip
+    """Return a short digest of all that a table holds."""
+    said = [features.shape, features.dtype.name, class_names, None if split is None else split.tolist(), names]
+    digest = hashlib.sha256(json.dumps(said).encode())
+    for array in (features, targets):
+        if array is not None:
+            digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]

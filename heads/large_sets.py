@@ -1,0 +1,178 @@
+"""The data sets of ImageNet_iNat: which lists are for training, meta and test, and where meta images are drawn from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.flags import check_num_classes, require
+from heads.drawn_sets import Lists, Split, class_counts
+from heads.image_lists import (
+    MAX_CLASSES,
+    ImageList,
+    check_counted_from_0,
+    check_listable,
+    read_inaturalist17,
+    read_list,
+    read_tree,
+)
+
+NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
+LARGE_SETS = tuple(NUM_META)
+LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
+Flag = str | Path | None  # a list named by the user, relative to the current folder
+
+
+def check_several_classes(train: ImageList) -> None:
+    """Raise a `UserError` if there is one class, before others are measured by it."""
+    if len(train.class_names) < 2:
+        raise UserError(f"{train.source} holds one class; at least two are needed")
+
+
+def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
+    """Read the train, val or test list of a published set; iNaturalist 2017 also from its official jsons.
+
+    `num_classes` is that of the training list, None where this is the one: then its largest label decides.
+    """
+    file = lists / f"{dataset}_{part}.txt"
+    if dataset != "iNaturalist17" or os.path.isfile(file):
+        return read_list(file, root, num_classes, f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat")
+    places = [folder / f"{part}2017.json" for folder in (lists, root)]
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if found is None:
+        raise UserError(f"{places[0]} and {places[1]} are not there: fetch the file as github.com/visipedia/inat_comp says")
+    return read_inaturalist17(found, root, num_classes, "fetch it again")
+
+
+def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Lists:
+    """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
+    train = read_published(dataset, "train", root, lists)
+    check_several_classes(train)
+    classes = len(train.class_names)
+    check_num_classes(num_classes, classes, train.source)
+    val = read_published(dataset, "val", root, lists, classes)
+    source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
+    k, count = min(enumerate(class_counts(source)), key=lambda pair: pair[1])
+    if count < num_meta:
+        found = f"class {k} has {count} images in {source.source}, fewer than --num_meta {num_meta}"
+        raise UserError(f"{found}: {f'lower it to {count}' if count else 'every class needs a meta image'}")
+    if dataset == "ImageNet_LT":
+        return Lists(train, val, read_published(dataset, "test", root, lists, classes), "copy", [])
+    return Lists(train, source, val, "copy", [], use)
+
+
+def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag, meta_list: Flag) -> Lists:
+    """Read one's own lists: --train_list, --val_list, --meta_list."""
+    if train_list is None or val_list is None:
+        raise UserError("--train_list and --val_list belong together: give both, or neither for folders in --data_root")
+    train = read_list(Path(train_list), root, num_classes, "check --train_list")
+    check_several_classes(train)
+    classes = len(train.class_names)
+    check_counted_from_0(train.targets.tolist(), train.source, classes - 1)  # --num_classes may be one more
+    test = read_list(Path(val_list), root, classes, "check --val_list")
+    if meta_list is not None:
+        return Lists(train, read_list(Path(meta_list), root, classes, "check --meta_list"), test, "whole", [])
+    return Lists(train, train, test, "take out", [])
+
+
+def trees(root: Path, num_classes: int | None) -> Lists:
+    """Read one's own folders."""
+    train = read_tree(root / "train", None)
+    check_several_classes(train)
+    check_num_classes(num_classes, len(train.class_names), train.source)
+    test = read_test_tree(root, train.class_names)
+    notes = [*train.notes, *test.notes]
+    if not os.path.isdir(root / "meta"):
+        return Lists(train, train, test, "take out", notes)
+    meta = read_tree(root / "meta", train.class_names)
+    return Lists(train, meta, test, "whole", [*notes, *meta.notes])
+
+
+def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists:
+    """Read one folder of classes, and draw the test images from it, see `drawn_sets.Split`."""
+    for part in ("train", "val", "test", "meta"):
+        inside = next(os.walk(root / part), ("", [], []))[1]
+        if any(not name.startswith(".") for name in inside):
+            told = f"--val_fraction takes {root} for a folder of classes, but {root / part} holds folders"
+            raise UserError(f"{told}: give --data_root {root / part}, or leave the flag out")
+    images = read_tree(root, None, "give the folder that holds one folder of images for each class")
+    check_several_classes(images)
+    check_num_classes(num_classes, len(images.class_names), images.source)
+    check_listable(images)
+    return Split(images, val_fraction, val_seed).lists()
+
+
+def read_test_tree(root: Path, class_names: list[str] | None) -> ImageList:
+    """Read the folder val, or test where there is no val."""
+    val_or_test = "test" if os.path.isdir(root / "test") and not os.path.isdir(root / "val") else "val"
+    return read_tree(root / val_or_test, class_names)
+
+
+def read_test(
+    dataset: str, data_root: str | Path, num_classes: int | None, val_list: Flag, class_names: list[str] | None,
+    lists: Path = LISTS,
+) -> ImageList:  # fmt: skip
+    """Read only what is tested on; `class_names` are those of training where they are known."""
+    root = Path(data_root)
+    if dataset != "custom":
+        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, lists, num_classes)
+    if val_list is not None:
+        return read_list(Path(val_list), root, num_classes, "check --val_list")
+    return read_test_tree(root, class_names)
+
+
+def training_counts(
+    dataset: str, data_root: str | Path, num_classes: int, train_list: Flag, lists: Path = LISTS
+) -> list[int] | None:
+    """Return how many training images each class has, None if their list is not there."""
+    if dataset == "custom":
+        if train_list is None:
+            return None
+        train = read_list(Path(train_list), Path(data_root), num_classes, "check --train_list")
+    else:
+        places = [lists / f"{dataset}_train.txt"]
+        if dataset == "iNaturalist17":
+            places += [folder / "train2017.json" for folder in (lists, Path(data_root))]
+        if not any(map(os.path.isfile, places)):
+            return None
+        train = read_published(dataset, "train", Path(data_root), lists, num_classes)
+    return class_counts(train)
+
+
+def read_lists(
+    dataset: str, data_root: str | Path, num_meta: int, num_classes: int | None = None,
+    train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None, val_fraction: float | None = None,
+    val_seed: int = 0, lists: Path = LISTS,
+) -> Lists:  # fmt: skip
+    """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
+
+    Parameters
+    ----------
+    dataset:
+        One of `LARGE_SETS`. The lists of the published sets lie in `lists`; "custom" has its own lists, or without them
+        the folders train, val (or test) and, if wanted, meta in `data_root`, each with a folder for every class.
+    num_meta:
+        Meta images a class, drawn from the val list (iNaturalist17: the training list, where they stay). Those of
+        "custom" are taken out of its training list, unless it has a meta list or folder.
+    val_fraction, val_seed:
+        Of "custom" without lists: `data_root` has a folder for every class, of which this share is drawn for tests.
+    """
+    if dataset not in LARGE_SETS:
+        raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(LARGE_SETS)}")
+    require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
+    sensible = num_classes is None or 2 <= num_classes <= MAX_CLASSES
+    require(sensible, "--num_classes", num_classes, f"from 2 to {MAX_CLASSES}")
+    own = (train_list, val_list, meta_list)
+    given = any(flag is not None for flag in own)
+    if dataset != "custom" and given:
+        raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
+    if val_fraction is not None:
+        require(0 < val_fraction < 1, "--val_fraction", val_fraction, "above 0 and below 1")
+        require(0 <= val_seed < 2**32, "--val_seed", val_seed, "from 0 to 4294967295")
+        if dataset != "custom" or given:
+            raise UserError("--val_fraction is for --dataset custom without lists: leave it out")
+        return split_tree(Path(data_root), num_classes, val_fraction, val_seed)
+    if dataset != "custom":
+        return published_lists(dataset, Path(data_root), num_meta, num_classes, lists)
+    return listed(Path(data_root), num_classes, *own) if given else trees(Path(data_root), num_classes)

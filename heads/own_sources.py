@@ -1,0 +1,176 @@
+"""What train_own.py trains on: images and their backbone, or features of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from data_utils import TRAIN_STREAM
+from harness.process_group import Group
+from harness.weights import network_weights
+from heads.backbone import fingerprint
+from heads.drawn_sets import Lists, Sets, united
+from heads.feature_cache import FeatureCache
+from heads.feature_files import read_features
+from heads.feature_lists import feature_lists, rows_of
+from heads.feature_tables import Rows, picked
+from heads.features import ImageFeatures, ListedImages, extractor, plain_images
+from heads.image_check import check_readable, readable_sets
+from heads.image_lists import ImageList, read_tree
+from heads.large_sets import read_lists
+from heads.networks import Backbone, open_backbone
+from heads.own_flags import OwnFlags
+
+OpenRows = Callable[[ImageList], list[Rows]]  # the views of a list, (M, A) each; the first is the plain one
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images, and the backbone whose features of them are computed once; `weights` is a digest of it."""
+
+    sets: Sets
+    backbone: Backbone
+    weights: str
+
+    @property
+    def features(self) -> int:
+        """How many features an image has."""
+        return self.backbone.features
+
+    def subject(self, flags: OwnFlags) -> str:
+        """Return what is trained, in words."""
+        where = "" if flags.pretrained is None else f" with the weights {flags.pretrained}"
+        return f"{'all of' if flags.finetune else 'head of'} {self.backbone.name}{where}"
+
+    def digests(self) -> dict[str, str]:
+        """Return what tells it from others."""
+        return {**self.sets.digests(), "backbone weights": self.weights}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of it."""
+        return {"backbone": self.backbone.facts()}
+
+    def state(self, head: nn.Linear) -> dict[str, Tensor]:
+        """Return the weights of the whole network with a head."""
+        return self.backbone.whole(head)
+
+    def for_flags(self, flags: OwnFlags) -> ImageSource:
+        """Return it with the sets that these flags draw from the same lists."""
+        return replace(self, sets=flags.redrawn(self.sets))
+
+    def without_bad(self, flags: OwnFlags, group: Group) -> ImageSource:
+        """Read all images now, and leave out those that cannot be read."""
+        size = self.backbone.prepared.resize_size
+        return replace(self, sets=readable_sets(self.sets, flags.drawn, group, flags.workers, size))
+
+    def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
+        """Have the features computed or read, and return what gives the views of a list.
+
+        Of each image there is a plain view, and --views augmented ones. They depend on no seed, and not on how the images
+        are shared out among the sets: so many runs share them.
+        """
+        assert self.sets.lists is not None
+        parts, prepared = self.sets.lists.parts, self.backbone.prepared
+        whole = united(parts)
+        images = {"images": plain_images(whole, prepared)}
+        if flags.views:
+            images["augmented"] = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
+        extract = extractor(self.backbone.model.to(group.device))
+        live = ImageFeatures(images, extract, group, flags.test_batch_size, flags.workers)
+        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, parts)
+        cache = FeatureCache(flags.cache_folder, live, self.weights, group, self.features, check)
+        views = [cache.open("images", 0), *(cache.open("augmented", view) for view in range(flags.views))]
+        places = {file: row for row, file in enumerate(whole.files())}
+
+        def rows(of: ImageList) -> list[Rows]:
+            return [picked(view, places, of) for view in views]
+
+        return rows
+
+
+def read_image_source(flags: OwnFlags) -> ImageSource:
+    """Read the lists of images and the backbone; a `UserError` names what is wrong."""
+    own_lists = flags.train_list, flags.val_list, flags.meta_list
+    lists = read_lists("custom", flags.data_root, flags.num_meta, None, *own_lists, flags.val_fraction, flags.val_seed)
+    sets = flags.drawn(with_val(lists, Path(flags.data_root)))
+    assert flags.backbone is not None
+    backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)
+    return ImageSource(sets, backbone, f"{flags.backbone} {fingerprint(backbone.model)}")
+
+
+def with_val(lists: Lists, root: Path) -> Lists:
+    """Let the images of the folder val be those to choose on, where there is a folder test as well."""
+    if lists.test.source != str(root / "val") or not os.path.isdir(root / "test"):
+        return lists
+    test = read_tree(root / "test", lists.train.class_names)
+    return replace(lists, test=test, val=lists.test, notes=[*lists.notes, *test.notes])
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Features of files; `tables` has those of each file."""
+
+    sets: Sets
+    tables: Mapping[Path, np.ndarray]
+
+    @property
+    def features(self) -> int:
+        """How many features a row has."""
+        return next(iter(self.tables.values())).shape[1]
+
+    def subject(self, flags: OwnFlags) -> str:
+        """Return what is trained, in words."""
+        return f"head of the {self.features} features in {flags.features}"
+
+    def digests(self) -> dict[str, str]:
+        """Return what tells it from others."""
+        return self.sets.digests()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint says of it."""
+        return {"backbone": None}
+
+    def state(self, head: nn.Linear) -> dict[str, Tensor]:
+        """Return the weights of the head, which is all there is."""
+        return head_weights(head)
+
+    def for_flags(self, flags: OwnFlags) -> FeatureSource:
+        """Return it with the sets that these flags draw from the same lists."""
+        return replace(self, sets=flags.redrawn(self.sets))
+
+    def without_bad(self, flags: OwnFlags, group: Group) -> FeatureSource:
+        """Return it as it is: nothing is bad, or the file could not have been read."""
+        return self
+
+    def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
+        """Return what gives the features of a list."""
+        return lambda of: [rows_of(self.tables, of)]
+
+
+Source = ImageSource | FeatureSource
+
+
+def head_weights(head: nn.Linear) -> dict[str, Tensor]:
+    """Return the weights of a head alone, as a checkpoint has them."""
+    return {f"fc.{name}": tensor for name, tensor in network_weights(head).items()}
+
+
+def read_feature_files(flags: OwnFlags) -> FeatureSource:
+    """Read the files of features; a `UserError` names what is wrong."""
+    given = [None if path is None else read_features(Path(path)) for path in flags.feature_files]
+    train, val, meta = given
+    assert train is not None
+    sets = flags.drawn(feature_lists(train, val, meta, flags.val_fraction, flags.val_seed))
+    return FeatureSource(sets, {table.path: table.features for table in given if table is not None})
+
+
+def read_source(flags: OwnFlags) -> Source:
+    """Read what the flags say is trained on."""
+    return read_image_source(flags) if flags.features is None else read_feature_files(flags)

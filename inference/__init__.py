@@ -1,0 +1,1 @@
+"""Trained networks: predictions, other priors, exports."""

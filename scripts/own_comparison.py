@@ -1,0 +1,151 @@
+"""The comparison of heads of one's own images or features: constants and way are chosen by folds, all in this process."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from harness.errors import Stopped, UserError
+from harness.files import check_output, output_folder, read_bytes
+from harness.flags import Parser, require
+from harness.metrics import PER_CLASS_MEAN
+from harness.process_group import Group, process_group
+from harness.run_files import summary_path
+from harness.signals_and_lock import HeldError, Signals
+from harness.text import say
+from heads.answer import answer
+from heads.choosing import ChosenWay, choose_way, open_folds
+from heads.own_flags import OwnFlags, given_flags, parse_own
+from heads.own_sources import Source, read_source
+from heads.run_flags import parse_group
+from heads.ways import WAYS
+from reporting.answers import ANSWER_FILE, write_answer
+from reporting.group_names import write_group_names
+from scripts.trainings import Preset
+from train_own import train
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT, RUNS_LOG = "report", "runs.log"
+OWNED = {"way", "resume", "save_name", "C", "transform"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: the flags that all heads share, as words and read, and the ways, the baseline first."""
+
+    words: tuple[str, ...]
+    flags: OwnFlags
+    ways: tuple[str, ...]
+
+    def flags_of(self, way: str) -> OwnFlags:
+        """Return the flags of a way's training."""
+        own = ["--way", way, "--idx", self.flags.idx, "--save_name", way, "--resume", "auto"]
+        return parse_own("", [*self.words, *own])
+
+
+def read_comparison(preset: Preset, more: Sequence[str]) -> Comparison:
+    """Return what a preset of heads compares, or its baseline with those of --ways, and further flags of train_own.py."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--ways", default=",".join(preset.ways))
+    args, rest = parser.parse_known_args(more)
+    for way in args.ways.split(","):
+        require(way in WAYS, "--ways", way, f"one of {', '.join(WAYS)}")
+    words = [*preset.flags.split(), *rest]
+    given = given_flags(words)
+    if owned := sorted(OWNED & given):
+        raise UserError(f"--{owned[0]} is set by this script for each way: leave it out")
+    words += [] if preset.workdir == "." else ["--workdir", preset.workdir]
+    place = [] if "idx" in given else ["--idx", preset.idx]
+    baseline = next(iter(preset.ways))
+    ways = tuple(way for way in WAYS if way == baseline or way in args.ways.split(","))
+    return Comparison(tuple(words), parse_own("", [*words, *place, "--way", ways[0]]), ways)
+
+
+def check_stop(signals: Signals) -> None:
+    """Raise `Stopped` if a signal came."""
+    if signals.asked:
+        raise Stopped("stopped; give the same command to resume", 128 + signals.asked)
+
+
+def choose_all(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
+    """Return each way at the constants that folds choose; scores that are there are not computed again."""
+    rows = source.open_rows(one.flags, group)(source.sets.trained)[0]
+    found: dict[str, ChosenWay] = {}
+    with Signals() as signals:
+        for way in one.ways:
+            folds = open_folds(one.flags_of(way), source, rows, group, partial(check_stop, signals))
+            found[way] = folds.choose(way, found)
+            say(f"{found[way].words}: {found[way].reached} (mean over classes)")
+    return list(found.values())
+
+
+def train_all(one: Comparison, source: Source, group: Group) -> None:
+    """Train each way on all the training images; what the runs print goes to a file."""
+    left = list(one.ways)
+    with Signals() as signals:
+        while left:
+            for way in list(left):
+                check_stop(signals)
+                with suppress(HeldError):  # another process trains it
+                    train_way(one, way, source, group)
+                    left.remove(way)
+            time.sleep(0.5 if left else 0)
+        check_stop(signals)
+
+
+def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
+    """Train a way, unless it is trained already."""
+    flags = one.flags_of(way)
+    own = source.for_flags(flags)
+    with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
+        try:
+            train(flags, group, lambda: own, whole=False)
+        except Stopped as stopped:
+            if stopped.status:
+                raise Stopped("stopped; give the same command to resume", stopped.status) from stopped
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse now what could not be written at the end of long work."""
+    for place in (folder, folder / REPORT):
+        output_folder(place, "runs")
+    for name in (RUNS_LOG, ANSWER_FILE):
+        check_output(folder / name)
+
+
+def tested(one: Comparison, way: str) -> float:
+    """Return the accuracy of a way's head on the test images in per cent, the mean over classes."""
+    last = json.loads(read_bytes(summary_path(one.flags.folder, way)))["last"]
+    return float(last.get(PER_CLASS_MEAN, last["acc1"]))
+
+
+def compare_heads(preset: Preset, more: Sequence[str]) -> None:
+    """Choose, train, report, say which way to take."""
+    found = parse_group(more)
+    with process_group(found.gpu, found.no_cuda, None, found.timeout) as group:
+        one = read_comparison(preset, more)
+        source = read_source(one.flags)
+        source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
+        check_folder(one.flags.folder)
+        say(*source.sets.about())
+        ways = choose_all(one, source, group)
+        train_all(one, source, group)
+    folder, taken, sets = one.flags.folder, choose_way(ways), source.sets
+    lines = answer(ways, sets.stage2_counts, tested(one, taken.name), len(sets.test))
+    constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]
+    command = shlex.join(["python3", "train_own.py", *one.words, "--way", taken.name, *constants])
+    lines.append(f"To train it: {command}")
+    write_answer(folder, lines)
+    write_group_names(folder, {way: WAYS[way].words for way in one.ways})
+    report = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / REPORT), "--force"]
+    status = subprocess.run(report, check=False).returncode  # it has said what was wrong
+    say("", *lines)
+    sys.exit(status)

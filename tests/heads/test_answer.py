@@ -1,0 +1,58 @@
+"""The sentences of a comparison, their numbers computed here."""
+
+import math
+
+import pytest
+from support.levels import level
+
+from heads.answer import answer
+from heads.choosing import ChosenWay
+
+LOGISTIC, LDA, ISDA = "logistic regression minus the log prior", "discriminant analysis, shrunk, equal priors", "ISDA"
+NAMES = ("logistic", "lda", "isda")
+
+
+def ahead(more):
+    """The gain in points, and half its interval, where `more` rows are right besides, of 100 in two equal classes."""
+    return f"{more:+.1f} ± {1.96 * half(more / 100):.1f} points".replace("-", "−")
+
+
+def half(share):
+    """The standard error in points of the mean over two classes of 50 rows, a share of which is right."""
+    return 100 * math.sqrt(100 * abs(share) * (1 - abs(share)) / 98 * 2 / 50) / 2
+
+
+def taken(words, right, tested=""):
+    reached = f"{right:.1f} ± {1.96 * half(right / 100):.1f} %"
+    return f"Take {words}: {reached} by 5 folds over the training images{tested} (means over classes)."
+
+
+TIMES = math.ceil((1.96 * half(0.01)) ** 2)
+SHOTS = "Classes by their training images: many-shot {0:.1f} %, few-shot {0:.1f} %."
+BETTER = f"It is measurably better than {LOGISTIC}, the simplest baseline: "
+
+
+@pytest.mark.parametrize(
+    ("levels", "tested", "lines"),
+    [
+        ([50], None, [taken(LOGISTIC, 50), SHOTS.format(50)]),
+        ([50], 61.26, [taken(LOGISTIC, 50, ", 61.3 % on the 7 test images"), SHOTS.format(50)]),
+        ([50, 40, 51], None, [
+            taken(LOGISTIC, 50), f"Nothing is measurably better; the next, {ISDA}, gains {ahead(1)}.", SHOTS.format(50),
+            f"About {TIMES} times as many images would be needed to tell whether those 1.0 points are chance.",
+        ]),
+        ([50, 40, 48], None, [
+            taken(LOGISTIC, 50), f"Nothing is measurably better; the next, {ISDA}, gains {ahead(-2)}.", SHOTS.format(50),
+        ]),
+        ([50, 60, 80], None, [taken(ISDA, 80), f"{BETTER}{ahead(30)}.", SHOTS.format(80)]),
+        ([50, 60, 62], 70.0, [
+            taken(LDA, 60, ", 70.0 % on the 7 test images"),
+            f"{BETTER}{ahead(10)}, but not than {ISDA}.", SHOTS.format(60),
+        ]),
+    ],
+)  # fmt: skip
+def test_what_is_said(levels, tested, lines):
+    found = [ChosenWay(name, {"C": 3.0}, level(right)) for name, right in zip(NAMES, levels, strict=False)]
+    said = answer(found, [150, 10], tested, 7)
+    assert said == lines
+    assert len(said) <= 4

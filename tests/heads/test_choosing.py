@@ -1,0 +1,130 @@
+"""Constants and ways that folds choose, from scores of a table and on made-up rows."""
+
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from support.image_lists import ALONE
+from support.levels import level
+
+from heads.choosing import ChosenWay, Folds, choose_way
+from heads.drawn_sets import Sets
+from heads.folds import ScoreFiles, fold_numbers
+from heads.image_lists import ImageList
+from heads.own_flags import parse_own
+
+CLASSES = 3
+
+
+class Table(Folds):
+    """Scores of a table: how many of 100 rows are right at the values of one constant, 50 at those that it does not have."""
+
+    def scores(self, name, candidates):
+        key, levels = self.table
+        self.asked += [constants[key] for constants in candidates]
+        return [level(levels.get(constants[key], 50)) for constants in candidates]
+
+
+def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
+    """The value that is chosen, and those that were asked for."""
+    flags = parse_own("", ["--features", "x.npz", "--way", name, *more])
+    folds = Table(flags, None, np.array([[least]]), ALONE, None)
+    folds.table, folds.asked = (key, levels), []
+    return folds.choose(name, known).constants, folds.asked
+
+
+@pytest.mark.parametrize(
+    ("levels", "more", "value", "asked"),
+    [
+        ({3: 51, 100: 51}, [], 10, [10, 3, 1, 30, 100]),  # the usual one, and two in each direction
+        ({100: 60, 3000: 90}, [], 100, [10, 3, 1, 30, 100, 300, 1000]),  # what lies beyond is not seen
+        ({1: 60, 0.1: 70, 30: 64, 100: 76}, [], 100, [10, 3, 1, 0.3, 0.1, 30, 100, 300, 1000]),
+        ({30: 90}, ["--C", "1"], 1, [1]),
+    ],
+)
+def test_numbers_go_on_in_a_direction_until_two_do_not_improve(levels, more, value, asked):
+    constants, found = choose("logistic", "C", levels, *more, "--transform", "none")
+    assert (constants, found) == ({"transform": "none", "C": value}, asked)
+
+
+@pytest.mark.parametrize(("least", "value"), [(0.0, "sqrt"), (-1e-3, "standard")])
+def test_square_roots_are_only_tried_where_there_are_some(least, value):
+    constants, asked = choose("nearest_mean", "transform", {"sqrt": 90, "standard": 80}, least=least)
+    assert constants == {"transform": value}
+    assert ("sqrt" in asked) == (value == "sqrt")
+
+
+def test_constants_of_the_way_before_are_taken_over():
+    known = {"logistic": ChosenWay("logistic", {"transform": "unit", "C": 300.0}, level(1))}
+    constants, asked = choose("isda", "lam", {1.0: 90}, known=known)
+    assert (constants, asked) == ({"transform": "unit", "C": 300, "lam": 1}, [0.5, 0.25, 0.1, 1, 2])
+    constants, _ = choose("metasaug", "C", {100: 90}, "--lam", "3")  # which are chosen first, and at last stay
+    assert constants == {"transform": "none", "C": 100, "lam": 3, "meta_step_size": 0.5, "lr": 0.01}
+    assert choose("isda", "C", {}, "--C", "7", known=known)[0]["C"] == 7
+
+
+class Recorded(Folds):
+    """Keeps what was said of each row (N, C)."""
+
+    def logits(self, name, constants, trained, left_out, scale):
+        assert not {*trained} & {*left_out}
+        self.said[left_out] = found = super().logits(name, constants, trained, left_out, scale)
+        return found
+
+
+def recorded(rows, target, folder, *more):
+    images = ImageList(Path("x"), list(map(str, range(len(rows)))), target, list("abc"), "a list")
+    counts = np.bincount(target).tolist()
+    flags = parse_own("", ["--features", "x.npz", "--no-cuda", *more])
+    folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, ScoreFiles(folder, "rows"))
+    folds.said = np.full((len(rows), CLASSES), np.nan)
+    return folds
+
+
+def made_up(scale=1.0):
+    generator = np.random.default_rng(0)
+    target = generator.permutation(np.repeat(np.arange(CLASSES), (35, 17, 8)))
+    rows = generator.normal(0, 2, (CLASSES, 4))[target] + generator.normal(0, 1, (60, 4))
+    return np.concatenate([rows * scale, generator.normal(0, 1, (60, 4)) / scale], axis=1).astype(np.float32), target
+
+
+@pytest.mark.parametrize("name", ["logistic", "lda", "isda", "metasaug"])
+def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_path):
+    rows, target = made_up()
+    folds = fold_numbers(target)
+    row = next(i for i in range(59) if folds[i] == folds[i + 1] and target[i] != target[i + 1])
+    swapped, moved = target.copy(), rows.copy()
+    swapped[[row, row + 1]] = target[[row + 1, row]]  # neighbours, so that the folds stay
+    assert np.array_equal(fold_numbers(swapped), folds)
+    moved[row] += 3
+
+    def said(rows, target):
+        folds = recorded(rows, target, tmp_path, "--way", "metasaug", "--C", "3", "--transform", "standard",
+                         "--epochs", "2")  # fmt: skip
+        folds.score(name, folds.flags.constants)
+        return folds.said
+
+    before, same = said(rows, target), folds == folds[row]
+    for other, own in ((said(rows, swapped), True), (said(moved, target), False)):
+        for k in range(60):
+            stays = bool(same[k]) and (own or k != row)
+            assert np.array_equal(other[k], before[k]) == stays  # the control: others change
+
+
+def test_columns_of_very_different_units_are_made_alike(tmp_path):
+    rows, target = made_up(scale=1e-3)
+    chosen = recorded(rows, target, tmp_path, "--way", "logistic").choose("logistic")
+    assert chosen.constants["transform"] == "standard"
+    assert chosen.score.accuracy > 80
+    one = recorded(*made_up(), tmp_path / "alike", "--way", "nearest_mean").choose("nearest_mean")
+    assert one.constants == {"transform": "none"}  # the control
+
+
+@pytest.mark.parametrize(
+    ("levels", "taken"),
+    [([50, 52, 53], 0), ([50, 60, 30], 1), ([50, 60, 62], 1), ([50, 60, 80], 2), ([50, 52, 60], 2)],
+)
+def test_the_simplest_way_is_taken_unless_another_is_measurably_better(levels, taken):
+    found = [ChosenWay("logistic", {}, level(right)) for right in levels]
+    assert choose_way(found) is found[taken]

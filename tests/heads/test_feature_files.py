@@ -1,0 +1,353 @@
+"""Files of features: what is written comes back, in both formats; every mistake is one line; one copy in memory."""
+
+import json
+import tracemalloc
+from itertools import product
+from unittest import mock
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+from support.refusals import wrong
+
+from harness.errors import UserError
+from heads import array_files
+from heads.feature_files import read_features
+from heads.image_lists import MAX_CLASSES
+
+SPLIT_WORDS = ("train", "meta", "val", "test")
+in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def good():
+    """Arrays of a good file."""
+    labels = np.array([0, 2, 1, 1, 0])
+    return {"features": np.random.default_rng(0).standard_normal((5, 3), dtype=np.float32), "labels": labels}
+
+
+def save_npz(path, arrays, compressed=False):
+    (np.savez_compressed if compressed else np.savez)(path, **arrays)
+    return path
+
+
+def save(path, arrays, texts=None):
+    """Save arrays in the format of the file's ending."""
+    if path.suffix == ".npz":
+        return save_npz(path, arrays)
+    arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+    save_arrays(arrays, path, metadata=texts)
+    return path
+
+
+def attempt(path):
+    """The table of a file; None if it ends in one line. Any other error fails the test."""
+    try:
+        return read_features(path)
+    except UserError as error:
+        said = str(error)
+    assert len(said.splitlines()) == 1
+    return None
+
+
+# What is written comes back
+
+text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=4)
+kinds = st.sampled_from(["i1", "u1", "i2", "i4", "i8", "u8"])
+
+
+@st.composite
+def contents(draw):
+    """Features, labels, class names or None, split or None, names or None, all as plain lists but the features."""
+    rows, width, classes = draw(st.integers(1, 30)), draw(st.integers(1, 5)), draw(st.integers(2, 5))
+    generator = np.random.default_rng(draw(st.integers(0, 10**6)))
+    features = generator.standard_normal((rows, width)) * 10.0 ** draw(st.integers(-6, 4))
+    labels = generator.integers(0, classes, rows).tolist()
+    labels[0] = 0  # so that none takes them to count from 1
+    names = draw(st.none() | st.lists(text, min_size=classes, max_size=classes, unique=True))
+    split = draw(st.none() | st.lists(st.sampled_from(SPLIT_WORDS), min_size=rows, max_size=rows))
+    called = draw(st.none() | st.lists(text, min_size=rows, max_size=rows))
+    return features, labels, names, split, called
+
+
+def check(table, features, labels, class_names, split, names):
+    kind = np.float16 if features.dtype.itemsize == 2 else np.float32
+    assert (table.features.dtype, table.features.flags.c_contiguous, table.features.flags.owndata) == (kind, True, True)
+    assert table.features.tolist() == [[float(kind(value)) for value in row] for row in features.tolist()]
+    assert (table.targets.dtype, table.targets.tolist()) == (np.int64, labels)
+    assert table.class_names == class_names
+    assert (None if table.split is None else table.split.tolist()) == split
+    assert table.names == names
+
+
+@given(contents(), st.sampled_from(["<f2", "<f4", "<f8", ">f2", ">f4", ">f8", "g"]), st.data())
+@in_a_folder
+def test_an_npz_comes_back(tmp_path, content, kind, data):
+    features, labels, class_names, split, names = content
+    features = features.astype(kind, order=data.draw(st.sampled_from("CF")))
+    words = data.draw(st.sampled_from(["no", "str", "bytes"]))  # labels as words
+    arrays = {"features": features, "labels": np.array(labels, data.draw(kinds)), "more": np.array([None])}
+    if class_names:
+        arrays["class_names"] = np.array(class_names)
+    if words != "no":
+        called = class_names or [f"{k}é" for k in (11, 2, 1, 9, 10)]  # whose order is not that of the numbers
+        labels = [called[label] for label in labels]
+        arrays["labels"] = np.array(labels if words == "str" else [label.encode() for label in labels])
+        class_names = class_names or sorted(set(labels))
+        labels = [class_names.index(label) for label in labels]
+    if split:
+        arrays["split"] = np.array(split)
+    if names:
+        arrays[data.draw(st.sampled_from(["names", "paths"]))] = np.array(names)
+    path = save_npz(tmp_path / "a.npz", arrays, data.draw(st.booleans()))
+    with mock.patch.object(array_files, "READ_BYTES", data.draw(st.integers(1, 200))):  # several blocks
+        check(read_features(path), features, labels, class_names, split, names)
+
+
+@given(contents(), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.data())
+@in_a_folder
+def test_a_safetensors_comes_back(tmp_path, content, kind, data):
+    features, labels, class_names, split, names = content
+    tensor = torch.from_numpy(features).to(kind)
+    split = [part.replace("test", "val") for part in split] if split else None
+    ids = names is None and data.draw(st.booleans())
+    target = torch.tensor(labels, dtype=data.draw(st.sampled_from([torch.uint8, torch.int64])))
+    tensors = {"features": tensor, "labels": target}
+    texts = {"class_names": json.dumps(class_names)} if class_names else {"format": "pt", "split": "by me"}
+    if split:
+        tensors["split"] = torch.tensor([SPLIT_WORDS.index(part) for part in split], dtype=torch.int32)
+    if names:
+        texts[data.draw(st.sampled_from(["names", "paths"]))] = json.dumps(names)
+    if ids:
+        tensors["names"] = torch.arange(len(labels)) - 7
+        names = [str(i - 7) for i in range(len(labels))]
+    save_tensors(tensors, tmp_path / "a.safetensors", texts)
+    with mock.patch.object(array_files, "READ_BYTES", data.draw(st.integers(1, 200))):
+        table = read_features(tmp_path / "a.safetensors")
+    check(table, (tensor.float() if kind == torch.bfloat16 else tensor).numpy(), labels, class_names, split, names)
+
+
+def test_features_alone_are_enough_for_prediction(tmp_path):
+    arrays = {"features": good()["features"]}
+    for ending in array_files.ARRAY_ENDINGS:
+        path = save(tmp_path / f"a{ending}", arrays)
+        table = read_features(path, labelled=False)
+        assert (table.targets, table.class_names, table.split, table.names, len(table)) == (None, None, None, None, 5)
+        assert "has no array labels: add it" in wrong(read_features, path)
+        assert read_features(save(path, good()), labelled=False).targets.tolist() == [0, 2, 1, 1, 0]  # where there are some
+        (tmp_path / f"a{ending}").rename(tmp_path / f"b{ending.upper()}")
+        assert read_features(tmp_path / f"b{ending.upper()}").targets.tolist() == [0, 2, 1, 1, 0]
+
+
+def test_names_come_before_paths(tmp_path):
+    both = {**good(), "names": np.arange(5), "paths": np.array(list("abcde"))}
+    assert read_features(save(tmp_path / "a.npz", both)).names == list("01234")
+
+
+def test_the_digest_is_of_the_content(tmp_path):
+    """Not of the format, compression or name; any change of the content changes it."""
+    arrays = {**good(), "split": np.array(["train", "val", "meta", "train", "val"]), "names": np.array(list("abcde"))}
+    table = read_features(save_npz(tmp_path / "a.npz", arrays))
+    reverse = dict(reversed(arrays.items()))
+    assert read_features(save_npz(tmp_path / "b.npz", reverse, compressed=True)).digest == table.digest
+    as_numbers = {**good(), "split": np.array([0, 2, 1, 0, 2])}
+    same = read_features(save(tmp_path / "a.safetensors", as_numbers, {"names": '["a", "b", "c", "d", "e"]'}))
+    assert same.digest == table.digest
+    changed = arrays["features"].copy()
+    changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))
+    others = [
+        {**arrays, "features": changed},
+        {**arrays, "features": arrays["features"].astype(np.float16)},
+        {**arrays, "labels": np.array([0, 2, 1, 1, 1])},
+        {**arrays, "split": np.array(["train", "val", "meta", "train", "test"])},
+        {**arrays, "class_names": np.array(list("xyz"))},
+        {**arrays, "names": np.array(list("abcdf"))},
+        good(),
+    ]
+    found = [read_features(save_npz(tmp_path / "c.npz", other)).digest for other in others]
+    assert len({table.digest, *found}) == 8
+
+
+# Mistakes
+
+
+def with_value(value, row=2, kind=np.float32):
+    features = good()["features"].astype(kind)
+    features[row:, 1] = value
+    return features
+
+
+WRONG = {  # in both formats: what is changed -> what is said
+    "has no array features, but embeddings, labels: write": {"features": None, "embeddings": np.ones((5, 3))},
+    "its array features has 1 dimensions": {"features": np.ones(5)},
+    "its array features has 3 dimensions": {"features": np.ones((5, 3, 1))},
+    "its array features is of the kind int32: write it as float32": {"features": np.ones((5, 3), np.int32)},
+    "its array features is of the kind bool": {"features": np.ones((5, 3), bool)},
+    "its array features is empty, 0 x 3": {"features": np.ones((0, 3), np.float32), "labels": np.ones(0, int)},
+    "its array features is empty, 5 x 0": {"features": np.ones((5, 0), np.float32)},
+    "its array features has values that are not finite as float32 in 3 of 5 rows, first in row 2": {
+        "features": with_value(np.nan)
+    },
+    "not finite as float16 in 1 of 5 rows, first in row 4": {"features": with_value(-np.inf, 4, np.float16)},
+    "not finite as float32 in 2 of 5 rows, first in row 3": {"features": with_value(1e39, 3, np.float64)},
+    "its array labels has 4 entries, but features has 5 rows": {"labels": np.array([0, 1, 0, 1])},
+    "its array split has 6 entries, but features has 5 rows": {"split": np.zeros(6, int)},
+    "its array names has 1 entries, but features has 5 rows": {"names": np.zeros(1, int)},
+    "its array paths has 1 entries, but features has 5 rows": {"paths": np.zeros(1, int)},
+    "its array labels has 2 dimensions": {"labels": np.zeros((5, 1), int)},
+    "its array labels has 0 dimensions": {"labels": np.array(0)},
+    "its array labels is of the kind float64: write integers": {"labels": np.zeros(5)},
+    "its array labels is of the kind bool": {"labels": np.zeros(5, bool)},
+    "its array labels has -1 in row 3, outside [0, 1000000): labels count from 0": {"labels": np.array([0, 1, 2, -1, -2])},
+    f"its array labels has {MAX_CLASSES} in row 1": {"labels": np.array([0, MAX_CLASSES, 1, 1, 0])},
+    f"its array labels has {2**64 - 1} in row 1": {"labels": np.array([0, 2**64 - 1, 1, 1, 0], np.uint64)},
+    "labels run from 1 to 3, but labels count from 0: subtract 1 from each, or add class_names if no row is of class 0": {
+        "labels": np.array([1, 3, 2, 2, 1])
+    },
+}
+ONLY_NPZ = {
+    "its array features is of the kind complex64": {"features": np.ones((5, 3), np.complex64)},
+    "its array features is of the kind void16": {"features": np.ones((5, 3)).view("V2")[:, :3]},
+    "its array labels holds pickled objects, which are not read": {"labels": np.array(list("aabbc"), object)},
+    "its array names holds pickled objects, which are not read": {"names": np.array([None] * 5)},
+    "its array features is of the kind object": {"features": np.full((5, 3), None)},
+    "its array labels holds bytes that are no UTF-8": {"labels": np.array([b"a", b"\xff", b"a", b"b", b"b"])},
+    "its array labels has 'cow' in row 2, which is none of class_names": {
+        "labels": np.array(["cat", "dog", "cow", "cat", "cat"]),
+        "class_names": np.array(["cat", "dog"]),
+    },
+    "its array labels has 2 in row 1, outside [0, 2)": {"class_names": np.array(["a", "b"])},
+    "its labels run from 1 to 3, but labels count from 0: subtract 1 from each": {
+        "labels": np.array([1, 3, 3, 1, 1]),
+        "class_names": np.array(list("abc")),
+    },
+    "its array class_names is empty or names a class twice": {"class_names": np.array(["a", "b", "a"])},
+    "its array class_names is empty or names": {"class_names": np.array([], str)},
+    "its array split has 'dev' in row 1: write the words train, meta, val or test": {
+        "split": np.array(["train", "dev", "val", "train", "dev"])
+    },
+    "its array split has 'Train' in row 0": {"split": np.array(["Train"] * 5)},
+    "its array split is of integers: write the words": {"split": np.array([0, 1, 2, 0, 0])},
+}
+ONLY_SAFETENSORS = {
+    "its array split has '3' in row 4: write 0 for train, 1 for meta, 2 for val": {"split": np.array([0, 1, 2, 0, 3])},
+    "its array split has '-1' in row 0": {"split": np.array([-1, 1, 2, 0, 0])},
+}
+CASES = [
+    (ending, words, change)
+    for ending, found in ((".npz", {**WRONG, **ONLY_NPZ}), (".safetensors", {**WRONG, **ONLY_SAFETENSORS}))
+    for words, change in found.items()
+]
+
+
+@pytest.mark.parametrize(("ending", "words", "change"), CASES)
+def test_what_is_wrong_with_an_array_is_said(tmp_path, ending, words, change):
+    arrays = {name: array for name, array in {**good(), **change}.items() if array is not None}
+    path = save(tmp_path / f"a{ending}", arrays)
+    for size in (1, array_files.READ_BYTES):  # several blocks, and one
+        with mock.patch.object(array_files, "READ_BYTES", size):
+            said = wrong(read_features, path)
+        assert said.startswith(str(path))
+        assert words in said
+    assert read_features(save(path, good())).targets.tolist() == [0, 2, 1, 1, 0]  # the control
+
+
+def test_labels_that_leave_out_more_than_class_0_do_not_count_from_1(tmp_path):
+    """A class without rows is fine, class 0 too, where the file says how many there are or leaves out others as well."""
+    for labels in ([1, 3, 3, 1, 1], [1] * 5, [2, 3, 4, 5, 6], [9, 9, 0, 0, 0]):
+        assert read_features(save(tmp_path / "a.npz", {**good(), "labels": np.array(labels)})).targets.tolist() == labels
+    named = {**good(), "labels": np.array([1, 3, 2, 2, 1]), "class_names": np.array(list("abcd"))}
+    assert read_features(save(tmp_path / "a.npz", named)).targets.tolist() == [1, 3, 2, 2, 1]
+
+
+@pytest.mark.parametrize("text", ["", "[", '"ab"', "[1.5]", "[true]", "[null]", '{"a": 1}', "[" * 10**5])
+def test_metadata_that_is_no_list_of_words_is_named(tmp_path, text):
+    path = save(tmp_path / "a.safetensors", good(), {"class_names": text})
+    assert "class_names in its metadata is no JSON list of words" in wrong(read_features, path)
+
+
+def test_what_is_no_file_of_features_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((2, 2)))
+    assert "ends in neither .npz nor .safetensors" in wrong(read_features, tmp_path / "a.npy")
+    (tmp_path / "folder.npz").mkdir()
+    assert "is no file: check the path" in wrong(read_features, tmp_path / "folder.npz")
+    for ending in array_files.ARRAY_ENDINGS:
+        assert "is not there: check the path" in wrong(read_features, tmp_path / f"no{ending}")
+        for content in (b"", b"x", (tmp_path / "a.npy").read_bytes(), b"\x80\x04N."):
+            (tmp_path / f"b{ending}").write_bytes(content)
+            assert f"is damaged, or no {ending} file" in wrong(read_features, tmp_path / f"b{ending}")
+    save_npz(tmp_path / "empty.npz", {})
+    assert "has no array features, but nothing" in wrong(read_features, tmp_path / "empty.npz")
+
+
+@pytest.mark.parametrize("name", ["features", "labels"])
+@pytest.mark.parametrize("change", [lambda all_: all_ + b"\0", lambda all_: all_[:-1], lambda all_: all_[:90]])
+def test_an_array_of_more_or_fewer_bytes_than_it_says_is_damaged(tmp_path, name, change):
+    """Though the checksum of the archive is right."""
+    save_npz(tmp_path / "a.npz", good())
+    for path, own in ((tmp_path / "same.npz", bytes), (tmp_path / "b.npz", change)):
+        with ZipFile(tmp_path / "a.npz") as whole, ZipFile(path, "w") as archive:
+            for member in whole.namelist():
+                content = whole.read(member)
+                archive.writestr(member, own(content) if member == f"{name}.npy" else content)
+    assert "is damaged, or no .npz file" in wrong(read_features, tmp_path / "b.npz")
+    assert len(read_features(tmp_path / "same.npz")) == 5  # the control
+
+
+@given(st.data())
+@settings(in_a_folder, max_examples=200)
+def test_a_damaged_npz_is_never_taken_for_another(tmp_path, data):
+    """Whatever a byte is changed to, wherever the file is cut: one line, or the same content."""
+    arrays = {**good(), "split": np.array(["train", "val", "meta", "train", "val"]), "class_names": np.array(list("abc"))}
+    path = save_npz(tmp_path / "a.npz", arrays, data.draw(st.booleans()))
+    whole, digest = path.read_bytes(), read_features(path).digest
+    place = data.draw(st.integers(0, len(whole) - 1))
+    cut = data.draw(st.booleans())
+    path.write_bytes(whole[:place] if cut else whole[:place] + bytes([data.draw(st.integers(0, 255))]) + whole[place + 1 :])
+    if (found := attempt(path)) is not None:
+        assert not cut
+        assert found.features.tolist() == arrays["features"].tolist()
+        assert found.targets.tolist() == arrays["labels"].tolist()
+        if found.digest != digest:  # the archive's list of names has no checksum: an array may have lost its name
+            assert found.split is None or found.class_names is None
+
+
+@given(st.data())
+@settings(in_a_folder, max_examples=200)
+def test_a_damaged_safetensors_ends_in_one_line_or_is_read(tmp_path, data):
+    """It has no checksum: what is still a sound file is read."""
+    arrays = {**good(), "split": np.array([0, 2, 1, 0, 2])}
+    path = save(tmp_path / "a.safetensors", arrays, {"class_names": '["a", "b", "c"]'})
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    cut = data.draw(st.booleans())
+    path.write_bytes(whole[:place] if cut else whole[:place] + bytes([data.draw(st.integers(0, 255))]) + whole[place + 1 :])
+    assert attempt(path) is None or not cut
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [*product(["float16", "float32", "float64"], [".npz", ".compressed.npz", ".safetensors"]), ("bfloat16", ".safetensors")],
+)
+def test_there_is_one_copy_of_the_features(tmp_path, kind, ending):
+    rows, width = 4000, 256
+    path, labels = tmp_path / f"a{ending}", np.arange(rows) % 7
+    features = torch.randn(rows, width, dtype=torch.float64).to(getattr(torch, kind))
+    if ending == ".safetensors":
+        save_tensors({"features": features, "labels": torch.from_numpy(labels)}, path)
+    else:
+        save_npz(path, {"features": features.numpy(), "labels": labels}, "compressed" in ending)
+    read_features(path)  # what is imported on the way is not counted
+    with mock.patch.object(array_files, "READ_BYTES", 1 << 16):
+        tracemalloc.start()
+        table = read_features(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert table.features.nbytes < peak < 1.3 * table.features.nbytes

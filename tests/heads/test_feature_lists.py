@@ -1,0 +1,256 @@
+"""Rows of files of features as lists: the sets that are drawn from them, and the features that belong to each row."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.refusals import wrong
+
+from heads.drawn_sets import Split, class_counts
+from heads.feature_files import FeatureTable, read_features
+from heads.feature_lists import RowList, feature_lists, rows_of
+from heads.image_lists import ImageList
+
+WIDTH = 3
+
+
+def table(path, targets, class_names=None, split=None, kind=np.float32, width=WIDTH):
+    """A table whose features say which file and row they are of."""
+    features = np.arange(len(targets) * width).reshape(-1, width) % 1000 + (ord(Path(path).stem[0]) - 97) / 4
+    words = None if split is None else np.array(split)
+    digest = f"digest of {Path(path).name}"
+    return FeatureTable(Path(path), features.astype(kind), np.array(targets), class_names, words, None, digest)
+
+
+def by_name(tables):
+    return {part.path: part.features for part in tables}
+
+
+def slow_rows(tables, images):
+    """The rows one by one, by comparison of names."""
+    found = []
+    for path in images.paths:
+        place = (Path(images.root) / path).resolve()
+        (features,) = [part.features for part in tables if part.path.resolve() == place.parent]
+        found.append(features[int(place.name)].tolist())
+    return found
+
+
+def numbers(images):
+    return [int(path.rsplit("/", 1)[-1]) for path in images.paths]
+
+
+# Lists
+
+
+def test_a_file_for_each_set(tmp_path):
+    train, val = table(tmp_path / "a.npz", [0, 1, 0, 2, 1, 0]), table(tmp_path / "b.npz", [2, 0, 1, 1])
+    lists = feature_lists(train, val, None, None, 0)
+    assert (lists.draw, lists.source is lists.train, lists.split, lists.notes) == ("take out", True, None, [])
+    for part, own in ((lists.train, train), (lists.test, val)):
+        assert (type(part), part.root, part.source) == (RowList, own.path, str(own.path))
+        assert (part.paths, part.class_names) == ([str(i) for i in range(len(own))], ["0", "1", "2"])
+        assert part.targets.tolist() == own.targets.tolist()
+        part.check_root()
+    meta = table(tmp_path / "c.npz", [0, 1, 2], split=["meta"] * 3)
+    lists = feature_lists(train, val, meta, None, 0)
+    assert (lists.draw, lists.source.root, lists.source.targets.tolist()) == ("whole", meta.path, [0, 1, 2])
+    assert lists.sets(1).meta.targets.tolist() == [0, 1, 2]
+    # a split that agrees changes nothing
+    agreeing = replace(train, split=np.array(["train"] * 6)), replace(val, split=np.array(["val", "test"] * 2))
+    again = feature_lists(*agreeing, meta, None, 0)
+    assert [part.digest() for part in again.parts] == [part.digest() for part in lists.parts]
+
+
+def test_one_file_with_a_split():
+    words, targets = ["val", "train", "meta", "train", "val", "train"], [0, 1, 1, 0, 1, 1]
+    lists = feature_lists(table("a.npz", targets, ["x", "y"], words), None, None, None, 0)
+    assert [numbers(part) for part in lists.parts] == [[1, 3, 5], [2], [0, 4]]
+    assert [part.targets.tolist() for part in lists.parts] == [[1, 0, 1], [1], [0, 1]]
+    assert (lists.draw, lists.test.class_names, lists.val) == ("whole", ["x", "y"], None)
+    test_words = [word.replace("val", "test") for word in words]
+    tested = feature_lists(table("a.npz", targets, split=test_words), None, None, None, 0)
+    assert [part.paths for part in tested.parts] == [part.paths for part in lists.parts]
+    both = feature_lists(table("a.npz", targets, split=[*words[:4], "test", "train"]), None, None, None, 0)
+    assert [numbers(part) for part in both.parts] == [[1, 3, 5], [2], [4], [0]]  # the last to choose on
+    no_meta = ["val", "train", "train", "train", "val", "train"]
+    lists = feature_lists(table("a.npz", targets, split=no_meta), None, None, None, 0)
+    assert (lists.draw, numbers(lists.source), lists.source is lists.train) == ("take out", [1, 2, 3, 5], True)
+    own = table("b.npz", [1, 0])
+    lists = feature_lists(table("a.npz", targets, split=["val", "train"] * 3), None, own, None, 0)
+    assert (lists.draw, lists.source.source) == ("whole", "b.npz")
+
+
+@given(st.integers(0, 1000), st.floats(0.05, 0.9), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_share_is_drawn(seed, val_fraction, val_seed, with_meta):
+    """As the images of a folder of classes are."""
+    targets = np.concatenate([np.arange(4), np.random.default_rng(seed).integers(0, 4, 40)])
+    meta = table("m.npz", [3, 2, 1, 0]) if with_meta else None
+    lists = feature_lists(table("a.npz", targets), None, meta, val_fraction, val_seed)
+    images = ImageList(Path("a.npz"), [str(i) for i in range(len(targets))], targets, list("0123"), "a list")
+    expected = Split(images, val_fraction, val_seed).lists()
+    assert (lists.train.paths, lists.test.paths) == (expected.train.paths, expected.test.paths)
+    assert (lists.draw, lists.source.source) == (("whole", "m.npz") if with_meta else ("take out", "a.npz"))
+    assert lists.notes == expected.notes
+    assert {type(part) for part in lists.parts} == {RowList}
+    if not with_meta:
+        assert lists.without(set(), "a note").train.paths == lists.train.paths  # drawn anew
+
+
+# Classes of several files
+
+
+def test_classes_are_matched_by_name():
+    train = table("a.npz", [0, 1, 2, 0], ["cat", "dog", "cow"])
+    val = table("b.npz", [0, 1, 1], ["cow", "cat", "a class without rows"])
+    lists = feature_lists(train, val, table("m.npz", [0, 2, 1]), None, 0)
+    assert (lists.test.targets.tolist(), lists.test.class_names) == ([2, 0, 0], ["cat", "dog", "cow"])
+    assert lists.source.targets.tolist() == [0, 2, 1]  # it has no names: by number
+    by_number = feature_lists(table("a.npz", [0, 1, 2]), table("b.npz", [0, 1], ["2", "0"]), None, None, 0)
+    assert by_number.test.targets.tolist() == [2, 0]
+    said = wrong(feature_lists, train, table("b.npz", [0, 1, 0], ["cat", "bat"]), None, None, 0)
+    assert said == "b.npz: row 1 is of class 'bat', which a.npz does not have: name the classes of both alike"
+    assert "'bat', which a.npz does not" in wrong(feature_lists, train, val, table("m.npz", [0], ["bat"]), None, 0)
+
+
+def good():
+    return {"train": table("a.npz", [0, 1, 2, 0, 1, 2]), "val": table("b.npz", [0, 1, 2]), "meta": None,
+            "val_fraction": None, "val_seed": 0}  # fmt: skip
+
+
+SPLIT = ["train", "train", "train", "val", "meta", "val"]
+WRONG = {
+    "a.npz has no array split that says which rows are for tests: add it": {"val": None},
+    "a.npz has no array split that says": {"val": None, "meta": table("m.npz", [0, 1, 2])},
+    "--val_fraction is for one file without a split, but b.npz is given": {"val_fraction": 0.5},
+    "--val_fraction is for one file without a split, but a.npz has an array split": {
+        "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT),
+        "val": None,
+        "val_fraction": 0.5,
+    },
+    "--val_fraction 1.0 makes no sense": {"val": None, "val_fraction": 1.0},
+    "--val_seed -1 makes no sense": {"val": None, "val_fraction": 0.5, "val_seed": -1},
+    "b.npz has 4 features a row, a.npz has 3": {"val": table("b.npz", [0, 1], width=4)},
+    "m.npz has 2 features a row, a.npz has 3": {"meta": table("m.npz", [0, 1], width=2)},
+    "b.npz: its array labels goes up to 4, but a.npz has the classes 0 to 2": {"val": table("b.npz", [0, 4])},
+    "b.npz: its labels run from 1 to 3, but labels count from 0": {"val": table("b.npz", [1, 3])},
+    "a.npz holds one class; at least two are needed": {"train": table("a.npz", [0, 0])},
+    "a.npz has no array labels": {"train": replace(table("a.npz", [0, 1]), targets=None)},
+    "b.npz has no array labels": {"val": replace(table("b.npz", [0, 1]), targets=None)},
+    "a.npz: its array split calls row 3 val, but all its rows are to be train rows: give one file with": {
+        "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT)
+    },
+    "b.npz: its array split calls row 1 train, but all its rows are to be val rows": {
+        "val": table("b.npz", [0, 1], split=["test", "train"])
+    },
+    "m.npz: its array split calls row 0 val, but all its rows are to be meta rows": {
+        "meta": table("m.npz", [0, 1], split=["val", "meta"])
+    },
+    "a.npz: its array split calls no row val": {"train": table("a.npz", [0, 1], split=["train", "train"]), "val": None},
+    "a.npz: its array split calls no row train": {"train": table("a.npz", [0, 1], split=["meta", "val"]), "val": None},
+    "a.npz calls 1 rows meta, but m.npz is given": {
+        "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT),
+        "val": None,
+        "meta": table("m.npz", [0, 1]),
+    },
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_does_not_fit_is_said(words):
+    feature_lists(**good())  # the control
+    assert words in wrong(feature_lists, **{**good(), **WRONG[words]})
+
+
+def test_a_training_class_without_rows_is_named_where_sets_are_drawn():
+    lists = feature_lists(table("a.npz", [0, 2, 0, 2], list("xyz")), table("b.npz", [0, 1]), None, None, 0)
+    assert "class 1 (y) has no training image in a.npz" in wrong(lists.sets, 1)
+
+
+# Features of rows
+
+
+def test_all_rows_of_one_table_are_not_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train, val = table("a.npz", [0, 1, 1, 0]), table("sub/b.npz", [0, 1])
+    tables = by_name([train, val])
+    lists = feature_lists(train, val, None, None, 0)
+    assert rows_of(tables, lists.train) is train.features
+    assert rows_of({tmp_path / "sub" / ".." / "a.npz": train.features}, lists.train) is train.features
+    turned = lists.train.subset(np.array([0, 1, 3, 2]))
+    for part in (turned, lists.train.subset(np.arange(3)), lists.train.subset(np.array([2, 2]))):
+        found = rows_of(tables, part)
+        assert not np.shares_memory(found, train.features)
+        assert found.tolist() == train.features[numbers(part)].tolist()
+    none = rows_of(tables, lists.train.subset(np.arange(0)))
+    assert (none.shape, none.dtype) == ((0, WIDTH), np.float32)
+    with pytest.raises(KeyError):
+        rows_of(by_name([val]), lists.train)
+
+
+places = st.sampled_from(["a.npz", "sub/b.npz", "sub/deep/c.npz", "./sub/../d.npz"])
+
+
+@given(st.data(), st.integers(0, 10**6), st.lists(places, min_size=3, max_size=3, unique=True))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_sets_of_rows_are_drawn_as_those_of_images(tmp_path, monkeypatch, data, seed, files):
+    """Meta, held-out and joined rows have the features of their rows, and no test row is among the others."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(seed)
+    kinds = [data.draw(st.sampled_from([np.float16, np.float32])) for _ in files]
+    tables = [
+        table(tmp_path / path if data.draw(st.booleans()) else path, generator.permutation(np.arange(43) % 3), kind=kind)
+        for path, kind in zip(files, kinds, strict=True)
+    ]
+    count = data.draw(st.integers(1, 3))
+    case, num_meta = data.draw(st.sampled_from(["files", "meta file", "split", "drawn"])), data.draw(st.integers(1, 4))
+    if case == "split":
+        split = generator.permutation(["train", "train", "val", "meta"])[np.arange(43) % 4]  # some of each class
+        tables[0] = replace(tables[0], split=split, targets=np.arange(43) // 4 % 3)
+    lists = feature_lists(
+        tables[0], tables[1] if "file" in case else None, tables[2] if case == "meta file" else None,
+        0.3 if case == "drawn" else None, seed,
+    )  # fmt: skip
+    sets = lists.sets(num_meta, count, join_meta=True)
+    for part in (*sets.parts.values(), sets.joined):
+        assert type(part) is RowList
+        assert rows_of(by_name(tables), part).tolist() == slow_rows(tables, part)
+        names = {str(Path(file).parent.absolute()): None for file in part.files()}
+        digests = [f"digest of {Path(name).name}" for name in names]
+        assert part.content == f"{len(part)} rows of features ({', '.join(digests)})"
+    together = [set(part.files()) for part in sets.parts.values()]
+    assert sum(map(len, together)) == len(set().union(*together))
+    assert class_counts(sets.train) == sets.cls_num_list
+    assert len(sets.joined) == len(sets.train) + len(sets.meta)
+
+
+def test_kinds_of_several_files_are_joined():
+    half, single = table("a.npz", [0, 1], kind=np.float16), table("b.npz", [0, 1])
+    lists = feature_lists(half, single, single, None, 0)
+    tables = by_name([half, single])
+    assert rows_of(tables, lists.train.joined(lists.test)).dtype == np.float32
+    assert rows_of(tables, lists.train.joined(lists.test).subset(np.array([1, 0]))).dtype == np.float16
+
+
+def test_digests_tell_contents_apart_and_not_places(tmp_path):
+    features = np.random.default_rng(0).standard_normal((6, 2))
+
+    def digests(folder, changed=0.0):
+        for name in ("a.npz", "b.npz"):
+            content = features + changed if name == "b.npz" else features
+            np.savez(folder / name, features=content, labels=np.array([0, 1, 2, 0, 1, 2]))
+        train, meta = (read_features(folder / name) for name in ("a.npz", "b.npz"))
+        sets = feature_lists(train, train, meta, None, 0).sets(1, join_meta=True)
+        return sets.digests(), sets.joined.digest(), sets.joined.content
+
+    (tmp_path / "one").mkdir()
+    before = digests(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert digests(tmp_path / "two") == before
+    after, joined, content = digests(tmp_path / "one", 1.0)
+    assert {name for name in after if after[name] != before[0][name]} == {"meta images"}
+    assert (joined == before[1], content == before[2]) == (True, False)

@@ -1,0 +1,96 @@
+"""Folds over the training rows and what their scores say, against loops over rows and classes."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heads.folds import FOLDS, Score, ScoreFiles, fold_numbers, over_classes, scored
+
+SEEDS = st.integers(0, 1000)
+ROWS = np.arange(40)
+ONES = np.ones(40)
+
+
+@given(st.lists(st.integers(1, 23), min_size=1, max_size=9), SEEDS)
+def test_every_class_is_spread_over_the_folds_and_trained_on_in_each(counts, seed):
+    target = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    folds = fold_numbers(target, seed)
+    assert np.array_equal(folds, fold_numbers(target, seed))
+    for k, count in enumerate(counts):
+        own = folds[target == k].tolist()
+        if count == 1:
+            assert own == [-1]
+        else:
+            assert {*own} <= {*range(FOLDS)}
+            assert max(map(own.count, own)) == math.ceil(count / FOLDS) < count
+    sizes = [int((folds == k).sum()) for k in range(FOLDS)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(SEEDS, st.integers(1, 30))
+def test_the_mean_over_classes_has_the_error_of_a_pooled_variance(seed, rows):
+    generator = np.random.default_rng(seed)
+    target, values = generator.integers(0, 6, rows), generator.normal(1, 2, rows)
+    of = [[v for v, y in zip(values, target, strict=True) if y == k] for k in sorted({*target.tolist()})]
+    means = [sum(own) / len(own) for own in of]
+    squares = sum((v - mean) ** 2 for own, mean in zip(of, means, strict=True) for v in own)
+    pooled = squares / max(rows - len(of), 1)
+    expected = sum(means) / len(of), math.sqrt(sum(pooled / len(own) for own in of)) / len(of)
+    assert over_classes(values, target) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@given(SEEDS, st.sampled_from([1, 1000]))
+def test_scores_are_those_of_a_softmax_row_by_row(seed, scale):
+    generator = np.random.default_rng(seed)
+    logits, target = generator.normal(0, 1, (9, 4)) * scale, generator.integers(0, 4, 9)
+    found = scored(logits, target)
+    for z, y, right, loss in zip(logits.tolist(), target, found.right, found.loss, strict=True):
+        assert right == (z[y] == max(z))
+        assert loss == pytest.approx(math.log(sum(math.exp(v - max(z)) for v in z)) + max(z) - z[y], abs=1e-9)
+
+
+def test_a_gain_is_paired_by_rows():
+    right = np.random.default_rng(0).random(40) < 0.5
+    one, other = (Score(ROWS % 2, right ^ np.isin(ROWS, row), ONES) for row in (3, 4))
+    gain, error = one.gain(other)
+    assert gain == pytest.approx(one.accuracy - other.accuracy)
+    assert error == pytest.approx(100 * over_classes(one.right * 1 - other.right * 1, ROWS % 2)[1])
+    assert error < 0.5 * math.hypot(one.error, other.error)  # the control: as if of other rows
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "loss", "better"),
+    [
+        (9, 0, 2.0, True), (0, 0, 0.9, True), (0, 1, 0.5, False), (0, 0, 1.0, False), (2, 1, 1.0, False),
+    ],
+)  # fmt: skip
+def test_what_is_an_improvement(gained, lost, loss, better):
+    """Measurably more accurate; or no less accurate, with a measurably smaller log-loss."""
+    before = Score(ROWS % 2, np.isin(ROWS, range(20)), ONES)
+    after = Score(ROWS % 2, np.isin(ROWS, range(lost, 20 + gained)), ONES * loss)
+    assert after.improves(before) == better
+
+
+def test_scores_are_kept_and_what_is_damaged_is_computed_again(tmp_path):
+    generator, computed = np.random.default_rng(0), []
+    made = [scored(generator.normal(0, 1, (50, 3)), generator.integers(0, 3, 50)) for _ in range(2)]
+
+    def ask(about, *keys):
+        computed.clear()
+        files = ScoreFiles(tmp_path / "folds", about)
+        found = dict(files.all(keys, lambda i: computed.append(i) or made[i]))
+        for i in found:
+            assert all(map(np.array_equal, vars(found[i]).values(), vars(made[i]).values()))
+        return computed
+
+    one, two, three = ({"C": 1.0, "lam": lam} for lam in (2.0, 3.0, 4.0))
+    assert ask("some rows", one, two) == [0, 1]
+    assert ask("some rows", dict(sorted(one.items(), reverse=True)), three) == [1]
+    assert ask("other rows", one) == [0]
+    path = ScoreFiles(tmp_path / "folds", "some rows").path(one)
+    path.write_bytes(path.read_bytes()[:-40])
+    assert ask("some rows", one, two) == [0]
+    assert ask("some rows", one, two) == []

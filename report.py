@@ -27,7 +27,7 @@ from harness.files import writing
 from harness.flags import Parser, require
 from harness.progress import progress
 from harness.text import printable, say, shown_names
-from reporting.answers import read_answers
+from reporting.answers import read_answer
 from reporting.finished_runs import grouped, long_tails, markdown, published_tables, run_table
 from reporting.found_runs import Found, find_runs
 from reporting.page import Block, Page
@@ -143,7 +143,7 @@ def make(found: Found, options: Options, opened: Opened, going_on: bool = False)
     shown = progress(enumerate(sets.items()), len(sets), "comparing", file=sys.stderr)
     settings = [make_section(k, title, groups, options.baseline, options.images, opened) for k, (title, groups) in shown]
     for one, groups in zip(settings, sets.values(), strict=True):
-        one.verdict = read_answers(run.path.parent for own in groups.values() for run in own) or one.verdict
+        one.verdict = read_answer([run.path for own in groups.values() for run in own]) or one.verdict
     under_way = [make_under_way(k, title, own) for k, (title, own) in enumerate(long_tails(found.unfinished).items())]
     with writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)

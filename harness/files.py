@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -68,12 +69,14 @@ def check_is_table(out: Path, beginning: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
+def replacing(path: Path, keep_previous: bool = False, shared: bool = False) -> Iterator[Path]:
     """Give the path of a file to write, which then takes the place of `path`.
 
     With `keep_previous` the earlier file stays as `previous(path)`, and the new one has reached the disk when this ends.
+    With `shared` other processes may be writing the same file: the one that ends last stays.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
+    own = f".{secrets.token_hex(4)}" if shared else ""
+    temporary = path.with_name(f"{path.name}{own}{TEMPORARY}")
     refuse_special(path)
     try:
         with writing(path):

@@ -86,6 +86,10 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
     raise UserError("; ".join(mistakes))
 
 
+class OtherRunError(UserError):
+    """A state is of other flags or data than the run that was to resume from it."""
+
+
 def check_state(inner: Mapping[str, Any], source: Path) -> None:
     """Check what a state holds besides weights and optimizer; parts may be missing."""
     try:
@@ -107,8 +111,8 @@ def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, d
         if key not in recorded:
             raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
         if recorded[key] != value:
-            theirs = schemas.shown(recorded[key])
-            raise UserError(f"--resume {source} was made with {key} {theirs}, this run has {value}: they must be the same")
+            made = f"--resume {source} was made with {key} {schemas.shown(recorded[key])}"
+            raise OtherRunError(f"{made}, this run has {value}: they must be the same")
     before = inner.get("surroundings", {})
     for key, value in numerics(device).items():
         if key in before and before[key] != value:
@@ -130,12 +134,12 @@ def classes_must_match(recorded: object, own: Sequence[str], source: Path) -> No
     """Refuse to go on with other classes than those that a state names; the data may be the same under other names."""
     if not isinstance(recorded, list) or not own:  # a state of an older version, or a script without names
         return
+    made = f"--resume {source} was made with"
     if len(recorded) != len(own):
-        raise UserError(f"--resume {source} was made with {len(recorded)} classes, this run has {len(own)}: see --data_root")
+        raise OtherRunError(f"{made} {len(recorded)} classes, this run has {len(own)}: see --data_root")
     for k, (before, now) in enumerate(zip(recorded, own, strict=True)):
         if before != now:
-            theirs = schemas.shown(before)
-            raise UserError(f"--resume {source} was made with class {k} named {theirs}, this run has {now}: see --data_root")
+            raise OtherRunError(f"{made} class {k} named {schemas.shown(before)}, this run has {now}: see --data_root")
 
 
 def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:

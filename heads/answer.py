@@ -36,12 +36,13 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
         return [first, f"Classes by their training images: {shots}."]
     gain, error = others[0].score.gain(taken.score)
     if taken is not baseline:
-        over = f"{WAYS[baseline.name].words}, the simplest baseline: {gained(taken, baseline)}"
+        over = f"{WAYS[baseline.name].words}, the simplest baseline: {distance_to(taken, baseline)}"
         alike = [one for one in others if not measurable(taken.score, one.score)]
         close = f", but not than {', '.join(WAYS[one.name].words for one in alike)}" if alike else ""
         second = f"It is measurably better than {over}{close}."
     else:
-        second = f"Nothing is measurably better; the next, {WAYS[others[0].name].words}, gains {gained(others[0], taken)}."
+        next_one = f"{WAYS[others[0].name].words} is {distance_to(others[0], taken)}"
+        second = f"Nothing is measurably better than this baseline; {next_one}."
     more = []
     if taken is baseline and gain >= 0.05:
         times = math.ceil((MEASURABLE * error / gain) ** 2)
@@ -49,10 +50,10 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
     return [first, second, f"Classes by their training images: {shots}.", *more]
 
 
-def gained(one: ChosenWay, other: ChosenWay) -> str:
-    """Return by how much a way is above another, with half the 95 % interval."""
+def distance_to(one: ChosenWay, other: ChosenWay) -> str:
+    """Return how far a way is above or below another, with half the 95 % interval."""
     gain, error = one.score.gain(other.score)
-    return f"{round(gain, 1) + 0.0:+.1f} ± {MEASURABLE * error:.1f} points".replace("-", "−")
+    return f"{abs(gain):.1f} ± {MEASURABLE * error:.1f} points {'lower' if gain < 0 else 'higher'}"
 
 
 def by_shot(one: ChosenWay, cls_num_list: Sequence[int]) -> dict[str, float]:

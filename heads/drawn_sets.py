@@ -137,7 +137,9 @@ class Lists:
             notes.append(f"the {len(meta)} meta images are also among {among}, as published")
         heldout = self.val if num_heldout else None
         if self.val is not None and not num_heldout:
-            notes.append(f"{len(self.val)} of {self.val.source} are not used: --select_on heldout chooses on them")
+            train = train.joined(self.val)
+            among = f"the {len(self.val)} images of {self.val.source}"
+            notes.append(f"{among} are trained on too: --select_on heldout keeps them to choose the best epoch")
         elif num_heldout and heldout is None:
             heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
             check_held_out(len(heldout))

@@ -280,6 +280,7 @@ def of_way(values: Mapping[str, Any], given: set[str]) -> dict[str, object]:
             raise UserError(f"--{flag} {values[flag]} does not go with --way {name}: leave it out, or take --way {RECIPE}")
     idle = [flag for flag in steps if way.fit is not None and flag not in constants]
     idle += [flag for flag in ("C", "transform") if flag in given and flag not in constants]
+    idle += ["select_on"] if way.fit is not None and values["select_on"] == "heldout" else []
     if idle or "finetune" in given:
         raise UserError(f"--{(idle or ['finetune'])[0]} has no effect with --way {name}, {way.words}: leave it out")
     no_steps = {"stage2": "none", "epochs": 1, "meta_start": 0, "momentum": 0.0, "nesterov": False}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,20 +15,29 @@ from harness.text import printable
 ANSWER_FILE = "answer.json"
 
 
-def write_answer(folder: Path, lines: Sequence[str]) -> None:
-    """Write the sentences of an answer."""
-    with replacing(folder / ANSWER_FILE) as part:
-        part.write_bytes(msgspec.json.encode(list(lines)))
+class ComparedRuns(msgspec.Struct):
+    """What is kept: the names of the summaries that were compared, and the sentences."""
+
+    compared: list[str]
+    sentences: list[str]
 
 
-def read_answers(folders: Iterable[Path]) -> list[str]:
-    """Return the sentences of the answers in these folders."""
-    lines: list[str] = []
-    for path in (folder / ANSWER_FILE for folder in dict.fromkeys(folders)):
+def write_answer(folder: Path, summaries: Iterable[Path], sentences: Sequence[str]) -> None:
+    """Write the answer of the comparison of these runs, which lie in the folder."""
+    with replacing(folder / ANSWER_FILE, shared=True) as part:
+        part.write_bytes(msgspec.json.encode(ComparedRuns(sorted(path.name for path in summaries), list(sentences))))
+
+
+def read_answer(summaries: Collection[Path]) -> list[str]:
+    """Return the sentences of the comparison of these runs and no others, [] if there was none."""
+    for folder in {path.parent for path in summaries}:
+        path = folder / ANSWER_FILE
         if not os.path.isfile(path):
             continue
         try:
-            lines += map(printable, msgspec.json.decode(read_bytes(path), type=list[str]))
+            found = msgspec.json.decode(read_bytes(path), type=ComparedRuns)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read ({error}): remove it, and compare again") from error
-    return lines
+        if {folder / name for name in found.compared} == {*summaries}:
+            return [*map(printable, found.sentences)]
+    return []

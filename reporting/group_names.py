@@ -30,7 +30,7 @@ def write_group_names(folder: Path, words: Mapping[str, str]) -> None:
     """
     if not os.path.exists(folder / FILE):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / FILE) as part:
+        with replacing(folder / FILE, shared=True) as part:
             part.write_text(json.dumps(dict(words), indent=1) + "\n", encoding="utf-8")
 
 

@@ -25,13 +25,13 @@ LINE = 40  # letters, of a title in a figure
 
 def write_page(page: Page, path: Path) -> None:
     """Write the page."""
-    with replacing(path) as part:
+    with replacing(path, shared=True) as part:
         part.write_text(render(page), encoding="utf-8")
 
 
 def write_csv(table: Table, path: Path) -> None:
     """Write a table as CSV."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8", errors=WRITTEN_OUT, newline="") as file:
+    with replacing(path, shared=True) as part, open(part, "w", encoding="utf-8", errors=WRITTEN_OUT, newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(table)
 
 
@@ -63,7 +63,7 @@ def classes_table(sets: Mapping[str, Groups]) -> Table:
 def write_latex(runs: Sequence[FinishedRun], measure: Any, path: Path) -> None:
     """Write the table of a paper."""
     kind: Literal["accuracy", "error"] = measure
-    with replacing(path) as part:
+    with replacing(path, shared=True) as part:
         part.write_text(latex_table(runs, kind), encoding="utf-8")
 
 
@@ -105,5 +105,5 @@ def in_lines(first: str, second: str) -> list[str]:
 def write_figure(chart: Chart, path: Path, title: Sequence[str] | None = None) -> None:
     """Write a chart as PNG and SVG; `title` is what it has above it, in lines."""
     for end, content in on_paper(chart, title).items():
-        with replacing(path.with_name(f"{path.name}.{end}")) as part:
+        with replacing(path.with_name(f"{path.name}.{end}"), shared=True) as part:
             part.write_bytes(content)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from harness.files import check_output, output_folder, read_bytes
 from harness.flags import Parser, require
 from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
+from harness.resume import OtherRunError
 from harness.run_files import summary_path
 from harness.signals_and_lock import HeldError, Signals
 from harness.text import say
@@ -105,12 +107,22 @@ def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
     """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
     own = source.for_flags(flags)
+    train_own = partial(train, group=group, read=lambda: own, whole=False)
     with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
-            train(flags, group, lambda: own, whole=False)
+            try:
+                train_own(flags)
+            except OtherRunError:  # of other images, a seed or constants: its files are set aside
+                train_own(replace(flags, resume=None))
         except Stopped as stopped:
             if stopped.status:
                 raise Stopped("stopped; give the same command to resume", stopped.status) from stopped
+
+
+def check_alone(group: Group) -> None:
+    """Refuse several processes of torchrun."""
+    if group.world_size > 1:
+        raise UserError("a comparison is one process: start it several times, as the commands share the work by its files")
 
 
 def check_folder(folder: Path) -> None:
@@ -131,6 +143,7 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     """Choose, train, report, say which way to take."""
     found = parse_group(more)
     with process_group(found.gpu, found.no_cuda, None, found.timeout) as group:
+        group.agree(lambda: check_alone(group))
         one = read_comparison(preset, more)
         source = read_source(one.flags)
         source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
@@ -141,9 +154,9 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     folder, taken, sets = one.flags.folder, choose_way(ways), source.sets
     lines = answer(ways, sets.stage2_counts, tested(one, taken.name), len(sets.test))
     constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]
-    command = shlex.join(["python3", "train_own.py", *one.words, "--way", taken.name, *constants])
+    command = shlex.join(["python3", os.path.relpath(ROOT / "train_own.py"), *one.words, "--way", taken.name, *constants])
     lines.append(f"To train it: {command}")
-    write_answer(folder, lines)
+    write_answer(folder, [summary_path(folder, way) for way in one.ways], lines)
     write_group_names(folder, {way: WAYS[way].words for way in one.ways})
     report = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / REPORT), "--force"]
     status = subprocess.run(report, check=False).returncode  # it has said what was wrong

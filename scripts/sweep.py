@@ -80,7 +80,7 @@ def chosen_for(sweep: Sweep, of: str) -> dict[str, Constants]:
     path = sweep.folder(of) / CHOSEN
     if not os.path.isfile(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
+        with replacing(path, shared=True) as part:
             part.write_text(json.dumps(choose(sweep, of), indent=1) + "\n", encoding="utf-8")
     try:
         chosen = msgspec.json.decode(read_bytes(path), type=dict[str, Constants])

@@ -82,7 +82,7 @@ def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
     known = preset.sets or {"": {}}
     named = known if sets is None else sets.split(",")
     for of in named:
-        require(of in known, "--sets", of, f"one of {', '.join(known)}")
+        require(of in known, "--sets", of, f"one of {', '.join(known)}" if preset.sets else "left out, as there is one set")
     return msgspec.structs.replace(preset, sets={of: known[of] for of in named})
 
 

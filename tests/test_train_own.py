@@ -140,7 +140,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(first, train, run_in, f
     assert "is finished" in train("--save_name", "cut", "--resume", "auto")
 
 
-def test_a_folder_val_beside_a_folder_test_is_chosen_on(run, tmp_path):
+def test_a_folder_val_beside_a_folder_test_is_trained_on_or_chosen_on(run, tmp_path):
     write_photos(tmp_path)
     root = tmp_path / "split"
     for path in sorted((tmp_path / "photos").glob("*/*")):
@@ -150,8 +150,8 @@ def test_a_folder_val_beside_a_folder_test_is_chosen_on(run, tmp_path):
         path.rename(root / part / path.parent.name / path.name)
     flags = [*FLAGS[2:], "--data_root", "split", "--epochs", "1", "--num_meta", "1"]
     out = run("train_own.py", *flags).stdout
-    assert "train 24  meta 4  test 4 " in out
-    assert "4 of split/val are not used: --select_on heldout chooses on them" in out
+    assert "train 28  meta 4  test 4 " in out
+    assert "the 4 images of split/val are trained on too: --select_on heldout keeps them" in out
     out = run("train_own.py", *flags, "--select_on", "heldout", "--save_name", "b").stdout
     assert "train 24  meta 4  test 4  held out 4 " in out
 

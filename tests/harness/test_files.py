@@ -50,6 +50,15 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_two_that_write_a_shared_file_at_once_leave_one_of_them_whole(tmp_path):
+    path = tmp_path / "a"
+    with replacing(path, shared=True) as first, replacing(path, shared=True) as second:
+        first.write_text("longer")
+        second.write_text("short")
+    assert path.read_text() == "longer"  # which ended last
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_a_full_disk_is_said_and_the_file_stays(tmp_path):
     path = tmp_path / "x"
     for old in (False, True):

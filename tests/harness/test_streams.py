@@ -176,7 +176,7 @@ def test_ctrl_c_that_is_ignored_stays_so_while_libraries_load(shell):
         (TEST, None, "open x.pth.tar 1 SIGINT"),
         ("predict.py", None, "open x.png 1 SIGINT"),
         (REPORT, None, "open a_summary.json 1 SIGINT"),
-        (REPORT, None, "open report.html.tmp 1 SIGINT"),
+        (REPORT, None, "open report.html.*.tmp 1 SIGINT"),
         (LISTS, ["iNaturalist17", "--json_dir", "."], "open train2017.json 1 SIGINT"),
     ],
 )

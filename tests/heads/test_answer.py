@@ -13,8 +13,8 @@ NAMES = ("logistic", "lda", "isda")
 
 
 def ahead(more):
-    """The gain in points, and half its interval, where `more` rows are right besides, of 100 in two equal classes."""
-    return f"{more:+.1f} ± {1.96 * half(more / 100):.1f} points".replace("-", "−")
+    """The distance in points, and half its interval, where `more` rows are right besides, of 100 in two equal classes."""
+    return f"{abs(more):.1f} ± {1.96 * half(more / 100):.1f} points {'higher' if more > 0 else 'lower'}"
 
 
 def half(share):
@@ -29,6 +29,7 @@ def taken(words, right, tested=""):
 
 TIMES = math.ceil((1.96 * half(0.01)) ** 2)
 SHOTS = "Classes by their training images: many-shot {0:.1f} %, few-shot {0:.1f} %."
+NOTHING = "Nothing is measurably better than this baseline;"
 BETTER = f"It is measurably better than {LOGISTIC}, the simplest baseline: "
 
 
@@ -38,11 +39,11 @@ BETTER = f"It is measurably better than {LOGISTIC}, the simplest baseline: "
         ([50], None, [taken(LOGISTIC, 50), SHOTS.format(50)]),
         ([50], 61.26, [taken(LOGISTIC, 50, ", 61.3 % on the 7 test images"), SHOTS.format(50)]),
         ([50, 40, 51], None, [
-            taken(LOGISTIC, 50), f"Nothing is measurably better; the next, {ISDA}, gains {ahead(1)}.", SHOTS.format(50),
+            taken(LOGISTIC, 50), f"{NOTHING} {ISDA} is {ahead(1)}.", SHOTS.format(50),
             f"About {TIMES} times as many images would be needed to tell whether those 1.0 points are chance.",
         ]),
         ([50, 40, 48], None, [
-            taken(LOGISTIC, 50), f"Nothing is measurably better; the next, {ISDA}, gains {ahead(-2)}.", SHOTS.format(50),
+            taken(LOGISTIC, 50), f"{NOTHING} {ISDA} is {ahead(-2)}.", SHOTS.format(50),
         ]),
         ([50, 60, 80], None, [taken(ISDA, 80), f"{BETTER}{ahead(30)}.", SHOTS.format(80)]),
         ([50, 60, 62], 70.0, [

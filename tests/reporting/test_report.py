@@ -247,17 +247,21 @@ def test_a_damaged_file_of_a_run_is_named(refused, tmp_path):
 
 
 def test_the_answer_of_a_comparison_is_the_verdict(run, refused, tmp_path):
-    """Letter by letter, and no markup."""
-    for k, name in enumerate("ab"):
-        write_run(tmp_path / "runs", name, lr=(1 + k) / 10)
+    """Letter by letter, and no markup; not where other runs are shown too."""
+    for k, name in enumerate("abc"):
+        write_run(tmp_path / ("more" if name == "c" else "runs"), name, lr=(1 + k) / 10)
     path = tmp_path / "runs" / "answer.json"
-    path.write_text(json.dumps(['Take <i>b</i> & "c".', "Nothing\x1b[31m is better."]), encoding="utf-8")
+    sentences = ['Take <i>b</i> & "c".', "Nothing\x1b[31m is better."]
+    kept = {"compared": ["a_summary.json", "b_summary.json"], "sentences": sentences}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    for runs in (["runs", "more"], ["runs/a_summary.json"]):
+        assert "Take" not in run("report.py", *runs, "--out", "other", "--force").stdout
     shown = ['Take <i>b</i> & "c".', r"Nothing\x1b[31m is better."]
     assert run("report.py", "runs", "--out", "out").stdout.splitlines()[:2] == [f"- {sentence}" for sentence in shown]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<i>b" not in page
     assert [sentence for sentence in shown if sentence not in unescape(page)] == []
-    for damaged in (b'["a"', b'{"a": 1}', b'["\xff"]'):
+    for damaged in (b'["a"', b'["a"]', b'{"compared": [], "sentences": ["\xff"]}'):
         path.write_bytes(damaged)
         assert "answer.json cannot be read" in refused("report.py", "runs", "--out", "new")
 

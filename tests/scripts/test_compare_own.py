@@ -10,6 +10,7 @@ from signal import SIGKILL, SIGTERM
 import pytest
 from support.compare import distance
 from support.own import saved, write_features
+from support.places import ROOT
 
 from harness.signals_and_lock import only_run
 
@@ -50,10 +51,12 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     sentences, command = answer(out)
     assert sentences[0].startswith("Take ")
     kept = json.loads((folder / OURS / "answer.json").read_text(encoding="utf-8"))
-    assert kept == [*sentences, f"To train it: python3 {command}"]
+    assert kept["compared"] == sorted(f"{way}_summary.json" for way in WAYS)
+    assert kept["sentences"] == [*sentences, f"To train it: python3 {command}"]
     page = unescape((folder / OURS / "report" / "report.html").read_text(encoding="utf-8"))
     assert [sentence for sentence in sentences if sentence not in page] == []
     script, *words = shlex.split(command)
+    assert (folder / script).resolve() == ROOT / "train_own.py"
     assert words[: len(FLAGS)] == FLAGS
     given = dict(zip(words[3::2], words[4::2], strict=True))
     way = given.pop("--way")
@@ -62,7 +65,7 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     assert {"--transform"} <= given.keys()
     accuracy = float(re.search(r", ([\d.]+) % on the 18 test images", sentences[0])[1])
     assert accuracy == pytest.approx(told["last"]["acc1"], abs=0.05)  # as many of each class
-    run_in(script, *words, cwd=folder)
+    run_in("train_own.py", *words, cwd=folder)
     heads = (folder / place for place in (f"{OURS}/{way}_last.pth.tar", "checkpoint/ours/own/head_last.pth.tar"))
     assert distance(*(saved(path)["state_dict"] for path in heads)) == 0
 
@@ -74,6 +77,16 @@ def test_the_same_command_again_does_nothing_twice(out, run_in, folder):
     changed = {path for path, time in files(folder).items() if before.get(path) != time}
     assert changed <= {f"{OURS}/answer.json", f"{OURS}/group_names.json"}
     assert answer(again) == answer(out)
+
+
+def test_other_rows_or_another_seed_are_compared_anew_in_the_same_folder(out, run_in, tmp_path):
+    write(tmp_path)
+    run_in(SCRIPT, *FLAGS, "--seed", "3", "--ways", "lda", cwd=tmp_path)
+    write_features(tmp_path / "f.npz", [41, 14, 5], spread=2.0)
+    run_in(SCRIPT, *FLAGS, "--seed", "3", "--ways", "lda", cwd=tmp_path)
+    assert saved(tmp_path / OURS / "lda_last.pth.tar")["cls_num_list"] == [41, 14, 5]
+    write(tmp_path)
+    assert answer(run_in(SCRIPT, *FLAGS, cwd=tmp_path).stdout) == answer(out)
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
@@ -124,6 +137,7 @@ def put(place, kind):
         (["--C", "1"], None, "--C is set by this script for each way: leave it out"),
         (["--save_name", "x"], None, "--save_name is set by this script"),
         (["--lr", "0.1"], None, "--lr has no effect with --way logistic"),
+        (["--select_on", "heldout"], None, "--select_on has no effect with --way logistic"),
         (["--workdir", "w"], ("w", "file"), "w/checkpoint/ours/compare/runs.tmp cannot be written (Not a directory)"),
         ([], (f"{OURS}/runs.log", "folder"), "runs.log cannot be written (it is a folder"),
         ([], (f"{OURS}/answer.json", "folder"), "answer.json cannot be written (it is a folder"),

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from data_utils import get_img_num_per_cls, plain_batches
+from datasets.small_sets import PUBLISHED_FOLDERS, read_images
 from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
 from harness.errors import run_main
 from harness.evaluation import adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_output
 from harness.flags import stage1_note
-from harness.image_sets import PUBLISHED_FOLDERS, read_images
 from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
 from harness.text import printable, say

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.folders import some_of
+from datasets.pictures import left_out, unreadable
+from datasets.repeats import repeat_notes, row_digests
+from datasets.small_sets import ImageSet, detail_note, read_images
 from harness.errors import UserError
-from harness.image_files import left_out, unreadable
-from harness.image_sets import ImageSet, detail_note, read_images
 
 PUBLISHED_SIZES = {"cifar10": (50000, 10), "cifar100": (50000, 100)}  # training images, classes
 META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not change the subsets
@@ -70,11 +72,12 @@ def split_meta(targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1)
 
 
 def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> None:
-    """Raise a `UserError` that names the first class without an image; `wanted` says of what kind."""
-    for k, (name, count) in enumerate(zip(names, counts, strict=True)):
-        if not count:
-            advice = "add some, or remove the class (labels count from 0 without gaps)"
-            raise UserError(f"class {k} ({name}) has no {wanted}: {advice}")
+    """Raise a `UserError` that names the classes without an image; `wanted` says of what kind."""
+    empty = [f"{k} ({name})" for k, (name, count) in enumerate(zip(names, counts, strict=True)) if not count]
+    if empty:
+        told = f"{'class' if len(empty) == 1 else 'classes'} {some_of(empty)}"
+        advice = "add some, or remove the class (labels count from 0 without gaps)"
+        raise UserError(f"{told} {'has' if len(empty) == 1 else 'have'} no {wanted}: {advice}")
 
 
 def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
@@ -232,6 +235,8 @@ def build_dataset(
     everything, notes = read_images(dataset, root, train=True, faults=faults)
     test, test_notes = read_images(dataset, root, train=False, class_names=everything.class_names, faults=faults)
     notes += detail_note(everything, root)
+    same = [row_digests(part.pixels.numpy()) for part in (everything, test)]
+    notes += repeat_notes(same[0], everything.targets.numpy(), same[1])
     total = len(everything.targets) + len(test.targets) + len(faults)
     if faults and not skip_bad:
         raise unreadable(faults, total, skippable=True)

@@ -32,13 +32,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datasets.folders import counted, files_below
+from datasets.pictures import numbered, readable_endings
+from datasets.small_sets import read_or_fault
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.evaluation import no_answers
 from harness.files import check_is_table, check_output, replacing
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
-from harness.image_files import LISTED, OTHER_FORMAT, counted, files_below, numbered, readable_endings
-from harness.image_sets import read_or_fault
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from heads.feature_files import FeatureTable, read_features
@@ -86,7 +87,7 @@ def main() -> None:
             rows += image is None
         if out is not None and not images and not rows:  # an earlier table stays
             raise faults(problems, len(files))
-    changed = network.changes([image.size for image in images], sum(image.laid_on_white for image in images))
+    changed = network.changes([image.size for image in images], [image.done for image in images])
     say(*(f"note: {note}" for note in (*notes, *left_out, *changed)), file=sys.stderr)
     if out is not None:
         counted_rows = [numbered(rows, "row of features", "rows of features")] if tables else []
@@ -157,10 +158,6 @@ def images_among(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
         left_out = Counter(reason for _, reason in below if reason)
         if left_out:
             lines.append(f"{path}: files left out: {counted(left_out)}")
-        foreign = [file for file, reason in below if reason.startswith(OTHER_FORMAT)]
-        if foreign:
-            more = f" and {len(foreign) - LISTED} more" if len(foreign) > LISTED else ""
-            lines.append(f"{path}: {OTHER_FORMAT}: {', '.join(foreign[:LISTED])}{more}")
     return files, lines
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from data_utils import meta_batches
-from harness.image_sets import ImageSet
+from datasets.small_sets import ImageSet
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import MetaStepResult, meta_step
 from passes import make_passes

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import measure, write_rows
 from benchmarks.published_pipeline import make_loader
 from data_utils import epoch_batches
+from datasets.small_sets import ImageSet
 from harness.errors import run_main
 from harness.flags import Parser, require
-from harness.image_sets import ImageSet
 from resnet import make_model
 
 CLASSES = 100

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
+from datasets.pictures import decode
 from harness.errors import UserError
 from harness.evaluation import Batch
-from harness.image_sets import decode
 from harness.process_group import Group, shard_sizes
 from heads.drawn_sets import Sets
 from heads.image_lists import ImageList

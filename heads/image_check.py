@@ -11,9 +11,8 @@ from typing import NamedTuple, TextIO
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datasets.pictures import decode, done_notes, left_out, unreadable
 from harness.errors import UserError
-from harness.image_files import decode, left_out, unreadable
-from harness.image_sets import whitened
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.text import say
@@ -26,10 +25,10 @@ PER_ANSWER = 64  # images that a loading process reads between two answers
 
 
 class Seen(NamedTuple):
-    """What reading an image shows: what is wrong with it, or "", and whether it was laid on white."""
+    """What reading an image shows: what is wrong with it, or "", and what was done, see `pictures.Decoded`."""
 
     fault: str
-    laid_on_white: bool
+    done: frozenset[str] = frozenset()
 
 
 class Looks(Dataset[Seen]):
@@ -41,10 +40,10 @@ class Looks(Dataset[Seen]):
     def __getitem__(self, index: int) -> Seen:
         path = self.paths[index]
         try:
-            image, laid_on_white = decode(path, upright=False, coarse=True)
+            image, done = decode(path, upright=False, coarse=True)
         except UserError as error:
-            return Seen(str(error), False)
-        return Seen(thin(path, image.size) if is_thin(image.size, self.resize_size) else "", laid_on_white)
+            return Seen(str(error))
+        return Seen(thin(path, image.size) if is_thin(image.size, self.resize_size) else "", done)
 
 
 def look_at_all(
@@ -74,9 +73,9 @@ def all_paths(parts: Iterable[ImageList]) -> list[Path]:
     return sorted({part.root / path for part in parts for path in part.paths})
 
 
-def say_laid_on_white(seen: Mapping[Path, Seen], group: Group, file: TextIO | None = None) -> None:
-    """Say how many images were laid on white, if any, on `file`, else on stdout."""
-    for line in whitened(sum(one.laid_on_white for one in seen.values())) if group.main else ():
+def say_done(seen: Mapping[Path, Seen], group: Group, file: TextIO | None = None) -> None:
+    """Say what was done to images besides reading them, on `file`, else on stdout."""
+    for line in done_notes(one.done for one in seen.values()) if group.main else ():
         say(f"note: {line}", file=file)
 
 
@@ -92,14 +91,14 @@ def check_readable(
     parts = [*sets.parts.values(), *more]
     seen = look_at_all(parts, group, workers, resize_size)
     refuse_faults(list(faults_of(seen).values()), parts, group, skippable=True)
-    say_laid_on_white(seen, group)
+    say_done(seen, group)
 
 
 def check_tested(images: ImageList, group: Group, workers: int) -> None:
     """Read all images to be tested on; those that cannot be read are a `UserError` that lists them."""
     seen = look_at_all([images], group, workers, RESIZED, sys.stderr)
     refuse_faults(list(faults_of(seen).values()), [images], group, skippable=False)
-    say_laid_on_white(seen, group, sys.stderr)
+    say_done(seen, group, sys.stderr)
 
 
 def faults_of(seen: Mapping[Path, Seen]) -> dict[Path, str]:
@@ -129,5 +128,5 @@ def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, worke
         for part, good in zip(whole, lists.parts, strict=True):
             if not len(good):
                 refuse_faults([faults[path] for path in all_paths([part])], [part], group, skippable=False)
-    say_laid_on_white(seen, group)
+    say_done(seen, group)
     return replace(group.agree(lambda: draw(lists), Sets.digests), checked=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from datasets.folders import class_folders, some_of
+from datasets.pictures import numbered
 from harness.errors import UserError
 from harness.files import replacing
-from harness.image_files import class_folders
 
 MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
 SAMPLE = 256  # files whose content is compared when a run goes on
@@ -62,6 +63,11 @@ class ImageList:
             inside = "" if part.root == root else os.path.relpath(part.root, root)
             paths += [os.path.join(inside, path) for path in part.paths]
         return replace(self, root=root, paths=paths, targets=np.concatenate([self.targets, other.targets]))
+
+    def identities(self) -> list[Hashable]:
+        """Return what two entries have in common that are one file, also by links; one that is not there has its path."""
+        found = zip(self.files(), found_files(self), strict=True)
+        return [path if at is None else (at.st_dev, at.st_ino) for path, at in found]
 
     def digest(self) -> str:
         """Return a short digest of paths and labels."""
@@ -130,10 +136,13 @@ def write_list(file: Path, images: ImageList) -> None:
 
 def check_listable(images: ImageList) -> None:
     """Raise a `UserError` if a list of these images could not be read again: line breaks, blanks at an end, other bytes."""
+    bad = []
     for path in images.paths:
         kept = not {"\n", "\r"} & set(path) and not path.startswith("\ufeff") and split_line(f"{path} 0") == (path, 0)
         if not kept or any("\ud800" <= letter <= "\udfff" for letter in path):
-            raise UserError(f"{images.root / path} has a name that a list cannot hold: rename it")
+            bad.append(str(images.root / path))
+    if bad:
+        raise UserError(f"{some_of(bad)}: {numbered(len(bad), 'name', 'names')} that a list cannot hold: rename the files")
 
 
 def read_text(file: Path, advice: str) -> str:
@@ -238,7 +247,7 @@ def json_column(rows: list[Any], part: str, key: str, *kinds: type) -> list[Any]
 
 
 def read_tree(folder: Path, class_names: list[str] | None, advice: str = SPLIT_ADVICE) -> ImageList:
-    """List the images of `folder/<class>/**`, see `image_files.class_folders`."""
+    """List the images of `folder/<class>/**`, see `folders.class_folders`."""
     found = class_folders(folder, class_names, advice)
     targets = np.array(found.labels, dtype=np.int64)
     return ImageList(folder, found.paths, targets, found.class_names, str(folder), tuple(found.notes(folder)))

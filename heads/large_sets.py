@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from datasets.folders import Layout, read_layout, understood
+from datasets.repeats import repeat_notes
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 from heads.drawn_sets import Lists, Split, class_counts
 from heads.image_lists import (
     MAX_CLASSES,
+    SPLIT_ADVICE,
     ImageList,
     check_counted_from_0,
     check_listable,
@@ -71,42 +75,56 @@ def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag
     classes = len(train.class_names)
     check_counted_from_0(train.targets.tolist(), train.source, classes - 1)  # --num_classes may be one more
     test = read_list(Path(val_list), root, classes, "check --val_list")
+    notes = repeat_notes(train.identities(), train.targets, test.identities())
     if meta_list is not None:
-        return Lists(train, read_list(Path(meta_list), root, classes, "check --meta_list"), test, "whole", [])
-    return Lists(train, train, test, "take out", [])
+        return Lists(train, read_list(Path(meta_list), root, classes, "check --meta_list"), test, "whole", notes)
+    return Lists(train, train, test, "take out", notes)
 
 
 def trees(root: Path, num_classes: int | None) -> Lists:
-    """Read one's own folders."""
-    train = read_tree(root / "train", None)
+    """Read one's own folders of splits, see `folders.read_layout`; where there are val and test, the second is tested on."""
+    layout = read_layout(root)
+    if not layout.split:
+        raise UserError(f"{root} has no folders train and val, or test, of class folders: {SPLIT_ADVICE}")
+    train = read_tree(layout.train, None)
     check_several_classes(train)
     check_num_classes(num_classes, len(train.class_names), train.source)
-    test = read_test_tree(root, train.class_names)
-    notes = [*train.notes, *test.notes]
-    if not os.path.isdir(root / "meta"):
-        return Lists(train, train, test, "take out", notes)
-    meta = read_tree(root / "meta", train.class_names)
-    return Lists(train, meta, test, "whole", [*notes, *meta.notes])
+    names, meta, val = train.class_names, train, None
+    test = read_tree(test_folder(layout), names)
+    notes = [*layout.notes, understood(layout.train, names, test.root), *train.notes, *test.notes]
+    if layout.test is not None and layout.val is not None:
+        val = read_tree(layout.val, names)
+        notes += val.notes
+    if layout.meta is not None:
+        meta = read_tree(layout.meta, names)
+        notes += meta.notes
+    notes += repeat_notes(train.identities(), train.targets, test.identities())
+    return Lists(train, meta, test, "take out" if meta is train else "whole", notes, val=val)
+
+
+def test_folder(layout: Layout) -> Path:
+    """Return the folder of the test images of a data set that has one."""
+    found = layout.test or layout.val
+    assert found is not None
+    return found
 
 
 def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists:
     """Read one folder of classes, and draw the test images from it, see `drawn_sets.Split`."""
-    for part in ("train", "val", "test", "meta"):
-        inside = next(os.walk(root / part), ("", [], []))[1]
-        if any(not name.startswith(".") for name in inside):
-            told = f"--val_fraction takes {root} for a folder of classes, but {root / part} holds folders"
-            raise UserError(f"{told}: give --data_root {root / part}, or leave the flag out")
-    images = read_tree(root, None, "give the folder that holds one folder of images for each class")
+    layout = read_layout(root)
+    if layout.split:
+        told = f"--val_fraction draws test images from one folder of classes, but {root} has {test_folder(layout)} for tests"
+        raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")
+    images = read_tree(layout.train, None, "give the folder that holds one folder of images for each class")
     check_several_classes(images)
     check_num_classes(num_classes, len(images.class_names), images.source)
     check_listable(images)
-    return Split(images, val_fraction, val_seed).lists()
-
-
-def read_test_tree(root: Path, class_names: list[str] | None) -> ImageList:
-    """Read the folder val, or test where there is no val."""
-    val_or_test = "test" if os.path.isdir(root / "test") and not os.path.isdir(root / "val") else "val"
-    return read_tree(root / val_or_test, class_names)
+    lists = Split(images, val_fraction, val_seed).lists()
+    lists = replace(lists, notes=[*layout.notes, understood(layout.train, images.class_names, None), *lists.notes])
+    if layout.meta is None:
+        return lists
+    meta = read_tree(layout.meta, images.class_names)
+    return replace(lists, source=meta, draw="whole", split=None, notes=[*lists.notes, *meta.notes])
 
 
 def read_test(
@@ -119,7 +137,10 @@ def read_test(
         return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, lists, num_classes)
     if val_list is not None:
         return read_list(Path(val_list), root, num_classes, "check --val_list")
-    return read_test_tree(root, class_names)
+    layout = read_layout(root)
+    if not layout.split:
+        raise UserError(f"{root} has no folder val or test of class folders: {SPLIT_ADVICE}")
+    return read_tree(test_folder(layout), class_names)
 
 
 def training_counts(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from covariance_rules import RULES
+from datasets.folders import read_layout
 from harness.errors import UserError
 from harness.flags import (
     PUBLISHED_RULE,
@@ -43,7 +44,6 @@ from meta_step import STAGE2
 RESNET = "resnet50"
 CRT = ("resnet50_uniform_e90.pth", "ImageNet_LT_cRT.pth")  # weights of ImageNet_iNat that serve here too
 MODELS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "models"
-SPLIT_FOLDERS = ("train", "val", "test", "meta")  # of folders that are split already
 USUAL_FRACTION = 0.2
 USUAL_RULE = "relative"
 OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
@@ -334,7 +334,6 @@ def with_images(values: dict[str, object]) -> dict[str, object]:
         crt = [str(MODELS / name) for name in CRT if backbone == RESNET and os.path.isfile(MODELS / name)]
         found["pretrained"] = next(iter(crt), DOWNLOADED)
     lists = any(values[name] is not None for name in ("train_list", "val_list", "meta_list"))
-    parted = any(os.path.isdir(Path(str(root)) / part) for part in SPLIT_FOLDERS)
-    if values["val_fraction"] is None and not lists and not parted:
+    if values["val_fraction"] is None and not lists and not read_layout(Path(str(root))).split:
         found["val_fraction"] = USUAL_FRACTION
     return found

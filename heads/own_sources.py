@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,17 +12,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from data_utils import TRAIN_STREAM
+from datasets.repeats import repeat_notes, row_digests
 from harness.process_group import Group
 from harness.weights import network_weights
 from heads.backbone import fingerprint
-from heads.drawn_sets import Lists, Sets, united
+from heads.drawn_sets import Sets, united
 from heads.feature_cache import FeatureCache
 from heads.feature_files import read_features
 from heads.feature_lists import feature_lists, rows_of
 from heads.feature_tables import Rows, picked
 from heads.features import ImageFeatures, ListedImages, extractor, plain_images
 from heads.image_check import check_readable, readable_sets
-from heads.image_lists import ImageList, read_tree
+from heads.image_lists import ImageList
 from heads.large_sets import read_lists
 from heads.networks import Backbone, open_backbone
 from heads.own_flags import OwnFlags
@@ -99,18 +99,10 @@ def read_image_source(flags: OwnFlags) -> ImageSource:
     """Read the lists of images and the backbone; a `UserError` names what is wrong."""
     own_lists = flags.train_list, flags.val_list, flags.meta_list
     lists = read_lists("custom", flags.data_root, flags.num_meta, None, *own_lists, flags.val_fraction, flags.val_seed)
-    sets = flags.drawn(with_val(lists, Path(flags.data_root)))
+    sets = flags.drawn(lists)
     assert flags.backbone is not None
     backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)
     return ImageSource(sets, backbone, f"{flags.backbone} {fingerprint(backbone.model)}")
-
-
-def with_val(lists: Lists, root: Path) -> Lists:
-    """Let the images of the folder val be those to choose on, where there is a folder test as well."""
-    if lists.test.source != str(root / "val") or not os.path.isdir(root / "test"):
-        return lists
-    test = read_tree(root / "test", lists.train.class_names)
-    return replace(lists, test=test, val=lists.test, notes=[*lists.notes, *test.notes])
 
 
 @dataclass(frozen=True)
@@ -167,8 +159,11 @@ def read_feature_files(flags: OwnFlags) -> FeatureSource:
     given = [None if path is None else read_features(Path(path)) for path in flags.feature_files]
     train, val, meta = given
     assert train is not None
-    sets = flags.drawn(feature_lists(train, val, meta, flags.val_fraction, flags.val_seed))
-    return FeatureSource(sets, {table.path: table.features for table in given if table is not None})
+    lists = feature_lists(train, val, meta, flags.val_fraction, flags.val_seed)
+    tables = {table.path: table.features for table in given if table is not None}
+    rows = [row_digests(rows_of(tables, part)) for part in (lists.train, lists.test)]
+    notes = repeat_notes(rows[0], lists.train.targets, rows[1])
+    return FeatureSource(flags.drawn(replace(lists, notes=[*lists.notes, *notes])), tables)
 
 
 def read_source(flags: OwnFlags) -> Source:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.pictures import decode, numbered
+from datasets.small_sets import SIZE, read_image, read_or_fault
 from harness.errors import UserError
 from harness.files import beside, check_output
-from harness.image_files import decode, numbered
-from harness.image_sets import SIZE, read_image, read_or_fault
 from inference.classifiers import Classifier
 from inference.exports import ENDINGS, export
 from inference.photographs import FromPhotographs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from datasets.pictures import decode, done_notes
+from datasets.small_sets import changes, read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
-from harness.image_files import decode
-from harness.image_sets import changes, read_image, whitened
 from harness.weights import fit_weights
 from heads.backbone import load_network, make_head, parted_weights
 from heads.feature_files import FeatureTable
@@ -31,11 +31,11 @@ RELEASED = {8142: "iNaturalist18", 5089: "iNaturalist17"}  # the sets of release
 
 
 class ReadImage(NamedTuple):
-    """What a network takes of an image file, the image's size (width, height), and whether it was laid on white."""
+    """What a network takes of an image file, the image's size (width, height), and what was done, see `pictures.Decoded`."""
 
     pixels: Tensor
     size: tuple[int, int]
-    laid_on_white: bool
+    done: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Classifier:
     at_once:
         How many images make a batch.
     changes:
-        Lines that say what was done to images of these sizes, so many of them laid on white.
+        Lines that say what was done to images of these sizes.
     notes:
         Lines for the user.
     prepared:
@@ -67,7 +67,7 @@ class Classifier:
     model: nn.Module
     read: Callable[[Path], ReadImage] | None
     at_once: int
-    changes: Callable[[Sequence[tuple[int, int]], int], list[str]]
+    changes: Callable[[Sequence[tuple[int, int]], Iterable[frozenset[str]]], list[str]]
     notes: Sequence[str] = ()
     head: nn.Linear | None = None
     prepared: Preparation | None = None
@@ -119,7 +119,7 @@ def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Cla
 
     def read(file: Path) -> ReadImage:
         image = read_image(file)
-        return ReadImage(torch.tensor(image.pixels), image.size, image.laid_on_white)
+        return ReadImage(torch.tensor(image.pixels), image.size, image.done)
 
     names = names_of_classes(state, head_of(network).out_features)
     return Classifier(names, state, FromPixels(network), read, 256, changes)
@@ -197,11 +197,11 @@ def of_photographs(
     transform = transforms(prepared, train=False)
 
     def read(file: Path) -> ReadImage:
-        image, laid_on_white = decode(file, upright=True)
+        image, done = decode(file, upright=True)
         if is_thin(image.size, prepared.resize_size):
             raise UserError(thin(file, image.size))
-        return ReadImage(transform(image), image.size, laid_on_white)
+        return ReadImage(transform(image), image.size, done)
 
     names, last = names_of_classes(state, num_classes), model[-1]
     assert isinstance(last, nn.Linear)
-    return Classifier(names, state, model.eval(), read, 32, lambda _, clear: whitened(clear), notes, last, prepared)
+    return Classifier(names, state, model.eval(), read, 32, lambda _, done: done_notes(done), notes, last, prepared)

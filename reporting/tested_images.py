@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image
 
 from data_utils import build_dataset
+from datasets.folders import class_folders, files_below
+from datasets.pictures import decode, readable_endings
+from datasets.small_sets import PUBLISHED_FOLDERS, ImageSet, read_cifar, read_digits
 from harness.errors import UserError
 from harness.flags import UNSAID
-from harness.image_files import class_folders, decode, files_below
-from harness.image_formats import readable_endings
-from harness.image_sets import PUBLISHED_FOLDERS, ImageSet, read_cifar, read_digits
 from harness.run_files import list_paths
 from harness.text import printable
 from heads.image_lists import ImageList, read_list, read_tree

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as tv
 
 import data_utils
 from data_utils import CropsAndFlips, augment, epoch_batches, meta_batches, normalize, plain_batches
+from datasets.small_sets import ImageSet
 from harness.errors import UserError
-from harness.image_sets import ImageSet
 
 
 def images(count, classes=3, flip=True, seed=0):
@@ -196,8 +196,13 @@ def test_subsets_do_not_depend_on_global_random_state():
 
 def fake(counts, monkeypatch):
     targets = torch.tensor([k for k, n in enumerate(counts) for _ in range(n)])
-    whole = ImageSet(torch.zeros(len(targets), 32, 32, 3, dtype=torch.uint8), targets, list("abcd"[: len(counts)]))
-    monkeypatch.setattr(data_utils, "read_images", lambda *_, **__: (whole, []))
+
+    def read(dataset, root, train, **_):
+        generator = torch.Generator().manual_seed(int(train))
+        pixels = torch.randint(0, 256, (len(targets), 32, 32, 3), dtype=torch.uint8, generator=generator)
+        return ImageSet(pixels, targets, list("abcd"[: len(counts)])), []
+
+    monkeypatch.setattr(data_utils, "read_images", read)
 
 
 def test_natural_counts_stay_without_imb_factor(monkeypatch):

@@ -17,17 +17,18 @@ METHOD = {
 MAY_IMPORT = {  # groups of modules; "root" are its scripts and commands
     "method": {"method"},
     "harness": {"harness"},
-    "data_utils": {"harness"},
-    "heads": {"heads", "harness", "method", "data_utils"},
-    "inference": {"inference", "heads", "harness", "method", "data_utils"},
-    "reporting": {"reporting", "heads", "harness", "method", "data_utils"},
-    "root": {"root", "inference", "reporting", "heads", "harness", "method", "data_utils"},
-    "ImageNet_iNat": {"ImageNet_iNat", "heads", "harness", "method", "data_utils"},
+    "datasets": {"datasets", "harness"},
+    "data_utils": {"datasets", "harness"},
+    "heads": {"heads", "datasets", "harness", "method", "data_utils"},
+    "inference": {"inference", "heads", "datasets", "harness", "method", "data_utils"},
+    "reporting": {"reporting", "heads", "datasets", "harness", "method", "data_utils"},
+    "root": {"root", "inference", "reporting", "heads", "datasets", "harness", "method", "data_utils"},
+    "ImageNet_iNat": {"ImageNet_iNat", "heads", "datasets", "harness", "method", "data_utils"},
 }
 SAME_ROLE = {  # of two sets of scripts
     *("main", "train", "must_agree", "parse_training", "parse_test", "training_parser", "testing_parser"),
 }
-PACKAGES = ("harness", "heads", "inference", "reporting")
+PACKAGES = ("datasets", "harness", "heads", "inference", "reporting")
 FOLDERS = ("", *PACKAGES, "ImageNet_iNat", "ImageNet_iNat/data")
 PATHS = {  # by the name that a file is imported by
     ".".join([*([folder] if folder in PACKAGES else []), path.stem]).removesuffix(".__init__"): path

@@ -10,8 +10,8 @@ import torch
 from support.places import ROOT
 from support.refusals import wrong
 
+from datasets.small_sets import read_images
 from harness.evaluation import adjustment_notes, prior_counts
-from harness.image_sets import read_images
 from inference.trained import FromPixels, restored
 from loss import logit_adjustment
 

@@ -12,7 +12,7 @@ from support.places import ROOT
 from support.runs import differences, saved_state
 
 from data_utils import build_dataset
-from harness.image_sets import read_images
+from datasets.small_sets import read_images
 
 LDAM = "MetaSAug_LDAM_train.py"
 FLAGS = ["--dataset", "digits", "--imb_factor", "0.1", "--batch-size", "64", "--no-cuda", "--arch", "tiny_networks:logits"]

@@ -369,7 +369,7 @@ def test_own_images_and_a_network_of_ones_own(run, tiny_folder, tmp_path, make, 
     scripts = ROOT
     if beside:
         scripts = tmp_path / "checkout"
-        for name in ("harness", "heads", "inference", "reporting"):
+        for name in ("datasets", "harness", "heads", "inference", "reporting"):
             shutil.copytree(ROOT / name, scripts / name)
         for path in (*ROOT.glob("*.py"), tmp_path / "tiny_networks.py"):
             shutil.copy(path, scripts)

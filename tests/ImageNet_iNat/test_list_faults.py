@@ -59,7 +59,7 @@ MISTAKES = [
     ([*LISTS, "nowhere.txt"], ["nowhere.txt", "--train_list"]),
     (["--train_list", "good.txt"], ["--val_list"]),
     (["--num_classes", "4"], ["--num_classes 4", "3"]),
-    (["--data_root", "nowhere"], ["nowhere/train"]),
+    (["--data_root", "nowhere"], ["nowhere has no folders train and val"]),
     (["--pretrained", "seven.pth"], ["seven.pth", "7 classes", "3", "--fresh_head"]),
     (["--pretrained", "text.pth"], ["text.pth is not a file that torch.save wrote"]),
     (["--pretrained", "none.pth"], ["there is no checkpoint none.pth"]),

@@ -125,11 +125,12 @@ def test_test_images_are_drawn_from_those_that_can_be_read(train, tmp_path, root
         (["--val_fraction", "nan"], "--val_fraction nan makes no sense"),
         (["--val_fraction", "0.2", "--val_seed", "-1"], "--val_seed -1 makes no sense"),
         (["--val_fraction", "0.2", "--train_list", "a.txt", "--val_list", "b.txt"], "without lists: leave it out"),
-        (["--val_fraction", "0.2", "--data_root", "split"], "but split/meta holds folders: give --data_root split/meta"),
+        (["--val_fraction", "0.2", "--data_root", "split"], "split has split/val for tests: leave the flag out, or give"),
     ],
 )
 def test_mistakes(train, root, flags, told):
-    (root / "split" / "meta" / "c").mkdir(parents=True, exist_ok=True)
+    for part in ("train", "val"):
+        (root / "split" / part / "c").mkdir(parents=True, exist_ok=True)
     result = train("wrong", *flags, status=2)
     assert told in result.stderr
     assert result.stderr.count("\n") == 1
@@ -141,7 +142,7 @@ def test_a_name_that_no_list_can_hold_is_refused(tmp_path, name):
     for label in ("\ufeffx" if name[0] == "\ufeff" else "x", "y"):
         for each in (name, "c.png"):
             write_image(tmp_path / "photos" / label / each, 1)
-    with pytest.raises(UserError, match="has a name that a list cannot hold: rename it"):
+    with pytest.raises(UserError, match="that a list cannot hold: rename the files"):
         read_lists("custom", tmp_path / "photos", 1, val_fraction=0.5)
 
 

@@ -13,7 +13,8 @@ SECTIONS = re.findall(r"^## ([^\n]+)\n(.*?)```diff\n(.*?)^```\n\n```\n(.*?)^```"
 
 
 def copy_of_the_project(folder):
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("harness/*.py"), *ROOT.glob("reporting/*.py"), *ROOT.glob("heads/*.py")]:
+    rooms = ("datasets", "harness", "heads", "inference", "reporting")
+    for path in [*ROOT.glob("*.py"), *(path for room in rooms for path in ROOT.glob(f"{room}/*.py"))]:
         (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         shutil.copy(path, folder / path.relative_to(ROOT))
 

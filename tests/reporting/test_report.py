@@ -14,7 +14,7 @@ from support.finished_runs import write_run
 from support.pages import Parsed
 from support.places import ROOT
 
-from harness.image_sets import read_digits
+from datasets.small_sets import read_digits
 
 ACCURACIES = {"metasaug": {1: 80.0, 2: 82.0, 3: 81.5}, "plain": {1: 71.0, 2: 72.0, 3: 73.0}}
 CLASSES = ("$x$", "_base", "a|b", "\x1b[31mred\n", "é" * 40, "鳥", "<b>", "</script><b>", "x\udcff", "'\"\\", "&amp;")

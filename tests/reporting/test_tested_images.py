@@ -15,7 +15,7 @@ from support.own import FLAGS, write_photos
 
 import reporting.tested_images
 from data_utils import build_dataset
-from harness.image_sets import read_digits, read_images
+from datasets.small_sets import read_digits, read_images
 from heads.image_lists import ImageList, read_list, read_tree, write_list
 from reporting.finished_runs import read_runs
 from reporting.tested_images import LONGER_SIDE, thumbnails
@@ -152,7 +152,7 @@ def test_cifar_is_read_where_it_is_and_never_fetched(tmp_path, monkeypatch):
     for key in ("train_list", "test_list"):
         monkeypatch.setattr(reader, key, [[name, sums[name]] for name, _ in getattr(reader, key)])
     monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": sums["batches.meta"]})
-    monkeypatch.setattr("harness.image_sets.fetch", None)
+    monkeypatch.setattr("datasets.small_sets.fetch", None)
     monkeypatch.chdir(tmp_path)
     data = reader("data", train=False)
     run = outcome_run(data.targets, data.targets, flags={"dataset": "cifar10", "data_root": "data"}, classes=10)

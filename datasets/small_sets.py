@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,14 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.archives import fetch, unpack
+from datasets.archives import fetch, unpack
+from datasets.folders import class_folders, read_layout
+from datasets.pictures import decode, done_notes, numbered, unreadable
 from harness.errors import UserError
-from harness.image_files import class_folders, decode, numbered, unreadable
 from harness.progress import progress
 
 SIZE = 32
-DATASETS = ("cifar10", "cifar100", "digits", "folder")
-NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
 PUBLISHED_FOLDERS = {"cifar10": "../cifar-10", "cifar100": "../cifar-100"}
 SHA256 = {
     "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
@@ -90,8 +89,12 @@ def read_images(
     if dataset == "digits":
         return read_digits(train), []
     if dataset == "folder":
-        return read_folder(Path(root) / ("train" if train else "test"), class_names, faults)
-    raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
+        layout = read_layout(Path(root))
+        if not layout.split:
+            layout = layout._replace(train=Path(root) / "train", test=Path(root) / "test")  # one of which is missing
+        images, notes = read_folder(layout.train if train else layout.test or layout.val, class_names, faults)
+        return images, [*(layout.notes if train else ()), *notes]
+    raise UserError(f"unknown data set {dataset!r}: choose from {', '.join((*PUBLISHED_FOLDERS, 'digits', 'folder'))}")
 
 
 def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
@@ -158,11 +161,14 @@ def read_digits(train: bool) -> ImageSet:
     return ImageSet(pixels, targets, [str(d) for d in range(10)], flip=False)
 
 
-def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] | None = None) -> tuple[ImageSet, list[str]]:
-    """Read `folder/<class>/**`, resized to 32x32; see `image_files.class_folders`.
+def read_folder(
+    folder: Path | None, class_names: list[str] | None, faults: list[str] | None = None
+) -> tuple[ImageSet, list[str]]:
+    """Read `folder/<class>/**`, resized to 32x32; see `folders.class_folders`.
 
     Returns the images and lines that say which files were left out and what was done to the others.
     """
+    assert folder is not None
     found = class_folders(folder, class_names, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds one class folder; at least two are needed")
@@ -177,25 +183,25 @@ def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] |
     images = [image for image, _ in good]
     pixels, targets = np.stack([image.pixels for image in images]), torch.tensor([label for _, label in good])
     sizes = [image.size for image in images]
-    done = changes(sizes, sum(image.laid_on_white for image in images))
+    done = changes(sizes, [image.done for image in images])
     notes = [*found.notes(folder), *(f"{folder}: {line}" for line in done)]
     shrunk_from = median([min(size) for size in larger_ones(sizes)] or [0])
     return ImageSet(torch.from_numpy(pixels), targets, found.class_names, shrunk_from=shrunk_from), notes
 
 
 class SmallImage(NamedTuple):
-    """Pixels (32, 32, 3) uint8, the size before (width, height), and whether the image was laid on white."""
+    """Pixels (32, 32, 3) uint8, the size before (width, height), and what was done, see `pictures.Decoded`."""
 
     pixels: np.ndarray
     size: tuple[int, int]
-    laid_on_white: bool
+    done: frozenset[str]
 
 
 def read_image(path: Path) -> SmallImage:
-    """Read an image, upright as its EXIF says; see `image_files.decode`."""
-    image, laid_on_white = decode(path, upright=True)
+    """Read an image, upright as its EXIF says; see `pictures.decode`."""
+    image, done = decode(path, upright=True)
     small = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return SmallImage(np.asarray(small), image.size, laid_on_white)
+    return SmallImage(np.asarray(small), image.size, done)
 
 
 def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
@@ -206,9 +212,9 @@ def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
         return error
 
 
-def changes(sizes: Sequence[tuple[int, int]], laid_on_white: int) -> list[str]:
+def changes(sizes: Sequence[tuple[int, int]], done: Iterable[frozenset[str]]) -> list[str]:
     """Return lines that say what was done to images besides reading them; `sizes` are those (width, height) before."""
-    lines = whitened(laid_on_white)
+    lines = done_notes(done)
     larger = larger_ones(sizes)
     if larger:
         small, large = (f"{width} x {height}" for width, height in (f(larger, key=np.prod) for f in (min, max)))
@@ -232,8 +238,3 @@ def detail_note(images: ImageSet, root: str) -> list[str]:
     command = f"python3 train_own.py --data_root {shlex.quote(folder)} --val_fraction 0.2"
     return [f"{lost}; to train on photographs at full size, through a pretrained network: {command}"]
 
-
-def whitened(images: int) -> list[str]:
-    """Return a line that says how many images were laid on white, if any."""
-    one, more = ("image is transparent somewhere: it was", "images are transparent somewhere: they were")
-    return [f"{numbered(images, one, more)} laid on white"] if images else []

@@ -14,9 +14,10 @@ from PIL import Image
 from support.data import make_cifar
 from support.places import ROOT
 from support.refusals import wrong
-from torchvision import datasets
+from torchvision.datasets import CIFAR10
 
-from harness import archives, image_sets
+from datasets import archives, small_sets
+from datasets.pictures import ON_WHITE
 
 
 @pytest.fixture
@@ -32,24 +33,24 @@ def tree(tmp_path):
 
 def test_a_folder_is_read_as_classes_of_small_images(tree):
     (tree / "train" / "a" / "notes.txt").touch()
-    data, notes = image_sets.read_images("folder", str(tree), train=True)
+    data, notes = small_sets.read_images("folder", str(tree), train=True)
     assert data.class_names == ["a", "b"]
     assert data.targets.tolist() == [0, 0, 0, 1, 1, 1]
     assert data.pixels.shape == (6, 32, 32, 3)
     assert data.pixels[0, 5, 5].tolist() == [200, 100, 50]
     shrunk = f"{tree / 'train'}: 6 images of 40 x 24 pixels were shrunk to 32 x 32"
-    assert notes == [f"{tree / 'train'}: files left out: 1 not an image", shrunk]
+    assert notes == [f"{tree / 'train'}: files left out: 1 .txt file", shrunk]
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    assert np.array_equal(image_sets.read_image(tmp_path / "x.png").pixels, pixels)
+    assert np.array_equal(small_sets.read_image(tmp_path / "x.png").pixels, pixels)
 
 
 def test_what_was_done_to_images_is_said(tmp_path):
-    assert image_sets.changes([(32, 32), (1, 8)], 0) == []
-    told = image_sets.changes([(40, 24), (32, 32), (500, 300)], 2)
+    assert small_sets.changes([(32, 32), (1, 8)], [frozenset()]) == []
+    told = small_sets.changes([(40, 24), (32, 32), (500, 300)], 2 * [frozenset({ON_WHITE})])
     assert told == [
         "2 images are transparent somewhere: they were laid on white",
         "2 images of 40 x 24 to 500 x 300 pixels were shrunk to 32 x 32",
@@ -90,22 +91,22 @@ def test_training_on_photographs_is_told_the_way_for_them_once(run, tmp_path, si
 
 def test_a_test_folder_may_lack_classes_but_not_have_new_ones(tree):
     shutil.rmtree(tree / "test" / "a")
-    data, _ = image_sets.read_images("folder", str(tree), train=False, class_names=["a", "b"])
+    data, _ = small_sets.read_images("folder", str(tree), train=False, class_names=["a", "b"])
     assert data.targets.tolist() == [1, 1, 1]
     (tree / "test" / "b").rename(tree / "test" / "c")
-    said = wrong(image_sets.read_images, "folder", str(tree), train=False, class_names=["a", "b"])
-    assert "test/c is a class that the training set does not have" in said
+    said = wrong(small_sets.read_images, "folder", str(tree), train=False, class_names=["a", "b"])
+    assert "test/c: no such class in the training set, which has a, b" in said
 
 
 def test_missing_folders_and_single_classes_are_refused(tree):
-    assert "cannot be read (No such file or directory)" in wrong(image_sets.read_folder, tree / "no", None)
+    assert "cannot be read (No such file or directory)" in wrong(small_sets.read_folder, tree / "no", None)
     shutil.rmtree(tree / "train" / "b")
-    assert "holds one class folder" in wrong(image_sets.read_folder, tree / "train", None)
+    assert "holds one class folder" in wrong(small_sets.read_folder, tree / "train", None)
 
 
 def test_digits_are_the_scans_in_a_fixed_stratified_split():
-    train, _ = image_sets.read_images("digits", "", train=True)
-    test, _ = image_sets.read_images("digits", "", train=False)
+    train, _ = small_sets.read_images("digits", "", train=True)
+    test, _ = small_sets.read_images("digits", "", train=False)
     assert (len(train.targets), len(test.targets)) == (1257, 540)
     assert torch.bincount(train.targets).min() >= 121
     assert torch.bincount(test.targets).min() >= 52
@@ -121,7 +122,7 @@ def test_digits_are_the_scans_in_a_fixed_stratified_split():
 def cifar(tmp_path, monkeypatch):
     """Small files of CIFAR-10's form in tmp_path, with torchvision expecting their md5 sums."""
     sums = json.loads(make_cifar(tmp_path, "cifar10", per_class=10, test_per_class=3))
-    reader = datasets.CIFAR10
+    reader = CIFAR10
     for key in ("train_list", "test_list"):
         monkeypatch.setattr(reader, key, [[name, sums[name]] for name, _ in getattr(reader, key)])
     monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": sums["batches.meta"]})
@@ -130,8 +131,8 @@ def cifar(tmp_path, monkeypatch):
 
 
 def test_cifar_is_read_as_torchvision_reads_it(cifar):
-    data = image_sets.read_cifar("cifar10", str(cifar), train=True)
-    theirs = datasets.CIFAR10(str(cifar), train=True)
+    data = small_sets.read_cifar("cifar10", str(cifar), train=True)
+    theirs = CIFAR10(str(cifar), train=True)
     assert data.class_names == theirs.classes
     assert data.pixels.shape == (100, 32, 32, 3)
     assert data.pixels.is_contiguous()
@@ -146,7 +147,7 @@ def test_cifar_is_found_in_the_published_folder(cifar, tmp_path, monkeypatch):
     (cifar / "cifar-10-batches-py").rename(tmp_path / "cifar-10" / "cifar-10-batches-py")
     (tmp_path / "code").mkdir()
     monkeypatch.chdir(tmp_path / "code")
-    assert len(image_sets.read_cifar("cifar10", "data", train=False).targets) == 30
+    assert len(small_sets.read_cifar("cifar10", "data", train=False).targets) == 30
     assert not (tmp_path / "code" / "data").exists()
 
 
@@ -162,7 +163,7 @@ def test_damaged_cifar_files_are_named_and_kept(cifar, damage):
         raw[-100] ^= 1
         path.write_bytes(raw)
     before = sorted((p, p.stat().st_size) for p in cifar.rglob("*"))
-    said = wrong(image_sets.read_cifar, "cifar10", str(cifar), train=True)
+    said = wrong(small_sets.read_cifar, "cifar10", str(cifar), train=True)
     assert f"{path} is {'missing' if damage == 'gone' else 'damaged'}" in said
     assert sorted((p, p.stat().st_size) for p in cifar.rglob("*")) == before
 
@@ -172,10 +173,10 @@ def test_a_good_archive_is_unpacked_and_a_damaged_one_is_named(cifar, monkeypatc
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(cifar / "cifar-10-batches-py", "cifar-10-batches-py")
     (cifar / "cifar-10-batches-py").rename(cifar / "elsewhere")
-    assert "cifar-10-python.tar.gz is damaged" in wrong(image_sets.read_cifar, "cifar10", str(cifar), train=True)
+    assert "cifar-10-python.tar.gz is damaged" in wrong(small_sets.read_cifar, "cifar10", str(cifar), train=True)
     right = {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
-    monkeypatch.setattr(image_sets, "SHA256", right)
-    assert len(image_sets.read_cifar("cifar10", str(cifar), train=True).targets) == 100
+    monkeypatch.setattr(small_sets, "SHA256", right)
+    assert len(small_sets.read_cifar("cifar10", str(cifar), train=True).targets) == 100
 
 
 def test_an_archive_cannot_write_outside_its_folder(tmp_path):
@@ -198,15 +199,15 @@ def test_a_download_that_fails_leaves_no_folder(tmp_path, monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
-    wrong(image_sets.read_cifar, "cifar10", str(tmp_path / "slip"), train=True)
+    wrong(small_sets.read_cifar, "cifar10", str(tmp_path / "slip"), train=True)
     assert not (tmp_path / "slip").exists()
 
 
 def test_missing_cifar_without_a_network_says_where_it_looked(tmp_path, cifar):
-    said = wrong(image_sets.read_cifar, "cifar10", str(tmp_path / "nothing"), train=True)
+    said = wrong(small_sets.read_cifar, "cifar10", str(tmp_path / "nothing"), train=True)
     for word in ("cifar-10-batches-py", "../cifar-10", "--data_root", "downloading it failed", "cifar-10-python.tar.gz"):
         assert word in said
 
 
 def test_unknown_names_are_refused():
-    assert "mnist" in wrong(image_sets.read_images, "mnist", "", train=True)
+    assert "mnist" in wrong(small_sets.read_images, "mnist", "", train=True)

@@ -1,0 +1,1 @@
+"""Data sets: pictures and folders of them, readers of small sets."""

@@ -33,7 +33,8 @@ WHOLE = {"RESNET50": "whole"}  # not that of support/slim_resnet.py
 
 def copy_project(folder):
     """The project's code where a test may write lists and models into it."""
-    for pattern in ("*.py", "datasets/*.py", "harness/*.py", "heads/*.py", "scripts/*.sh", "ImageNet_iNat/**/*.py", "ImageNet_iNat/**/*.sh"):
+    own = ("ImageNet_iNat/**/*.py", "ImageNet_iNat/**/*.sh")
+    for pattern in ("*.py", "datasets/*.py", "harness/*.py", "heads/*.py", "scripts/*.sh", *own):
         for path in ROOT.glob(pattern):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

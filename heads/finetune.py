@@ -18,7 +18,7 @@ from heads.backbone import make_head
 from heads.drawn_sets import Sets
 from heads.feature_tables import FeatureScale
 from heads.features import DrawnImages, Extract, load, meta_indices, train_indices
-from heads.finetune_step import Batch, NetworkTask, Share, SharedPasses
+from heads.finetune_step import ImageBatch, NetworkTask, Share, SharedPasses
 from heads.head_training import parts_of_task
 from heads.image_check import check_readable
 from heads.own_flags import OwnFlags
@@ -42,20 +42,20 @@ class ImageShares(DrawnImages):
         super().__init__(*drawn)
         self.least = least
 
-    def train(self, taken: int = 0) -> Iterator[Batch]:
+    def train(self, taken: int = 0) -> Iterator[ImageBatch]:
         """Yield the training batches of one epoch after the other, without the first `taken`."""
         trained = self.sets.trained.targets
-        indices = joined(train_indices(len(trained), self.batch_size, self.seed), self.least)
+        indices = with_rest_joined(train_indices(len(trained), self.batch_size, self.seed), self.least)
         return self._shares("train", trained, indices, TRAIN_DRAWS, taken)
 
-    def meta(self, taken: int = 0) -> Iterator[Batch]:
+    def meta(self, taken: int = 0) -> Iterator[ImageBatch]:
         """Yield the meta batches without end, without the first `taken`."""
         meta = self.sets.meta.targets
         return self._shares("meta", meta, meta_indices(len(meta), self.batch_size, self.seed), META_DRAWS, taken)
 
     def _shares(
         self, name: str, targets: np.ndarray, indices: Iterator[tuple[int, Tensor]], stream: int, taken: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[ImageBatch]:
         group, device = self.group, self.group.device
         drawn, wanted = tee(islice(enumerate(indices), taken, None))
         keys = ([(i, number) for i in index[group.share(len(index))].tolist()] for _, (number, index) in wanted)
@@ -66,7 +66,7 @@ class ImageShares(DrawnImages):
             yield share, torch.from_numpy(targets[index.numpy()]).to(device)
 
 
-def joined(indices: Iterator[tuple[int, Tensor]], least: int) -> Iterator[tuple[int, Tensor]]:
+def with_rest_joined(indices: Iterator[tuple[int, Tensor]], least: int) -> Iterator[tuple[int, Tensor]]:
     """Pass (epoch, indices) on, joining what is left of an epoch to the batch before if that is fewer than `least`."""
     epoch, held = next(indices)
     for now, index in indices:
@@ -143,8 +143,7 @@ def image_shares(flags: OwnFlags, source: ImageSource, task: NetworkTask, group:
 
 def network_notes(flags: OwnFlags, task: NetworkTask, group: Group) -> list[str]:
     """Return lines that say how the network is run."""
-    at_once = "all at once" if flags.micro_batch is None else f"{flags.micro_batch} at once at most"
-    lines = [f"the images of a process go through the network {at_once}, --amp {flags.amp}"]
+    lines = []
     if flags.amp == "bf16" and lacks_bf16(group.device):
         lines.append("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
     if group.world_size > 1 and group.device.type == "cpu" and has_batch_norm(task.trained):

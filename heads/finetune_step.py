@@ -24,8 +24,8 @@ from loss import EstimatorCV, SemanticLoss
 from meta_step import MetaStepResult, PlainStepResult, augmented_step, meta_step, plain_step
 from passes import Passes
 
-S = TypeVar("S")
-Batch = tuple[Any, Tensor]  # a `Share`, and the target (N,) of the whole batch
+T = TypeVar("T")
+ImageBatch = tuple[Any, Tensor]  # a `Share`, and the target (N,) of the whole batch
 Buffers = dict[str, Tensor]
 
 
@@ -53,10 +53,8 @@ class Chunked(nn.Module):
 
     def forward(self, images: Tensor, chunks: int) -> tuple[Tensor, Tensor, list[Buffers]]:
         """Return features (n, A), logits (n, C), and what each chunk makes of the buffers."""
-        if chunks == 1:
-            outputs = [self.whole(images)]
-        else:
-            outputs = [checkpoint(self.whole, part, use_reentrant=False) for part in images.tensor_split(chunks)]
+        run = self.whole if chunks == 1 else partial(checkpoint, self.whole, use_reentrant=False)
+        outputs = [run(part) for part in images.tensor_split(chunks)]
         features, logits, buffers = zip(*outputs, strict=True)
         return torch.cat(features), torch.cat(logits), list(buffers)
 
@@ -140,7 +138,7 @@ class SharedPasses(Passes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkTask(Task[Batch]):
+class NetworkTask(Task[ImageBatch]):
     """A whole network, and the steps of `meta_step.py` that train it."""
 
     passes: SharedPasses
@@ -150,15 +148,15 @@ class NetworkTask(Task[Batch]):
         """The network."""
         return self.passes.model
 
-    def plain(self, batch: Batch, extra_batch: Batch | None = None) -> PlainStepResult:
+    def plain(self, batch: ImageBatch, extra_batch: ImageBatch | None = None) -> PlainStepResult:
         """Take a step of plain cross-entropy."""
         return self.take(partial(plain_step, self.passes, self.optimizer, batch, extra_batch))
 
-    def augmented(self, batch: Batch, extra_batch: Batch | None, lam_t: float) -> PlainStepResult:
+    def augmented(self, batch: ImageBatch, extra_batch: ImageBatch | None, lam_t: float) -> PlainStepResult:
         """Take a step at the estimated covariances."""
         return self.take(partial(augmented_step, *self.parts, batch, extra_batch, lam_t=lam_t, passes=self.passes))
 
-    def meta(self, batch: Batch, meta_batch: Batch, **settings: Any) -> MetaStepResult:
+    def meta(self, batch: ImageBatch, meta_batch: ImageBatch, **settings: Any) -> MetaStepResult:
         """Take a MetaSAug step whose virtual step moves the head alone."""
         return self.take(partial(meta_step, *self.parts, batch, meta_batch, virtual="head", passes=self.passes, **settings))
 
@@ -167,7 +165,7 @@ class NetworkTask(Task[Batch]):
         """What most steps take first."""
         return self.trained, self.criterion, self.estimator, self.optimizer
 
-    def take(self, step: Callable[[], S]) -> S:
+    def take(self, step: Callable[[], T]) -> T:
         """Take a step. Nothing moves before all was sent: where another process goes, the state is that of before."""
         seen = self.passes.group.together(step)
         self.passes.move_statistics()

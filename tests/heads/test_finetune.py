@@ -1,7 +1,5 @@
 """train_own.py --finetune: whole networks for one's own images, on one process and on two."""
 
-import csv
-import json
 from itertools import islice
 
 import pytest
@@ -13,10 +11,10 @@ from support.runs import differences
 from torch.nn import functional as F
 
 from data_utils import TRAIN_STREAM
+from harness.process_group import Group
 from heads.backbone import make_head
 from heads.features import ListedImages, train_indices
-from heads.finetune import with_rest_joined
-from heads.image_lists import read_tree
+from heads.finetune import ImageShares, with_rest_joined
 from heads.large_sets import read_lists
 from heads.transforms import Preparation
 
@@ -51,27 +49,13 @@ def weights_of(folder, name, kind="last"):
     return saved(folder / OURS / f"{name}_{kind}.pth.tar")["state_dict"]
 
 
-def test_a_network_is_trained_and_predicts(first, run_in, folder):
+def test_all_of_a_network_is_trained_and_saved_under_its_own_names(first, folder):
     assert "own, 4 classes, all of my_network:make_normed, on cpu, 1 process" in first
     assert "from epoch 2: MetaSAug, --meta_update relative" in first
     assert not (folder / "feature_cache").exists()
-    state = saved(folder / OURS / "head_last.pth.tar")
     whole, before = network(len(COUNTS), "make_normed"), network(5, "make_normed").state_dict()
-    whole.load_state_dict(state["state_dict"])  # its own names, nothing else
-    assert all(not torch.equal(state["state_dict"][name], before[name]) for name in before)
-    images = sorted((folder / "photos").glob("*/1 ö.png"))
-    path = folder / OURS / "head_last.pth.tar"
-    flags = ["--checkpoint_path", path, "--arch", "my_network:make_normed", "--out", "p.csv", "--no-cuda"]
-    run_in("predict.py", *flags, *images, cwd=folder)
-    tested = ListedImages(read_tree(folder / "photos", None), Preparation(32, 36), False, 0, TRAIN_STREAM)
-    places = {str(file): place for place, file in enumerate(tested.images.files())}
-    with torch.no_grad():
-        pixels = torch.stack([tested[places[str(file)], 0][0] for file in images])
-        chances = whole(pixels).softmax(dim=1)
-    with open(folder / "p.csv", encoding="utf-8", newline="") as file:
-        for row, expected in zip(csv.DictReader(file), chances, strict=True):
-            found = {row[f"class {k}"]: float(row[f"probability {k}"]) for k in range(1, 5)}
-            assert [found[name] for name in state["class_names"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    whole.load_state_dict(weights_of(folder, "head"))
+    assert all(not torch.equal(weight, before[name]) for name, weight in whole.state_dict().items())
 
 
 def by_hand(sets, drop):
@@ -89,16 +73,14 @@ def by_hand(sets, drop):
     return model.state_dict()
 
 
-@pytest.mark.parametrize("tau", [0, 1])
-def test_plain_training_is_sgd_on_images_that_are_augmented_anew_in_every_epoch(train, folder, tau):
-    """In what is saved the log prior is taken off the bias, if that is asked for."""
+def test_plain_training_is_sgd_on_images_that_are_augmented_anew_in_every_epoch(train, folder):
+    """In what is saved the log prior is taken off the bias, as asked for."""
     flags = ["--backbone", "my_network:make_normed(dropout=0.0)", "--batch_size", "7", "--stage2", "none", "--lr", "0.05"]
-    train(*flags, "--seed", "3", "--num_meta", "1", "--logit_adjust", str(tau), "--save_name", f"plain{tau}")
+    train(*flags, "--seed", "3", "--num_meta", "1", "--logit_adjust", "1", "--save_name", "plain")
     sets = read_lists("custom", str(folder / "photos"), 1, None, None, None, None, 0.3, 0).sets(0)
-    expected = by_hand(sets, 2)
-    expected["6.bias"] -= tau * torch.tensor(sets.cls_num_list).div(sum(sets.cls_num_list)).log()
-    assert distance(weights_of(folder, f"plain{tau}"), expected) < 1e-4
-    control = by_hand(sets, 3)
+    expected, control = by_hand(sets, 2), by_hand(sets, 3)
+    expected["6.bias"] -= torch.tensor(sets.cls_num_list).div(sum(sets.cls_num_list)).log()
+    assert distance(weights_of(folder, "plain"), expected) < 1e-4
     assert distance(control, expected) > 1e-3
 
 
@@ -123,7 +105,6 @@ def normed():
     "more",
     [
         ["--micro_batch", "3"],
-        ["--meta_images", "loss", "--meta_update", "published", "--meta_lr", "10"],
         ["--stage2", "isda", "--select_on", "heldout", "--num_heldout", "1", "--meta_images", "train"],
     ],
 )
@@ -134,10 +115,25 @@ def test_two_processes_train_a_network_without_batch_norm_as_one(train, start, f
     flags = [*FINE, *more, "--batch_size", "4", "--save_name", "two"]
     for status, out, err in together(start, 2, "train_own.py", *flags, cwd=folder):
         assert (status, err) == (0, ""), out
-    one, two = (weights_of(folder, name) for name in ("one", "two"))
-    assert distance(two, one) < 1e-4
-    figures = [json.loads((folder / OURS / f"{name}_summary.json").read_text()) for name in ("one", "two")]
-    assert figures[0]["last"]["acc1"] == figures[1]["last"]["acc1"]
+    assert distance(weights_of(folder, "two"), weights_of(folder, "one")) < 1e-4
+
+
+def test_shares_of_all_processes_are_the_batch_of_one(folder):
+    """Each step and each process draws its own random numbers; the first batches can be left out."""
+    sets = read_lists("custom", str(folder / "photos"), 2, None, None, None, None, 0.3, 0).sets(2)
+
+    def drawn(world, rank, taken=0):
+        group = Group(rank, world, torch.device("cpu"))
+        shares = ImageShares(sets, Preparation(32, 36), None, group, 5, 5, 0, 3, least=3)
+        return [*islice(shares.train(taken), 6 - taken), *islice(shares.meta(taken), 6 - taken)]
+
+    whole, *parts = drawn(1, 0), *(drawn(3, rank) for rank in range(3))
+    for (share, target), *found in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([one.images for one, _ in found]), share.images)
+        assert all(torch.equal(labels, target) and one.total == len(share.images) for one, labels in found)
+    assert len({one.seed for part in parts for one, _ in part}) == 36
+    assert {len(target) for _, target in whole} == {5, 6}  # and no rest of an epoch
+    assert [share.seed for share, _ in drawn(1, 0, 5)] == [whole[5][0].seed, whole[11][0].seed]
 
 
 def assert_same_bits(folder, whole, cut):

@@ -151,14 +151,17 @@ class Group:
             sys.exit(2)
         return made[0]
 
-    def together(self, operation: Callable[[], T]) -> T:
-        """Return what a collective, or what holds several of them, returns; where it fails, name who is at fault."""
+    def together(self, operation: Callable[[], T], waits: bool = True) -> T:
+        """Return what a collective returns; where it fails, name who is at fault.
+
+        Of work that holds several and computes in between (not `waits`), each says by itself when it begins to wait.
+        """
         if self.roll_call is None:
             return operation()
         if self.roll_call.told is not None:  # who told it takes part no more
             raise RankGoneError(self.roll_call.told)
-        within = self.roll_call.waiting_since is not None
-        self.roll_call.waiting_since = time.monotonic()
+        if waits:
+            self.begin_to_wait()
         try:
             made = operation()
         except RuntimeError as error:
@@ -166,8 +169,13 @@ class Group:
             if verdict is None:
                 raise
             raise RankGoneError(verdict) from error
-        self.roll_call.waiting_since = time.monotonic() if within else None
+        self.roll_call.waiting_since = None
         return made
+
+    def begin_to_wait(self) -> None:
+        """Note that from now on only the others can be at fault for a delay."""
+        assert self.roll_call is not None
+        self.roll_call.waiting_since = time.monotonic()
 
 
 def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> str | None:

@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -66,6 +68,24 @@ class Chunked(nn.Module):
         return features, logits, buffers
 
 
+def distributed(network: nn.Module, group: Group) -> nn.Module:
+    """Return a network whose backward pass leaves the mean of the gradients of all processes.
+
+    Where DDP looks for unused parameters it also leaves its buckets as they are. Else it lays them out anew after the first
+    step: then sums over three or more processes are in another order, and a resumed run parts from one that never stopped.
+    """
+    ddp = DistributedDataParallel(network, find_unused_parameters=True)
+    ddp.broadcast_buffers = False  # they are the same everywhere
+
+    def averaged(_, bucket):  # type: ignore[no-untyped-def]
+        if bucket.is_last():
+            group.begin_to_wait()
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    ddp.register_comm_hook(None, averaged)
+    return ddp
+
+
 class SharedPasses(Passes):
     """The passes of a network in train mode on the processes of a group.
 
@@ -86,9 +106,7 @@ class SharedPasses(Passes):
         self.synced: nn.Module = self.alone
         self.moves: dict[str, Tensor] = {}
         if group.world_size > 1:
-            # Where it looks for unused parameters it also leaves its buckets as they are. Else it lays them out anew after
-            # the first step: then sums over three or more processes are in another order, so a resumed run would part.
-            self.synced = group.together(lambda: DistributedDataParallel(self.alone, find_unused_parameters=True))
+            self.synced = group.together(lambda: distributed(self.alone, group))
 
     def plain(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Return features and logits of the whole batch of a `Share`, and keep how the running statistics are to move."""
@@ -167,6 +185,6 @@ class NetworkTask(Task[ImageBatch]):
 
     def take(self, step: Callable[[], T]) -> T:
         """Take a step. Nothing moves before all was sent: where another process goes, the state is that of before."""
-        seen = self.passes.group.together(step)
+        seen = self.passes.group.together(step, waits=False)
         self.passes.move_statistics()
         return seen

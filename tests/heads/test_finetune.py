@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.compare import distance
 from support.own import COUNTS, FLAGS, network, saved, write_photos
-from support.ranks import together
+from support.ranks import begin, together
 from support.runs import differences
 from torch.nn import functional as F
 
@@ -85,7 +85,7 @@ def test_plain_training_is_sgd_on_images_that_are_augmented_anew_in_every_epoch(
 
 
 DYING = """
-import os, signal
+import os, signal, time
 from my_network import make_normed
 
 def normed():
@@ -94,7 +94,7 @@ def normed():
     def count(_):
         left[0] -= 1
         if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600) if "LATE" in os.environ else os.kill(os.getpid(), signal.SIGKILL)
 
     network[0].register_forward_hook(lambda _, __, out: out.register_hook(count) and None if out.requires_grad else None)
     return network
@@ -164,6 +164,13 @@ def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_th
     assert status == 0, err
     assert "going on in epoch 2 after step 1" in out
     assert_same_bits(folder, "pair", "parted")
+
+
+def test_a_process_that_is_late_in_a_backward_pass_is_named(start, folder):
+    (folder / "dying.py").write_text(DYING)
+    flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4", "--timeout", "12", "--save_name", "late"]
+    first, _ = begin(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "5", "LATE": "1"}])
+    assert "error: rank 1 of 2 took longer than --timeout 12 s over a step" in first.communicate()[1]
 
 
 def test_other_flags_make_another_network(first, train, folder):

@@ -150,12 +150,12 @@ def main():
     torch.set_num_threads(1)
     with process_group(None, True, None, 60) as group:
         out = {{}}
-        for name, counts, kinds in (("plain", (12, 11, 3), KINDS), ("small", (12,), ["metasaug"])):
+        for name, counts, kinds, sizes in (("plain", (12, 11, 3), KINDS, [None, 4]), ("small", [12], ["metasaug"], [None])):
             problem = Problem(name, diagonal=True, criterion=MetaSAugCE)
             problem.model.unused = torch.nn.Parameter(torch.ones(3))
             problem.optimizer.add_param_group({{"params": [problem.model.unused]}})
             whole = problem.batch
-            for count, kind, micro_batch in product(counts, kinds, [None, 4]):
+            for count, kind, micro_batch in product(counts, kinds, sizes):
                 problem.batch = tuple(part[:count] for part in whole)
                 seen = step(problem, kind, count != 11, group, micro_batch=micro_batch)
                 out[f"{{name}} {{count}} {{kind}} {{micro_batch}}"] = torch.cat([seen.loss.view(1), seen.logits.flatten()])
@@ -177,7 +177,11 @@ def test_the_outcome_does_not_depend_on_the_number_of_processes(start, tmp_path)
     alone = outcomes[1][0]
     assert torch.equal(alone["plain unused"], torch.ones(3))  # no gradient, so no weight decay
     for world in (2, 3):
+        problem = Problem("small", diagonal=True)
+        running = moved_by(problem.model, problem.batch[0].split(12 // world))
+        expected = {name: value for name, value in alone.items() if not name.startswith("small")}
+        expected |= {f"small {name}": value for name, value in running.items()}
         for outcome in outcomes[world]:
-            for name, value in alone.items():
-                assert torch.equal(outcome[name], outcomes[world][0][name])  # on all processes the same bits
-                assert name.startswith("small") or relative(outcome[name], value) < 1e-10, (world, name)
+            assert all(torch.equal(outcome[name], outcomes[world][0][name]) for name in alone)  # on all the same bits
+            for name, value in expected.items():
+                assert relative(outcome[name], value) < 1e-10, (world, name)

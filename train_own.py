@@ -34,7 +34,8 @@ from harness.run import Run
 from heads.backbone import make_head
 from heads.choosing import features_of, open_folds
 from heads.feature_tables import FeatureScale, scaled_batches
-from heads.finetune_training import NetworkTask, micro_batches, network_notes, network_task, step_cost
+from heads.finetune import image_shares, network_notes, network_task, step_cost
+from heads.finetune_step import NetworkTask
 from heads.folds import FOLDS
 from heads.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
 from heads.own_flags import OwnFlags, parse_own
@@ -106,9 +107,9 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
         batches: GlobalBatches[Any]
         if isinstance(task, NetworkTask):
             assert isinstance(source, ImageSource)
-            run.say(*network_notes(flags, group))
+            run.say(*network_notes(flags, task, group))
             with run.stoppable("while images were checked"):
-                batches, scale = micro_batches(flags, source, task, group)
+                batches, scale = image_shares(flags, source, task, group)
         else:
             sizes = task.batch_size, flags.test_batch_size, flags.seed
             batches, scale = scaled_batches(sets, rows, group, *sizes, flags.transform)

@@ -81,13 +81,13 @@ class Group:
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in sizes]
-        self._together(lambda: dist.all_gather(parts, padded))
+        self.together(lambda: dist.all_gather(parts, padded))
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum over all processes, written into `tensor`."""
         if self.world_size > 1:
-            self._together(lambda: dist.all_reduce(tensor))
+            self.together(lambda: dist.all_reduce(tensor))
         return tensor
 
     def all_gather_object(self, value: T) -> list[T]:
@@ -95,7 +95,7 @@ class Group:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        self._together(lambda: dist.all_gather_object(values, value))
+        self.together(lambda: dist.all_gather_object(values, value))
         return values
 
     def barrier(self) -> None:
@@ -108,14 +108,14 @@ class Group:
         Sums on a GPU take no fixed order, so that copies which should be the same can part in their last bits.
         """
         for tensor in tensors if self.world_size > 1 else ():
-            self._together(partial(dist.broadcast, tensor, src=0))
+            self.together(partial(dist.broadcast, tensor, src=0))
 
     def broadcast_object(self, value: T) -> T:
         """Return the main process's `value` on all; it must be of plain types and tensors on the CPU."""
         if self.world_size == 1:
             return value
         values: list[Any] = [value if self.main else None]
-        self._together(lambda: dist.broadcast_object_list(values, src=0))
+        self.together(lambda: dist.broadcast_object_list(values, src=0))
         made: T = values[0]
         return made
 
@@ -151,20 +151,31 @@ class Group:
             sys.exit(2)
         return made[0]
 
-    def _together(self, operation: Callable[[], object]) -> None:
-        """Run a collective; where it fails, name who is at fault."""
-        assert self.roll_call is not None
+    def together(self, operation: Callable[[], T], waits: bool = True) -> T:
+        """Return what a collective returns; where it fails, name who is at fault.
+
+        Of work that holds several and computes in between (not `waits`), each says by itself when it begins to wait.
+        """
+        if self.roll_call is None:
+            return operation()
         if self.roll_call.told is not None:  # who told it takes part no more
             raise RankGoneError(self.roll_call.told)
-        self.roll_call.waiting_since = time.monotonic()
+        if waits:
+            self.begin_to_wait()
         try:
-            operation()
+            made = operation()
         except RuntimeError as error:
             verdict = None if isinstance(error, NotImplementedError) else self.roll_call.verdict()
             if verdict is None:
                 raise
             raise RankGoneError(verdict) from error
         self.roll_call.waiting_since = None
+        return made
+
+    def begin_to_wait(self) -> None:
+        """Note that from now on only the others can be at fault for a delay."""
+        assert self.roll_call is not None
+        self.roll_call.waiting_since = time.monotonic()
 
 
 def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> str | None:

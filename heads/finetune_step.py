@@ -1,132 +1,190 @@
-"""The steps of `meta_step.py` for batches that are too large to go through the network at once, on one process or many.
+"""Passes over a process's shares of batches, with which the steps of `meta_step.py` train a whole network on many processes.
 
-A batch is a list of micro-batches, of which each process takes some. The outcome is the same on any number of processes, up
-to rounding, since nothing depends on where a micro-batch is computed:
-
-- Batch norm normalises a micro-batch by its own statistics. The running ones move by the mean of what the micro-batches say.
-- The random numbers that a network draws on a micro-batch (dropout, stochastic depth) follow from the batch's seed and the
-  micro-batch's place, and are the same in all passes of a step.
-- A loss is the weighted mean over the whole batch: that of a micro-batch counts by its share of the sum of the weights.
-- Gradients are summed over micro-batches and processes. Features (N, A), logits (N, C) and their derivative are gathered, so
-  that ∇_Σ and the class statistics are those of the whole batch, computed on every process.
-
-With one micro-batch and one process a step is that of `meta_step.py`, at its cost. The graph of a micro-batch is then kept
-from the first pass to the last. Of several the graph of one is held at a time, and a MetaSAug step runs them anew: 5 forward
-passes in place of 4, or 12 in place of 10 where the virtual step moves all weights.
+The passes return features (N, A) and logits (N, C) of the whole batch, gathered, of which a process's own rows have a graph.
+So every process computes the same loss, the same Σ̂ and the same class statistics, those of the whole batch. Its backward
+pass finds the part of the gradient that goes through its own rows, and DistributedDataParallel brings the parts together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
-from covariance_rules import Rule, grad_traces, gradient_rule
-from heads.micro_batches import MeanLoss, MicroBatches, MicroPasses, Network
-from loss import EstimatorCV, SemanticLoss, negative_trace
-from meta_gradient import head_gradient, mixed_gradient, virtual_step
-from meta_layers import head_of
-from meta_step import MetaStepResult, PlainStepResult
+from harness.process_group import Group, shard_sizes
+from heads.head_training import Task
+from loss import EstimatorCV, SemanticLoss
+from meta_step import MetaStepResult, PlainStepResult, augmented_step, meta_step, plain_step
+from passes import Passes
 
-
-def real_step(
-    network: Network, optimizer: torch.optim.Optimizer, micro: MicroPasses, loss_of: MeanLoss,
-    class_weights: Tensor | None, extra_batch: MicroBatches | None,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Move weights and running statistics once; return the loss, and that of `extra_batch` (scalars)."""
-    weights = network.weights
-    loss, grads = network.summed(micro.losses(loss_of, micro.outputs(), class_weights), weights)
-    loss_extra = None
-    if extra_batch is not None:
-        extra = MicroPasses(network, extra_batch)
-        loss_extra, more = network.summed(extra.losses(F.cross_entropy, extra.moved({})), weights)
-        for name, grad in more.items():
-            grads[name] = grads[name] + grad if name in grads else grad
-    micro.move_statistics()
-    network.move(optimizer, grads)
-    return loss, loss_extra
+T = TypeVar("T")
+ImageBatch = tuple[Any, Tensor]  # a `Share`, and the target (N,) of the whole batch
+Buffers = dict[str, Tensor]
 
 
-def plain_network_step(
-    network: Network, optimizer: torch.optim.Optimizer, batch: MicroBatches, extra_batch: MicroBatches | None = None
-) -> PlainStepResult:
-    """Take one step of plain cross-entropy, as `meta_step.plain_step` does."""
-    micro = MicroPasses(network, batch)
-    loss, extra = real_step(network, optimizer, micro, F.cross_entropy, None, extra_batch)
-    return PlainStepResult(loss, micro.logits, extra)
+class Share(NamedTuple):
+    """A process's images (n, 3, S, S) of a batch of `total`.
+
+    `seed` is what the network's random numbers in a step are drawn from, as dropout's.
+    """
+
+    images: Tensor
+    total: int
+    seed: int
 
 
-def augmented_network_step(
-    network: Network, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
-    batch: MicroBatches, extra_batch: MicroBatches | None = None, *, lam_t: float,
-) -> PlainStepResult:  # fmt: skip
-    """Take one step on L(θ, Σ) at the estimated covariances, as `meta_step.augmented_step` does."""
-    micro = MicroPasses(network, batch)
-    loss_of = semantic(network, criterion, estimator.covariance, lam_t)
-    loss, extra = real_step(network, optimizer, micro, loss_of, criterion.class_weights, extra_batch)
-    estimator.update(micro.features, batch.target)
-    return PlainStepResult(loss, micro.logits, extra)
+class Chunked(nn.Module):
+    """A network that takes its images in chunks and leaves its buffers, as running statistics, as they are.
+
+    Of several chunks none keeps its graph: each goes through again in the backward pass, with the same random numbers.
+    """
+
+    def __init__(self, model: nn.Module, bf16: bool) -> None:
+        super().__init__()
+        self.model, self.bf16 = model, bf16
+        self.unused = nn.Parameter(torch.zeros(1))  # else DDP, told to look for such ones, warns that there is none
+
+    def forward(self, images: Tensor, chunks: int) -> tuple[Tensor, Tensor, list[Buffers]]:
+        """Return features (n, A), logits (n, C), and what each chunk makes of the buffers."""
+        run = self.whole if chunks == 1 else partial(checkpoint, self.whole, use_reentrant=False)
+        outputs = [run(part) for part in images.tensor_split(chunks)]
+        features, logits, buffers = zip(*outputs, strict=True)
+        return torch.cat(features), torch.cat(logits), list(buffers)
+
+    def whole(self, images: Tensor) -> tuple[Tensor, Tensor, Buffers]:
+        """Take all images at once."""
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        with torch.autocast(images.device.type, torch.bfloat16, self.bf16):
+            features, logits = functional_call(self.model, buffers, (images,))
+        return features, logits, buffers
 
 
-def meta_network_step(
-    network: Network, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
-    batch: MicroBatches, meta_batch: MicroBatches, *, lam_t: float, virtual_lr: float, meta_lr: float,
-    rule: Rule = gradient_rule, virtual: str = "all", train_on_meta: bool = False,
-) -> MetaStepResult:  # fmt: skip
-    """Take one MetaSAug step, as `meta_step.meta_step` does, whose parameters these are."""
-    micro, meta, sigma = MicroPasses(network, batch), MicroPasses(network, meta_batch), estimator.covariance
-    seek = {"all": whole_mixed_gradient, "head": head_mixed_gradient}[virtual]
-    loss_virtual, loss_meta, mixed = seek(network, criterion, micro, meta, sigma, lam_t, virtual_lr)
-    grad_covariance = -virtual_lr * mixed
-    sigma_hat = rule(sigma, grad_covariance, meta_lr)
-    lowered = grad_traces(rule, sigma, grad_covariance, sigma_hat, meta_lr)
-    negative = negative_trace(sigma, sigma_hat)
+def distributed(network: nn.Module, group: Group) -> nn.Module:
+    """Return a network whose backward pass leaves the mean of the gradients of all processes.
 
-    loss_of, extra_batch = semantic(network, criterion, sigma_hat, lam_t), meta_batch if train_on_meta else None
-    loss, _ = real_step(network, optimizer, micro, loss_of, criterion.class_weights, extra_batch)
-    estimator.update(micro.features, batch.target)
-    return MetaStepResult(loss_virtual, loss_meta, loss, micro.logits, grad_covariance, sigma_hat, negative, lowered)
+    Where DDP looks for unused parameters it also leaves its buckets as they are. Else it lays them out anew after the first
+    step: then sums over three or more processes are in another order, and a resumed run parts from one that never stopped.
+    """
+    ddp = DistributedDataParallel(network, find_unused_parameters=True)
+    ddp.broadcast_buffers = False  # they are the same everywhere
+
+    def averaged(_, bucket):  # type: ignore[no-untyped-def]
+        if bucket.is_last():
+            group.begin_to_wait()
+        return allreduce_hook(dist.group.WORLD, bucket)
+
+    ddp.register_comm_hook(None, averaged)
+    return ddp
 
 
-def semantic(network: Network, criterion: SemanticLoss, covariance: Tensor, lam_t: float) -> MeanLoss:
-    """Return L at given covariances, as a function of logits and target; it depends on W besides."""
-    return lambda logits, target: criterion(logits, network.head_weight, target, covariance, lam_t)
+class SharedPasses(Passes):
+    """The passes of a network in train mode on the processes of a group.
+
+    Parameters
+    ----------
+    model:
+        Returns (features (n, A), logits (n, C)), see `meta_layers.WithFeatures`.
+    bf16:
+        Whether it is run in bfloat16.
+    micro_batch:
+        How many images of a process go through it at once; None is all.
+    """
+
+    def __init__(self, model: nn.Module, group: Group, bf16: bool = False, micro_batch: int | None = None) -> None:
+        super().__init__(model)
+        self.group, self.micro_batch = group, micro_batch
+        self.alone = Chunked(model, bf16)
+        self.synced: nn.Module = self.alone
+        self.moves: dict[str, Tensor] = {}
+        if group.world_size > 1:
+            self.synced = group.together(lambda: distributed(self.alone, group))
+
+    def plain(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return features and logits of the whole batch of a `Share`, and keep how the running statistics are to move."""
+        torch.manual_seed(inputs.seed)
+        features, logits, buffers = self.run(self.synced, inputs)
+        self.moves = self.mean_moves(buffers)
+        return features, logits
+
+    def moved(self, weights: Any, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Return features and logits of the whole batch of a `Share` at the model's own weights; statistics stay."""
+        features, logits, _ = self.run(self.alone, inputs)
+        return features, logits
+
+    def run(self, network: nn.Module, share: Share) -> tuple[Tensor, Tensor, list[Buffers]]:
+        """Return features (N, A) and logits (N, C), and what each chunk makes of the buffers."""
+        sizes = shard_sizes(share.total, self.group.world_size)
+        most = max(sizes)
+        chunks = min(-(-most // (self.micro_batch or most)), min(sizes))  # as many everywhere: SyncBatchNorm waits for all
+        features, logits, buffers = network(share.images, chunks)
+        return self.gathered(features.to(self.dtype), sizes), self.gathered(logits.to(self.dtype), sizes), buffers
+
+    def gathered(self, rows: Tensor, sizes: list[int]) -> Tensor:
+        """Return the rows of all processes; one's own have a multiple of their gradient, as DDP takes the mean over all."""
+        if self.group.world_size == 1:
+            return rows
+        fixed = rows.detach()
+        parts = list(self.group.all_gather(fixed, sizes).split(sizes))
+        parts[self.group.rank] = fixed + self.group.world_size * (rows - fixed)
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def mean_moves(self, chunks: list[Buffers]) -> Buffers:
+        """Return by how much the chunks of all processes move the buffers, their mean."""
+        count, moves = len(chunks) * self.group.world_size, {}
+        for name, buffer in self.model.named_buffers():
+            if buffer.dtype != torch.bool:
+                own = torch.stack([chunk[name] - buffer for chunk in chunks]).sum(dim=0)
+                moves[name] = self.group.all_reduce(own) / count
+        return moves
+
+    @torch.no_grad()
+    def move_statistics(self) -> None:
+        """Move the running statistics, once a step."""
+        for name, move in self.moves.items():
+            buffer = self.model.get_buffer(name)
+            buffer += move.to(buffer.dtype)
 
 
-def whole_mixed_gradient(
-    network: Network, criterion: SemanticLoss, micro: MicroPasses, meta: MicroPasses, sigma: Tensor, lam_t: float,
-    virtual_lr: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return L, L_meta at θ' (scalars) and G / −α, of Σ's shape, where the virtual step moves all weights."""
-    weights = network.weights
-    outputs = micro.outputs(recorded=micro.alone)
-    losses = micro.losses(semantic(network, criterion, sigma, lam_t), outputs, criterion.class_weights)
-    loss, grads = network.summed(losses, weights, again=micro.alone)
-    stepped = virtual_step(weights, with_zeros(grads, weights), virtual_lr)
-    loss_meta, found = network.summed(meta.losses(F.cross_entropy, meta.moved(stepped)), stepped)
-    direction = with_zeros(found, weights)
-    logits_dot = micro.gathered(list(micro.directional(weights, direction)), len(network.head_weight))
-    name = f"{network.model.head}.weight"
-    parts = micro.logits, weights[name], micro.batch.target, sigma, lam_t, logits_dot, direction[name]
-    return loss, loss_meta, mixed_gradient(criterion, *parts)
+@dataclass(frozen=True, kw_only=True)
+class NetworkTask(Task[ImageBatch]):
+    """A whole network, and the steps of `meta_step.py` that train it."""
 
+    passes: SharedPasses
 
-def with_zeros(grads: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a gradient for every weight, zeros where there is none."""
-    return {name: grads[name] if name in grads else torch.zeros_like(weight) for name, weight in weights.items()}
+    @property
+    def trained(self) -> nn.Module:
+        """The network."""
+        return self.passes.model
 
+    def plain(self, batch: ImageBatch, extra_batch: ImageBatch | None = None) -> PlainStepResult:
+        """Take a step of plain cross-entropy."""
+        return self.take(partial(plain_step, self.passes, self.optimizer, batch, extra_batch))
 
-def head_mixed_gradient(
-    network: Network, criterion: SemanticLoss, micro: MicroPasses, meta: MicroPasses, sigma: Tensor, lam_t: float,
-    virtual_lr: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return L, L_meta at θ' (scalars) and G / −α, of Σ's shape, where the virtual step moves the head alone."""
-    for _ in micro.outputs(graph=False):
-        pass
-    with torch.no_grad():
-        rows = meta.gathered([features for features, _, _ in meta.moved({})], network.head_weight.shape[1])
-    seen = micro.features, micro.logits, micro.batch.target
-    meta_rows = rows, meta.batch.target
-    return head_gradient(criterion, head_of(network.model), *seen, meta_rows, sigma, lam_t, virtual_lr)
+    def augmented(self, batch: ImageBatch, extra_batch: ImageBatch | None, lam_t: float) -> PlainStepResult:
+        """Take a step at the estimated covariances."""
+        return self.take(partial(augmented_step, *self.parts, batch, extra_batch, lam_t=lam_t, passes=self.passes))
+
+    def meta(self, batch: ImageBatch, meta_batch: ImageBatch, **settings: Any) -> MetaStepResult:
+        """Take a MetaSAug step whose virtual step moves the head alone."""
+        return self.take(partial(meta_step, *self.parts, batch, meta_batch, virtual="head", passes=self.passes, **settings))
+
+    @property
+    def parts(self) -> tuple[nn.Module, SemanticLoss, EstimatorCV, torch.optim.Optimizer]:
+        """What most steps take first."""
+        return self.trained, self.criterion, self.estimator, self.optimizer
+
+    def take(self, step: Callable[[], T]) -> T:
+        """Take a step. Nothing moves before all was sent: where another process goes, the state is that of before."""
+        seen = self.passes.group.together(step, waits=False)
+        self.passes.move_statistics()
+        return seen

@@ -24,7 +24,6 @@ from harness.flags import (
     check_logit_adjust,
     require,
 )
-from harness.training_flags import VIRTUAL
 from heads.drawn_sets import Lists, Sets
 from heads.feature_tables import TRANSFORMS
 from heads.head_training import Stages
@@ -48,7 +47,7 @@ USUAL_FRACTION = 0.2
 USUAL_RULE = "relative"
 OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
              "mean", "std", "views", "cache_dir", "finetune")  # fmt: skip
-OF_FINETUNING = ("micro_batch", "amp", "virtual")
+OF_FINETUNING = ("micro_batch", "amp")
 OF_STEPS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "lam", "stage2", "meta_update", "meta_lr",
             "meta_step_size", "meta_images", "balance", "num_meta", "meta_start", "lr_drop", "logit_adjust", "views",
             "finetune")  # fmt: skip
@@ -72,7 +71,6 @@ class OwnFlags(FrozenFlags):
     finetune: bool
     micro_batch: int | None
     amp: str
-    virtual: str
     features: str | None
     val_features: str | None
     meta_features: str | None
@@ -231,11 +229,10 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a training of the whole network."""
     parser.add_argument("--finetune", action="store_true", help="train the whole network, not its last layer alone; images "
                         "are augmented anew in every epoch")  # fmt: skip
-    parser.add_argument("--micro_batch", type=int, metavar="N", help="images that go through the network at once, with "
-                        "batch norm's statistics of their own (default: --batch_size)")  # fmt: skip
+    parser.add_argument("--micro_batch", type=int, metavar="N", help="images of a process that go through the network at "
+                        "once, each lot with batch norm's statistics of its own, so that memory is that of N; takes one "
+                        "forward pass more (default: all)")  # fmt: skip
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
-    parser.add_argument("--virtual", choices=VIRTUAL, help="what the virtual step of --finetune moves: the head alone, or "
-                        "all weights, as published, in more than twice the time (default: head)")  # fmt: skip
 
 
 def parse_own(description: str | None, argv: Sequence[str] | None = None) -> OwnFlags:
@@ -249,7 +246,7 @@ def parse_own(description: str | None, argv: Sequence[str] | None = None) -> Own
     if values["meta_start"] is None:
         values["meta_start"] = last_third(values["epochs"])
     values |= without_images(values) if values["features"] is not None else with_images(values)
-    values |= finetuning(values, given)
+    check_finetuning(values["finetune"], given)
     flags = OwnFlags(**{f.name: values[f.name] for f in fields(OwnFlags) if f.name in values})
     check_learning(flags)
     check_workers(flags.workers)
@@ -297,19 +294,16 @@ def given_flags(argv: Sequence[str] | None) -> set[str]:
     return {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not absent}
 
 
-def finetuning(values: dict[str, object], given: set[str]) -> dict[str, object]:
-    """Return the flags that follow from --finetune, or from its absence."""
-    if not values["finetune"]:
+def check_finetuning(finetune: bool, given: set[str]) -> None:
+    """Refuse flags that go with --finetune alone, or with heads alone."""
+    if not finetune:
         for name in sorted(given & set(OF_FINETUNING)):
             raise UserError(f"--{name} goes with --finetune, the training of the whole network: add that")
-        return {"virtual": VIRTUAL[0]}  # the head is all that there is
+        return
     for name in sorted(given & {"C", "transform"}):
         raise UserError(f"--{name} is for heads of features that stay as they are: with --finetune leave it out")
     for name in sorted(given & {"views", "cache_dir"}):
         raise UserError(f"--{name} and --finetune do not go together: no features are kept, images are always augmented")
-    usual = "head" if values["stage2"] == "metasaug" else VIRTUAL[0]  # without effect
-    micro_batch = values["batch_size"] if values["micro_batch"] is None else values["micro_batch"]
-    return {"micro_batch": micro_batch, "virtual": values["virtual"] or usual}
 
 
 def without_images(values: dict[str, object]) -> dict[str, object]:

@@ -1,0 +1,206 @@
+"""train_own.py --finetune: whole networks for one's own images, on one process and on two."""
+
+from itertools import islice
+
+import pytest
+import torch
+from support.compare import distance
+from support.own import COUNTS, FLAGS, network, saved, write_photos
+from support.ranks import begin, together
+from support.runs import differences
+from torch.nn import functional as F
+
+from data_utils import TRAIN_STREAM
+from harness.process_group import Group
+from heads.backbone import make_head
+from heads.features import ListedImages, train_indices
+from heads.finetune import ImageShares, with_rest_joined
+from heads.large_sets import read_lists
+from heads.transforms import Preparation
+
+OURS = "checkpoint/ours/own"
+NORMED = [word.replace("my_network:make", "my_network:make_normed") for word in FLAGS]
+FINE = [*NORMED, "--val_fraction", "0.3", "--finetune"]  # 22 images are left
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with photos, and with networks."""
+    made = tmp_path_factory.mktemp("own")
+    write_photos(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def train(run_in, folder):
+    def call(*more, **settings):
+        return run_in("train_own.py", *FINE, *more, cwd=folder, **settings).stdout
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def first(train):
+    """What the run `head` printed."""
+    return train()
+
+
+def weights_of(folder, name, kind="last"):
+    return saved(folder / OURS / f"{name}_{kind}.pth.tar")["state_dict"]
+
+
+def test_all_of_a_network_is_trained_and_saved_under_its_own_names(first, folder):
+    assert "own, 4 classes, all of my_network:make_normed, on cpu, 1 process" in first
+    assert "from epoch 2: MetaSAug, --meta_update relative" in first
+    assert not (folder / "feature_cache").exists()
+    whole, before = network(len(COUNTS), "make_normed"), network(5, "make_normed").state_dict()
+    whole.load_state_dict(weights_of(folder, "head"))
+    assert all(not torch.equal(weight, before[name]) for name, weight in whole.state_dict().items())
+
+
+def by_hand(sets, drop):
+    """A network that draws nothing at random, trained with plain cross-entropy on images augmented by epoch."""
+    model = network(len(COUNTS), "make_normed", dropout=0.0)
+    model[6] = make_head(len(COUNTS), 3, 24)
+    optimizer = torch.optim.SGD(model.train().parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    images = ListedImages(sets.train, Preparation(32, 36), True, 3, TRAIN_STREAM)
+    for epoch, index in islice(with_rest_joined(train_indices(22, 7, 3), 2), 9):  # of 7, 7 and 8 images
+        optimizer.param_groups[0]["lr"] = 0.005 if epoch >= drop else 0.05
+        pixels = torch.stack([images[i, epoch][0] for i in index.tolist()])
+        optimizer.zero_grad()
+        F.cross_entropy(model(pixels), torch.from_numpy(sets.train.targets)[index]).backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+def test_plain_training_is_sgd_on_images_that_are_augmented_anew_in_every_epoch(train, folder):
+    """In what is saved the log prior is taken off the bias, as asked for."""
+    flags = ["--backbone", "my_network:make_normed(dropout=0.0)", "--batch_size", "7", "--stage2", "none", "--lr", "0.05"]
+    train(*flags, "--seed", "3", "--num_meta", "1", "--logit_adjust", "1", "--save_name", "plain")
+    sets = read_lists("custom", str(folder / "photos"), 1, None, None, None, None, 0.3, 0).sets(0)
+    expected, control = by_hand(sets, 2), by_hand(sets, 3)
+    expected["6.bias"] -= torch.tensor(sets.cls_num_list).div(sum(sets.cls_num_list)).log()
+    assert distance(weights_of(folder, "plain"), expected) < 1e-4
+    assert distance(control, expected) > 1e-3
+
+
+DYING = """
+import os, signal, time
+from my_network import make_normed
+
+def normed():
+    network, left = make_normed(), [int(os.environ.get("DIES_AT", "0"))]
+
+    def count(_):
+        left[0] -= 1
+        if left[0] == 0:
+            time.sleep(600) if "LATE" in os.environ else os.kill(os.getpid(), signal.SIGKILL)
+
+    network[0].register_forward_hook(lambda _, __, out: out.register_hook(count) and None if out.requires_grad else None)
+    return network
+"""
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--micro_batch", "3"],
+        ["--stage2", "isda", "--select_on", "heldout", "--num_heldout", "1", "--meta_images", "train"],
+    ],
+)
+def test_two_processes_train_a_network_without_batch_norm_as_one(train, start, folder, more):
+    """The last batch of an epoch is 6 images, or 5."""
+    more = ["--backbone", "my_network:make", *more]
+    train(*more, "--save_name", "one")
+    flags = [*FINE, *more, "--batch_size", "4", "--save_name", "two"]
+    for status, out, err in together(start, 2, "train_own.py", *flags, cwd=folder):
+        assert (status, err) == (0, ""), out
+    assert distance(weights_of(folder, "two"), weights_of(folder, "one")) < 1e-4
+
+
+def test_shares_of_all_processes_are_the_batch_of_one(folder):
+    """Each step and each process draws its own random numbers; the first batches can be left out."""
+    sets = read_lists("custom", str(folder / "photos"), 2, None, None, None, None, 0.3, 0).sets(2)
+
+    def drawn(world, rank, taken=0):
+        group = Group(rank, world, torch.device("cpu"))
+        shares = ImageShares(sets, Preparation(32, 36), None, group, 5, 5, 0, 3, least=3)
+        return [*islice(shares.train(taken), 6 - taken), *islice(shares.meta(taken), 6 - taken)]
+
+    whole, *parts = drawn(1, 0), *(drawn(3, rank) for rank in range(3))
+    for (share, target), *found in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([one.images for one, _ in found]), share.images)
+        assert all(torch.equal(labels, target) and one.total == len(share.images) for one, labels in found)
+    assert len({one.seed for part in parts for one, _ in part}) == 36
+    assert {len(target) for _, target in whole} == {5, 6}  # and no rest of an epoch
+    assert [share.seed for share, _ in drawn(1, 0, 5)] == [whole[5][0].seed, whole[11][0].seed]
+
+
+def assert_same_bits(folder, whole, cut):
+    for kind in ("last", "ckpt"):
+        assert differences(*(saved(folder / OURS / f"{name}_{kind}.pth.tar") for name in (whole, cut))) == []
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(first, train, folder):
+    """Stopped in stage 1 and in stage 2, with a network that draws random numbers."""
+    train("--save_name", "cut", status=143, STOP_AT="2", STOP_BY="15")
+    train("--save_name", "cut", "--resume", "auto", status=143, STOP_AT="5", STOP_BY="15")
+    assert "going on in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
+    assert_same_bits(folder, "head", "cut")
+    assert "is finished" in train("--save_name", "cut", "--resume", "auto")
+
+
+def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_the_run_goes_on(start, folder):
+    """Their running statistics have not moved then."""
+    (folder / "dying.py").write_text(DYING)
+    flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4"]
+    for status, _, err in together(start, 2, "train_own.py", *flags, "--save_name", "pair", cwd=folder):
+        assert (status, err) == (0, "")
+    flags += ["--save_name", "parted", "--resume", "auto"]
+    (status, _, err), (killed, *_) = together(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "8"}])
+    assert (status, killed) == (2, 137)
+    assert err == "train_own.py: error: rank 1 of 2 is gone: see what it printed, then start again with --resume auto\n"
+    (status, out, err), _ = together(start, 2, "train_own.py", *flags, cwd=folder)
+    assert status == 0, err
+    assert "going on in epoch 2 after step 1" in out
+    assert_same_bits(folder, "pair", "parted")
+
+
+def test_a_process_that_is_late_in_a_backward_pass_is_named(start, folder):
+    (folder / "dying.py").write_text(DYING)
+    flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4", "--timeout", "12", "--save_name", "late"]
+    first, _ = begin(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "5", "LATE": "1"}])
+    assert "error: rank 1 of 2 took longer than --timeout 12 s over a step" in first.communicate()[1]
+
+
+def test_other_flags_make_another_network(first, train, folder):
+    """So that what is alike elsewhere is not alike because nothing matters."""
+    for number, more in enumerate((["--micro_batch", "4"], ["--seed", "1"], ["--amp", "bf16"])):
+        train(*more, "--save_name", f"other{number}")
+        assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "words"),
+    [
+        ("train_own.py", [*NORMED, "--micro_batch", "4"], "--micro_batch goes with --finetune"),
+        ("train_own.py", [*NORMED, "--amp", "bf16"], "--amp goes with --finetune"),
+        ("train_own.py", [*FINE, "--views", "2"], "--views and --finetune do not go together"),
+        ("train_own.py", [*FINE, "--cache_dir", "x"], "--cache_dir and --finetune do not go together"),
+        ("train_own.py", [*FINE, "--micro_batch", "0"], "--micro_batch 0 makes no sense: it must be at least 1"),
+        ("train_own.py", [*FINE, "--micro_batch", "3"], "--micro_batch 3 is too small for batch norm: take 4 or more"),
+        ("train_own.py", [*FINE, "--batch_size", "1"], "a batch of 1 images is too small for this network: it must have 2"),
+        ("train_own.py", ["--features", "f.npz", "--finetune"], "--features and --finetune do not go together"),
+        ("scripts/compare_own.py", FINE, "has no effect with --way logistic"),
+    ],
+)
+def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, script, flags, words):
+    write_photos(tmp_path)
+    assert words in refused(script, *flags)
+
+
+def test_images_that_cannot_be_read_are_named_before_the_first_epoch(refused, run, tmp_path):
+    write_photos(tmp_path)
+    (tmp_path / "photos" / "cat" / "bad.png").write_bytes(b"x")
+    assert "bad.png" in refused("train_own.py", *FINE)
+    assert "epoch 0" in run("train_own.py", *FINE, "--epochs", "1", "--skip_bad").stdout

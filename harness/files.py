@@ -68,12 +68,13 @@ def check_is_table(out: Path, beginning: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path, keep_previous: bool = False) -> Iterator[Path]:
+def replacing(path: Path, keep_previous: bool = False, mark: str = "") -> Iterator[Path]:
     """Give the path of a file to write, which then takes the place of `path`.
 
     With `keep_previous` the earlier file stays as `previous(path)`, and the new one has reached the disk when this ends.
+    A `mark` of its own lets several processes write the same file at the same time.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
+    temporary = path.with_name(path.name + mark + TEMPORARY)
     refuse_special(path)
     try:
         with writing(path):

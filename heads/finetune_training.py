@@ -17,8 +17,8 @@ from harness.errors import UserError
 from harness.process_group import Group
 from harness.progress import StepFigures
 from heads.backbone import make_head
-from heads.feature_tables import FeatureScale
-from heads.features import DrawnImages, Extract, load, meta_indices, train_indices
+from heads.batches import DrawnImages, Extract, load, meta_indices, train_indices
+from heads.feature_scale import FeatureScale
 from heads.finetune_step import augmented_network_step, meta_network_step, plain_network_step
 from heads.head_training import Task, parts_of_task
 from heads.image_check import check_readable
@@ -29,7 +29,7 @@ from meta_layers import WithFeatures
 from meta_step import META_COST
 from passes import lacks_bf16
 
-TRAIN_DRAWS, META_DRAWS = 4, 5  # streams of random numbers, beside those of data_utils and of feature_tables
+TRAIN_DRAWS, META_DRAWS = 4, 5  # streams of random numbers, beside those of data_utils and of batches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from data_utils import TRAIN_STREAM
 from heads.backbone import make_head
-from heads.features import ListedImages, train_indices
+from heads.batches import ListedImages, train_indices
 from heads.image_lists import read_tree
 from heads.large_sets import read_lists
 from heads.transforms import Preparation

@@ -8,8 +8,8 @@ from support.data import write_image
 from support.own import BACKBONE, SOURCE, saved
 from support.ranks import begin, together
 
-TRAIN = ["train_own.py", "--data_root", "photos", "--backbone", BACKBONE, "--image_size", "32", "--no-cuda", "--workers", "0",
-         "--way", "nearest_mean", "--transform", "none", "--cache_dir"]  # fmt: skip
+TRAIN = ["train_own.py", "--data_root", "photos", "--backbone", BACKBONE, "--image_size", "32", "--no-cuda",
+         "--workers", "0", "--way", "nearest_mean", "--transform", "none", "--cache_dir"]  # fmt: skip
 OURS = "checkpoint/ours/own"
 ROW = r"features of the images set, view 0  \["
 

@@ -33,7 +33,7 @@ from harness.process_group import Group, process_group
 from harness.run import Run
 from heads.backbone import make_head
 from heads.choosing import features_of, open_folds
-from heads.feature_tables import FeatureScale, scaled_batches
+from heads.feature_scale import FeatureScale, scaled_batches
 from heads.finetune import image_shares, network_notes, network_task, step_cost
 from heads.finetune_step import NetworkTask
 from heads.folds import FOLDS

@@ -33,7 +33,7 @@ from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from heads.backbone import FEATURES, fingerprint, load_network, read_weights
-from heads.features import extractor, in_order, plain_images
+from heads.batches import LiveViews, extractor, plain_images
 from heads.image_check import check_tested
 from heads.image_lists import ImageList
 from heads.large_sets import LARGE_SETS, read_test, training_counts
@@ -61,7 +61,7 @@ def test_set(args: argparse.Namespace, group: Group) -> None:
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     subtracted = subject.subtracted if subject.subtracted is None else subject.subtracted.to(group.device)
     images = plain_images(subject.images, preparation_of(subject.dataset))
-    batches = in_order(images, 0, extractor(backbone), group, args.test_batch_size, args.workers)
+    batches = LiveViews(images, extractor(backbone), args.workers).in_order(args.test_batch_size, group)
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
     tested = evaluate(head if subtracted is None else lambda features: head(features) - subtracted, shown, group)

@@ -16,6 +16,7 @@ Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's w
 """
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,10 +35,9 @@ from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
 from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.drawn_sets import Sets
-from heads.feature_cache import cached_features
-from heads.feature_tables import CachedFeatures
-from heads.features import LiveFeatures, extractor
+from heads.feature_shards import FeatureCache
 from heads.head_training import head_task, introduction, train_epochs
 from heads.image_check import check_readable, readable_sets
 from heads.large_sets import read_lists
@@ -84,16 +84,21 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         run.say(*introduction(flags, task, group, f"head of the ResNet-50 in {flags.pretrained}"))
         run.say(*([SPLIT_NOTE] if flags.split is not None else []))
 
-        sizes = task.batch_size, flags.test_batch_size, flags.workers
-        live = LiveFeatures(sets, preparation_of(flags.dataset), extractor(backbone), group, *sizes, flags.seed)
-        features: LiveFeatures | CachedFeatures = live
+        images, extract = drawn_images(sets, preparation_of(flags.dataset), flags.seed), extractor(backbone)
+        parts: Mapping[str, LiveViews | RowViews]
         if flags.cache_features:
-            place = flags.cache_features, flags.cache_folder, weights, FEATURES
-            with run.stoppable("while features were computed; those computed so far are kept"):
-                features = cached_features(live, *place, check, flags.needs_meta)
-        elif run.is_new:
-            check()
-        train_epochs(run, flags, task, features, group)  # the recipe
+            cache = FeatureCache(
+                flags.cache_folder, extract, weights, FEATURES, group, flags.test_batch_size, flags.workers, check
+            )
+            needed = {name: part for name, part in images.items() if name != "meta" or flags.needs_meta}
+            with run.stoppable("while features were computed; those that were written are kept"):
+                parts = cache.views(needed, flags.cache_features)
+        else:
+            if run.is_new:
+                check()
+            parts = {name: LiveViews(part, extract, flags.workers) for name, part in images.items()}
+        batches = Batches(parts, group, task.batch_size, flags.test_batch_size, flags.seed)
+        train_epochs(run, flags, task, batches, group)  # the recipe
 
 
 def main() -> None:

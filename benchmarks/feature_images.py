@@ -5,7 +5,7 @@
 
 Both read the same JPEGs of 200 to 400 pixels from class folders, by two loading processes, in batches of 100, on all cores,
 and have the weights at random. The plain loop is ImageFolder with the transforms of the network's weights, a DataLoader and
-model.eval() without gradients; ours is what train_own.py does, the writing of the cache and its checksums included. The two
+model.eval() without gradients; ours is what train_own.py does, the writing of the cache included. The two
 take turns; what is shown are medians, and the smallest and the largest of the repeats.
 """
 
@@ -31,8 +31,8 @@ from benchmarks.common import write_rows
 from harness.errors import run_main
 from harness.flags import Parser, require
 from harness.process_group import Group
-from heads.feature_cache import FeatureCache
-from heads.features import ImageFeatures, extractor, plain_images
+from heads.batches import extractor, plain_images
+from heads.feature_shards import FeatureCache
 from heads.image_lists import read_tree
 from heads.networks import without_head
 from heads.transforms import ImageFlags, transforms
@@ -71,12 +71,12 @@ def own_loop(name: str, folder: Path) -> Callable[[], object]:
     """Return what train_own.py does, into a new cache each time."""
     backbone = without_head(name, *made(name, None, ImageFlags()))
     group = Group(0, 1, torch.device("cpu"))
-    images = {"images": plain_images(read_tree(folder, None), backbone.prepared)}
+    images, extract = plain_images(read_tree(folder, None), backbone.prepared), extractor(backbone.model)
 
     def loop() -> object:
-        live = ImageFeatures(images, extractor(backbone.model), group, BATCH, WORKERS)
         with tempfile.TemporaryDirectory() as place:
-            return np.array(FeatureCache(Path(place), live, "weights", group, backbone.features).open("images", 0))
+            cache = FeatureCache(Path(place), extract, "weights", backbone.features, group, BATCH, WORKERS)
+            return np.concatenate(cache.open("images", images, 0))
 
     return loop
 

@@ -3,7 +3,7 @@
 
   python3 benchmarks/head_epoch.py [--images 115846] [--num_classes 1000] [--batch_size 256] [--json FILE]
 
-The features are random, on disk in the cache's form (fp16, memory-mapped, 474 MB); classes are long-tailed as in
+The features are random, on disk in the cache's form (shards of fp16, memory-mapped, 474 MB); classes are long-tailed as in
 ImageNet-LT, the meta set has 10 images a class. Each epoch runs in a fresh process; memory is what it took at most beyond
 what it had after its imports, mapped pages of the files included. The plain epoch is nn.Linear, autograd and the same
 optimizer on the same batches, without meta batches.
@@ -30,7 +30,8 @@ from harness.errors import run_main
 from harness.flags import Parser, require
 from harness.process_group import Group
 from harness.progress import Meter, StepFigures, progress
-from heads.feature_tables import CachedFeatures
+from heads.batches import Batches, RowViews, ShardedRows
+from heads.feature_shards import Shards
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
 from meta_step import plain_step
@@ -47,13 +48,14 @@ def long_tailed_labels(images: int, classes: int) -> torch.Tensor:
 
 
 def write_features(folder: Path, images: int, classes: int) -> None:
-    """Write random features, a thousand rows at a time."""
+    """Write random features."""
     generator = np.random.default_rng(0)
     for name, rows in (("train", images), ("meta", 10 * classes)):
-        with open(folder / f"{name}.f16", "wb") as file:
-            for start in range(0, rows, 1000):
-                part = generator.random((min(1000, rows - start), SIZE), np.float32)
-                file.write(part.astype(np.float16).tobytes())
+        shards = Shards(folder / name, rows, SIZE)
+        shards.begin({})
+        for k in range(len(shards)):
+            part = generator.random((len(shards.of(k)), SIZE), np.float32)
+            shards.write(shards.path(k), part.astype(np.float16).tobytes())
 
 
 class Linear(torch.nn.Linear):
@@ -68,18 +70,18 @@ def child(version: str, folder: Path, images: int, classes: int, batch_size: int
     """Train one epoch in this process and print the figures as JSON."""
     bare = peak_mb()
     labels = {"train": long_tailed_labels(images, classes), "meta": torch.arange(10 * classes) // 10}
-    views = {k: [np.memmap(folder / f"{k}.f16", np.float16, "r", shape=(len(v), SIZE))] for k, v in labels.items()}
-    group = Group(0, 1, torch.device("cpu"))
-    features = CachedFeatures(
-        views["train"], views["meta"], np.zeros((0, SIZE), np.float16), labels, group, batch_size, 100, 0
-    )
+    parts = {
+        name: RowViews([ShardedRows(Shards(folder / name, len(part), SIZE).read(), np.arange(len(part)))], part)
+        for name, part in labels.items()
+    }
+    batches = Batches(parts, Group(0, 1, torch.device("cpu")), batch_size, 100, 0)
     head, steps = Linear(SIZE, classes), -(-images // batch_size)
     optimizer = torch.optim.SGD(head.parameters(), 3e-4, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     counts = labels["train"].bincount(minlength=classes).tolist()
     criterion, estimator = MetaSAugCE(counts), EstimatorCV(SIZE, classes, diagonal=True)
-    passes, meter, meta = Passes(head), Meter(), features.meta()
+    passes, meter, meta = Passes(head), Meter(), batches.meta()
     start = time.perf_counter()
-    for batch in progress(islice(features.train(), steps), steps, version, meter, 50):
+    for batch in progress(islice(batches.train(), steps), steps, version, meter, 50):
         seen: StepFigures
         if version == "plain":
             seen = plain_step(passes, optimizer, batch)

@@ -19,8 +19,9 @@ from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
 from heads.backbone import make_head
+from heads.batches import Batches, Rows, RowViews
 from heads.drawn_sets import Sets, class_counts
-from heads.feature_tables import CachedFeatures, FeatureScale, Rows, feature_scale, float64_blocks
+from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
 from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
 from heads.head_training import head_task, take_step
 from heads.own_flags import OwnFlags
@@ -163,12 +164,12 @@ class Folds:
         index, _ = split_meta(images.targets, flags.num_meta, len(counts), HELDOUT_SHARE)
         sets = Sets(images, images.subset(index), images, counts, [])
         task = head_task(flags, sets, head, self.group, flags.stages)
-        targets = {"train": target, "meta": torch.from_numpy(sets.meta.targets)}
+        parts = {
+            "train": RowViews([self.rows[trained]], target),
+            "meta": RowViews([self.rows[trained[index]]], torch.from_numpy(sets.meta.targets)),
+        }
         sizes = task.batch_size, flags.test_batch_size, flags.seed
-        batches = CachedFeatures(
-            [self.rows[trained]], [self.rows[trained[index]]], tested.numpy(), targets, self.group, *sizes,
-            scale=scale.to(self.group.device),
-        )  # fmt: skip
+        batches = Batches(parts, self.group, *sizes, scale.to(self.group.device))
         train, meta = batches.train(), batches.meta()
         for epoch in range(flags.epochs):
             self.check()

@@ -18,22 +18,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from harness.errors import UserError
 from harness.text import printable
-from heads.array_files import ArrayFile, blocks, open_arrays
 from heads.image_lists import MAX_CLASSES, check_counted_from_0
 
-FLOATS = {"float16", "float32", "float64", "float96", "float128", "bfloat16"}
-INTEGERS_OR_WORDS = ("int", "uint", "str", "bytes")  # what the names of these kinds begin with
-BESIDE_FEATURES = ("labels", "split", "class_names", "names", "paths")
+ARRAY_ENDINGS = (".npz", ".safetensors")
+DAMAGED = (
+    ValueError, EOFError, RuntimeError, MemoryError, SafetensorError, zipfile.BadZipFile, zlib.error, LZMAError,
+)  # fmt: skip
+ARRAYS = ("features", "labels", "split", "class_names", "names", "paths")
 SPLIT_WORDS = ("train", "meta", "val", "test")  # the first three are 0, 1 and 2 in safetensors
 Column = list[str] | np.ndarray  # words, or integers
+Contents = tuple[Sequence[str], dict[str, np.ndarray], dict[str, str]]  # names of all arrays; ARRAYS; metadata
 
 
 @dataclass(frozen=True)
@@ -61,10 +71,19 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
 
     Labels are read and checked wherever there are some; `labelled` says that there must be.
     """
-    with open_arrays(path) as arrays:
-        features = read_matrix(arrays, path)
-        columns = {name: column for name in BESIDE_FEATURES if (column := read_column(arrays, path, name)) is not None}
-    check_finite(features, path)
+    if (ending := path.suffix.lower()) not in ARRAY_ENDINGS:
+        raise UserError(f"{path} ends in neither {' nor '.join(ARRAY_ENDINGS)}: write the arrays into such a file")
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is {'no file' if os.path.exists(path) else 'not there'}: check the path")
+    with reading(path):
+        held, arrays, texts = (read_npz if ending == ".npz" else read_safetensors)(path)
+    if "features" not in arrays:
+        said = printable(", ".join(sorted(held)[:20])) or "nothing"
+        raise UserError(f"{path} has no array features, but {said}: write the features under that name")
+    features = checked_features(path, arrays.pop("features"))
+    columns: dict[str, Column] = {name: read_column(path, name, array) for name, array in arrays.items()}
+    for name in {*ARRAYS[3:]} & {*texts} - {*columns}:
+        columns[name] = read_json_list(path, name, texts[name])
     for name, column in columns.items():
         if name != "class_names" and len(column) != len(features):
             problem = f"has {len(column)} entries, but features has {len(features)} rows"
@@ -74,7 +93,7 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
     targets, class_names = read_targets(path, columns)
     split = read_split(path, columns["split"]) if "split" in columns else None
     names = next((words(columns[name]) for name in ("names", "paths") if name in columns), None)
-    digest = content_digest(features, targets, class_names, split, names)
+    digest = content_digest(features, targets, class_names, None if split is None else split.tolist(), names)
     return FeatureTable(path, features, targets, class_names, split, names, digest)
 
 
@@ -88,47 +107,86 @@ def words(column: Column) -> list[str]:
     return column if isinstance(column, list) else [str(number) for number in column.tolist()]
 
 
-def read_matrix(arrays: ArrayFile, path: Path) -> np.ndarray:
-    """Read the features (N, A), the one copy of them that there is."""
-    if "features" not in arrays.names:
-        held = printable(", ".join(sorted(arrays.names)[:20])) or "nothing"
-        raise UserError(f"{path} has no array features, but {held}: write the features under that name")
-    shape, kind = arrays.header("features")
-    if len(shape) != 2:
-        raise wrong_array(path, "features", f"has {len(shape)} dimensions: give it two, rows x features")
-    if 0 in shape:
-        raise wrong_array(path, "features", f"is empty, {shape[0]} x {shape[1]}: write at least one row of one feature")
-    if kind not in FLOATS:
-        raise wrong_array(path, "features", f"is of the kind {kind}: write it as float32 or float16")
-    features = np.empty(shape, np.float16 if kind == "float16" else np.float32)
-    arrays.fill("features", features)
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Make what is wrong with a file into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({printable(error.strerror or str(error))}): check the path") from error
+    except DAMAGED as error:
+        said = printable(" ".join(str(error).split()))[:200]
+        raise UserError(f"{path} is damaged, or no {path.suffix.lower()} file ({said}): write it again") from error
+
+
+def read_npz(path: Path) -> Contents:
+    """Read an archive of NumPy, whose checksums must be right."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()  # NumPy reads no further than an array's header says, so not always to the checksum
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    with np.load(path, allow_pickle=False) as kept:
+        return kept.files, {name: numpy_array(path, name, kept) for name in kept.files if name in ARRAYS}, {}
+
+
+def numpy_array(path: Path, name: str, kept: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return an array of an archive, which is read now."""
+    try:
+        return kept[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            problem = "holds pickled objects, which are not read: write numbers, or words by dtype str"
+            raise wrong_array(path, name, problem) from error
+        raise
+
+
+def read_safetensors(path: Path) -> Contents:
+    """Read a file of tensors, whose words are in its metadata."""
+    with safe_open(path, framework="pt") as kept:
+        names = kept.keys()
+        return names, {name: tensor_array(kept.get_tensor(name)) for name in names if name in ARRAYS}, kept.metadata() or {}
+
+
+def tensor_array(tensor: Tensor) -> np.ndarray:
+    """Return a copy in memory; bfloat16 and shorter kinds, which NumPy does not have, as float32."""
+    of_numpy = tensor.dtype in (torch.float16, torch.float64) or not tensor.is_floating_point()
+    return np.array((tensor if of_numpy else tensor.float()).numpy())
+
+
+def checked_features(path: Path, features: np.ndarray) -> np.ndarray:
+    """Return features (N, A) in float16 or float32, which are all finite."""
+    if features.ndim != 2:
+        raise wrong_array(path, "features", f"has {features.ndim} dimensions: give it two, rows x features")
+    if not features.size:
+        problem = f"is empty, {features.shape[0]} x {features.shape[1]}: write at least one row of one feature"
+        raise wrong_array(path, "features", problem)
+    if features.dtype.kind != "f":
+        raise wrong_array(path, "features", f"is of the kind {features.dtype.name}: write it as float32 or float16")
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(features, np.float16 if features.dtype.itemsize == 2 else np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        problem = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, first in row"
+        raise wrong_array(path, "features", f"{problem} {bad[0]}: correct these rows or leave them out")
     return features
 
 
-def read_column(arrays: ArrayFile, path: Path, name: str) -> Column | None:
-    """Read an array of one dimension, or a list in the metadata; None if there is neither."""
-    if name not in arrays.names:
-        return read_json_list(path, name, arrays.texts[name]) if name in arrays.texts else None
-    shape, kind = arrays.header(name)
-    if kind == "object":
-        raise wrong_array(path, name, "holds pickled objects, which are not read: write integers, or words by dtype str")
-    if len(shape) != 1:
-        raise wrong_array(path, name, f"has {len(shape)} dimensions: give it one")
-    if not kind.startswith(INTEGERS_OR_WORDS):
-        raise wrong_array(path, name, f"is of the kind {kind}: write integers or words")
-    column = arrays.array(name)
-    if column.dtype.kind not in "US":
-        return column
+def read_column(path: Path, name: str, array: np.ndarray) -> Column:
+    """Return an array of one dimension, of integers or words."""
+    if array.ndim != 1:
+        raise wrong_array(path, name, f"has {array.ndim} dimensions: give it one")
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind not in "US":
+        raise wrong_array(path, name, f"is of the kind {array.dtype.name}: write integers or words")
     try:
-        return [word.decode() if isinstance(word, bytes) else word for word in column.tolist()]
+        return [word.decode() if isinstance(word, bytes) else word for word in array.tolist()]
     except UnicodeDecodeError as error:
         raise wrong_array(path, name, f"holds bytes that are no UTF-8 ({error}): write words by dtype str") from error
 
 
-def read_json_list(path: Path, name: str, text: str) -> list[str] | None:
+def read_json_list(path: Path, name: str, text: str) -> list[str]:
     """Read words from the metadata of a safetensors file."""
-    if name in ("labels", "split"):
-        return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -136,16 +194,6 @@ def read_json_list(path: Path, name: str, text: str) -> list[str] | None:
     if not isinstance(found, list) or not all(type(word) in (str, int) for word in found):
         raise UserError(f"{path}: {name} in its metadata is no JSON list of words: write json.dumps of a list of str")
     return [str(word) for word in found]
-
-
-def check_finite(features: np.ndarray, path: Path) -> None:
-    """Raise a `UserError` that names the first row with a value that is NaN or infinite, and says how many have one."""
-    bad: list[int] = []
-    for block in blocks(len(features), features[0].nbytes):
-        bad.extend((np.flatnonzero(~np.isfinite(features[block]).all(axis=1)) + block.start).tolist())
-    if bad:
-        problem = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, first in row"
-        raise wrong_array(path, "features", f"{problem} {bad[0]}: correct these rows or leave them out")
 
 
 def read_targets(path: Path, columns: Mapping[str, Column]) -> tuple[np.ndarray | None, list[str] | None]:
@@ -203,14 +251,9 @@ def read_split(path: Path, column: Column) -> np.ndarray:
     return np.array(found)
 
 
-def content_digest(
-    features: np.ndarray, targets: np.ndarray | None, class_names: list[str] | None, split: np.ndarray | None,
-    names: list[str] | None,
-) -> str:  # fmt: skip
+def content_digest(features: np.ndarray, targets: np.ndarray | None, *said: list[str] | None) -> str:
     """Return a short digest of all that a table holds."""
-    said = [features.shape, features.dtype.name, class_names, None if split is None else split.tolist(), names]
-    digest = hashlib.sha256(json.dumps(said).encode())
-    for array in (features, targets):
-        if array is not None:
-            digest.update(array.reshape(-1).view(np.uint8).data)
+    digest = hashlib.sha256(json.dumps([features.shape, features.dtype.name, *said]).encode())
+    digest.update(features.data)
+    digest.update(b"" if targets is None else targets.data)
     return digest.hexdigest()[:16]

@@ -15,9 +15,9 @@ from data_utils import mixed_seed
 from harness.errors import UserError
 from harness.process_group import Group
 from heads.backbone import make_head
+from heads.batches import DrawnImages, Extract, load, meta_indices, train_indices
 from heads.drawn_sets import Sets
-from heads.feature_tables import FeatureScale
-from heads.features import DrawnImages, Extract, load, meta_indices, train_indices
+from heads.feature_scale import FeatureScale
 from heads.finetune_step import ImageBatch, NetworkTask, Share, SharedPasses
 from heads.head_training import parts_of_task
 from heads.image_check import check_readable
@@ -27,7 +27,7 @@ from meta_layers import WithFeatures
 from meta_step import META_COST
 from passes import lacks_bf16
 
-TRAIN_DRAWS, META_DRAWS = 4, 5  # streams of random numbers, beside those of data_utils and of feature_tables
+TRAIN_DRAWS, META_DRAWS = 4, 5  # streams of random numbers, beside those of data_utils and of batches
 LEAST_CHUNK = 4  # images, where there is batch norm: two chunks of a share, which may be one image smaller, have two each
 
 

@@ -1,6 +1,6 @@
 """The recipe of a linear head on frozen features: what is trained, the epochs, the step, the test after each.
 
-Features come in batches, computed from images or read; see `features.py` and `feature_cache.py`. The same epochs train a
+Features come in batches, computed from images or read; see `batches.py` and `feature_shards.py`. The same epochs train a
 whole network, see `finetune.py`.
 """
 

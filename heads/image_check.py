@@ -16,8 +16,8 @@ from harness.errors import UserError
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.text import say
+from heads.batches import leave_stopping
 from heads.drawn_sets import Lists, Sets
-from heads.features import leave_stopping
 from heads.image_lists import ImageList
 from heads.transforms import RESIZED, is_thin, thin
 

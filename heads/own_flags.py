@@ -25,7 +25,7 @@ from harness.flags import (
     require,
 )
 from heads.drawn_sets import Lists, Sets
-from heads.feature_tables import TRANSFORMS
+from heads.feature_scale import TRANSFORMS
 from heads.head_training import Stages
 from heads.run_flags import (
     FrozenFlags,

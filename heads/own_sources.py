@@ -16,12 +16,11 @@ from datasets.repeats import repeat_notes, row_digests
 from harness.process_group import Group
 from harness.weights import network_weights
 from heads.backbone import fingerprint
+from heads.batches import ListedImages, Rows, ShardedRows, extractor, plain_images
 from heads.drawn_sets import Sets, united
-from heads.feature_cache import FeatureCache
 from heads.feature_files import read_features
 from heads.feature_lists import feature_lists, rows_of
-from heads.feature_tables import Rows, picked
-from heads.features import ImageFeatures, ListedImages, extractor, plain_images
+from heads.feature_shards import FeatureCache
 from heads.image_check import check_readable, readable_sets
 from heads.image_lists import ImageList
 from heads.large_sets import read_lists
@@ -79,18 +78,18 @@ class ImageSource:
         assert self.sets.lists is not None
         parts, prepared = self.sets.lists.parts, self.backbone.prepared
         whole = united(parts)
-        images = {"images": plain_images(whole, prepared)}
-        if flags.views:
-            images["augmented"] = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
+        augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
         extract = extractor(self.backbone.model.to(group.device))
-        live = ImageFeatures(images, extract, group, flags.test_batch_size, flags.workers)
         check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, parts)
-        cache = FeatureCache(flags.cache_folder, live, self.weights, group, self.features, check)
-        views = [cache.open("images", 0), *(cache.open("augmented", view) for view in range(flags.views))]
+        sizes = self.features, group, flags.test_batch_size, flags.workers
+        cache = FeatureCache(flags.cache_folder, extract, self.weights, *sizes, check)
+        views = [cache.open("images", plain_images(whole, prepared), 0)]
+        views += [cache.open("augmented", augmented, view) for view in range(flags.views)]
         places = {file: row for row, file in enumerate(whole.files())}
 
         def rows(of: ImageList) -> list[Rows]:
-            return [picked(view, places, of) for view in views]
+            order = np.array([places[file] for file in of.files()], dtype=np.int64)
+            return [ShardedRows(view, order) for view in views]
 
         return rows
 

@@ -1,6 +1,6 @@
 """Ways to make a linear head of frozen features: scikit-learn's baselines, ISDA as the convex problem that it is, MetaSAug.
 
-All take features (N, A) of mean zero whose variances have the mean one, see `feature_tables.FeatureScale`, and every class
+All take features (N, A) of mean zero whose variances have the mean one, see `feature_scale.FeatureScale`, and every class
 must be among the labels. The order of `WAYS` is that of simplicity: of ways that the folds cannot distinguish, the first is
 taken.
 """

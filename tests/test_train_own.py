@@ -97,7 +97,7 @@ def test_features_are_computed_once_for_all_ways_of_training(first, train, folde
     assert sorted(folder.joinpath("feature_cache").iterdir()) == cache
     out = train("--save_name", "viewed", "--views", "2")
     assert out.count("read from") == 1
-    assert len(list(folder.joinpath("feature_cache").glob("augmented_[01]_*.f16"))) == 2
+    assert len(list(folder.joinpath("feature_cache").glob("augmented_[01]_*/*.f16"))) == 2
 
 
 def test_scores_of_images_that_are_prepared_otherwise_are_others(run, tmp_path):

@@ -16,7 +16,7 @@ from support.ranks import together
 from support.runs import differences, saved_state
 from torch.nn import functional as F
 
-from heads.features import meta_indices, train_indices
+from heads.batches import meta_indices, train_indices
 from loss import class_balanced_weights
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
@@ -59,7 +59,7 @@ def left_by(folder, name):
 
 def rows_of(root, name, images):
     """The cached features of a set in float64, and its labels."""
-    (path,) = [p for p in (root / "c").glob(f"{name}_0_*.f16") if p.stat().st_size == len(images) * 4096]
+    (path,) = [p for p in (root / "c").glob(f"{name}_0_*/*.f16") if p.stat().st_size == len(images) * 4096]
     rows = np.fromfile(path, np.float16).reshape(len(images), 2048).astype(np.float64)
     return torch.from_numpy(rows), torch.from_numpy(images.targets)
 
@@ -182,7 +182,7 @@ def test_the_best_epoch_is_chosen_on_images_that_are_held_out(root, train):
 def test_no_features_are_computed_that_no_step_takes(root, train, run_in):
     train("none", "--stage2", "none")
     out = run_in(TRAIN, *FLAGS, *SHORT[:-1], "own", "--stage2", "isda", "--save_name", "own", cwd=root).stdout
-    assert {path.name.split("_")[0] for path in (root / "own").glob("*.f16")} == {"train", "test"}
+    assert {path.name.split("_")[0] for path in (root / "own").iterdir()} == {"train", "test"}
     assert "features of the meta set" not in out
 
 

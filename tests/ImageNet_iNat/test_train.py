@@ -19,7 +19,7 @@ from support.slow_head_step import slow_step
 
 from head_flags import PRETRAINED, parse_training
 from heads.backbone import make_head
-from heads.features import meta_indices, train_indices
+from heads.batches import meta_indices, train_indices
 from loss import EstimatorCV, MetaSAugCE
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
@@ -221,7 +221,7 @@ def test_training_takes_metasaug_steps_with_the_rates_that_the_flags_say(own):
     sets, given = read_sets("custom", own.root / "my", 10), own.settings
     parts = {}
     for name, images in (("train", sets.train), ("meta", sets.meta)):
-        (path,) = (own.root / "c").glob(f"{name}_0_*.f16")
+        (path,) = (own.root / "c").glob(f"{name}_0_*/*.f16")
         rows = np.fromfile(path, np.float16).reshape(len(images), 2048)
         parts[name] = torch.from_numpy(rows.astype(np.float64)), torch.from_numpy(images.targets)
     start = torch.load(own.root / "crt.pth", weights_only=True)["state_dict_best"]["classifier"]

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from heads.backbone import fingerprint, load_backbone, load_head, make_backbone, make_head, read_weights
-from heads.features import extractor
+from heads.batches import extractor
 
 CLASSES = 3
 FILE = Path("some.pth")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.image_lists import class_folders, read_sets
 from support.refusals import wrong
 
-from heads.drawn_sets import held_out, with_meta
+from heads.drawn_sets import held_out, united, with_meta
 from heads.image_lists import ImageList
 
 CLASSES = 3
@@ -139,3 +139,15 @@ def test_meta_images_that_stay_are_a_fifth_of_a_class_at_most(tmp_path):
     none = lists.sets(0)
     assert (none.cls_num_list, len(none.meta)) == ([16, 6, 2], 0)
     assert replace(lists, draw="take out").sets(2).cls_num_list == [14, 4, 2]  # the control
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "bb", "c", "dd/e"]), max_size=5), min_size=1, max_size=3), st.randoms())
+def test_all_images_of_some_lists_are_the_same_list_however_they_are_shared_out(lists, random):
+    labels = [np.array([len(name) for name in names], dtype=np.int64) for names in lists]
+    parts = [ImageList(Path("root"), names, own, ["x"], "a list") for names, own in zip(lists, labels, strict=True)]
+    whole = united(parts)
+    files = {file: label for part in parts for file, label in zip(part.files(), part.targets.tolist(), strict=True)}
+    assert dict(zip(whole.files(), whole.targets.tolist(), strict=True)) == files
+    assert whole.files() == sorted(files)
+    random.shuffle(parts)
+    assert united(parts).paths == whole.paths

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from data_utils import TRAIN_STREAM
 from harness.process_group import Group
 from heads.backbone import make_head
-from heads.features import ListedImages, train_indices
+from heads.batches import ListedImages, train_indices
 from heads.finetune import ImageShares, with_rest_joined
 from heads.large_sets import read_lists
 from heads.transforms import Preparation

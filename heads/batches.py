@@ -1,0 +1,297 @@
+"""Batches of features to train and test a head on: of rows that are there, or of images as they are loaded.
+
+Which rows a batch holds, and how each image is cropped, follows from the seed, the epoch and the row alone: not from the
+number of processes or workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import count, islice, tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
+from datasets.pictures import decode
+from harness.errors import UserError
+from harness.evaluation import Batch
+from harness.process_group import Group, shard_sizes
+from heads.drawn_sets import Sets
+from heads.image_lists import ImageList, found_files
+from heads.transforms import Preparation, is_thin, thin, transforms
+
+TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
+
+Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
+Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
+Indices = Iterator[tuple[int, Tensor]]  # the number of a pass, or of a batch, and the rows of a global batch
+
+
+class ListedImages(Dataset[Any]):
+    """The images of a list, transformed; one that cannot be read comes as its `UserError`, to be raised in the main process.
+
+    Parameters
+    ----------
+    train:
+        Whether by the transform of training images.
+    seed, stream:
+        What the augmentations are drawn from, together with the image's index and the number in its key.
+    """
+
+    def __init__(self, images: ImageList, prepared: Preparation, train: bool, seed: int, stream: int) -> None:
+        self.images, self.prepared, self.seed, self.stream = images, prepared, seed, stream
+        self.transform = transforms(prepared, train)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
+        index, number = key
+        path = Path(self.images.root) / self.images.paths[index]
+        try:
+            image = decode(path, self.prepared.upright).image
+        except UserError as error:
+            return error
+        if is_thin(image.size, self.prepared.resize_size):
+            return UserError(thin(path, image.size))
+        with torch.random.fork_rng(devices=[]):
+            # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
+            torch.default_generator.manual_seed(mixed_seed(self.seed, number, self.stream, index + 1))
+            return self.transform(image), int(self.images.targets[index])
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells the files from others: paths, sizes and times of change."""
+        digest = hashlib.sha256()
+        for path, found in zip(self.images.paths, found_files(self.images), strict=True):
+            changed = (found.st_size, found.st_mtime_ns) if found else ("", "")  # what is not there is named by who reads it
+            digest.update(os.fsencode(f"{path}\0{changed[0]}\0{changed[1]}\n"))
+        return digest.hexdigest()
+
+
+def plain_images(images: ImageList, prepared: Preparation) -> ListedImages:
+    """Return the images with the transform of the test set; nothing of it is drawn at random."""
+    return ListedImages(images, prepared, False, 0, TRAIN_STREAM)
+
+
+def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, ListedImages]:
+    """Return the images of an experiment by set, those that are trained on and the meta images augmented."""
+    augmented = {
+        "train": ListedImages(sets.trained, prepared, True, seed, TRAIN_STREAM),
+        "meta": ListedImages(sets.meta, prepared, True, seed, META_STREAM),
+    }
+    return {name: augmented.get(name) or plain_images(part, prepared) for name, part in sets.parts.items()}
+
+
+def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | UserError:
+    """Return images (N, 3, S, S), N may be 0 and `size` is S, and target (N,), or the first mistake."""
+    good = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        good.append(item)
+    if not good:
+        return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
+    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
+
+
+def leave_stopping(_: int) -> None:
+    """Let a loading process leave Ctrl-C to the main one, which ends it, and say nothing at that end.
+
+    Its own errors travel to the main process. What would be printed here is of Python's thread that hands over tensors
+    (multiprocessing.resource_sharer): if that fails, the main process notices, and says so itself, unless it is ending.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None
+
+
+def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
+    """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`."""
+    cuda = device.type == "cuda"
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=partial(collate, size=images.prepared.image_size),
+        pin_memory=cuda,
+        worker_init_fn=leave_stopping,
+        generator=torch.Generator(),  # else an iterator draws from the global one
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch[0].to(device, non_blocking=cuda), batch[1].to(device, non_blocking=cuda)
+
+
+def extractor(backbone: torch.nn.Module) -> Extract:
+    """Return a function from images (N, 3, H, W) to the backbone's features (N, A), without gradients."""
+
+    @torch.no_grad()
+    def extract(images: Tensor) -> Tensor:
+        features: Tensor = backbone(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+    return extract
+
+
+def parted(rows: range, size: int) -> list[range]:
+    """Return the rows in batches."""
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
+
+
+def train_indices(images: int, batch_size: int, seed: int) -> Indices:
+    """Yield (epoch, indices of a global batch) without end; every epoch is shuffled anew, its last batch may be smaller."""
+    for epoch in count():
+        order = torch.randperm(images, generator=seeded(seed, TRAIN_STREAM, epoch))
+        yield from ((epoch, index) for index in order.split(batch_size))
+
+
+def meta_indices(images: int, batch_size: int, seed: int) -> Indices:
+    """Yield (number, indices of a global meta batch) without end, one shuffled pass after the other."""
+    return enumerate(shuffled_passes(images, batch_size, seeded(seed, META_STREAM)))
+
+
+@dataclass(frozen=True)
+class LiveViews:
+    """A set of images whose features are computed when they are needed, cropped anew in every pass."""
+
+    images: ListedImages
+    extract: Extract
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Iterator[Batch]:
+        """Yield global batches without the first `taken`; each process computes its share, and gets those of the others."""
+        wanted, drawn = tee(islice(indices, taken, None))
+        keys = ([(i, number) for i in index[group.share(len(index))].tolist()] for number, index in wanted)
+        loaded = load(self.images, keys, self.workers, group.device)
+        for (_, index), (pixels, target) in zip(drawn, loaded, strict=False):
+            sizes = shard_sizes(len(index), group.world_size)
+            yield group.all_gather(self.extract(pixels), sizes), group.all_gather(target, sizes)
+
+    def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
+        """Yield this process's share; all wait for one another after each batch."""
+        own = parted(range(len(self))[group.share(len(self))], batch_size)
+        keys = ([(i, 0) for i in batch] for batch in own)
+        loaded = load(self.images, keys, self.workers, group.device)
+        batches = ((self.extract(pixels), target) for pixels, target in loaded)
+        return group.with_barriers(batches, -(-max(shard_sizes(len(self), group.world_size)) // batch_size))
+
+
+class ShardedRows:
+    """Rows of a table that lies in several arrays, in some order; each is read when it is asked for.
+
+    All `shards` but the last have the same number of rows.
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray], order: np.ndarray) -> None:
+        self.shards, self.order = shards, order
+        self.shape, self.dtype = (len(order), shards[0].shape[1]), shards[0].dtype
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
+        """Return a copy of the rows at `index` of the order."""
+        places = self.order[index].tolist()
+        rows = np.empty((len(places), self.shape[1]), self.dtype)
+        for row, place in enumerate(places):
+            shard, inside = divmod(place, len(self.shards[0]))
+            rows[row] = self.shards[shard][inside]
+        return rows
+
+
+Rows = np.ndarray | ShardedRows
+
+
+@dataclass(frozen=True)
+class RowViews:
+    """K views (M, A) of a set's rows and its target (M,); every row of a batch comes from a view drawn at random."""
+
+    views: Sequence[Rows]
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Iterator[Batch]:
+        """Yield global batches, whole on every process, without the first `taken`."""
+        for number, (_, index) in enumerate(indices):
+            view = torch.randint(len(self.views), (len(index),), generator=generator).numpy()
+            if number < taken:
+                continue
+            rows = np.empty((len(index), self.views[0].shape[1]), self.views[0].dtype)
+            for k, matrix in enumerate(self.views):
+                rows[view == k] = matrix[index.numpy()[view == k]]
+            yield torch.from_numpy(rows), self.target[index]
+
+    def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
+        """Yield this process's share of the first view."""
+        for batch in parted(range(len(self))[group.share(len(self))], batch_size):
+            rows = slice(batch.start, batch.stop)
+            yield torch.from_numpy(np.array(self.views[0][rows])), self.target[rows]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Global batches of an experiment; `batch_size` is that of all processes together.
+
+    `parts` are the sets "train" and "meta", whose batches are drawn, "test" and perhaps "heldout". `scale` is what is done
+    to features before they are used.
+    """
+
+    parts: Mapping[str, LiveViews | RowViews]
+    group: Group
+    batch_size: int
+    test_batch_size: int
+    seed: int
+    scale: Callable[[Tensor], Tensor] = lambda features: features
+
+    def train(self, taken: int = 0) -> Iterator[Batch]:
+        """Yield the training batches of one epoch after the other, without the first `taken`."""
+        return self._drawn("train", train_indices, TRAIN_VIEWS, taken)
+
+    def meta(self, taken: int = 0) -> Iterator[Batch]:
+        """Yield the meta batches without end, without the first `taken`."""
+        return self._drawn("meta", meta_indices, META_VIEWS, taken)
+
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+        return self._scaled(self.parts[name].in_order(self.test_batch_size, self.group))
+
+    def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Iterator[Batch]:
+        part = self.parts[name]
+        indices = draw(len(part), self.batch_size, self.seed)
+        yield from self._scaled(part.drawn(indices, seeded(self.seed, stream), taken, self.group))
+
+    def _scaled(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for features, target in batches:
+            yield self.scale(features.to(self.group.device).float()), target.to(self.group.device)
+
+
+class DrawnImages:
+    """An experiment's images, those that are trained on to be drawn in batches of `batch_size`, all processes together."""
+
+    def __init__(
+        self, sets: Sets, prepared: Preparation, extract: Extract, group: Group,
+        batch_size: int, test_batch_size: int, workers: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.sets, self.images, self.extract, self.group = sets, drawn_images(sets, prepared, seed), extract, group
+        self.batch_size, self.test_batch_size, self.workers, self.seed = batch_size, test_batch_size, workers, seed
+
+    def test(self, name: str = "test") -> Iterator[Batch]:
+        """Yield this process's share of the test set, or of the "heldout" images."""
+        return LiveViews(self.images[name], self.extract, self.workers).in_order(self.test_batch_size, self.group)

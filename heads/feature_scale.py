@@ -1,0 +1,112 @@
+"""The scale of features: a transform, mean zero, variances of mean one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.process_group import Group
+from harness.text import say
+from heads.backbone import transformed
+from heads.batches import Batches, Rows, RowViews
+from heads.drawn_sets import Sets
+from heads.image_lists import ImageList
+
+BLOCK = 4096  # rows at once
+ALIKE = 1e-6  # variance over mean square of features that say nothing; EfficientNet-Lite0 trained on ImageNet has 2.4
+TRANSFORMS = {
+    "none": "features as they are",
+    "unit": "features of unit length",
+    "sqrt": "square roots of the features",
+    "standard": "features divided by their standard deviations",
+}
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """Takes features (N, A) to (t(z) − mean) · factor, so that rates and regularisation mean the same for every backbone.
+
+    `factor` (A,) or a scalar; t is a transform of `TRANSFORMS`.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    transform: str = "none"
+
+    def to(self, device: torch.device) -> FeatureScale:
+        """Return it on `device`."""
+        return FeatureScale(self.mean.to(device), self.factor.to(device), self.transform)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the scaled features."""
+        return (transformed(features, self.transform) - self.mean) * self.factor
+
+    def folded(self, head: nn.Linear, subtracted: Tensor | None) -> nn.Linear:
+        """Return the head that gives for transformed features what `head` gives for scaled ones, on the CPU in float32.
+
+        `subtracted` (C,) is taken off its logits.
+        """
+        with torch.random.fork_rng(devices=[]):
+            made = nn.Linear(head.in_features, head.out_features)
+        weight = head.weight.detach().cpu().double() * self.factor.cpu().double()
+        made.weight.data.copy_(weight)
+        bias = head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
+        made.bias.data.copy_(bias if subtracted is None else bias - subtracted.cpu().double())
+        return made
+
+
+def feature_scale(rows: Rows, source: str, transform: str = "none") -> FeatureScale:
+    """Return what takes away the mean of these rows, and makes the mean of their variances one; "standard": each of them.
+
+    `source` is named where they are nearly all the same; "" says nothing of it.
+    """
+    sums = np.zeros(rows.shape[1])
+    for block in float64_blocks(rows, transform):
+        sums += block.sum(axis=0)
+    mean = sums / len(rows)
+    if not np.isfinite(mean).all():
+        raise UserError(f"features of {source} are too large for the 16 bits that they are kept in: take another backbone")
+    squares = np.zeros(rows.shape[1])
+    for block in float64_blocks(rows, transform):
+        squares += np.square(block - mean).sum(axis=0)
+    variances = squares / len(rows)
+    if source and variances.mean() <= ALIKE * float(np.square(mean).mean()):
+        say(f"note: features of {source} are nearly the same for all: they can tell classes apart only if their network was "
+            "trained, see --pretrained")  # fmt: skip
+    same = variances <= ALIKE**2 * np.square(mean)  # of constant features nothing is left but rounding
+    variance = np.where(same, np.inf, variances) if transform == "standard" else np.array(variances.mean() or 1.0)
+    return FeatureScale(torch.from_numpy(mean).float(), torch.tensor(variance**-0.5).float(), transform)
+
+
+def float64_blocks(rows: Rows, transform: str = "none") -> Iterator[np.ndarray]:
+    """Yield the transformed rows in float64, some at a time."""
+    for start in range(0, len(rows), BLOCK):
+        block = rows[slice(start, start + BLOCK)].astype(np.float64)
+        if transform == "sqrt" and (block < 0).any():
+            raise UserError("--transform sqrt: some features are negative, and have no square root: take another")
+        yield transformed(torch.from_numpy(block), transform).numpy()
+
+
+def scaled_batches(
+    sets: Sets, rows: Callable[[ImageList], Sequence[Rows]], group: Group, batch_size: int, test_batch_size: int, seed: int,
+    transform: str = "none",
+) -> tuple[Batches, FeatureScale]:  # fmt: skip
+    """Return batches of features that are scaled by those of the training list, and that scale.
+
+    Parameters
+    ----------
+    rows:
+        Returns the views of a list, of which the first serves for tests.
+    """
+    parts = {
+        name: RowViews(rows(part), torch.from_numpy(part.targets))
+        for name, part in {**sets.parts, "train": sets.trained}.items()
+    }
+    plain = (parts["train"].views if sets.joined is None else rows(sets.train))[0]
+    scale = feature_scale(plain, sets.train.source, transform)
+    return Batches(parts, group, batch_size, test_batch_size, seed, scale.to(group.device)), scale

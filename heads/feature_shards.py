@@ -1,0 +1,191 @@
+"""The backbone's features on disk, computed once: the head is then trained without the images.
+
+The rows of a set lie in shards, files of SHARD_ROWS rows in plain float16, in a folder that is named after a digest of all
+that they depend on: the images (paths, sizes, times of change), the transform, the weights, and what the augmentation is
+drawn from. A shard is written whole, by a rename: what is there is done. So a kill costs what was being computed, and
+several processes or runs may compute a set together: where two make the same shard, both make the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby, tee
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import UserError
+from harness.files import replacing, sync, writing
+from harness.process_group import Group
+from harness.progress import progress
+from harness.text import say
+from heads.batches import Extract, ListedImages, RowViews, ShardedRows, load, parted
+
+FORMAT = 2
+SHARD_ROWS = 1000  # 4 MB of 2,048 features
+ABOUT = "about.json"  # in the folder of a set: what its name is the digest of
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files of a set of `rows` rows of `features` numbers."""
+
+    folder: Path
+    rows: int
+    features: int
+
+    def __len__(self) -> int:
+        return -(-self.rows // SHARD_ROWS)
+
+    def of(self, k: int) -> range:
+        """Return which rows shard `k` has."""
+        return range(self.rows)[k * SHARD_ROWS : (k + 1) * SHARD_ROWS]
+
+    def path(self, k: int) -> Path:
+        """Return the file of shard `k`."""
+        return self.folder / f"{k:05}.f16"
+
+    def is_there(self, k: int) -> bool:
+        """Return whether shard `k` can be read and has the size that it must have."""
+        path = self.path(k)
+        return os.access(path, os.R_OK) and path.stat().st_size == 2 * len(self.of(k)) * self.features
+
+    def missing(self) -> list[int]:
+        """Return the shards that are not there."""
+        return [k for k in range(len(self)) if not self.is_there(k)]
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Make the folder, and say in it what it is."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.write(self.folder / ABOUT, json.dumps(facts, indent=1).encode())
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file whole; another run may write the same one at the same time."""
+        with replacing(path, shared=True) as file:
+            file.write_bytes(content)
+            sync(file)
+
+    def check(self, found: bool) -> None:
+        """Raise a `UserError` if this process does not see what another one made."""
+        if not found:
+            raise UserError(f"files of {self.folder} are not there: --cache_dir must be a folder that all processes share")
+
+    def read(self) -> list[np.ndarray]:
+        """Return the rows of each shard (M, A), memory-mapped."""
+        self.check(not self.missing())
+        return [self._mapped(k) for k in range(len(self))]
+
+    def _mapped(self, k: int) -> np.ndarray:
+        shape = len(self.of(k)), self.features
+        # Not np.memmap, which keeps a file open for each: of all there may be more than a process may have open.
+        flat = torch.from_file(str(self.path(k)), shared=False, size=shape[0] * shape[1], dtype=torch.float16)
+        rows: np.ndarray = flat.view(shape).numpy()
+        return rows
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Features of images in one folder, which all processes of a run must share; other runs may use it at the same time.
+
+    `weights` is the fingerprint of the backbone that `extract` is of. `check` is called before features are computed.
+    """
+
+    folder: Path
+    extract: Extract
+    weights: str
+    features: int
+    group: Group
+    batch_size: int
+    workers: int
+    check: Callable[[], object] = lambda: None
+
+    def facts(self, images: ListedImages, view: int) -> dict[str, Any]:
+        """Return everything that a view of the images depends on."""
+        return {
+            "format": FORMAT,
+            "images": images.digest,
+            "rows": len(images),
+            "features": self.features,
+            "shard": SHARD_ROWS,
+            "transform": repr(images.transform),
+            "upright": images.prepared.upright,
+            "weights": self.weights,
+            "seed": images.seed,
+            "stream": images.stream,
+            "view": view,
+        }
+
+    def open(self, name: str, images: ListedImages, view: int) -> list[np.ndarray]:
+        """Return the features of a view of images, which are called `name`, in shards; compute those that are not there."""
+        facts = self.group.agree(lambda: self.facts(images, view), dict)
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        shards = Shards(self.folder / f"{name}_{view}_{key}", len(images), self.features)
+        what = f"features of the {name} set, view {view}"
+        missing = self.group.broadcast_object(shards.missing() if self.group.main else [])
+        if missing:
+            self.check()
+            self.group.agree(lambda: shards.begin(facts) if self.group.main else None)
+            self.group.agree(lambda: shards.check(os.path.isfile(shards.folder / ABOUT)))
+            self._compute(images, view, shards, missing, what)
+        elif self.group.main:
+            say(f"{what}: read from {shards.folder}")
+        return self.group.agree(shards.read)
+
+    def views(self, images: Mapping[str, ListedImages], count: int) -> dict[str, RowViews]:
+        """Return `count` views of the training and the meta images and one of the others."""
+        parts = {}
+        for name, part in images.items():
+            views = range(count if name in ("train", "meta") else 1)
+            rows = [ShardedRows(self.open(name, part, view), np.arange(len(part))) for view in views]
+            parts[name] = RowViews(rows, torch.from_numpy(part.images.targets))
+        return parts
+
+    def _compute(self, images: ListedImages, view: int, shards: Shards, missing: list[int], what: str) -> None:
+        """Compute the shards that are missing, each process its share.
+
+        Batches begin at a shard's first row, whoever computes it: so the last bits, too, are always the same.
+        """
+        damaged = [path for path in map(shards.path, missing) if os.path.lexists(path)]
+        rows, began = sum(len(shards.of(k)) for k in missing), time.monotonic()
+        if self.group.main:
+            notes = [f"{what}: {len(images) - rows} of {len(images)} were computed before"] if rows < len(images) else []
+            say(*notes, *(f"note: {path} is damaged: computed again" for path in damaged[:1]))
+
+        def batches(share: list[int]) -> Iterator[tuple[int, range]]:
+            for k in share:
+                if not shards.is_there(k):  # another run may have made it meanwhile
+                    yield from ((k, batch) for batch in parted(shards.of(k), self.batch_size))
+
+        share = missing[self.group.rank :: self.group.world_size]
+        rounds = self.group.all_gather_object(len(list(batches(share))))
+        random.Random().shuffle(share)  # so that another run rarely computes the same shard at the same time
+        wanted, begun = tee(batches(share))
+        keys = ([(i, view) for i in batch] for _, batch in wanted)
+        loaded = load(images, keys, self.workers, self.group.device)
+        found = ((k, half(self.extract(pixels))) for (k, _), (pixels, _) in zip(begun, loaded, strict=False))
+        every = self.group.with_barriers(found, max(rounds))
+        shown = progress(every, rounds[self.group.rank], what, print_freq=0 if self.group.main else None)
+        for k, parts in groupby(shown, itemgetter(0)):
+            shards.write(shards.path(k), torch.cat([features for _, features in parts]).numpy().tobytes())
+        self.group.barrier()  # all are written
+        if self.group.main:
+            say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {shards.folder}")
+
+
+def half(features: Tensor) -> Tensor:
+    """Return features in float16, on the CPU."""
+    rows = features.half().cpu()
+    if not bool(rows.isfinite().all()):
+        raise UserError("the backbone's features are not finite in fp16: are these the weights of this network?")
+    return rows

@@ -1,0 +1,80 @@
+"""Trainings that compute features into one folder: stopped, killed, two at a time, on one process or two."""
+
+from signal import SIGINT, SIGTERM
+
+import pytest
+from support.compare import distance
+from support.data import write_image
+from support.own import BACKBONE, SOURCE, saved
+from support.ranks import begin, together
+
+TRAIN = ["train_own.py", "--data_root", "photos", "--backbone", BACKBONE, "--image_size", "32", "--no-cuda",
+         "--workers", "0", "--way", "nearest_mean", "--transform", "none", "--cache_dir"]  # fmt: skip
+OURS = "checkpoint/ours/own"
+ROW = r"features of the images set, view 0  \["
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with 2,400 images, links to a few, of which the features make three shards; and a network."""
+    made = tmp_path_factory.mktemp("photos")
+    (made / "my_network.py").write_text(SOURCE)
+    for k in range(8):
+        write_image(made / f"{k}.png", k)
+    for k in range(2):
+        (made / "photos" / f"class{k}").mkdir(parents=True)
+        for i in range(1200):
+            (made / "photos" / f"class{k}" / f"{i}.png").symlink_to(made / f"{4 * k + i % 4}.png")
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(folder, run_in):
+    """The shards that a run computes which nothing stops, and its head."""
+    run_in(*TRAIN, "whole", "--save_name", "whole", cwd=folder)
+    shards = shards_in(folder / "whole")
+    assert [len(shard) for shard in shards.values()] == [2 * 24 * 1000, 2 * 24 * 1000, 2 * 24 * 400]
+    return shards, head_of(folder, "whole")
+
+
+def shards_in(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*/*.f16"))}
+
+
+def head_of(folder, name):
+    return saved(folder / OURS / f"{name}_last.pth.tar")["state_dict"]
+
+
+@pytest.mark.parametrize(("world", "fault"), [(1, "open *.f16.* 3"), (2, "os.rename *.f16.* 2")])  # opened also to sync
+def test_a_kill_costs_one_shard_of_each_process(run_in, start, folder, whole, world, fault, tmp_path):
+    """As the second shard is written; of two processes the first is killed, and the second says so and stops."""
+    ranks = together(start, world, *TRAIN, tmp_path, cwd=folder, each=[{"FAULT": f"{fault} SIGKILL"}, {}][:world])
+    assert [status for status, _, _ in ranks] == [137, 2][:world]
+    assert all("rank 0 of 2 is gone" in err for _, _, err in ranks[1:])
+    kept = shards_in(tmp_path)
+    assert 1 <= len(kept) <= 2
+    out = run_in(*TRAIN, tmp_path, "--save_name", "cut", cwd=folder).stdout
+    assert f"{sum(map(len, kept.values())) // 48} of 2400 were computed before" in out
+    assert (shards_in(tmp_path), distance(head_of(folder, "cut"), whole[1])) == (whole[0], 0)
+
+
+@pytest.mark.parametrize(("number", "world"), [(SIGTERM, 1), (SIGINT, 2)])
+def test_a_run_that_is_stopped_says_how_to_go_on(run_in, start, after_line, folder, whole, number, world, tmp_path):
+    ranks = begin(start, world, *TRAIN, tmp_path, cwd=folder, CLOCK="1e7")
+    after_line(ranks[0], 3, ROW)
+    for rank in ranks:
+        rank.send_signal(number)
+    for rank in ranks:
+        _, err = rank.communicate()
+        why = f"stopped by {number.name} while features were computed and constants chosen; what was done so far is kept"
+        assert (rank.returncode, err) == (128 + number, f"train_own.py: {why}; to go on, give the same command again\n")
+    run_in(*TRAIN, tmp_path, "--save_name", "cut", cwd=folder)
+    assert (shards_in(tmp_path), distance(head_of(folder, "cut"), whole[1])) == (whole[0], 0)
+
+
+def test_two_runs_at_once_make_the_same_files(start, folder, whole, tmp_path):
+    runs = [start(*TRAIN, tmp_path, "--save_name", name, cwd=folder) for name in ("one", "two")]
+    outs = [run.communicate() for run in runs]
+    assert [(run.returncode, err) for run, (_, err) in zip(runs, outs, strict=True)] == [(0, "")] * 2
+    assert shards_in(tmp_path) == whole[0]
+    assert all(distance(head_of(folder, name), whole[1]) == 0 for name in ("one", "two"))

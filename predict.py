@@ -64,8 +64,7 @@ def main() -> None:
     say(*(f"note: {note}" for note in (*notes, *left_out, *whitened(tally.laid_on_white))), file=sys.stderr)
     if exported:
         say(export_classifier(network, args.export, exported, shift, args.prior))
-    if tally.faults:
-        raise tally.error(total)
+    tally.check(total, status=1)
 
 
 def parser() -> Parser:

@@ -82,7 +82,7 @@ class Classifier:
             return []
         inputs = torch.stack([image.pixels for image in images]).to(shift.device)
         model = self.head if self.head and inputs.dim() == 2 else self.model
-        return torch.add(model(inputs), shift).softmax(dim=1).tolist()
+        return torch.softmax(model(inputs) + shift, dim=1).tolist()
 
 
 def classifier(path: Path, arch: str | None, dataset: str | None) -> Classifier:

@@ -27,6 +27,7 @@ PREPARATION = ("image_size", "resize_size", "mean", "std", "interpolation")  # a
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGE = (1, 300, 400, 3), (3, 61, 47, 3)  # shapes of made-up photographs
 SMALL = (1, SIZE, SIZE, 3), (3, SIZE, SIZE, 3)  # and of images of the CIFAR scripts
+SIDES = ("batch", "height", "width")  # that may have any length, as ONNX names them
 TOLERANCE = 1e-4  # of the largest logit: kernels sum in other orders
 
 
@@ -119,7 +120,8 @@ def onnx_logits(model: nn.Module, path: Path, texts: Mapping[str, str], batches:
         raise UserError(f"--export onnx needs the package {error.name}: pip install {' '.join(PACKAGES)}") from error
     first, example = batches
     name = "features" if example.dim() == 2 else "pixels"
-    sides = {k: torch.export.Dim.DYNAMIC for k in range(example.dim()) if first.shape[k] != example.shape[k]}
+    lengths = zip(SIDES, first.shape, example.shape)  # noqa: B905  (colours and features are what they are)
+    sides = {k: torch.export.Dim(side) for k, (side, one, other) in enumerate(lengths) if one != other}
     logging.disable()  # of a network that cannot be exported PyTorch logs and prints hundreds of lines
     try:
         with redirect_stderr(io.StringIO()):

@@ -47,12 +47,12 @@ class Tally:
     laid_on_white: int = 0
     faults: list[str] = field(default_factory=list)
 
-    def error(self, total: int) -> UserError:
-        """Return the error that names images that cannot be read; its status is 1 if there are others, else 2."""
-        status = 1 if len(self.faults) < total else 2
+    def check(self, total: int, status: int) -> None:
+        """Raise a `UserError` that names the images, of `total` inputs, that cannot be read, if any."""
         if len(self.faults) == 1:
-            return UserError(self.faults[0], status=status)
-        return UserError(f"{len(self.faults)} of {total} images cannot be read, see above", self.faults, status)
+            raise UserError(self.faults[0], status=status)
+        if self.faults:
+            raise UserError(f"{len(self.faults)} of {total} images cannot be read, see above", self.faults, status)
 
 
 def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[Part], list[str]]:
@@ -153,8 +153,8 @@ def predictions(
                 raise no_answers(source)
             best = nlargest(top, zip(network.names, chances, strict=True), key=itemgetter(1))
             yield name, [(class_name, f"{chance:.4f}") for class_name, chance in best], ""
-    if tally.faults and len(tally.faults) == total:
-        raise tally.error(total)
+    if len(tally.faults) == total:
+        tally.check(total, status=2)
 
 
 def print_rows(rows: Iterable[Row]) -> None:

@@ -259,36 +259,6 @@ def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, flags, word
     assert not (tmp_path / "feature_cache").exists()
 
 
-def test_rows_of_features_are_predicted(run, refused, tmp_path):
-    """By a head of features alone, and by one that has its network beside, which takes images too."""
-    arrays = write_features(tmp_path / "f.npz", [30, 12, 5], class_names=np.array(["a", "b", "ü"]))
-    run("train_own.py", "--features", "f.npz", "--no-cuda", "--epochs", "1")
-    path = f"{OURS}/head_last.pth.tar"
-    names = np.array([f"row ä{i}" for i in range(5)])
-    np.savez(tmp_path / "new.npz", features=arrays["features"][:5], names=names)
-    out = run("predict.py", "--checkpoint_path", path, "new.npz", "f.npz", "--out", "p.jsonl", "--top", 3).stdout
-    assert "wrote p.jsonl: 70 rows" in out
-    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["path"] for line in lines[:6]] == [*names, "f.npz row 0"]
-    kept = saved(tmp_path / path)["state_dict"]
-    rows = torch.from_numpy(arrays["features"])
-    for line, chances in zip(lines[5:], (rows @ kept["fc.weight"].T + kept["fc.bias"]).softmax(dim=1), strict=True):
-        found = {one["name"]: one["probability"] for one in line["classes"]}
-        assert [found[name] for name in ("a", "b", "ü")] == pytest.approx(chances.tolist(), abs=6e-5)
-    write_photos(tmp_path)
-    line = refused("predict.py", "--checkpoint_path", path, "photos")
-    assert "photos is no file of features, .npz or .safetensors, which the network was trained on" in line
-    np.savez(tmp_path / "other.npz", features=arrays["features"][:, 1:])
-    assert "has 11 features a row, the network takes 12" in refused(
-        "predict.py", "--checkpoint_path", path, "other.npz"
-    )
-    run("train_own.py", *FLAGS, "--epochs", "1", "--save_name", "both")
-    np.savez(tmp_path / "own.npz", features=np.ones((2, 24), np.float32))
-    flags = ["--arch", BACKBONE, "--checkpoint_path", f"{OURS}/both_last.pth.tar", "--out", "q.csv"]
-    out = run("predict.py", *flags, "own.npz", "photos/cat").stdout
-    assert "wrote q.csv: 11 rows" in out
-
-
 @pytest.mark.parametrize(
     "flags",
     [

@@ -63,6 +63,11 @@ def test_a_file_gives_the_logits_of_the_definition(run_in, folder, which, form, 
     assert path.with_name(path.name + ".previous").read_text() == "precious"
     logits, facts = loaded(path)
     assert json.loads(facts["class_names"]) == (["class 0", "class 1", "class 2"] if which == "released.pth.tar" else NAMES)
+    if which == "own.pth.tar":
+        assert json.loads(facts["preparation"]) == {
+            "image_size": 32, "resize_size": 36, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+            "interpolation": "bilinear",
+        }  # fmt: skip
     if which in TRANSFORMED:
         inputs = [np.random.default_rng(k).normal(0, 9, (k, 7)).astype(np.float32) for k in (1, 2, 40)]
         head = torch.load(folder / which, weights_only=True)["state_dict"]
@@ -118,14 +123,6 @@ def test_a_file_takes_any_size_and_number(tmp_path, form):
         wanted = (network(images) + shift).detach().double()
         # The second is more than twice as high as wide, where Pillow 13 does the columns first.
         torch.testing.assert_close(logits(pixels), wanted, atol=1e-5 if size != SIZES[1] else 1e-2, rtol=0)
-
-
-def test_what_is_done_to_photographs_is_kept_beside(folder, run_in):
-    run_in("predict.py", "--checkpoint_path", "own.pth.tar", *MORE["own.pth.tar"], "--export", "torchscript", cwd=folder)
-    assert json.loads(loaded(folder / "own.pt")[1]["preparation"]) == {
-        "image_size": 32, "resize_size": 36, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-        "interpolation": "bilinear",
-    }  # fmt: skip
 
 
 class Fixed(FromPhotographs):

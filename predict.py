@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Name what is on image files, with a checkpoint of a training script or a released one.
+"""Name what is on image files or in rows of features, with a checkpoint of a training script or a released one.
 
   python3 predict.py --checkpoint_path checkpoint/ours/0/name_ckpt.pth.tar photo.jpg folder
   python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar folder --out predictions.csv
   python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar --export onnx
 
 The first prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent.
-Folders are read at any depth. Files that cannot be read are named at the end, and the exit status is 1, or 2 if none can be.
+The second writes a table with a row for each input, in order. Folders are read at any depth. Files that cannot be read have
+an `error` in the table and are named at the end, and the exit status is 1, or 2 if none can be read.
 Images may have any size and format that Pillow reads. Networks of the CIFAR scripts take them resized to 32x32, as in
 training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256. The third writes
-name_ckpt.onnx beside the checkpoint, which needs none of this code and takes pixels of any size (docs/own_data.md).
+name_ckpt.onnx beside the checkpoint, which needs none of this code and takes pixels of any size, or features
+(docs/own_data.md).
 """
 
 if __name__ == "__main__":
@@ -77,7 +79,7 @@ def parser() -> Parser:
     made.add_argument("--prior", help="how frequent the classes are among such images: train (as in training), uniform, or "
                       "a table with a line class,number for each (default: probabilities as they are)")  # fmt: skip
     made.add_argument("--export", choices=tuple(ENDINGS), help="also write the network beside its checkpoint, to be run "
-                      "without this code: pixels in, logits out, with what --prior adds")  # fmt: skip
+                      "without this code: pixels or features in, logits out, with what --prior adds")  # fmt: skip
     made.add_argument("--dataset", choices=LARGE_SETS, help="of a released head, which does not say it (default: by its "
                       "number of classes)")  # fmt: skip
     add_checkpoint_flags(made)

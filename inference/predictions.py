@@ -112,9 +112,9 @@ def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
 def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
     """Yield images, see `read_parts`."""
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-    label, print_freq = f"batches of {BATCH} images", 0 if shown else None
     with ThreadPoolExecutor() as pool:  # decoders let other threads work
-        for batch in progress(batches, len(batches), label, print_freq=print_freq, file=sys.stderr):
+        label = f"batches of {BATCH} images"
+        for batch in progress(batches, len(batches), label, print_freq=0 if shown else None, file=sys.stderr):
             read = pool.map(partial(read_or_fault, read=network.read), batch)
             yield list(zip(map(str, batch), read, strict=True))
 

@@ -93,11 +93,3 @@ def test_a_resize_that_skips_pixels_is_seen():
         most, share = levels_apart(wrong, wanted)
         assert most > 9
         assert share > 0.5
-
-
-def test_images_of_a_batch_do_not_meet():
-    images = [noise(40, 63, seed=seed) for seed in range(3)]
-    model = FromPhotographs(Preparation(20, 24))
-    for image, found in zip(images, model(batch(*images)), strict=True):
-        assert torch.equal(model(batch(image))[0], found)
-        assert float((found - slow(image, Preparation(20, 24))).abs().max()) < 1e-4

@@ -43,7 +43,6 @@ def check_best(best, logits, names=NAMES):
         ("own.pth.tar", "jsonl"),
         ("slim.pth.tar", "csv"),
         ("released.pth.tar", "csv"),
-        pytest.param("whole.pth.tar", "jsonl", marks=pytest.mark.slow),
     ],
 )
 def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which, ending):
@@ -51,8 +50,7 @@ def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which, ending
     names = ["class 0", "class 1", "class 2"] if which == "released.pth.tar" else NAMES
     given = ["bad.jpg", "photos", "gone.jpg", FILES[0]]
     flags = ["--checkpoint_path", which, "--no-cuda", *MORE.get(which, [])]
-    whole = {"cwd": folder, "status": 1, "RESNET50": which.split(".")[0]}
-    result = run_in("predict.py", *flags, "--out", f"t.{ending}", *given, **whole)  # in the place of that of another case
+    result = run_in("predict.py", *flags, "--out", f"t.{ending}", *given, cwd=folder, status=1)  # another case's is replaced
     assert result.stdout == f"wrote t.{ending}: 6 rows\n"
     bad, gone, last = result.stderr.splitlines()
     assert bad.startswith("bad.jpg (8 bytes) cannot be read as an image")
@@ -66,7 +64,7 @@ def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which, ending
         assert error == ""
     assert rows[5] == rows[1]
     assert min(float((a - b).abs().max()) for a, b in ((logits[0], logits[1]), (logits[0], logits[2]))) > 1e-2  # the control
-    lines = run_in("predict.py", *flags, "--top", 2, *given, **whole).stdout
+    lines = run_in("predict.py", *flags, "--top", 2, *given, cwd=folder, status=1).stdout
     for line, (name, best, _) in zip(lines.splitlines(), [*rows[1:4], rows[5]], strict=True):
         assert line == "\t".join([name, *(f"{found} {100 * p:.2f}" for found, p in best[:2])])
 

@@ -7,7 +7,6 @@ import torch
 from PIL import Image, ImageOps
 from support.own import BACKBONE, SOURCE, network
 from support.slim_resnet import slim_resnet50
-from torchvision.models import resnet50
 
 from data_utils import MEAN, STD
 from heads.transforms import IMAGENET, INATURALIST, Preparation
@@ -18,7 +17,7 @@ COUNTS = [90, 9, 1]
 FILES = ["photos/a b.jpg", "photos/dä/c.png", "photos/dä/turned.png"]
 MORE = {"own.pth.tar": ["--arch", BACKBONE], "released.pth.tar": ["--dataset", "iNaturalist18"]}  # flags of a checkpoint
 PREPARED = {
-    "own.pth.tar": (36, 32, *IMAGENET), "slim.pth.tar": (256, 224, *IMAGENET), "whole.pth.tar": (256, 224, *IMAGENET),
+    "own.pth.tar": (36, 32, *IMAGENET), "slim.pth.tar": (256, 224, *IMAGENET),
     "released.pth.tar": (256, 224, *INATURALIST),
 }  # fmt: skip
 TRANSFORMED = {
@@ -29,7 +28,6 @@ TRANSFORMED = {
 NETWORKS = {
     "small.pth.tar": lambda: make_model("resnet8", 3), "own.pth.tar": lambda: network(3),
     "slim.pth.tar": lambda: slim_resnet50(num_classes=3, zero_init_residual=True),
-    "whole.pth.tar": lambda: resnet50(num_classes=3, zero_init_residual=True),
 }  # fmt: skip
 NETWORKS["released.pth.tar"] = NETWORKS["slim.pth.tar"]
 
@@ -77,8 +75,7 @@ def write_all(made):
     prepared = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(Preparation(32, 36)).items()}
     backbone = {"name": BACKBONE, **prepared}
     torch.save({"state_dict": weights["own.pth.tar"], "backbone": backbone, **facts}, made / "own.pth.tar")
-    for which in ("slim.pth.tar", "whole.pth.tar"):
-        torch.save({"state_dict": parted(weights[which]), "dataset": "custom", **facts}, made / which)
+    torch.save({"state_dict": parted(weights["slim.pth.tar"]), "dataset": "custom", **facts}, made / "slim.pth.tar")
     torch.save({"state_dict": parted(weights["released.pth.tar"])}, made / "released.pth.tar")
 
 

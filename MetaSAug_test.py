@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data_utils import get_img_num_per_cls, plain_batches
 from datasets.small_sets import PUBLISHED_FOLDERS, read_images
@@ -25,17 +26,14 @@ from harness.checkpoint import load_checkpoint
 from harness.devices import choose_device
 from harness.errors import run_main
 from harness.evaluation import adjustment_notes, evaluate, prior_counts
-from harness.files import beside, check_output
 from harness.flags import stage1_note
 from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
 from harness.text import printable, say
 from harness.training_flags import parse_test, tested_set
-from inference.exports import ENDINGS, export
+from inference.exports import Shifted, export, exported_file
 from inference.trained import FromPixels, restored
 from loss import logit_adjustment
-
-COMPARED = 64  # images that an exported network is checked on
 
 
 def main() -> None:
@@ -48,9 +46,7 @@ def main() -> None:
     test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
-    exported = beside(path, ENDINGS[args.export]) if args.export else None
-    if exported:
-        check_output(exported, keep_previous=True)  # now, not when all is computed
+    exported = exported_file(path, args.export) if args.export else None
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
@@ -75,10 +71,9 @@ def main() -> None:
     say(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
     if exported:
-        network = FromPixels(restored(state, path, args.arch, classes), subtracted)
-        names, pixels = state.get("class_names") or test.class_names, test.pixels[:COMPARED]
-        difference = export(network, args.export, exported, names, pixels)
-        say(f"wrote {exported}: logits of {len(pixels)} test images within {difference:.1e} of PyTorch's")
+        network: nn.Module = FromPixels(model.cpu())
+        network = network if subtracted is None else Shifted(network, -subtracted)
+        say(export(network, args.export, exported, {"class_names": state.get("class_names") or test.class_names}))
 
 
 def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class: Sequence[float]) -> None:

@@ -95,7 +95,7 @@ class Subject:
 def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
     """Read the checkpoint and the list of test images; none of them may be `out`."""
     check_output(out, inputs=(path, args.train_list, args.val_list, args.meta_list))  # now, not when all images are read
-    check_is_table(out, f"{HEADING[0]},".encode())
+    check_is_table(out, ",".join(HEADING))
     weights, state = read_weights(path)
     check_facts(state, path)
     dataset = state.get("dataset", args.dataset or "ImageNet_LT")

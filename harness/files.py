@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from harness.errors import UserError
 
 TEMPORARY, PREVIOUS = ".tmp", ".previous"  # ends of names: a file that is being written, and the one before it
+MOST_HEADING = 2**22  # characters of a table's first line
 DEEPER = 140  # characters of a path below a run's folder, as of an event file, at the most
 
 
@@ -55,16 +57,16 @@ def check_output(path: Path, keep_previous: bool = False, inputs: Sequence[Path 
             longest.unlink()
 
 
-def check_is_table(out: Path, beginning: bytes) -> None:
-    """Refuse the place of a file that does not begin so, whatever it is: a list, an image, a checkpoint."""
+def check_is_table(out: Path, heading: str) -> None:
+    """Refuse the place of a file whose first line is not, from end to end, the regular expression `heading`."""
     if not os.path.isfile(out):
         return
     try:
-        with open(out, "rb") as file:
-            found = file.read(len(beginning))
+        with open(out, encoding="utf-8", errors="replace") as file:
+            found = file.readline(MOST_HEADING)
     except OSError as error:
         raise UserError(f"--out {out} is there and cannot be read ({error.strerror}): name another") from error
-    if found not in (beginning, b""):
+    if found and not re.fullmatch(heading, found.removesuffix("\n")):
         raise UserError(f"--out {out} is another file than a table of this command: name another")
 
 

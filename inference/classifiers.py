@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datasets.pictures import decode, done_notes
-from datasets.small_sets import changes, read_image
+from datasets.pictures import decode
+from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
-from harness.weights import fit_weights
+from harness.weights import StateDict, fit_weights
 from heads.backbone import load_network, make_head, parted_weights
-from heads.feature_files import FeatureTable
 from heads.large_sets import LARGE_SETS
 from heads.networks import restored_backbone
 from heads.transforms import Preparation, is_thin, preparation_of, thin, transforms
@@ -26,16 +25,14 @@ from heads.whole_networks import is_library
 from inference.trained import FromPixels, check_class_count, names_of_classes, restored
 from meta_layers import head_of
 
-ROWS = 1024  # of features at once
 RELEASED = {8142: "iNaturalist18", 5089: "iNaturalist17"}  # the sets of released heads, by their classes
 
 
 class ReadImage(NamedTuple):
-    """What a network takes of an image file, the image's size (width, height), and what was done, see `pictures.Decoded`."""
+    """What a network takes of an image file (or a row of features), and what was done, see `pictures.Decoded`."""
 
     pixels: Tensor
-    size: tuple[int, int]
-    done: frozenset[str]
+    done: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,50 +46,43 @@ class Classifier:
     state:
         What its checkpoint says beside the weights.
     model:
-        What `read` takes of images, (N, ...), to logits (N, C).
-    read:
-        Reads an image file; one that cannot be read is a `UserError`. None where the network takes features.
-    at_once:
-        How many images make a batch.
-    changes:
-        Lines that say what was done to images of these sizes.
-    notes:
-        Lines for the user.
+        What `read` takes of images, or features, (N, ...), to logits (N, C), in eval mode.
+    head:
+        The part of it that takes features (N, A), itself where it takes no images. None where features are of no use.
     prepared:
         What `read` does to photographs. None where it resizes images to 32 x 32.
+    notes:
+        Lines for the user.
     """
 
     names: list[str]
     state: Mapping[str, Any]
     model: nn.Module
-    read: Callable[[Path], ReadImage] | None
-    at_once: int
-    changes: Callable[[Sequence[tuple[int, int]], Iterable[frozenset[str]]], list[str]]
-    notes: Sequence[str] = ()
     head: nn.Linear | None = None
     prepared: Preparation | None = None
+    notes: Sequence[str] = ()
 
-    def probabilities(self, images: Sequence[ReadImage], shift: Tensor) -> Iterator[list[float]]:
-        """Yield for each image the softmax of its logits (C,), to which `shift` (C,) is added; it is where the model is."""
-        if images:
-            yield from chances(self.model, torch.stack([image.pixels for image in images]), shift)
+    def read(self, file: Path) -> ReadImage:
+        """Read an image file; one that cannot be read is a `UserError`."""
+        if self.prepared is None:
+            small = read_image(file)
+            return ReadImage(torch.tensor(small.pixels), small.done)
+        image, done = decode(file, upright=True)
+        if is_thin(image.size, self.prepared.resize_size):
+            raise UserError(thin(file, image.size))
+        return ReadImage(transforms(self.prepared, train=False)(image), done)
 
-    def of_rows(self, table: FeatureTable, shift: Tensor) -> Iterator[tuple[str, list[float]]]:
-        """Yield for each row of a file of features its name and the softmax of its logits (C,)."""
-        if self.head is None or table.features.shape[1] != self.head.in_features:
-            wanted = "images" if self.head is None else f"{self.head.in_features} features a row"
-            raise UserError(f"{table.path} has {table.features.shape[1]} features a row, the network takes {wanted}")
-        for start in range(0, len(table), ROWS):
-            rows = torch.from_numpy(table.features[start : start + ROWS]).float()
-            for number, found in enumerate(chances(self.head, rows, shift), start=start):
-                yield table.names[number] if table.names else f"{table.path} row {number}", found
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[ReadImage], shift: Tensor) -> list[list[float]]:
+        """Return for each image or row of features the softmax of its logits (C,), to which `shift` (C,) is added.
 
-
-@torch.no_grad()
-def chances(model: nn.Module, inputs: Tensor, shift: Tensor) -> list[list[float]]:
-    """Return the probabilities of each input, N of C."""
-    found: list[list[float]] = (model(inputs.to(shift.device)) + shift).softmax(dim=1).tolist()
-    return found
+        `shift` is where the model is.
+        """
+        if not images:
+            return []
+        inputs = torch.stack([image.pixels for image in images]).to(shift.device)
+        model = self.head if self.head and inputs.dim() == 2 else self.model
+        return torch.softmax(model(inputs) + shift, dim=1).tolist()
 
 
 def classifier(path: Path, arch: str | None, dataset: str | None) -> Classifier:
@@ -116,33 +106,24 @@ def classifier(path: Path, arch: str | None, dataset: str | None) -> Classifier:
 def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Classifier:
     """Return a network of the CIFAR scripts, which takes images resized to 32 x 32."""
     network = restored(state, path, arch)
-
-    def read(file: Path) -> ReadImage:
-        image = read_image(file)
-        return ReadImage(torch.tensor(image.pixels), image.size, image.done)
-
-    names = names_of_classes(state, head_of(network).out_features)
-    return Classifier(names, state, FromPixels(network), read, 256, changes)
+    return Classifier(names_of_classes(state, head_of(network).out_features), state, FromPixels(network).eval())
 
 
 def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> Classifier:
     """Return a head of ImageNet_iNat with its backbone, which takes images as its test does, turned as their EXIF says."""
     weights = parted_weights(state)
     check_ended(state, path)
-    matrix = weights[1].get("weight")
-    if matrix is None or matrix.dim() != 2:
-        raise UserError(f"{path} holds no head: it is a backbone alone")
+    classes = classes_of(state, weights[1], path)
     of, notes = state.get("dataset", dataset), []
     if dataset not in (None, of):
         raise UserError(f"{path} was trained with --dataset {of}, not {dataset}: leave the flag out")
     if of is None:
-        of = RELEASED.get(len(matrix), LARGE_SETS[0])
-        notes.append(f"{path} does not say its data set: by its {len(matrix)} classes it is taken for {of}, see --dataset")
+        of = RELEASED.get(classes, LARGE_SETS[0])
+        notes.append(f"{path} does not say its data set: by its {classes} classes it is taken for {of}, see --dataset")
     if of not in LARGE_SETS:
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
-    check_class_count(state, path, len(matrix))
-    backbone, head = load_network(weights, len(matrix), path)
-    return of_photographs(state, nn.Sequential(backbone, head), len(matrix), preparation_of(of), notes)
+    backbone, head = load_network(weights, classes, path)
+    return of_photographs(state, nn.Sequential(backbone, head), classes, preparation_of(of), notes)
 
 
 def own_classifier(state: dict[str, Any], path: Path, arch: str | None, dataset: str | None) -> Classifier:
@@ -161,13 +142,19 @@ def own_classifier(state: dict[str, Any], path: Path, arch: str | None, dataset:
 def head_classifier(state: dict[str, Any], path: Path) -> Classifier:
     """Return a head alone, which takes features."""
     weights = parted_weights(state)[1]
-    matrix = weights.get("weight")
-    if matrix is None or matrix.dim() != 2:
-        raise UserError(f"{path} holds no head")
-    check_class_count(state, path, len(matrix))
-    head = make_head(len(matrix), 0, matrix.shape[1], state.get("transform", "none")).eval()
+    classes = classes_of(state, weights, path)
+    head = make_head(classes, 0, weights["weight"].shape[1], state.get("transform", "none")).eval()
     fit_weights(head, weights, f"{path}, the head,")
-    return Classifier(names_of_classes(state, len(matrix)), state, head, None, ROWS, lambda *_: [], head=head)
+    return Classifier(names_of_classes(state, classes), state, head, head)
+
+
+def classes_of(state: dict[str, Any], head: StateDict, path: Path) -> int:
+    """Return for how many classes the weights of a head are, checked against what else the checkpoint says."""
+    matrix = head.get("weight")
+    if matrix is None or matrix.dim() != 2:
+        raise UserError(f"{path} holds no head: it is a backbone alone")
+    check_class_count(state, path, len(matrix))
+    return len(matrix)
 
 
 def check_asked(name: str | None, path: Path, arch: str | None, dataset: str | None) -> None:
@@ -193,15 +180,7 @@ def check_ended(state: Mapping[str, Any], path: Path) -> None:
 def of_photographs(
     state: dict[str, Any], model: nn.Sequential, num_classes: int, prepared: Preparation, notes: Sequence[str] = ()
 ) -> Classifier:
-    """Return a network that takes the middle of images."""
-    transform = transforms(prepared, train=False)
-
-    def read(file: Path) -> ReadImage:
-        image, done = decode(file, upright=True)
-        if is_thin(image.size, prepared.resize_size):
-            raise UserError(thin(file, image.size))
-        return ReadImage(transform(image), image.size, done)
-
-    names, last = names_of_classes(state, num_classes), model[-1]
+    """Return a network that takes the middle of images, its last part being a head."""
+    last = model[-1]
     assert isinstance(last, nn.Linear)
-    return Classifier(names, state, model.eval(), read, 32, lambda _, done: done_notes(done), notes, last, prepared)
+    return Classifier(names_of_classes(state, num_classes), state, model.eval(), last, prepared, notes)

@@ -9,40 +9,83 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from datasets.small_sets import SIZE
 from harness.errors import UserError
-from harness.files import replacing
+from harness.files import beside, check_output, replacing
 from inference.photographs import FromPhotographs
-from inference.trained import FromPixels
+
+if TYPE_CHECKING:
+    from inference.classifiers import Classifier  # torchvision, which exports of small networks need not load
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".pt"}
-NAMES, PREPARATION = "class_names", "preparation"  # of the metadata: a JSON list, and of photographs' networks a JSON object
-KEPT = ("image_size", "resize_size", "mean", "std", "interpolation")  # of it: all that test images depend on
+PREPARATION = ("image_size", "resize_size", "mean", "std", "interpolation")  # all that test images depend on
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+LARGE = (1, 300, 400, 3), (3, 61, 47, 3)  # shapes of made-up photographs
+SMALL = (1, SIZE, SIZE, 3), (3, SIZE, SIZE, 3)  # and of images of the CIFAR scripts
+SIDES = ("batch", "height", "width")  # that may have any length, as ONNX names them
 TOLERANCE = 1e-4  # of the largest logit: kernels sum in other orders
-TRACED = (2, 67, 45, 3)  # the photographs that a network is traced on, of no size that others are likely to have
+
+
+class Shifted(nn.Module):
+    """A network to whose logits (N, C) a vector `shift` (C,) is added."""
+
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, shift: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("shift", shift)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits (N, C)."""
+        return torch.add(self.network(inputs), self.shift)
+
+
+def exported_file(checkpoint: Path, form: str) -> Path:
+    """Return the name of the file beside a checkpoint; refuse now what could not be written at the end."""
+    path = beside(checkpoint, ENDINGS[form])
+    check_output(path, keep_previous=True)
+    return path
+
+
+def export_classifier(network: Classifier, form: str, path: Path, shift: Tensor, prior: str | None) -> str:
+    """Write a network, which is moved to the CPU, as `export` does; return a line that says so.
+
+    `shift` (C,) is added to the logits in the file too; it comes from `prior`.
+    """
+    model = network.model.cpu()
+    shapes: Sequence[Sequence[int]] = SMALL
+    facts: dict[str, object] = {"class_names": network.names}
+    if network.prepared:
+        model, shapes = nn.Sequential(FromPhotographs(network.prepared), model), LARGE
+        facts["preparation"] = {key: getattr(network.prepared, key) for key in PREPARATION}
+    elif isinstance(model, nn.Linear):
+        shapes = (1, model.in_features), (3, model.in_features)
+    line = export(model if prior is None else Shifted(model, shift), form, path, facts, shapes)
+    return line if prior is None else f"{line}; what --prior {prior} adds is in them"
 
 
 def export(
-    model: FromPixels | FromPhotographs, form: str, path: Path, class_names: Sequence[str], pixels: Tensor | Sequence[Tensor]
-) -> float:
-    """Write the network, read the file back and compare; return the largest difference of a logit.
+    model: nn.Module, form: str, path: Path, facts: Mapping[str, object], shapes: Sequence[Sequence[int]] = SMALL
+) -> str:
+    """Write the network, read the file back and compare; return a line that says how far the logits are apart.
 
     Parameters
     ----------
     model:
-        On the CPU in eval mode. The file takes pixels (N, 32, 32, 3) or (N, H, W, 3) uint8 RGB, any N, H and W, and gives
-        logits (N, C).
+        On the CPU in eval mode: pixels (N, H, W, 3) uint8 RGB, or features (N, A), to logits (N, C).
     form:
         "onnx" or "torchscript".
-    class_names:
-        Kept as a JSON list: `class_names` of ONNX's metadata, the extra file class_names of TorchScript. What was done to
-        photographs is kept so too, as `preparation`.
-    pixels:
-        Images to compare on; of photographs batches, each of a size of its own. A file that is at `path` already is kept as
+    facts:
+        Kept as JSON under their names: in ONNX's metadata, as extra files of TorchScript.
+    shapes:
+        Of two batches that are made up to compare on. The second, without a side of 1, is what the network is traced on; the
+        sides in which they differ may have any length in the file. A file that is at `path` already is kept as
         `path`.previous.
 
     Raises
@@ -52,62 +95,55 @@ def export(
     RuntimeError
         If the file's logits differ from those of PyTorch; then nothing is written.
     """
-    facts = {NAMES: json.dumps(list(class_names))}
-    if isinstance(pixels, Tensor):
-        if len(pixels) == 1:
-            pixels = pixels.repeat(2, 1, 1, 1)  # the number of images must not become a constant of the file
-        example, batches = pixels[:2], [pixels[:1], pixels[1:]]
-    else:
-        example, batches = torch.zeros(TRACED, dtype=torch.uint8), list(pixels)
-    if isinstance(model, FromPhotographs):
-        facts[PREPARATION] = json.dumps({key: getattr(model.prepared, key) for key in KEPT})
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
+    if len(shapes[0]) == 2:
+        batches = [batch / 100 - 1 for batch in batches]  # features
+    texts = {name: json.dumps(fact) for name, fact in facts.items()}
     with replacing(path, keep_previous=True) as part, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both ways warn of deprecations inside PyTorch
-        made = torch.cat((onnx_logits if form == "onnx" else torchscript_logits)(model, part, facts, example, batches))
-        own = model(pixels) if isinstance(pixels, Tensor) else torch.cat([model(batch) for batch in batches])
-        difference = float((made - own).abs().where(made != own, torch.zeros(())).max())  # infinities may be equal
-        largest = float(own.abs().where(own.isfinite(), torch.zeros(())).max())
+        made = torch.cat((onnx_logits if form == "onnx" else torchscript_logits)(model, part, texts, batches))
+        own = torch.cat([model(batch) for batch in batches])
+        difference = float((made - own).abs().where(made != own, 0.0).max())  # infinities may be equal
+        largest = float(own.abs().where(own.isfinite(), 0.0).max())
         if not difference <= TOLERANCE * max(largest, 1):
             raise RuntimeError(f"the {form} file gives other logits than PyTorch: they differ by {difference:.3g}")
-    return difference
+    return f"wrote {path}: logits of made-up inputs within {difference:.1e} of PyTorch's"
 
 
-def onnx_logits(
-    model: nn.Module, path: Path, facts: Mapping[str, str], example: Tensor, batches: Sequence[Tensor]
-) -> list[Tensor]:
+def onnx_logits(model: nn.Module, path: Path, texts: Mapping[str, str], batches: Sequence[Tensor]) -> list[Tensor]:
     """Write ONNX; return the logits that ONNX Runtime gives for each batch."""
     try:
         import onnxruntime  # these are slow to import, and not needed for anything else
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"--export onnx needs the package {error.name}: pip install {' '.join(PACKAGES)}") from error
-    names = ("images", "height", "width") if isinstance(model, FromPhotographs) else ("images",)
+    first, example = batches
+    name = "features" if example.dim() == 2 else "pixels"
+    lengths = zip(SIDES, first.shape, example.shape)  # noqa: B905  (colours and features are what they are)
+    sides = {k: torch.export.Dim(side) for k, (side, one, other) in enumerate(lengths) if one != other}
     logging.disable()  # of a network that cannot be exported PyTorch logs and prints hundreds of lines
     try:
         with redirect_stderr(io.StringIO()):
-            program = torch.onnx.export(
-                model, (example,), dynamo=True, input_names=["pixels"], output_names=["logits"],
-                dynamic_shapes={"pixels": {k: torch.export.Dim(name) for k, name in enumerate(names)}}, verbose=False,
-            )  # fmt: skip
+            program = torch.onnx.export(model, (example,), dynamo=True, input_names=[name], output_names=["logits"],
+                                        dynamic_shapes=(sides,), verbose=False)  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         reason = next(iter(str(error.__cause__).splitlines()), "")
         raise UserError(f"PyTorch cannot turn this network into ONNX ({reason}): see --export torchscript") from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None
-    program.model.metadata_props.update(facts)
+    program.model.metadata_props.update(texts)
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(session.run(None, {"pixels": batch.numpy()})[0]) for batch in batches]
+    return [torch.from_numpy(session.run(None, {name: batch.numpy()})[0]) for batch in batches]
 
 
-def torchscript_logits(
-    model: nn.Module, path: Path, facts: Mapping[str, str], example: Tensor, batches: Sequence[Tensor]
-) -> list[Tensor]:
+def torchscript_logits(model: nn.Module, path: Path, texts: Mapping[str, str], batches: Sequence[Tensor]) -> list[Tensor]:
     """Write TorchScript; return the logits that the file gives for each batch."""
-    traced = torch.jit.trace(model, (example,))
+    traced = torch.jit.trace(model, (batches[1],))
     buffer = io.BytesIO()  # PyTorch's own writing of a file fails with other errors than a system's
-    torch.jit.save(traced, buffer, _extra_files=dict(facts))
+    torch.jit.save(traced, buffer, _extra_files=dict(texts))
     path.write_bytes(buffer.getbuffer())
     again = torch.jit.load(str(path))
     return [again(batch) for batch in batches]

@@ -34,7 +34,7 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     found = num_classes or rows or (len(counts) if counts else None)
     if not found:
         raise UserError(f"{source} does not tell its class count by the names of a CIFAR ResNet's weights: see --arch")
-    check_class_count(state, source, rows or num_classes)
+    check_class_count(state, source, rows or found)
     recorded = state.get("arch")
     if arch is None and recorded and ":" in recorded:  # a file that a stranger may have written is not to choose what is run
         raise UserError(f"{source} holds the network {recorded}: give --arch {recorded} if that is code of yours")
@@ -49,45 +49,33 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     return model.eval()
 
 
-def check_class_count(state: dict[str, Any], source: Path, rows: int | None) -> None:
-    """Check that what a checkpoint says of its classes is said of as many as its weights have.
-
-    `rows` are those of its last layer, None where it is another network, of which some matrix must have as many.
-    """
-    matrices = {len(tensor) for tensor in state["state_dict"].values() if tensor.dim() == 2 and tensor.numel()}
+def check_class_count(state: dict[str, Any], source: Path, classes: int) -> None:
+    """Check that what a checkpoint says of its classes is said of as many as its weights have."""
     for key in ("cls_num_list", "stage2_counts", "class_names"):
-        count = len(state.get(key, ()))
-        if key in state and count not in ({rows} if rows else matrices):
-            of = f"{rows} classes" if rows else "another number of classes"
-            raise UserError(f"{source} cannot be used: its {key} has {count} entries, its weights are those of {of}")
+        if len(state.get(key, range(classes))) != classes:
+            count = f"its {key} has {len(state[key])} entries"
+            raise UserError(f"{source} cannot be used: {count}, its weights are those of {classes} classes")
 
 
 def names_of_classes(state: dict[str, Any], num_classes: int) -> list[str]:
     """Return the class names of a checkpoint, "class 0" and so on where it holds none, as the released ones do."""
-    names: list[str] | None = state.get("class_names")
-    return [f"class {k}" for k in range(num_classes)] if names is None else names
+    return state.get("class_names") or [f"class {k}" for k in range(num_classes)]
 
 
 class FromPixels(nn.Module):
-    """A network together with the normalisation of its images: pixels (N, 32, 32, 3) uint8 RGB to logits (N, C).
-
-    `subtracted` (C,) is taken off the logits, None takes nothing.
-    """
+    """A network together with the normalisation of its images: pixels (N, 32, 32, 3) uint8 RGB to logits (N, C)."""
 
     scale: Tensor
     shift: Tensor
-    subtracted: Tensor | None
 
-    def __init__(self, network: nn.Module, subtracted: Tensor | None = None) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("subtracted", subtracted)
-        scale, shift = normalisation(torch.device("cpu"), torch.float32)
-        self.register_buffer("scale", scale.clone())
-        self.register_buffer("shift", shift.clone())
+        for name, value in zip(("scale", "shift"), normalisation(torch.device("cpu"), torch.float32), strict=True):
+            self.register_buffer(name, value.clone())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits (N, C); the same values as `data_utils.normalize` before the network."""
         images = (pixels.to(self.scale.dtype) * self.scale - self.shift).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
         logits: Tensor = self.network(images)[1]
-        return logits if self.subtracted is None else logits - self.subtracted
+        return logits

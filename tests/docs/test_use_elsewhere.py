@@ -10,9 +10,10 @@ import torch
 from PIL import Image, ImageOps
 from support.own import network
 from support.places import ROOT
+from torch import nn
 
 from heads.transforms import Preparation, transforms
-from inference.exports import ENDINGS, export
+from inference.exports import ENDINGS, LARGE, export
 from inference.photographs import FromPhotographs
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -37,8 +38,7 @@ def test_the_lines_name_a_photograph(tmp_path, form, library):
     model = network(len(NAMES))
     with torch.no_grad():
         model[-1].weight *= 50  # so that images are told apart
-    compared = torch.zeros(1, 50, 60, 3, dtype=torch.uint8)
-    export(FromPhotographs(model, PREPARED).eval(), form, path, NAMES, [compared])
+    export(nn.Sequential(FromPhotographs(PREPARED), model), form, path, {"class_names": NAMES, "preparation": {}}, LARGE)
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     wanted = []

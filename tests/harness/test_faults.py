@@ -183,6 +183,8 @@ ROWS = [
           ("miscounted.pth.tar", [], "miscounted.pth.tar", "would replace miscounted.pth.tar, which this command reads"),
           ("crt.pth", ["--val_list", "good.txt"], "good.txt", "would replace good.txt, which this command reads"),
           ("crt.pth", [], "large/train/class1/0.png", "is another file than a table of this command"))),
+    (HEAD_TEST, [*TESTED, "--loading_path", "crt.pth", "--out", "mine.csv"],
+     {"mine.csv": lambda path: path.write_text("class,teacher\n")}, ["mine.csv is another file than a table of this"]),
     (HEAD_TEST, [*TESTED, "--out", "pipe"], {"pipe": os.mkfifo}, ["pipe cannot be written (it is a folder, a pipe or a"]),
     (HEAD_TEST, [*TESTED, "--out", "large"], None, ["large cannot be written (it is a folder, a pipe or a device)"]),
     (HEAD_TEST, [*TESTED, "--out", "text/x.csv"], None, ["text/x.csv cannot be written (Not a directory)"]),

@@ -81,7 +81,7 @@ def test_reading_and_testing_show_progress_beside_the_results(photos, small_trai
     own = ["--arch", "drawing:Drawing", "--no-cuda", "--checkpoint_path", whole / "a_ckpt.pth.tar"]
     for command, words in (
         (["MetaSAug_test.py", *own, "--data_root", photos, "--test-batch-size", "4"], "testing"),
-        (["predict.py", *own, photos / "test"], "batches of 256 images"),
+        (["predict.py", *own, photos / "test"], "batches of 32 images"),
     ):
         slow, quick = run(*command, cwd=photos), run(*command, cwd=photos, **fast)
         assert slow.stdout == quick.stdout

@@ -1,0 +1,183 @@
+"""What a trained network says of images and features, on lines or in a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import nlargest
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datasets.folders import counted, files_below
+from datasets.pictures import readable_endings
+from datasets.small_sets import read_or_fault
+from harness.errors import UserError
+from harness.evaluation import no_answers
+from harness.files import check_is_table, check_output, replacing
+from harness.progress import progress
+from harness.text import WRITTEN_OUT, say
+from heads.feature_files import FeatureTable, read_features
+from inference.classifiers import Classifier, ReadImage
+
+BATCH, ROWS = 32, 1024  # images and rows of features at once
+FIRST_LINES = {  # the first line of a table
+    ".csv": r"path(,class \d+,probability \d+)+(,error)?",
+    ".jsonl": r'\{"path": ".*", "classes": \[(\{"name": ".*", "probability": |\], "error": ").*\}',
+}
+Part = FeatureTable | list[Path]  # rows of features or images
+Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable classes and their probabilities, an error
+ReadBatch = list[tuple[str, ReadImage | UserError]]  # what inputs are called, and what was read of them or why nothing
+
+
+@dataclass
+class Tally:
+    """What was done to each image, see `pictures.Decoded`, and why some cannot be read."""
+
+    done: list[frozenset[str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def check(self, total: int, status: int) -> None:
+        """Raise a `UserError` that names the images, of `total` inputs, that cannot be read, if any."""
+        if len(self.faults) == 1:
+            raise UserError(self.faults[0], status=status)
+        if self.faults:
+            raise UserError(f"{len(self.faults)} of {total} images cannot be read, see above", self.faults, status)
+
+
+def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[Part], list[str]]:
+    """Read files of features and find the images that are named or lie in folders; notes say what is left out there."""
+    parts: list[Part] = []
+    notes: list[str] = []
+    taken = network.head.in_features if network.head else "images"
+    for features, paths in groupby(given, lambda path: path.suffix.lower() in (".npz", ".safetensors")):
+        if features:
+            parts += [read_features(path, labelled=False) for path in paths]
+        elif network.model is network.head:
+            raise UserError(f"{next(paths)} is no file of features, .npz or .safetensors, which the network was trained on")
+        else:
+            parts.append([file for path in paths for file in images_at(path, notes)])
+    for part in parts:
+        if isinstance(part, FeatureTable) and part.features.shape[1] != taken:
+            raise UserError(f"{part.path} has {part.features.shape[1]} features a row, the network takes {taken}")
+    return parts, notes
+
+
+def images_at(path: Path, notes: list[str]) -> list[Path]:
+    """Return a file, or the images below a folder; add lines that say what is left out there."""
+    if not os.path.isdir(path):
+        return [path]
+    try:
+        below = files_below(path, readable_endings())
+    except OSError as error:
+        why = f"{error.filename} cannot be read ({error.strerror})"
+        raise UserError(f"{why}: make it readable, or move it away") from error
+    images = [path / file for file, reason in below if not reason]
+    if not images:
+        raise UserError(f"{path} holds no image in a format that can be read: name another folder, or convert them")
+    left_out = Counter(reason for _, reason in below if reason)
+    if left_out:
+        notes.append(f"{path}: files left out: {counted(left_out)}")
+    return images
+
+
+def read_parts(parts: Sequence[Part], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
+    """Yield rows and images as a network takes them; `shown` says whether to say how far that is."""
+    for part in parts:
+        yield from read_rows(part) if isinstance(part, FeatureTable) else read_files(part, network, shown)
+
+
+def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
+    """Yield the rows of a file of features."""
+    names = table.names or [f"{table.path} row {number}" for number in range(len(table))]
+    for start in range(0, len(table), ROWS):
+        rows = torch.from_numpy(table.features[start : start + ROWS]).float()
+        yield [(name, ReadImage(row)) for name, row in zip(names[start : start + ROWS], rows, strict=True)]
+
+
+def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
+    """Yield images, see `read_parts`."""
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+    with ThreadPoolExecutor() as pool:  # decoders let other threads work
+        label = f"batches of {BATCH} images"
+        for batch in progress(batches, len(batches), label, print_freq=0 if shown else None, file=sys.stderr):
+            read = pool.map(partial(read_or_fault, read=network.read), batch)
+            yield list(zip(map(str, batch), read, strict=True))
+
+
+def predictions(
+    network: Classifier, batches: Iterable[ReadBatch], shift: Tensor, top: int, source: Path, tally: Tally
+) -> Iterator[Row]:
+    """Yield a row for each input.
+
+    Parameters
+    ----------
+    shift:
+        What is added to the logits (C,), where the model is.
+    source:
+        The network's checkpoint.
+    tally:
+        Takes what is to be said in the end.
+
+    Raises
+    ------
+    UserError
+        If the network's answers are no numbers, and in the end if no input can be read.
+    """
+    total = 0
+    for batch in batches:
+        found = iter(network.probabilities([read for _, read in batch if isinstance(read, ReadImage)], shift))
+        for name, read in batch:
+            total += 1
+            if isinstance(read, UserError):
+                tally.faults.append(str(read))
+                yield name, [], str(read)
+                continue
+            tally.done.append(read.done)
+            chances = next(found)
+            if any(map(math.isnan, chances)):
+                raise no_answers(source)
+            best = nlargest(top, zip(network.names, chances, strict=True), key=itemgetter(1))
+            yield name, [(class_name, f"{chance:.4f}") for class_name, chance in best], ""
+    if len(tally.faults) == total:
+        tally.check(total, status=2)
+
+
+def print_rows(rows: Iterable[Row]) -> None:
+    """Print a line for each input that can be read, probabilities in per cent."""
+    for name, best, error in rows:
+        if not error:
+            say([name, *(f"{class_name} {100 * float(chance):.2f}" for class_name, chance in best)])
+
+
+def write_rows(rows: Iterable[Row], out: Path, top: int) -> None:
+    """Write a table; it is there when all rows are, until then an earlier one."""
+    with replacing(out) as part, open(part, "w", newline="", encoding="utf-8", errors=WRITTEN_OUT) as file:
+        if out.suffix.lower() == ".csv":
+            table = csv.writer(file)
+            table.writerow(["path", *(f"{word} {k + 1}" for k in range(top) for word in ("class", "probability")), "error"])
+            table.writerows([name, *chain(*(best or [("", "")] * top)), error] for name, best, error in rows)
+        else:
+            for name, best, error in rows:
+                classes = [{"name": class_name, "probability": float(chance)} for class_name, chance in best]
+                file.write(json.dumps({"path": name, "classes": classes, "error": error}) + "\n")
+
+
+def check_out(out: Path, inputs: Sequence[Path | str | None]) -> None:
+    """Refuse now what cannot be written, what is read, and any file that is no such table."""
+    heading = FIRST_LINES.get(out.suffix.lower())
+    if heading is None:
+        raise UserError(f"--out {out} makes no sense: its name must end in .csv or .jsonl")
+    check_output(out, inputs=inputs)
+    check_is_table(out, heading)

@@ -1,0 +1,232 @@
+"""predict.py: lines and tables of images and rows of features, by networks of every script."""
+
+import csv
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.classifiers import FILES, MORE, NAMES, TRANSFORMED, pixels_of, slow_logits
+
+from inference.predictions import check_out
+
+HEADING = "path,class 1,probability 1,class 2,probability 2,class 3,probability 3"
+
+
+def read_table(path):
+    """The names of the classes and their probabilities, by order, and the error, of each input."""
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert all(list(row) == ["path", "classes", "error"] for row in rows)
+        return [(row["path"], [(one["name"], one["probability"]) for one in row["classes"]], row["error"]) for row in rows]
+    with open(path, newline="", encoding="utf-8") as file:
+        heading, *rows = csv.reader(file)
+    assert heading == [*HEADING.split(","), "error"]
+    assert all(re.fullmatch(r"[01]\.\d{4}", word) for row in rows if not row[-1] for word in row[2:-1:2])
+    pairs = [[(name, float(p)) for name, p in zip(row[1:-1:2], row[2:-1:2], strict=True) if name] for row in rows]
+    return [(row[0], found, row[-1]) for row, found in zip(rows, pairs, strict=True)]
+
+
+def check_best(best, logits, names=NAMES):
+    wanted = logits.softmax(0)
+    assert [name for name, _ in best] == [names[k] for k in wanted.argsort(descending=True)]
+    assert [p for _, p in best] == pytest.approx(sorted(wanted.tolist(), reverse=True), abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("which", "ending"),
+    [
+        ("small.pth.tar", "csv"),
+        ("own.pth.tar", "jsonl"),
+        ("slim.pth.tar", "csv"),
+        ("released.pth.tar", "csv"),
+    ],
+)
+def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which, ending):
+    """Also for those that cannot be read; lines for the others alone."""
+    names = ["class 0", "class 1", "class 2"] if which == "released.pth.tar" else NAMES
+    given = ["bad.jpg", "photos", "gone.jpg", FILES[0]]
+    flags = ["--checkpoint_path", which, "--no-cuda", *MORE.get(which, [])]
+    result = run_in("predict.py", *flags, "--out", f"t.{ending}", *given, cwd=folder, status=1)  # another case's is replaced
+    assert result.stdout == f"wrote t.{ending}: 6 rows\n"
+    bad, gone, last = result.stderr.splitlines()
+    assert bad.startswith("bad.jpg (8 bytes) cannot be read as an image")
+    assert last == "predict.py: error: 2 of 6 images cannot be read, see above"
+    rows = read_table(folder / f"t.{ending}")
+    assert [row[0] for row in rows] == ["bad.jpg", *FILES, "gone.jpg", FILES[0]]
+    assert [row[1:] for row in (rows[0], rows[4])] == [([], bad), ([], gone)]
+    logits = [slow_logits(which, pixels_of(which, folder / file)) for file in FILES]
+    for (_, best, error), expected in zip(rows[1:4], logits, strict=True):
+        check_best(best, expected, names)
+        assert error == ""
+    assert rows[5] == rows[1]
+    assert min(float((a - b).abs().max()) for a, b in ((logits[0], logits[1]), (logits[0], logits[2]))) > 1e-2  # the control
+    lines = run_in("predict.py", *flags, "--top", 2, *given, cwd=folder, status=1).stdout
+    for line, (name, best, _) in zip(lines.splitlines(), [*rows[1:4], rows[5]], strict=True):
+        assert line == "\t".join([name, *(f"{found} {100 * p:.2f}" for found, p in best[:2])])
+
+
+def test_where_nothing_can_be_read_an_earlier_table_stays(refused, run, folder, tmp_path):
+    (tmp_path / "t.csv").write_text(f"{HEADING}\na.jpg,owl,1,x,0,y,0\n")
+    flags = ["predict.py", "--checkpoint_path", folder / "small.pth.tar", "--no-cuda"]
+    assert "phtos is missing" in refused(*flags, "--out", "t.csv", "phtos")
+    result = run(*flags, "gone.png", "gone too.png", status=2)
+    assert (result.stdout, len(result.stderr.splitlines())) == ("", 3)
+    assert (tmp_path / "t.csv").read_text().endswith("a.jpg,owl,1,x,0,y,0\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("which", TRANSFORMED)
+def test_rows_of_features(run_in, folder, which):
+    np.savez(folder / "unnamed.npz", features=np.ones((1, 7), np.float32))
+    flags = ["--checkpoint_path", which, "--no-cuda", "--out", "r.jsonl", "rows.npz", "unnamed.npz"]
+    assert run_in("predict.py", *flags, cwd=folder).stdout == "wrote r.jsonl: 6 rows\n"
+    features = torch.tensor(np.concatenate([np.load(folder / "rows.npz")["features"], np.ones((1, 7))])).double()
+    head = torch.load(folder / which, weights_only=True)["state_dict"]
+    logits = TRANSFORMED[which](features) @ head["fc.weight"].double().T + head["fc.bias"].double()
+    found = read_table(folder / "r.jsonl")
+    assert [row[0] for row in found] == [*(f"row ä{k}" for k in range(5)), "unnamed.npz row 0"]
+    for (_, best, error), expected in zip(found, logits, strict=True):
+        check_best(best, expected)
+        assert error == ""
+
+
+def test_images_and_features_of_one_network_stay_in_order(run_in, folder):
+    np.savez(folder / "own.npz", features=np.ones((2, 24), np.float32))
+    flags = ["--checkpoint_path", "own.pth.tar", *MORE["own.pth.tar"], "--out", "m.csv", FILES[0], "own.npz", FILES[1]]
+    run_in("predict.py", *flags, cwd=folder)
+    assert [row[0] for row in read_table(folder / "m.csv")] == [FILES[0], "own.npz row 0", "own.npz row 1", FILES[1]]
+
+
+def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, folder, tmp_path):
+    for name in ("a.png", "deep/b.jpg", "deep/\x1b[31m.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA" if name == "a.png" else "RGB", (50, 40)).save(tmp_path / "in" / name)
+    for name in ("in/notes.txt", "in/deep/IMG_1.HEIC", "empty/a.txt", "empty/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    flags = ["predict.py", "--checkpoint_path", folder / "small.pth.tar", "--no-cuda"]
+    result = run(*flags, "in")
+    named = [line.split("\t")[0] for line in result.stdout.splitlines()]
+    assert named == ["in/a.png", "in/deep/\\x1b[31m.png", "in/deep/b.jpg"]
+    assert result.stderr.splitlines() == [
+        "note: in: files left out: 1 in a format that cannot be read here (.heic: convert to JPEG or PNG), 1 not an image",
+        "note: in: in a format that cannot be read here: deep/IMG_1.HEIC",
+        "note: 1 image is transparent somewhere: it was laid on white",
+    ]
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "deep" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    for name, words in (
+        ("in/pipe.png", "in/pipe.png is a pipe, socket or device"),
+        ("in/deep/IMG_1.HEIC", "IMG_1.HEIC is HEIC, which cannot be read here: convert it"),
+        ("empty", "empty holds no image in a format that can be read"),
+    ):
+        assert words in refused(*flags, name)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(refused, folder, tmp_path, nest):
+    nest(tmp_path, 200 * "d", 25)
+    line = refused("predict.py", "--checkpoint_path", folder / "small.pth.tar", 200 * "d")
+    assert "cannot be read (File name too long): make it readable, or move it away" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("of", "classes"), [("ImageNet_LT", 3), ("iNaturalist18", 8142)])
+def test_a_released_head_is_taken_for_one_of_the_set_with_so_many_classes(run_in, folder, tmp_path, of, classes):
+    other = {"ImageNet_LT": "iNaturalist18", "iNaturalist18": "ImageNet_LT"}[of]
+    state = torch.load(folder / "released.pth.tar", weights_only=True)
+    state["state_dict"]["classifier"] = {"fc.weight": torch.randn(classes, 2048), "fc.bias": torch.zeros(classes)}
+    torch.save(state, tmp_path / "x.pth.tar")
+    flags = ["--checkpoint_path", tmp_path / "x.pth.tar", "--no-cuda", FILES[0]]
+    plain, said, wrong = (run_in("predict.py", *flags, *more, cwd=folder)
+                          for more in ([], ["--dataset", of], ["--dataset", other]))  # fmt: skip
+    assert plain.stdout == said.stdout != wrong.stdout
+    assert f"by its {classes} classes it is taken for {of}, see --dataset\n" in plain.stderr
+    assert said.stderr == ""
+
+
+OURS = [
+    ("t.csv", HEADING), ("t.csv", f"{HEADING},error\na.png,,,,,,,gone"), ("t.csv", "path,class 1,probability 1"),
+    ("t.csv", ""),
+    ("t.jsonl", '{"path": "a", "classes": [{"name": "owl", "probability": 1.0}]}'),
+    ("t.jsonl", '{"path": "a", "classes": [], "error": "gone"}'), ("t.jsonl", ""),
+]  # fmt: skip
+OTHERS = [
+    ("t.csv", "path,label"), ("t.csv", "path,class 1,probability 1,label"), ("t.csv", f"id,{HEADING}"), ("t.csv", "a.png,1"),
+    ("t.csv", f"{HEADING}s"), ("t.csv", "\n" + HEADING), ("t.jsonl", '{"path": "a", "label": 1}'), ("t.jsonl", HEADING),
+    ("t.jsonl", '{"path": "a", "classes": ["owl"]}'), ("t.csv", OURS[5][1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "ours"), [*((*one, True) for one in OURS), *((*one, False) for one in OTHERS)])
+def test_only_a_table_of_predictions_is_replaced(tmp_path, name, text, ours):
+    (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode())
+    said = ""
+    try:
+        check_out(tmp_path / name, [])
+    except Exception as error:
+        said = str(error)
+    assert said == ("" if ours else f"--out {tmp_path / name} is another file than a table of this command: name another")
+
+
+@pytest.fixture(scope="module")
+def odd(folder):
+    """Checkpoints that cannot be used."""
+    slim = torch.load(folder / "slim.pth.tar", weights_only=True)
+    small = torch.load(folder / "small.pth.tar", weights_only=True)
+    flat = {name: value for part in slim["state_dict"].values() for name, value in part.items()}
+    large = {**small["state_dict"], "linear.weight": torch.full((3, 64), 3e38)}
+    for name, state in {
+        "headless": {"state_dict": {"conv1.weight": torch.zeros(1)}},
+        "scalar": {"state_dict": {"linear.weight": torch.zeros(())}},
+        "backbone": {"state_dict": {"feature": slim["state_dict"]["feature"]}},
+        "other": {"state_dict": flat, "arch": "my:net", "cls_num_list": [9, 5, 2]},
+        "cifar": {**slim, "dataset": "cifar10"},
+        "resume": {**slim, "resume": {}},
+        "names": {**small, "class_names": NAMES[:2]},
+        "large": {**small, "state_dict": large},
+    }.items():
+        torch.save(state, folder / f"{name}.pth.tar")
+    Image.new("RGB", (40000, 2)).save(folder / "thin.png")
+    (folder / "gone.csv.tmp").write_text("Häher,1\nowl,1\n\"two, words\",1\n", encoding="utf-8")
+    (folder / "folder.pt").mkdir()
+    (folder / "folder.pth.tar").write_bytes((folder / "small.pth.tar").read_bytes())
+    np.savez(folder / "wide.npz", features=np.ones((1, 8), np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("which", "flags", "words"),
+    [
+        ("small", [], "no image is given: name files, or folders of them"),
+        ("small", ["--export", "onnx", "--out", "x.csv"], "no image is given: name files, or folders of them"),
+        ("small", ["--export", "pickle"], "invalid choice: 'pickle'"),
+        ("small", [FILES[0], "--top", "0"], "--top 0 makes no sense"),
+        ("small", [FILES[0], "--dataset", "ImageNet_LT"], "leave --dataset out"),
+        ("small", ["rows.npz"], "rows.npz has 7 features a row, the network takes images"),
+        ("small", [FILES[0], "--out", "x.txt"], "--out x.txt makes no sense: its name must end in .csv or .jsonl"),
+        ("small", [FILES[0], "--out", "gone/x.csv"], "gone/x.csv cannot be written"),
+        ("small", [FILES[0], "--out", "gone.csv", "--prior", "gone.csv.tmp"], "which this command reads"),
+        ("folder", ["--export", "torchscript"], "folder.pt cannot be written"),
+        ("none", ["photos"], "photos is no file of features, .npz or .safetensors, which the network was trained on"),
+        ("none", ["wide.npz"], "wide.npz has 8 features a row, the network takes 7"),
+        ("slim", ["thin.png"], "thin.png is absurdly thin (40000 x 2)"),
+        ("slim", [FILES[0], "--arch", "resnet32"], "slim.pth.tar holds a head of a ResNet-50: leave --arch out"),
+        ("slim", [FILES[0], "--dataset", "ImageNet_LT"], "was trained with --dataset custom, not ImageNet_LT"),
+        ("headless", [FILES[0]], "headless.pth.tar does not tell its class count"),
+        ("scalar", [FILES[0]], "scalar.pth.tar does not tell its class count"),
+        ("backbone", [FILES[0]], "backbone.pth.tar holds no head: it is a backbone alone"),
+        ("other", [FILES[0]], "other.pth.tar holds the network my:net: give --arch my:net"),
+        ("cifar", [FILES[0]], "cifar.pth.tar cannot be used: it says that its data set is cifar10"),
+        ("resume", [FILES[0]], "take the one that ends in _last or _ckpt.pth.tar"),
+        ("names", [FILES[0]], "its class_names has 2 entries, its weights are those of 3 classes"),
+        ("large", [FILES[0]], "large.pth.tar cannot be used: the answers of its network are not finite"),
+    ],
+)
+def test_mistakes(refused, odd, which, flags, words):
+    before = sorted(path.name for path in odd.iterdir())
+    assert words in refused("predict.py", "--no-cuda", "--checkpoint_path", f"{which}.pth.tar", *flags, cwd=odd)
+    assert sorted(path.name for path in odd.iterdir()) == before

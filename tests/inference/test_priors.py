@@ -1,0 +1,98 @@
+"""Probabilities for other class frequencies: predict.py --prior, against Bayes' rule in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.classifiers import COUNTS, FILES, NAMES
+
+from harness.errors import UserError
+from inference.priors import prior_shift
+
+FILE = [0.2, 0.0, 0.6]  # not yet of sum 1
+EVEN = [1, 1, 1]
+PLAIN, BALANCED = "classes as frequent as in training", "equally frequent ones"
+
+
+def shares(folder, text, encoding="utf-8"):
+    (folder / "shares.csv").write_bytes(text.encode(encoding))
+    return str(folder / "shares.csv")
+
+
+@pytest.mark.parametrize(
+    ("more", "own", "taken"),
+    [
+        ({"flags": {"stage2": "none", "meta_start": 5}}, COUNTS, PLAIN),
+        ({"flags": {"stage2": "metasaug", "meta_start": 20}}, COUNTS, PLAIN),  # it ended in stage 1
+        ({"flags": {"stage2": "reweight", "meta_start": 5, "balance": "none"}}, COUNTS, PLAIN),
+        ({"flags": {"stage2": "none", "meta_start": 5}, "stage2_counts": [100, 19, 11]}, [100, 19, 11], PLAIN),  # joined
+        ({"flags": {"stage2": "metasaug", "meta_start": 5}}, EVEN, BALANCED),
+        ({"flags": {"stage2": "isda", "meta_start": 5, "balance": "prior"}}, EVEN, BALANCED),
+        ({}, EVEN, BALANCED),  # a released one says nothing
+    ],
+)
+def test_probabilities_follow_the_frequencies(tmp_path, more, own, taken):
+    state = {"cls_num_list": COUNTS, "epoch": 9, **more}
+    file = shares(tmp_path, "class,share\n" + "".join(f'"{n}",{s}\n' for n, s in zip(NAMES[::-1], FILE[::-1], strict=True)))
+    logits = np.random.default_rng(0).normal(0, 2, (20, 3))
+    for prior, wanted, words in (
+        ("train", more.get("stage2_counts", COUNTS), "as frequent as in training"),
+        ("uniform", EVEN, "equally frequent"),
+        (file, FILE, f"as frequent as {file} says"),
+    ):
+        shift, line = prior_shift(prior, NAMES, state, Path("x"))
+        found = torch.from_numpy(logits).add(shift).softmax(1)
+        weighed = torch.from_numpy(logits).softmax(1) * torch.tensor(wanted) / torch.tensor(own)
+        torch.testing.assert_close(found, weighed / weighed.sum(1, keepdim=True), atol=1e-6, rtol=0, check_dtype=False)
+        assert line == f"probabilities are for classes that are {words}; those of the network are taken to be for {taken}"
+
+
+def test_the_command_adds_what_a_prior_says(run_in, folder):
+    flags = ["--checkpoint_path", "small.pth.tar", "--no-cuda", "--prior", "train", FILES[0]]
+    plain, shifted = (run_in("predict.py", *flags[:end], FILES[0], cwd=folder) for end in (3, 5))
+    assert plain.stdout != shifted.stdout
+    assert shifted.stderr.startswith("note: probabilities are for classes that are as frequent as in training; those of")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Häher,1\nHäher,2", "owl needs a line with a number of 0 or more"),
+        ('Häher,1\nowl,2\nHäher,1\n"two, words",1', "has a class twice"),
+        ("Häher,1\nowl,2", "two, words needs a line with a number"),
+        ('Häher,1\nowl,2\nbee,2\n"two, words",1', "bee is no class of the network"),
+        ("Häher,1\nowl,-2", "owl needs a line with a number of 0 or more"),
+        ("Häher,1\nowl,inf", "owl needs a line with a number of 0 or more"),
+        ("Häher,1\nowl,nan", "owl needs a line with a number of 0 or more"),
+        ("Häher,1\nowl", "cannot be read as a table (not enough values to unpack (expected 2, got 1))"),
+        ("Häher,1\ntwo, words,1", "cannot be read as a table (too many values to unpack (expected 2"),
+        ("Häher,1\nowl,x", "cannot be read as a table (could not convert string to float: 'x')"),
+        ("Häher;0,75\nowl;0,2", "owl;0 is no class of the network"),  # the first line may be a heading
+        ('Häher,0\nowl,0\n"two, words",0', "no number above 0"),
+        ("", "Häher needs a line with a number of 0 or more"),
+        ("class,share", "Häher needs a line with a number of 0 or more"),
+    ],
+)
+def test_tables_that_make_no_sense(tmp_path, text, told):
+    with pytest.raises(UserError) as refused:
+        prior_shift(shares(tmp_path, text), NAMES, {}, Path("x"))
+    assert str(refused.value).startswith(f"--prior {tmp_path}/shares.csv")
+    assert told in str(refused.value)
+    assert str(refused.value).endswith("(in quotes if it has a comma), a comma, no semicolon, a number")
+
+
+def test_what_else_a_prior_needs(tmp_path):
+    for prior, told in (
+        ("train", "--prior needs the training images of each class"),
+        ("gone.csv", "gone.csv cannot be read"),
+        (shares(tmp_path, "Häher,1", "latin-1"), "save as CSV in UTF-8"),
+    ):
+        with pytest.raises(UserError) as refused:
+            prior_shift(prior, NAMES, {}, Path("x"))
+        assert told in str(refused.value)
+
+
+def test_the_largest_numbers_byte_order_marks_and_empty_rows(tmp_path):
+    file = shares(tmp_path, '\ufeffHäher,1e308\r\nowl,1e308\r\n"two, words",1e308\r\n,\r\n\r\n')
+    torch.testing.assert_close(prior_shift(file, NAMES, {}, Path("x"))[0], torch.zeros(3))

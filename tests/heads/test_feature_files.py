@@ -253,6 +253,12 @@ def test_an_array_of_fewer_bytes_than_it_says_is_damaged(tmp_path, name):
     assert len(read_features(tmp_path / "same.npz")) == 5  # the control
 
 
+def test_a_header_that_speaks_of_less_does_not_hide_a_wrong_checksum(tmp_path):
+    path = save_npz(tmp_path / "a.npz", good())
+    path.write_bytes(path.read_bytes().replace(b"(5, 3)", b"(5, 2)"))
+    assert "the checksum of features.npy is wrong" in wrong(read_features, path)
+
+
 def damaged(path, data):
     """Cut a file somewhere, or change a byte of it; return what a reader makes of it."""
     whole, cut = path.read_bytes(), data.draw(st.booleans())

@@ -25,7 +25,7 @@ from harness.image_sets import decode
 from harness.process_group import Group, shard_sizes
 from heads.drawn_sets import Sets
 from heads.image_lists import ImageList
-from heads.transforms import Preparation, is_thin, thin, transforms
+from heads.preparation import Preparation, is_thin, thin, transforms
 
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with

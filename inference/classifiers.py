@@ -16,13 +16,11 @@ from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
 from harness.image_files import decode
 from harness.image_sets import changes, read_image, whitened
-from harness.weights import fit_weights
-from heads.backbone import load_network, make_head, parted_weights
+from heads.backbone import load_network, parted_weights, restored_head
 from heads.feature_files import FeatureTable
 from heads.large_sets import LARGE_SETS
-from heads.networks import restored_backbone
-from heads.transforms import Preparation, is_thin, preparation_of, thin, transforms
-from heads.whole_networks import is_library
+from heads.networks import is_library, restored_network
+from heads.preparation import Preparation, is_thin, preparation_of, thin, transforms
 from inference.trained import FromPixels, check_class_count, names_of_classes, restored
 from meta_layers import head_of
 
@@ -95,14 +93,17 @@ def chances(model: nn.Module, inputs: Tensor, shift: Tensor) -> list[list[float]
     return found
 
 
-def classifier(path: Path, arch: str | None, dataset: str | None) -> Classifier:
+def classifier(path: Path, arch: str | None, dataset: str | None, pretrained: str | None = None) -> Classifier:
     """Return the network of a checkpoint on the CPU, whatever script of this project wrote it.
 
-    `arch` is for networks of one's own, `dataset` for released heads, which do not say on which set they were trained.
+    `arch` is for networks of one's own, `dataset` for released heads, which do not say on which set they were trained, and
+    `pretrained` is where the weights are that a head was trained on, if that is elsewhere now.
     """
     state = load_checkpoint(path)
+    if pretrained is not None and state.get(BACKBONE) is None:
+        raise UserError(f"{path} holds all that it needs: leave --pretrained out")
     if BACKBONE in state:
-        return own_classifier(state, path, arch, dataset)
+        return own_classifier(state, path, arch, dataset, pretrained)
     names = {"layer1.0.conv3.weight", "fc.weight"}  # of a ResNet-50 and of its head
     if "arch" not in state and names & state["state_dict"].keys():
         if arch is not None:
@@ -145,29 +146,25 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
     return of_photographs(state, nn.Sequential(backbone, head), len(matrix), preparation_of(of), notes)
 
 
-def own_classifier(state: dict[str, Any], path: Path, arch: str | None, dataset: str | None) -> Classifier:
+def own_classifier(
+    state: dict[str, Any], path: Path, arch: str | None, dataset: str | None, pretrained: str | None
+) -> Classifier:
     """Return a network of train_own.py, which takes images as its test does."""
     check_ended(state, path)
     facts = state[BACKBONE]
     check_asked(None if facts is None else facts["name"], path, arch, dataset)
     if facts is None:
         return head_classifier(state, path)
-    backbone = restored_backbone(facts, path)
-    head = backbone.part(state["state_dict"], path, state.get("transform", "none"))
+    backbone, head = restored_network(state, path, pretrained)
     check_class_count(state, path, head.out_features)
     return of_photographs(state, nn.Sequential(backbone.model, head), head.out_features, backbone.prepared)
 
 
 def head_classifier(state: dict[str, Any], path: Path) -> Classifier:
     """Return a head alone, which takes features."""
-    weights = parted_weights(state)[1]
-    matrix = weights.get("weight")
-    if matrix is None or matrix.dim() != 2:
-        raise UserError(f"{path} holds no head")
-    check_class_count(state, path, len(matrix))
-    head = make_head(len(matrix), 0, matrix.shape[1], state.get("transform", "none")).eval()
-    fit_weights(head, weights, f"{path}, the head,")
-    return Classifier(names_of_classes(state, len(matrix)), state, head, None, ROWS, lambda *_: [], head=head)
+    head = restored_head(parted_weights(state)[1], path, state.get("transform", "none"))
+    check_class_count(state, path, head.out_features)
+    return Classifier(names_of_classes(state, head.out_features), state, head, None, ROWS, lambda *_: [], head=head)
 
 
 def check_asked(name: str | None, path: Path, arch: str | None, dataset: str | None) -> None:

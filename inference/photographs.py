@@ -3,8 +3,8 @@
 The resize is that of Pillow, by which torchvision resizes PIL images: a triangle or Keys' cubic (a = -0.5) that is as wide
 as the step between output pixels, along rows first and columns next, with weights of 22 bits and levels rounded after each
 pass. Each pass is a product with a matrix that is made in the graph from the image's size. In float64 its sums are exact, as
-they are those of integers, so that the pixels are Pillow's own. (Of images more than twice as high as wide Pillow 13 does
-the columns first: there levels may differ, mostly by one.)
+they are those of integers, so that the pixels are Pillow's own. (Of images more than twice as high as wide, and where both
+sides are squashed, Pillow may do the columns first: there levels may differ, mostly by one.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from heads.transforms import Preparation  # torchvision, which exports of small networks need not load
+    from heads.preparation import Preparation  # torchvision, which exports of small networks need not load
 
 
 class FromPhotographs(nn.Module):
@@ -43,7 +43,7 @@ class FromPhotographs(nn.Module):
         return logits if self.subtracted is None else logits - self.subtracted
 
     def prepare(self, pixels: Tensor) -> Tensor:
-        """Return what the network takes (N, 3, crop, crop): the same values as `heads.transforms` makes in tests."""
+        """Return what the network takes (N, 3, crop, crop): the same values as `heads.preparation` makes in tests."""
         levels = self.middle(pixels).to(self.mean.dtype)
         return (levels * (1 / 255) - self.mean) / self.std
 
@@ -64,7 +64,7 @@ class FromPhotographs(nn.Module):
         keeps as a symbol would take it minutes. Weights are multiples of 2^-22. They are 0 where the crop goes beyond the
         resized image, as torchvision fills it up with black there.
         """
-        resized = (self.short * side // other).clamp(min=self.short)
+        resized = (self.short * side // (side if self.prepared.squash else other)).clamp(min=self.short)
         cut, filled = (resized - self.crop).clamp(min=0), (self.crop - resized).clamp(min=0)
         half = cut // 2
         start = half + (cut % 2) * (half % 2) - filled // 2  # what is cut off is rounded to even, what is filled up down

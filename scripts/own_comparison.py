@@ -107,7 +107,7 @@ def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
     own = source.for_flags(flags)
     with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
-            train(flags, group, lambda: own, whole=False)
+            train(flags, group, lambda: own)
         except Stopped as stopped:
             if stopped.status:
                 raise Stopped("stopped; give the same command to resume", stopped.status) from stopped

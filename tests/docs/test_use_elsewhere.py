@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from support.own import network
 from support.places import ROOT
 
-from heads.transforms import Preparation, transforms
+from heads.preparation import Preparation, transforms
 from inference.exports import ENDINGS, export
 from inference.photographs import FromPhotographs
 

@@ -161,8 +161,8 @@ HEADS = [  # what the file holds instead, how the mistake begins, words of it
     ({"weight": None, "bias": None}, "some.pth holds no head", ["--fresh_head"]),
     ({"weight": torch.zeros(3, 512)}, "some.pth, the head,", ["weight is (3, 512), the one here is (3, 2048)"]),
     ({"weight": torch.tensor(1.0)}, "some.pth, the head,", ["weight is ()"]),
-    ({"weight": torch.zeros(5, 2048), "bias": torch.zeros(5)}, "some.pth was trained on 5 classes, the data set has 3",
-     ["--fresh_head"]),
+    ({"weight": torch.zeros(5, 2048), "bias": torch.zeros(5)}, "some.pth, the head, was trained on 5 classes",
+     ["the data set has 3: see --dataset"]),
 ]  # fmt: skip
 
 

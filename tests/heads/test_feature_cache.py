@@ -30,7 +30,7 @@ from heads.drawn_sets import Sets
 from heads.feature_cache import FeatureCache, cached_features
 from heads.feature_tables import CachedFeatures
 from heads.features import LiveFeatures
-from heads.transforms import preparation_of
+from heads.preparation import preparation_of
 
 A = 12
 

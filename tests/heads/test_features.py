@@ -15,7 +15,7 @@ from data_utils import seeded
 from harness.process_group import Group
 from heads.drawn_sets import Sets
 from heads.features import ListedImages, LiveFeatures, extractor, in_order, plain_images
-from heads.transforms import preparation_of, transforms
+from heads.preparation import preparation_of, transforms
 
 STATISTICS = {
     "ImageNet_LT": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from harness.errors import UserError
-from heads.transforms import Preparation, transforms
+from heads.preparation import Preparation, transforms
 from inference.exports import TRACED, export
 from inference.photographs import FromPhotographs
 

@@ -94,7 +94,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": task.batch_size, **source.digests()},
             facts={
-                "dataset": flags.dataset, **source.facts(), **sets.facts(),
+                "dataset": flags.dataset, **source.facts(flags.whole), **sets.facts(),
                 "global_batch_size": task.batch_size, **flags.drawn_facts(sets),
             },
             steps=lambda _: task.steps, saved=saved, cost=partial(step_cost, flags),

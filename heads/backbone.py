@@ -70,11 +70,6 @@ def parted_weights(state: Mapping[str, Any]) -> tuple[StateDict, StateDict]:
     return parts
 
 
-def load_backbone(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy the weights in; a `UserError` names what is missing, unexpected or of another shape."""
-    fit_weights(model, weights, f"{source}, the backbone,")
-
-
 def load_head(head: nn.Linear, weights: Mapping[str, Tensor], source: Path) -> None:
     """Copy the weights in; a `UserError` says if the class count is another, or names or shapes differ."""
     if "weight" not in weights:
@@ -97,7 +92,7 @@ def load_network(
 ) -> tuple[nn.Module, nn.Linear]:
     """Return backbone and head with the weights that `read_weights` found; a fresh head is drawn from `seed` instead."""
     backbone, head = make_backbone(), make_head(num_classes, seed)
-    load_backbone(backbone, weights[0], source)
+    fit_weights(backbone, weights[0], f"{source}, the backbone,")
     if not fresh_head:
         load_head(head, weights[1], source)
     return backbone, head

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ class Backbone:
     features: int
     prepared: Preparation
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of it, for `restored_network`."""
+    def facts(self, whole: bool = True) -> dict[str, Any]:
+        """Return what a checkpoint says of it for `restored_network`; one of the head alone says where its weights are."""
         prepared = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.prepared).items()}
         given = self.pretrained or ""
         file = os.path.abspath(given) if os.path.isfile(given) else None
-        return {"name": self.name, **prepared, "digest": self.digest(), "pretrained": self.pretrained, "file": file}
+        origin = {} if whole else {"digest": self.digest(), "pretrained": self.pretrained, "file": file}
+        return {"name": self.name, **prepared, **origin}
 
     def digest(self) -> str:
         """Return a digest of its weights, without embeddings of positions: to resize them, machines round differently."""
@@ -126,9 +128,8 @@ def is_torchvision(name: str) -> bool:
 
 def downloads(name: str) -> list[str]:
     """Return what --pretrained can have downloaded for a network."""
-    if is_torchvision(name):
-        return sorted(models.get_model_weights(name).__members__, key=DOWNLOADED.__ne__)
-    return [DOWNLOADED] if is_library(name) else []
+    known = models.get_model_weights(name).__members__ if is_torchvision(name) else [DOWNLOADED] * is_library(name)
+    return sorted(known, key=DOWNLOADED.__ne__)
 
 
 def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepared: Preparation | None = None) -> Backbone:
@@ -141,14 +142,12 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
         method or have arguments, as in `package:Network.from_name('small', depth=3)`.
     pretrained:
         A file of weights, DOWNLOADED, or with torchvision the name of other weights that it has; None leaves the weights
-        of one's own network as its function gives them. With a file named as one of torchvision's, images are prepared as
-        for that.
+        of one's own network as its function gives them, and those of others at random. With a file that has the name of
+        one of torchvision's, images are prepared as for that.
     prepared:
         How its images are prepared; None is as the weights want it, which a file of train_own.py for this network says.
     """
     offered = downloads(name)
-    if pretrained is None and is_library(name):
-        raise UserError(f"--backbone {name} has random weights: give --pretrained {DOWNLOADED} or a file")
     if pretrained is None or pretrained in offered:
         return opened(name, pretrained, images, prepared)
     if not os.path.isfile(pretrained):
@@ -191,7 +190,7 @@ def read_pretrained(source: Path) -> dict[str, Any]:
 
 def prepared_as(facts: Mapping[str, Any]) -> Preparation:
     """Return the preparation that `Backbone.facts` say."""
-    known: dict[str, Any] = {field.name: facts[field.name] for field in fields(Preparation) if field.name in facts}
+    known = {field.name: facts[field.name] for field in fields(Preparation) if field.name in facts}
     return Preparation(**{**known, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
 
 
@@ -205,9 +204,8 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     name, prepared, alone = facts["name"], prepared_as(facts), weights.keys() <= {"fc.weight", "fc.bias"}
     if pretrained is not None and not alone:
         raise UserError(f"{source} holds all that it needs: leave --pretrained out")
-    places = [place for place in (pretrained, facts.get("file"), facts.get("pretrained")) if place]
-    places = places[:1] if pretrained else places
-    place = next((place for place in places if os.path.isfile(place)), places[0] if places else None)
+    places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
+    place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
         backbone = (open_backbone if alone else opened)(name, place if alone else None, ImageFlags(), prepared)
     except UserError as error:
@@ -322,20 +320,16 @@ def own_call(name: str) -> Callable[[], object]:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If it is none, or there is no such function.
     """
     module, _, text = name.partition(":")
-    form = "write package.module:function, or package.module:function('text', depth=3) with plain values"
     try:
         said = ast.parse(text, mode="eval").body
         call = said if isinstance(said, ast.Call) else ast.Call(said, [], [])
-        function = ast.unparse(call.func)
         given = [ast.literal_eval(value) for value in call.args]
-        named = {word.arg or "": ast.literal_eval(word.value) for word in call.keywords}
-        if "" in named or len(named) < len(call.keywords):
-            raise ValueError("two stars before an argument, or one name twice")
+        named: dict[Any, Any] = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(f"{name!r} is no call: {form}") from error
-    make: Callable[..., object] = own_function(f"{module}:{function}")
-    return lambda: make(*given, **named)
+        form = "write package.module:function, or package.module:function('text', depth=3) with plain values"
+        raise ValueError(f"{text!r} is no call: {form}") from error
+    return partial(own_function(f"{module}:{ast.unparse(call.func)}"), *given, **named)

@@ -53,9 +53,9 @@ class ImageSource:
         """Return what tells it from others."""
         return {**self.sets.digests(), "backbone weights": self.weights}
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of it."""
-        return {"backbone": self.backbone.facts()}
+    def facts(self, whole: bool = True) -> dict[str, Any]:
+        """Return what a checkpoint of a head, or of the whole network, says of it."""
+        return {"backbone": self.backbone.facts(whole)}
 
     def state(self, head: nn.Linear, whole: bool) -> dict[str, Tensor]:
         """Return the weights of a head, or of the whole network with it."""
@@ -133,7 +133,7 @@ class FeatureSource:
         """Return what tells it from others."""
         return self.sets.digests()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, whole: bool = True) -> dict[str, Any]:
         """Return what a checkpoint says of it."""
         return {"backbone": None}
 

@@ -328,36 +328,38 @@ def test_the_file_of_another_network_is_named(small, tmp_path):
     assert "holds no weights" in wrong(open_backbone, SMALL, saved_as(tmp_path / "list.pth", [1, 2]), SIZE)
 
 
+def older_vit(name):
+    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{1 + int(found[1]) // 3}.", name)
+
+
 def older_densenet(name):
     return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name)
 
 
-def test_densenets_file_of_torchvision_has_older_names(tmp_path):
-    network = lively(models.get_model("densenet121"))
-    weights = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    older = {older_densenet(name): tensor for name, tensor in weights.items()}
-    assert {"features.denseblock1.denselayer1.norm.1.weight"} <= older.keys() - network.state_dict().keys()
-    backbone = open_backbone("densenet121", saved_as(tmp_path / "weights.pth", older), SIZE)
-    check_parts(backbone, network, "classifier", 32, 1e-2)
-    twin = models.get_model("densenet121")  # the reference: torchvision's own reader
-    load_as_torchvision(twin, SimpleNamespace(get_state_dict=lambda **_: {**older}), progress=False)
-    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in weights.items())
+def read_densenet(model, weights):
+    load_as_torchvision(model, SimpleNamespace(get_state_dict=lambda **_: weights), progress=False)
 
 
-def test_the_files_of_vision_transformers_have_older_names():
-    network = models.VisionTransformer(16, 8, 2, 2, 8, 16)
-    rows = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
-    older = {re.sub(r"\.mlp\.[03]\.", lambda found: rows[found[0]], k): v for k, v in network.state_dict().items()}
-    twin = models.VisionTransformer(16, 8, 2, 2, 8, 16)
-    twin.load_state_dict(older)  # the reference: without a version, torchvision reads older names
-    assert older.keys() != network.state_dict().keys()
-    present = {present_name(name): tensor for name, tensor in older.items()}
-    assert present.keys() == network.state_dict().keys()
-    assert all(torch.equal(tensor, present[name]) for name, tensor in twin.state_dict().items())
+def small_vit():
+    return models.VisionTransformer(16, 8, 2, 2, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "older", "read"),
+    [(models.densenet121, older_densenet, read_densenet), (small_vit, older_vit, nn.Module.load_state_dict)],
+)
+def test_files_of_torchvision_may_have_older_names_which_its_own_readers_know(make, older, read):
+    weights = {name: tensor for name, tensor in make().state_dict().items() if not name.endswith("num_batches_tracked")}
+    renamed, twin = {older(name): tensor for name, tensor in weights.items()}, make()
+    assert renamed.keys() != weights.keys()
+    read(twin, {**renamed})  # the reference
+    present = {present_name(name): tensor for name, tensor in renamed.items()}
+    assert present.keys() == weights.keys()
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in present.items())
 
 
 def test_present_names_stay_as_they_are():
-    for name in ("densenet201", "vit_b_16", "resnet50", "swin_t", "convnext_tiny", "maxvit_t", "efficientnet_b0"):
+    for name in ("densenet201", "vit_b_16", "swin_t"):
         with torch.device("meta"):
             names = models.get_model(name).state_dict()
         assert [present_name(word) for word in names] == list(names)
@@ -411,15 +413,15 @@ def test_a_call_has_the_arguments_that_are_written(words):
 
 @pytest.mark.parametrize(
     "text",
-    ["recorded(recorded())", "recorded(x)", "recorded(a=open('made', 'w'))", "recorded(*[1])", "recorded(**{'a': 1})",
+    ["recorded(recorded())", "recorded(x)", "recorded(a=open('made', 'w'))", "recorded(*[1])",
      "recorded(1 + recorded())", "recorded([x for x in (1, 2)])", "recorded(f'{recorded()}')", "recorded(", "recorded)(",
      "recorded(); recorded()", "recorded() or recorded()", "a = recorded()", "(lambda: 1)()", "recorded()()", "recorded\0",
-     "recorded({[]: 1})", "", " ", "recorded[0]", "recorded.nothing", "nothing", "recorded(a=1, a=2)", "import os"],
+     "recorded({[]: 1})", "", " ", "recorded[0]", "recorded.nothing", "nothing", "import os"],
 )  # fmt: skip
 def test_what_is_no_call_with_plain_values_is_refused_and_not_run(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own_backbones.RAN.clear()
-    assert "write package.module:function" in wrong(open_backbone, f"{OWN}:{text}", None, ImageFlags())
+    assert "package.module:function" in wrong(open_backbone, f"{OWN}:{text}", None, ImageFlags())
     assert own_backbones.RAN == []
     assert list(tmp_path.iterdir()) == []
 
@@ -445,8 +447,6 @@ def test_what_is_no_call_with_plain_values_is_refused_and_not_run(text, tmp_path
         ("ResNet50", "DEFAULT", "--backbone ResNet50 cannot be made (ValueError: timm.list_models() knows the names)"),
         ("timm:../resnet", "DEFAULT", "--backbone timm:../resnet cannot be made ("),
         ("googlenet", "DEFAULT", "cannot be used: its weights change its input, which a file does not tell"),
-        (SMALL, None, f"--backbone {SMALL} has random weights: give --pretrained DEFAULT or a file"),
-        ("timm:resnet18", None, "--backbone timm:resnet18 has random weights: give --pretrained DEFAULT or a file"),
         ("mobilenet_v2", "IMAGENET1K_V3", "by --pretrained, or DEFAULT to download it, or IMAGENET1K_V1 to download it, or"),
         ("mobilenet_v2", "IMAGENET1K_V1", "mobilenet_v2-b0353104.pth elsewhere and give the file by --pretrained"),
     ],
@@ -495,35 +495,17 @@ def test_what_is_global_stays_as_it_was_and_weights_at_random_are_the_same(call)
 
 def checkpoint(path, made, head, whole=True, name=None, **more):
     """A checkpoint as train_own.py writes it."""
-    facts = {**made.facts(), **({} if name is None else {"name": name})}
+    facts = {**made.facts(whole), **({} if name is None else {"name": name})}
     weights = made.whole(head) if whole else head_weights(head)
     classes = [f"class {k}" for k in range(head.out_features)]
     save_checkpoint({"state_dict": weights, "class_names": classes, "backbone": facts, **more}, path)
     return path
 
 
-def photo(path):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((60, 50), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def slow_probabilities(network, prepared, path):
-    """The middle of an image in float64, through the network as it was made."""
-    with Image.open(path) as image:
-        short, (width, height) = prepared.resize_size, image.size
-        sides = (short * width // min(image.size), short * height // min(image.size))
-        left, top = (round((side - prepared.image_size) / 2) for side in sides)
-        box = (left, top, left + prepared.image_size, top + prepared.image_size)
-        middle = image.resize(sides, Image.Resampling[prepared.interpolation.upper()]).crop(box)
-    pixels = (np.asarray(middle, dtype=np.float64) / 255 - np.array(prepared.mean)) / np.array(prepared.std)
-    with torch.no_grad():
-        return network.double()(torch.from_numpy(pixels.transpose(2, 0, 1)).unsqueeze(0))[0].softmax(0)
-
-
-def found_by(read, path):
-    [found] = read.probabilities([read.read(photo(path))], torch.zeros(len(read.names)))
-    return torch.tensor(found, dtype=torch.float64)
+@torch.no_grad()
+def logits_by(read, size=24):
+    """What a checkpoint's network says of prepared images."""
+    return read.model(images(size))
 
 
 NAMES = {
@@ -552,14 +534,15 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     path = checkpoint(tmp_path / "own.pth.tar", backbone, head, whole)
     if whole and case != "features":
         assert sorted(saved(path)["state_dict"]) == sorted(network.state_dict())
-    found = found_by(classifier(path, name, None), tmp_path / "photo.png")
+    read = classifier(path, name, None)
     if case == "features":
         network = nn.Sequential(network, head)
     else:
         network.set_submodule(backbone.head, head)
-    expected = slow_probabilities(network, backbone.prepared, tmp_path / "photo.png")
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert expected.std() > 1e-3  # the control: they tell classes apart
+    with torch.no_grad():
+        torch.testing.assert_close(logits_by(read), network(images(24)), rtol=0, atol=1e-5)
+    assert read.prepared == backbone.prepared
+    assert logits_by(read).std(dim=0).min() > 1e-3  # the control: they tell images apart
     if whole:  # as --pretrained, for another training
         again = open_backbone(name, str(path), ImageFlags())
         assert again.prepared == backbone.prepared
@@ -577,8 +560,7 @@ def test_whole_networks_of_older_versions_are_read(small, tmp_path):
     assert "jitter" in state["backbone"]
     assert "squash" not in state["backbone"]
     save_checkpoint(state, tmp_path / "older.pth.tar")
-    found = [found_by(classifier(file, None, None), tmp_path / "p.png") for file in (path, tmp_path / "older.pth.tar")]
-    assert torch.equal(*found)
+    assert torch.equal(*(logits_by(classifier(file, None, None), 32) for file in (path, tmp_path / "older.pth.tar")))
     assert wrong(classifier, path, None, None, "weights.pth") == f"{path} holds all that it needs: leave --pretrained out"
 
 
@@ -590,10 +572,10 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
     backbone = open_backbone(SMALL, "weights.pth", SIZE)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, make_head(4, 1, backbone.features), whole=False)
     assert path.stat().st_size < 40_000
-    expected = found_by(classifier(path, None, None), tmp_path / "p.png")
+    expected = logits_by(classifier(path, None, None), 32)
 
     def found(pretrained=None):
-        return torch.equal(found_by(classifier(path, None, None, pretrained), tmp_path / "p.png"), expected)
+        return torch.equal(logits_by(classifier(path, None, None, pretrained), 32), expected)
 
     monkeypatch.chdir(tmp_path / "b")
     assert found()  # where training found them
@@ -642,16 +624,12 @@ USED = "cannot be used: "
     ("change", "told"),
     [
         ({"name": None}, f"{USED}its backbone.name is None"),
-        ({"image_size": "24"}, f"{USED}its backbone.image_size is 24"),
         ({"image_size": 0}, f"{USED}its backbone.image_size is 0"),
         ({"image_size": 7}, "its backbone cannot be made: --image_size 7 makes no sense"),
-        ({"resize_size": 10**7}, f"{USED}its backbone.resize_size is 10000000"),
         ({"mean": [0.5, 0.5]}, f"{USED}its backbone.mean is"),
-        ({"mean": [0.5, 0.5, float("nan")]}, f"{USED}its backbone.mean"),
         ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be made: --mean 1e+30,0.5,0.5 makes no sense"),
         ({"std": [0.5, 0.5, 0]}, f"{USED}its backbone.std[2] is 0"),
         ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
-        ({"squash": 1}, f"{USED}its backbone.squash is 1"),
         ({"digest": 1}, f"{USED}its backbone.digest is 1"),
         ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
         ({"file": [1]}, f"{USED}its backbone.file is [1]"),
@@ -664,7 +642,7 @@ USED = "cannot be used: "
 )
 def test_damaged_facts_end_in_one_line(own, change, told):
     path, backbone, head = own
-    facts = {key: value for key, value in {**backbone.facts(), **change}.items() if value is not ...}
+    facts = {key: value for key, value in {**backbone.facts(False), **change}.items() if value is not ...}
     checkpoint(path, backbone, head, whole=False, backbone=facts)
     name = facts.get("name")
     said = wrong(classifier, path, name if isinstance(name, str) and name.startswith(OWN) else None, None)
@@ -672,7 +650,7 @@ def test_damaged_facts_end_in_one_line(own, change, told):
     assert told in said
 
 
-@pytest.mark.parametrize("facts", [[], "resnet50", 3, {}, {"name": "resnet50"}, torch.zeros(3)])
+@pytest.mark.parametrize("facts", ["resnet50", {}, torch.zeros(3)])
 def test_facts_that_are_none_end_in_one_line(own, facts):
     path, backbone, head = own
     checkpoint(path, backbone, head, backbone=facts)

@@ -149,7 +149,7 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     """
     offered = downloads(name)
     if pretrained is None or pretrained in offered:
-        return opened(name, pretrained, images, prepared)
+        return opened_backbone(name, pretrained, images, prepared)
     if not os.path.isfile(pretrained):
         advice = "".join(f", or {word} to download it" for word in offered)
         raise UserError(f"there is no file {pretrained}: give another by --pretrained{advice}")
@@ -157,11 +157,11 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     facts = state.get(BACKBONE)
     if prepared is None and facts is not None and facts["name"] == name:
         prepared = prepared_as(facts)
-    return opened(name, pretrained, images, prepared, state["state_dict"])
+    return opened_backbone(name, pretrained, images, prepared, state["state_dict"])
 
 
 @torch.no_grad()
-def opened(
+def opened_backbone(
     name: str, pretrained: str | None, images: ImageFlags, known: Preparation | None, weights: StateDict | None = None
 ) -> Backbone:
     """Return a backbone with weights of a file, if they are given, or as they are downloaded or drawn."""
@@ -207,7 +207,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
     place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
-        backbone = (open_backbone if alone else opened)(name, place if alone else None, ImageFlags(), prepared)
+        backbone = (open_backbone if alone else opened_backbone)(name, place if alone else None, ImageFlags(), prepared)
     except UserError as error:
         raise UserError(f"{source}: its backbone cannot be made: {error}") from error
     if not alone:

@@ -676,7 +676,8 @@ def test_weights_that_do_not_fit_what_a_checkpoint_says_end_in_one_line(own, cha
     if "body.0.weight" in change and not whole:
         return
     weights = {**(backbone.whole(head) if whole else head_weights(head)), **change}
-    checkpoint(path, backbone, head, state_dict={key: tensor for key, tensor in weights.items() if tensor is not None})
+    kept = {key: tensor for key, tensor in weights.items() if tensor is not None}
+    checkpoint(path, backbone, head, whole, state_dict=kept)
     assert told in wrong(classifier, path, f"{OWN}:network", None)
 
 

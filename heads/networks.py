@@ -207,7 +207,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
     place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
-        backbone = (open_backbone if alone else opened_backbone)(name, place if alone else None, ImageFlags(), prepared)
+        backbone = open_backbone(name, place if alone else None, ImageFlags(), prepared)
     except UserError as error:
         raise UserError(f"{source}: its backbone cannot be made: {error}") from error
     if not alone:

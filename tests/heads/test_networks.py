@@ -181,6 +181,7 @@ ENCODERS = [  # name, size of images, classes of the file: 0 is a network withou
 ]  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # of timm, where it resizes tables of relative positions
 @pytest.mark.parametrize(("name", "size", "classes"), ENCODERS)
 def test_any_network_of_timm_from_its_weights_to_predictions_and_an_export(run, tmp_path, name, size, classes):
     """Probabilities are those of the head on timm's own features of images that timm's own transform prepares."""

@@ -176,12 +176,11 @@ ENCODERS = [  # name, size of images, classes of the file: 0 is a network withou
     *(pytest.param(*words, marks=pytest.mark.slow) for words in (
         ("vit_base_patch16_clip_224", 64, 0), ("vit_base_patch16_siglip_224", 64, 0), ("vit_small_patch16_dinov3", 64, 0),
         ("convnext_tiny.dinov3_lvd1689m", 64, 0), ("convnextv2_tiny", 64, 1000), ("timm:resnet50", 64, 1000),
-        ("swin_tiny_patch4_window7_224", 112, 1000), ("deit_tiny_distilled_patch16_224", 64, 1000),
+        ("swin_tiny_patch4_window7_224", 224, 1000), ("deit_tiny_distilled_patch16_224", 64, 1000),
     )),
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:torch.searchsorted")  # of timm, where it resizes tables of relative positions
 @pytest.mark.parametrize(("name", "size", "classes"), ENCODERS)
 def test_any_network_of_timm_from_its_weights_to_predictions_and_an_export(run, tmp_path, name, size, classes):
     """Probabilities are those of the head on timm's own features of images that timm's own transform prepares."""

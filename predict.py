@@ -43,7 +43,7 @@ def main() -> None:
     if not args.images and (args.out or not args.export):
         raise UserError("no image is given: name files, or folders of them")
     path = Path(args.checkpoint_path)
-    network = classifier(path, args.arch, args.dataset)
+    network = classifier(path, args.arch, args.dataset, args.pretrained)
     device = choose_device(args.gpu, args.no_cuda)
     network.model.to(device).to(memory_format=torch.channels_last)
     shift, notes = torch.zeros(len(network.names)), [*network.notes]
@@ -81,6 +81,8 @@ def parser() -> Parser:
                       "without this code: pixels or features in, logits out, with what --prior adds")  # fmt: skip
     made.add_argument("--dataset", choices=LARGE_SETS, help="of a released head, which does not say it (default: by its "
                       "number of classes)")  # fmt: skip
+    made.add_argument("--pretrained", help="file of the weights that a head of train_own.py was trained on (default: where "
+                      "training found them)")  # fmt: skip
     add_checkpoint_flags(made)
     add_device_flags(made)
     return made

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 
-from harness.checkpoint import BACKBONE
 from harness.errors import run_main
 from harness.process_group import Group, process_group
 from harness.run import Run
@@ -39,7 +38,7 @@ from heads.finetune_step import NetworkTask
 from heads.folds import FOLDS
 from heads.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
 from heads.own_flags import OwnFlags, parse_own
-from heads.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
+from heads.own_sources import ImageSource, OpenRows, Source, read_source
 from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
@@ -68,10 +67,10 @@ def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group
     return replace(flags, **group.broadcast_object(chosen.constants))
 
 
-def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool = True) -> None:
+def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
     """Make a head at once or by steps, or train all of a network; see `heads.ways` and `heads.head_training`.
 
-    `read` reads what is trained on. With `whole` the checkpoints hold the whole network, else the head alone.
+    `read` reads what is trained on.
     """
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         source = group.agree(read, lambda made: must_agree(flags, made))
@@ -88,15 +87,15 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source], whole: bool
         def saved() -> dict[str, Any]:
             """Return the network with a head for features as they come, while the one that is trained is for scaled ones."""
             last = scales[0].folded(task.head, task.subtracted)
-            weights = source.state(last) if whole else head_weights(last)
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
+            weights = source.state(last, flags.whole)
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
         run.begin(  # resumes an interrupted run, or ends here if it is finished
             task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": task.batch_size, **source.digests()},
             facts={
-                "dataset": flags.dataset, **(source.facts() if whole else {BACKBONE: None}), **sets.facts(),
+                "dataset": flags.dataset, **source.facts(flags.whole), **sets.facts(),
                 "global_batch_size": task.batch_size, **flags.drawn_facts(sets),
             },
             steps=lambda _: task.steps, saved=saved, cost=partial(step_cost, flags),

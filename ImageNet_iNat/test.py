@@ -37,8 +37,8 @@ from heads.batches import LiveViews, extractor, plain_images
 from heads.image_check import check_tested
 from heads.image_lists import ImageList
 from heads.large_sets import LARGE_SETS, read_test, training_counts
+from heads.preparation import preparation_of
 from heads.run_flags import parse_group
-from heads.transforms import preparation_of
 from loss import logit_adjustment
 
 HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the table of classes

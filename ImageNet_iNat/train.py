@@ -41,8 +41,8 @@ from heads.feature_shards import FeatureCache
 from heads.head_training import head_task, introduction, train_epochs
 from heads.image_check import check_readable, readable_sets
 from heads.large_sets import read_lists
+from heads.preparation import preparation_of
 from heads.run_flags import parse_group
-from heads.transforms import preparation_of
 
 
 def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:

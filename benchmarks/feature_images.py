@@ -34,9 +34,8 @@ from harness.process_group import Group
 from heads.batches import extractor, plain_images
 from heads.feature_shards import FeatureCache
 from heads.image_lists import read_tree
-from heads.networks import without_head
-from heads.transforms import ImageFlags, transforms
-from heads.whole_networks import made
+from heads.networks import opened_backbone
+from heads.preparation import ImageFlags, transforms
 
 BATCH, WORKERS, CLASSES = 100, 2, 4
 
@@ -56,9 +55,9 @@ def write_photographs(folder: Path, images: int) -> None:
 
 def plain_loop(name: str, folder: Path) -> Callable[[], object]:
     """Return the loop that one writes with torchvision."""
-    model, prepared = made(name, None, ImageFlags())
-    model.eval()
-    loader = DataLoader(ImageFolder(str(folder), transforms(prepared, train=False)), BATCH, num_workers=WORKERS)
+    backbone = opened_backbone(name, None, ImageFlags(), None)
+    model = backbone.model.to(memory_format=torch.contiguous_format)
+    loader = DataLoader(ImageFolder(str(folder), transforms(backbone.prepared, train=False)), BATCH, num_workers=WORKERS)
 
     @torch.no_grad()
     def loop() -> object:
@@ -69,7 +68,7 @@ def plain_loop(name: str, folder: Path) -> Callable[[], object]:
 
 def own_loop(name: str, folder: Path) -> Callable[[], object]:
     """Return what train_own.py does, into a new cache each time."""
-    backbone = without_head(name, *made(name, None, ImageFlags()))
+    backbone = opened_backbone(name, None, ImageFlags(), None)
     group = Group(0, 1, torch.device("cpu"))
     images, extract = plain_images(read_tree(folder, None), backbone.prepared), extractor(backbone.model)
 

@@ -135,6 +135,7 @@ UNUSED = {"isda": META, "reweight": META | {"lam"}, "none": META | {"lam", "loss
 FREE_FLAGS = {
     *("data_root", "num_classes", "workdir", "save_name", "idx", "print_freq", "gpu", "no_cuda", "threads", "workers"),
     *("cuda_graphs", "resume", "save_every", "epochs", "meta_start_given", "stage1", "cache_dir", "split", "pretrained"),
+    "whole",
     *("skip_bad", "val_fraction", "val_seed"),
     *("train_list", "val_list", "meta_list"),  # what they read is compared, not where it stands
 }

@@ -17,7 +17,7 @@ import numpy as np
 from harness.checkpoint import save_checkpoint
 from harness.errors import UserError
 from harness.event_files import EventFile
-from harness.files import replacing, set_earlier_aside, writing
+from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, mean_words, percent, shot_of, shots_line
@@ -234,6 +234,8 @@ class Record:
         save_facts({**facts, **found, **self.machine}, self.summary_path)
         with writing(self.started_path):
             self.started_path.unlink(missing_ok=True)
+            for path in self.paths.values():
+                previous(path).unlink(missing_ok=True)
         for which, outcome in (("best", self.best), ("last", self.last)):
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
             say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")

@@ -129,6 +129,10 @@ class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):
     interpolation: Literal["bilinear", "bicubic"]
     upright: bool
     jitter: bool
+    squash: bool = False
+    digest: Name | None = None
+    pretrained: Name | None = None
+    file: Name | None = None
 
 
 # What the keys of a checkpoint hold, besides the weights.

@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
-from harness.weights import COUNTER, StateDict, check_bias, fit_weights, network_weights
+from harness.weights import COUNTER, StateDict, fit_weights, network_weights
 
 FEATURES = 2048
 
@@ -70,23 +70,21 @@ def parted_weights(state: Mapping[str, Any]) -> tuple[StateDict, StateDict]:
     return parts
 
 
-def load_backbone(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy the weights in; a `UserError` names what is missing, unexpected or of another shape."""
-    fit_weights(model, weights, f"{source}, the backbone,")
-
-
 def load_head(head: nn.Linear, weights: Mapping[str, Tensor], source: Path) -> None:
     """Copy the weights in; a `UserError` says if the class count is another, or names or shapes differ."""
-    matrix = weights.get("weight")
-    if matrix is None:
+    if "weight" not in weights:
         raise UserError(f"{source} holds no head: train.py can begin with a new one by --fresh_head")
-    check_bias(("bias",), weights, f"{source}, the head,")
-    if matrix.dim() == 2 and len(matrix) != head.out_features:
-        raise UserError(
-            f"{source} was trained on {len(matrix)} classes, the data set has {head.out_features}: see --dataset and "
-            "--num_classes, or begin with a new head by --fresh_head"
-        )
+    fit_weights(head, weights, f"{source}, the head,", "fc")
+
+
+def restored_head(weights: Mapping[str, Tensor], source: Path, transform: str, features: int | None = None) -> nn.Linear:
+    """Return the head of a checkpoint in eval mode; it must take so many features."""
+    matrix = weights.get("weight", torch.empty(0))
+    if matrix.dim() != 2 or features not in (None, matrix.shape[1]):
+        raise UserError(f"{source} has no last layer of {features or 'any'} features: it does not fit")
+    head = make_head(len(matrix), 0, matrix.shape[1], transform).eval()
     fit_weights(head, weights, f"{source}, the head,")
+    return head
 
 
 def load_network(
@@ -94,7 +92,7 @@ def load_network(
 ) -> tuple[nn.Module, nn.Linear]:
     """Return backbone and head with the weights that `read_weights` found; a fresh head is drawn from `seed` instead."""
     backbone, head = make_backbone(), make_head(num_classes, seed)
-    load_backbone(backbone, weights[0], source)
+    fit_weights(backbone, weights[0], f"{source}, the backbone,")
     if not fresh_head:
         load_head(head, weights[1], source)
     return backbone, head
@@ -111,10 +109,11 @@ def published_form(backbone: nn.Module, head: nn.Linear) -> dict[str, StateDict]
     return {"feature": feature, "classifier": {f"fc.{k}": v for k, v in network_weights(head).items()}}
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return a digest of all weights and statistics that eval mode uses."""
+def fingerprint(model: nn.Module, without: str | None = None) -> str:
+    """Return a digest of all weights and statistics that eval mode uses, but for those whose last name has `without`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.endswith(COUNTER):
+        last = name.rpartition(".")[2]
+        if last != COUNTER and (without is None or without not in last):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

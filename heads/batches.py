@@ -29,7 +29,7 @@ from harness.evaluation import Batch
 from harness.process_group import Group, shard_sizes
 from heads.drawn_sets import Sets
 from heads.image_lists import ImageList, found_files
-from heads.transforms import Preparation, is_thin, thin, transforms
+from heads.preparation import Preparation, is_thin, thin, transforms
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 

@@ -19,7 +19,7 @@ from harness.text import say
 from heads.batches import leave_stopping
 from heads.drawn_sets import Lists, Sets
 from heads.image_lists import ImageList
-from heads.transforms import RESIZED, is_thin, thin
+from heads.preparation import RESIZED, is_thin, thin
 
 PER_ANSWER = 64  # images that a loading process reads between two answers
 

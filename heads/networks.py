@@ -1,30 +1,45 @@
-"""Backbones by name: classification networks of torchvision or timm, or of one's own, without their last layer.
+"""Backbones by name: networks of torchvision, of timm, or of one's own, whose features a head takes.
 
-Any of them serves whose last layer is an `nn.Linear` and gives its output: the layer's input are the features.
+A last layer that is an `nn.Linear` is taken off, and its input are the features; of a network without one its answers are.
 """
 
 from __future__ import annotations
 
+import ast
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision import models
 
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
 from harness.random_states import kept_apart
-from harness.weights import fit_weights, network_weights, stripped
-from heads.backbone import make_head
-from heads.transforms import ImageFlags, Preparation, as_said
-from heads.whole_networks import DOWNLOADED, downloads, fails, is_library, is_torchvision, made, present_name, told
+from harness.weights import StateDict, fit_weights, network_weights, stripped
+from heads.backbone import fingerprint, restored_head
+from heads.preparation import ImageFlags, Preparation, as_said, of_config
+from resnet import own_function
 
-NOTHING_SAID = ImageFlags()
+TIMM = "timm:"
+DOWNLOADED = "DEFAULT"  # of --pretrained: the library's own weights
+# Their weights come with a change of the input inside the network, which a file of weights does not tell.
+CHANGING_INPUTS = ("googlenet", "inception_v3")
+# Names in torchvision's files that its networks no longer have: its own download changes them too.
+OLDER_NAMES = (
+    (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),
+    (r"(encoder_layer_\d+\.mlp)\.linear_1\.", r"\1.0."),
+    (r"(encoder_layer_\d+\.mlp)\.linear_2\.", r"\1.3."),
+)
+Made = tuple[nn.Module, Preparation, str | None]  # a network, its usual images, where its last layer was if that is known
 
 
 @dataclass(frozen=True)
@@ -33,8 +48,8 @@ class Backbone:
 
     Parameters
     ----------
-    name:
-        As --backbone has it.
+    name, pretrained:
+        As --backbone and --pretrained have them.
     model:
         Frozen, in eval mode: images (N, 3, S, S) -> features (N, A).
     head:
@@ -46,150 +61,275 @@ class Backbone:
     """
 
     name: str
+    pretrained: str | None
     model: nn.Module
     head: str
     features: int
     prepared: Preparation
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of it, for `restored_backbone`."""
-        prepared = asdict(self.prepared)
-        return {"name": self.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in prepared.items()}}
+    def facts(self, whole: bool = True) -> dict[str, Any]:
+        """Return what a checkpoint says of it for `restored_network`; one of the head alone says where its weights are."""
+        prepared = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.prepared).items()}
+        given = self.pretrained or ""
+        file = os.path.abspath(given) if os.path.isfile(given) else None
+        origin = {} if whole else {"digest": self.digest(), "pretrained": self.pretrained, "file": file}
+        return {"name": self.name, **prepared, **origin}
 
-    def whole(self, head: nn.Linear) -> dict[str, Tensor]:
+    def digest(self) -> str:
+        """Return a digest of its weights, without embeddings of positions: to resize them, machines round differently."""
+        return fingerprint(self.model, without="pos")
+
+    def whole(self, head: nn.Linear) -> StateDict:
         """Return the weights of the whole network with this head, under the network's own names, on the CPU."""
-        last = {f"{self.head}.{name}": tensor for name, tensor in network_weights(head).items()}
-        return {**network_weights(self.model), **last}
+        return network_weights(self.model) | {f"{self.head}.{name}": w for name, w in network_weights(head).items()}
 
-    def fit(self, weights: Mapping[str, Tensor], source: Path) -> None:
+    def fit(self, weights: StateDict, source: Path) -> None:
         """Copy weights of a file in, with or without those of a last layer; a `UserError` says what does not fit."""
-        own = self.model.state_dict()
         if is_torchvision(self.name):
             weights = {present_name(name): tensor for name, tensor in weights.items()}
-        [short] = stripped({self.head: torch.empty(0)})
-        heads = {f"{part}.{name}" for part in (self.head, short, "fc") for name in ("weight", "bias")}
-        body = {k: v for k, v in weights.items() if k not in heads or k in own or k in stripped(own)}
-        if 2 * len(stripped(body).keys() & stripped(own).keys()) < len(own):
-            told = f"{source} holds the weights of another network than {self.name}"
-            raise UserError(f"{told}: give the --backbone that they are of")
+        own, [short] = stripped(self.model.state_dict()), stripped({self.head: torch.empty(0)})
+        heads = {f"{part}.{name}" for part in (self.head, short) for name in ("weight", "bias")}
+        body = {name: tensor for name, tensor in weights.items() if name not in heads or name in own}
         fit_weights(self.model, stripped(body), f"{source}, the backbone,")  # which strips the names in the network alike
 
-    def part(self, weights: Mapping[str, Tensor], source: Path, transform: str = "none") -> nn.Linear:
-        """Copy the weights of a whole network in, and return its last layer, which takes features transformed so."""
-        self.fit(weights, source)
-        matrix = weights.get(f"{self.head}.weight")
-        if matrix is None or matrix.shape[1:] != (self.features,):
-            raise UserError(f"{source} has no last layer of {self.features} inputs named {self.head}: it does not fit")
-        head = make_head(len(matrix), 0, self.features, transform)
-        last = {name: weights[f"{self.head}.{name}"] for name in ("weight", "bias") if f"{self.head}.{name}" in weights}
-        fit_weights(head, last, f"{source}, the head,")
-        return head
+
+@contextmanager
+def told_as(what: str, advice: str, address: str | None = None) -> Iterator[None]:
+    """Make an error of other code into a `UserError`; if it is one of weights of an address, a damaged copy is named."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever it raises
+        for file in downloaded(address) if address else ():
+            read_pretrained(file)
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{what} ({said}): {advice}") from error
 
 
-def open_backbone(name: str, pretrained: str | None, images: ImageFlags) -> Backbone:
+def downloaded(address: str) -> list[Path]:
+    """Return the files in which PyTorch and the hub keep weights of an address."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
+    of_hub = Path(HF_HUB_CACHE, f"models--{address.replace('/', '--')}").glob("snapshots/*/*model*.*")
+    return [file for file in (own, *of_hub) if os.path.isfile(file)]
+
+
+def is_library(name: str) -> bool:
+    """Return whether a name is one of torchvision's or timm's, and no function's."""
+    return name.startswith(TIMM) or ":" not in name
+
+
+def is_torchvision(name: str) -> bool:
+    """Return whether a name is one of torchvision's, which come before timm's."""
+    return name in models.list_models(module=models)
+
+
+def downloads(name: str) -> list[str]:
+    """Return what --pretrained can have downloaded for a network."""
+    known = models.get_model_weights(name).__members__ if is_torchvision(name) else [DOWNLOADED] * is_library(name)
+    return sorted(known, key=DOWNLOADED.__ne__)
+
+
+def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepared: Preparation | None = None) -> Backbone:
     """Return a backbone with its weights; a `UserError` names the flag that is wrong.
 
     Parameters
     ----------
     name:
-        A name of torchvision's registry, `timm:NAME`, or `package.module:function`; the function may be a method or have
-        arguments, as in `package:Network.from_name('small', depth=3)`.
+        A name of torchvision's registry or else of timm's, `timm:NAME`, or `package.module:function`; the function may be a
+        method or have arguments, as in `package:Network.from_name('small', depth=3)`.
     pretrained:
         A file of weights, DOWNLOADED, or with torchvision the name of other weights that it has; None leaves the weights
-        of one's own network as its function gives them. A file of train_own.py for this network also says how images are
-        prepared, one that has the name of torchvision's file is prepared for as that is.
+        of one's own network as its function gives them, and those of others at random. With a file that has the name of
+        one of torchvision's, images are prepared as for that.
+    prepared:
+        How its images are prepared; None is as the weights want it, which a file of train_own.py for this network says.
     """
     offered = downloads(name)
-    if pretrained is None and is_library(name):
-        raise UserError(f"--backbone {name} has random weights: give --pretrained {DOWNLOADED} or a file")
-    if pretrained == DOWNLOADED and not offered:
-        raise UserError(f"--pretrained {DOWNLOADED} is for torchvision's and timm's networks: name a file, or leave it out")
     if pretrained is None or pretrained in offered:
-        return without_head(name, *made(name, pretrained, images))
-    source = Path(pretrained)
-    if not os.path.isfile(source):
-        advice = f"{' or '.join(offered)} to download it" if offered else "leave it out"
-        raise UserError(f"there is no file {pretrained}: give another by --pretrained, or {advice}")
-    state = read_pretrained(source)
+        return opened_backbone(name, pretrained, images, prepared)
+    if not os.path.isfile(pretrained):
+        advice = "".join(f", or {word} to download it" for word in offered)
+        raise UserError(f"there is no file {pretrained}: give another by --pretrained{advice}")
+    state = read_pretrained(Path(pretrained))
     facts = state.get(BACKBONE)
-    if facts is not None and facts["name"] == name:
-        backbone = restored_backbone(facts, source, images)
-    else:
-        backbone = without_head(name, *made(name, pretrained, images))
-    backbone.fit(state["state_dict"], source)
+    if prepared is None and facts is not None and facts["name"] == name:
+        prepared = prepared_as(facts)
+    return opened_backbone(name, pretrained, images, prepared, state["state_dict"])
+
+
+@torch.no_grad()
+def opened_backbone(
+    name: str, pretrained: str | None, images: ImageFlags, known: Preparation | None, weights: StateDict | None = None
+) -> Backbone:
+    """Return a backbone with weights of a file, if they are given, or as they are downloaded or drawn."""
+    size = images.image_size or (known.image_size if known else None)
+    advice = "see --backbone, --pretrained and --image_size"
+    with kept_apart(seed=0), told_as(f"--backbone {name} cannot be made", advice):  # drawn alike on all processes
+        if is_torchvision(name):
+            model, usual, head = of_torchvision(name, pretrained, size)
+        elif is_library(name):
+            model, usual, head = of_timm(name, pretrained, size, weights)
+        else:
+            model, usual, head = of_function(name)
+    backbone = without_head(name, pretrained, model, head, as_said(known or usual, images))
+    if weights is not None and (is_torchvision(name) or not is_library(name)):
+        backbone.fit(weights, Path(str(pretrained)))
     return backbone
 
 
 def read_pretrained(source: Path) -> dict[str, Any]:
-    """Return what a file of weights holds, as `load_checkpoint` does; timm's files are of the kind .safetensors."""
+    """Return what a file of weights holds, as `load_checkpoint` does."""
     if source.suffix.lower() != ".safetensors":
         return load_checkpoint(source)
-    try:
+    with told_as(f"{source} cannot be read as .safetensors", "fetch or make it again"):
         return {"state_dict": stripped(load_file(source))}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{source} cannot be read as .safetensors ({told(error)}): fetch or make it again") from error
 
 
-def restored_backbone(facts: Mapping[str, Any], source: Path, images: ImageFlags = NOTHING_SAID) -> Backbone:
-    """Return the backbone that `facts` of a checkpoint, `source`, speak of, with weights at random."""
-    known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in facts.items() if name != "name"
-    }
+def prepared_as(facts: Mapping[str, Any]) -> Preparation:
+    """Return the preparation that `Backbone.facts` say."""
+    known = {field.name: facts[field.name] for field in fields(Preparation) if field.name in facts}
+    return Preparation(**{**known, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
+
+
+def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | None) -> tuple[Backbone, nn.Linear]:
+    """Return the backbone and the head of a checkpoint.
+
+    If it holds the head alone, the other weights come from where training took them or from `pretrained`, and must be the
+    same.
+    """
+    facts, weights = state[BACKBONE], state["state_dict"]
+    name, prepared, alone = facts["name"], prepared_as(facts), weights.keys() <= {"fc.weight", "fc.bias"}
+    if pretrained is not None and not alone:
+        raise UserError(f"{source} holds all that it needs: leave --pretrained out")
+    places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
+    place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
-        prepared = as_said(Preparation(**known), images)
-        said = ImageFlags(prepared.image_size, prepared.resize_size, prepared.mean, prepared.std)
-        return without_head(facts["name"], made(facts["name"], None, said)[0], prepared)
+        backbone = open_backbone(name, place if alone else None, ImageFlags(), prepared)
     except UserError as error:
         raise UserError(f"{source}: its backbone cannot be made: {error}") from error
+    if not alone:
+        backbone.fit(weights, source)
+    elif backbone.digest() != facts.get("digest"):
+        raise UserError(f"{source} was trained on other weights than those of {place or name}: give them by --pretrained")
+    last = "fc" if alone else backbone.head
+    own = {part: weights[f"{last}.{part}"] for part in ("weight", "bias") if f"{last}.{part}" in weights}
+    return backbone, restored_head(own, source, state.get("transform", "none"), backbone.features)
 
 
-@kept_apart(seed=0)
-@torch.no_grad()
-def without_head(name: str, model: nn.Module, prepared: Preparation) -> Backbone:
-    """Take the last layer off a network and freeze it."""
+def without_head(name: str, pretrained: str | None, model: nn.Module, head: str | None, prepared: Preparation) -> Backbone:
+    """Freeze a network and take its last layer off: `head`, or "" if there is none, or None if that has to be seen."""
     model = model.requires_grad_(False).eval()
-    size = prepared.image_size
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    try:
-        head, features = last_layer(model, images)
-    except Exception as error:  # whatever a network raises at a size that it does not take
-        raise UserError(fails(name, prepared, error)) from error
-    if head is None:
-        raise UserError(f"--backbone {name} cannot be used: its answers are not those of an nn.Linear, its last layer")
+    images = torch.randn(2, 3, prepared.image_size, prepared.image_size, generator=torch.Generator().manual_seed(0))
+    with told_as(f"--backbone {name} fails on images of {prepared.image_size} x {prepared.image_size}", "see --image_size"):
+        features = model(images)
+    if not isinstance(features, Tensor) or features.dim() != 2:
+        raise UserError(f"--backbone {name} must return features (N, A), or logits of an nn.Linear, its last layer")
     if not bool(features.isfinite().all()):
-        raise UserError(f"--backbone {name} gives features that are not finite: take other weights")
-    model.set_submodule(head, nn.Identity().eval())
-    try:
-        rest = model(images)
-        same = rest.shape == features.shape and torch.allclose(rest, features, rtol=1e-3, atol=1e-5)
-    except Exception as error:
-        raise UserError(f"--backbone {name} fails without its last layer, {head} ({told(error)})") from error
-    if not same:
-        raise UserError(f"--backbone {name} cannot be used: without its last layer, {head}, it does not give that's input")
-    return Backbone(name, model.to(memory_format=torch.channels_last), head, features.shape[1], prepared)
+        raise UserError(f"--backbone {name} gives numbers that are not finite: take other weights")
+    if head is None:
+        head, features = last_layer(model, images, features)
+    if not head:
+        model, head = nn.Sequential(OrderedDict(model=model, fc=nn.Identity())), "fc"
+    model = model.eval().to(memory_format=torch.channels_last)
+    return Backbone(name, pretrained, model, head, features.shape[1], prepared)
 
 
-def last_layer(model: nn.Module, images: Tensor) -> tuple[str | None, Tensor]:
-    """Return the name of the `nn.Linear` whose output a network gives, None if there is none, and its input (N, A)."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor], output: Tensor) -> None:
-            [features] = *given, *named.values()
-            if features.dim() == 2:
-                seen[name] = features.clone(), output.clone()  # what follows may change them in place
-
-        return hook
-
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    hooks = [layer.register_forward_hook(keep(name), with_kwargs=True) for name, layer in linear.items()]
-    try:
-        logits = model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if isinstance(logits, Tensor):
-        for name, (features, output) in reversed(seen.items()):
-            if (output.shape == logits.shape and output.equal(logits)) or not features.isfinite().all():
+def last_layer(model: nn.Module, images: Tensor, answers: Tensor) -> tuple[str, Tensor]:
+    """Take the `nn.Linear` off that makes a network's answers; return its name and input (N, A), or "" and the answers."""
+    layers = [(name, layer) for name, layer in model.named_modules() if name and isinstance(layer, nn.Linear)]
+    for name, layer in reversed(layers):
+        model.set_submodule(name, nn.Identity())
+        with suppress(Exception):  # of a network that looks at its layers
+            features = model(images)
+            if torch.allclose(layer(features), answers, rtol=1e-3, atol=1e-5) and features.dim() == 2:
                 return name, features
-    return None, torch.empty(0)
+        model.set_submodule(name, layer)
+    return "", answers
+
+
+def of_torchvision(name: str, pretrained: str | None, size: int | None) -> Made:
+    """Return a network of torchvision, and the preparation of those of its weights that `pretrained` says."""
+    if name in CHANGING_INPUTS:
+        raise UserError(f"--backbone {name} cannot be used: its weights change its input, which a file does not tell")
+    known = models.get_model_weights(name).__members__
+    of_file = (entry for entry in known.values() if entry.url.rpartition("/")[2] == Path(pretrained or "").name)
+    weights = known.get(str(pretrained))
+    preset = (weights or next(of_file, next(iter(known.values())))).transforms()
+    ([crop], [resized]), statistics = (preset.crop_size, preset.resize_size), (tuple(preset.mean), tuple(preset.std))
+    usual = Preparation(crop, resized, *statistics, preset.interpolation.value)
+    sizes = {"image_size": size or crop} if name.startswith("vit_") and weights is None else {}  # made for one size
+    if weights is None:
+        return models.get_model(name, **sizes), usual, None
+    with downloading(name, weights.url):
+        return models.get_model(name, weights=weights), usual, None
+
+
+def of_timm(name: str, pretrained: str | None, size: int | None, weights: StateDict | None) -> Made:
+    """Return a network of timm, which makes weights of a file fit it as its own."""
+    import timm
+
+    name = name.removeprefix(TIMM)
+    known: Any = timm.get_pretrained_cfg(name)
+    if known is None:
+        raise ValueError("timm.list_models() knows the names")
+    changes: dict[str, Any] = {} if size is None else {"input_size": (3, size, size)}
+    classes, blame = 0, downloading(name, known.hf_hub_id or known.url)
+    if weights is not None:  # with its classifier, by which timm tells forms of files apart
+        weights = stripped(weights)
+        first = known.classifier if isinstance(known.classifier, str) else next(iter(known.classifier or ()), "")
+        classes = len(weights.get(f"{first}.weight", ()))
+        changes |= {"state_dict": weights, "num_classes": classes, "label_offset": 0}
+        blame = told_as(f"{pretrained} does not fit --backbone {name}", "give the file of that network, or see --image_size")
+    with blame if pretrained else nullcontext():
+        model: Any = timm.create_model(name, pretrained is not None, num_classes=classes, pretrained_cfg_overlay=changes)
+    model.reset_classifier(0)
+    last = dict(model.named_modules()).get(known.classifier)
+    usual = of_config(timm.data.resolve_model_data_config(model))
+    return model, usual, known.classifier if isinstance(last, nn.Identity) else ""
+
+
+def downloading(name: str, address: str) -> AbstractContextManager[None]:
+    """Say so if weights cannot be fetched from an address, or are not those that they should be."""
+    advice = f"fetch {address} elsewhere and give the file by --pretrained"
+    return told_as(f"the weights of {name} could not be downloaded", advice, address)
+
+
+def present_name(name: str) -> str:
+    """Return the name that weights of a file of torchvision have in its network."""
+    for older, present in OLDER_NAMES:
+        name = re.sub(older, present, name)
+    return name
+
+
+def of_function(name: str) -> Made:
+    """Return what a function of one's own returns; by `pretrained_cfg`, as timm's, it may say how images are prepared."""
+    from timm.data import resolve_data_config
+
+    model = own_call(name)()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"it returned a {type(model).__name__}, not an nn.Module")
+    config = getattr(model, "pretrained_cfg", None)
+    return model, of_config(resolve_data_config(pretrained_cfg=config)) if config else Preparation(), None
+
+
+def own_call(name: str) -> Callable[[], object]:
+    """Return the call that `package.module:function` or `package.module:function(arguments)` says.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or there is no such function.
+    """
+    module, _, text = name.partition(":")
+    try:
+        said = ast.parse(text, mode="eval").body
+        call = said if isinstance(said, ast.Call) else ast.Call(said, [], [])
+        given = [ast.literal_eval(value) for value in call.args]
+        named: dict[Any, Any] = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, TypeError, ValueError) as error:
+        form = "write package.module:function, or package.module:function('text', depth=3) with plain values"
+        raise ValueError(f"{text!r} is no call: {form}") from error
+    return partial(own_function(f"{module}:{ast.unparse(call.func)}"), *given, **named)

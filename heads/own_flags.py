@@ -27,6 +27,8 @@ from harness.flags import (
 from heads.drawn_sets import Lists, Sets
 from heads.feature_scale import TRANSFORMS
 from heads.head_training import Stages
+from heads.networks import DOWNLOADED, is_library
+from heads.preparation import ImageFlags, Preparation, Triple, as_said
 from heads.run_flags import (
     FrozenFlags,
     add_group_flags,
@@ -35,9 +37,7 @@ from heads.run_flags import (
     check_lists_stay,
     check_workers,
 )
-from heads.transforms import ImageFlags, Triple
 from heads.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
-from heads.whole_networks import DOWNLOADED, is_library
 from meta_step import STAGE2
 
 RESNET = "resnet50"
@@ -46,7 +46,7 @@ MODELS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "models"
 USUAL_FRACTION = 0.2
 USUAL_RULE = "relative"
 OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
-             "mean", "std", "views", "cache_dir", "finetune")  # fmt: skip
+             "mean", "std", "views", "cache_dir", "finetune", "whole")  # fmt: skip
 OF_FINETUNING = ("micro_batch", "amp")
 OF_STEPS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "lam", "stage2", "meta_update", "meta_lr",
             "meta_step_size", "meta_images", "balance", "num_meta", "meta_start", "lr_drop", "logit_adjust", "views",
@@ -69,6 +69,7 @@ class OwnFlags(FrozenFlags):
     views: int
     cache_dir: str | None
     finetune: bool
+    whole: bool
     micro_batch: int | None
     amp: str
     features: str | None
@@ -203,8 +204,8 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train_list", help="lines of 'relative/path label' in place of folders")
     parser.add_argument("--val_list", help="the list of the test images")
     parser.add_argument("--meta_list", help="the list of the meta images (default: some out of the training list)")
-    parser.add_argument("--backbone", help="a classification network of torchvision, timm:NAME, or package.module:function "
-                        f"(default: {RESNET})")  # fmt: skip
+    parser.add_argument("--backbone", help="a network of torchvision or else of timm, timm:NAME, or "
+                        f"package.module:function (default: {RESNET})")  # fmt: skip
     parser.add_argument("--pretrained", help=f"file of its weights, or {DOWNLOADED} or the name of "
                         "others that torchvision has, as IMAGENET1K_V1: the library's own are downloaded (default: "
                         f"{DOWNLOADED}, with {RESNET} cRT's file in ImageNet_iNat/models if it is there; "
@@ -218,6 +219,8 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--views", type=int, default=0, metavar="K", help="train on K randomly augmented views of each "
                         "image besides the plain one (default: %(default)s)")  # fmt: skip
     parser.add_argument("--cache_dir", help="folder of the computed features (default: WORKDIR/feature_cache)")
+    parser.add_argument("--whole", action="store_true", help="checkpoints hold the weights of the whole network, not of the "
+                        "head alone")  # fmt: skip
     add_finetuning_flags(parser)
     parser.add_argument("--features", metavar="FILE", help="in place of images: .npz or .safetensors with features (N, A) "
                         "and labels (N,), and split if there are no other files")  # fmt: skip
@@ -247,11 +250,12 @@ def parse_own(description: str | None, argv: Sequence[str] | None = None) -> Own
         values["meta_start"] = last_third(values["epochs"])
     values |= without_images(values) if values["features"] is not None else with_images(values)
     check_finetuning(values["finetune"], given)
+    values["whole"] = values["whole"] or values["finetune"]
     flags = OwnFlags(**{f.name: values[f.name] for f in fields(OwnFlags) if f.name in values})
     check_learning(flags)
     check_workers(flags.workers)
     check_idx(flags.idx)
-    _ = flags.images  # read now
+    as_said(Preparation(), flags.images._replace(resize_size=None))  # checked now
     check_lists_stay(flags)
     check_logit_adjust(flags.logit_adjust)
     require(flags.C is None or 0 < flags.C < 1e30, "--C", flags.C, "a number above 0")

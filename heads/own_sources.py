@@ -52,13 +52,13 @@ class ImageSource:
         """Return what tells it from others."""
         return {**self.sets.digests(), "backbone weights": self.weights}
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint says of it."""
-        return {"backbone": self.backbone.facts()}
+    def facts(self, whole: bool = True) -> dict[str, Any]:
+        """Return what a checkpoint of a head, or of the whole network, says of it."""
+        return {"backbone": self.backbone.facts(whole)}
 
-    def state(self, head: nn.Linear) -> dict[str, Tensor]:
-        """Return the weights of the whole network with a head."""
-        return self.backbone.whole(head)
+    def state(self, head: nn.Linear, whole: bool) -> dict[str, Tensor]:
+        """Return the weights of a head, or of the whole network with it."""
+        return self.backbone.whole(head) if whole else head_weights(head)
 
     def for_flags(self, flags: OwnFlags) -> ImageSource:
         """Return it with the sets that these flags draw from the same lists."""
@@ -124,11 +124,11 @@ class FeatureSource:
         """Return what tells it from others."""
         return self.sets.digests()
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, whole: bool = True) -> dict[str, Any]:
         """Return what a checkpoint says of it."""
         return {"backbone": None}
 
-    def state(self, head: nn.Linear) -> dict[str, Tensor]:
+    def state(self, head: nn.Linear, whole: bool) -> dict[str, Tensor]:
         """Return the weights of the head, which is all there is."""
         return head_weights(head)
 

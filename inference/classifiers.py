@@ -16,12 +16,11 @@ from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
-from harness.weights import StateDict, fit_weights
-from heads.backbone import load_network, make_head, parted_weights
+from harness.weights import StateDict
+from heads.backbone import load_network, parted_weights, restored_head
 from heads.large_sets import LARGE_SETS
-from heads.networks import restored_backbone
-from heads.transforms import Preparation, is_thin, preparation_of, thin, transforms
-from heads.whole_networks import is_library
+from heads.networks import is_library, restored_network
+from heads.preparation import Preparation, is_thin, preparation_of, thin, transforms
 from inference.trained import FromPixels, check_class_count, names_of_classes, restored
 from meta_layers import head_of
 
@@ -85,14 +84,17 @@ class Classifier:
         return torch.softmax(model(inputs) + shift, dim=1).tolist()
 
 
-def classifier(path: Path, arch: str | None, dataset: str | None) -> Classifier:
+def classifier(path: Path, arch: str | None, dataset: str | None, pretrained: str | None = None) -> Classifier:
     """Return the network of a checkpoint on the CPU, whatever script of this project wrote it.
 
-    `arch` is for networks of one's own, `dataset` for released heads, which do not say on which set they were trained.
+    `arch` is for networks of one's own, `dataset` for released heads, which do not say on which set they were trained, and
+    `pretrained` is where the weights are that a head was trained on, if that is elsewhere now.
     """
     state = load_checkpoint(path)
+    if pretrained is not None and state.get(BACKBONE) is None:
+        raise UserError(f"{path} holds all that it needs: leave --pretrained out")
     if BACKBONE in state:
-        return own_classifier(state, path, arch, dataset)
+        return own_classifier(state, path, arch, dataset, pretrained)
     names = {"layer1.0.conv3.weight", "fc.weight"}  # of a ResNet-50 and of its head
     if "arch" not in state and names & state["state_dict"].keys():
         if arch is not None:
@@ -126,26 +128,25 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
     return of_photographs(state, nn.Sequential(backbone, head), classes, preparation_of(of), notes)
 
 
-def own_classifier(state: dict[str, Any], path: Path, arch: str | None, dataset: str | None) -> Classifier:
+def own_classifier(
+    state: dict[str, Any], path: Path, arch: str | None, dataset: str | None, pretrained: str | None
+) -> Classifier:
     """Return a network of train_own.py, which takes images as its test does."""
     check_ended(state, path)
     facts = state[BACKBONE]
     check_asked(None if facts is None else facts["name"], path, arch, dataset)
     if facts is None:
         return head_classifier(state, path)
-    backbone = restored_backbone(facts, path)
-    head = backbone.part(state["state_dict"], path, state.get("transform", "none"))
+    backbone, head = restored_network(state, path, pretrained)
     check_class_count(state, path, head.out_features)
     return of_photographs(state, nn.Sequential(backbone.model, head), head.out_features, backbone.prepared)
 
 
 def head_classifier(state: dict[str, Any], path: Path) -> Classifier:
     """Return a head alone, which takes features."""
-    weights = parted_weights(state)[1]
-    classes = classes_of(state, weights, path)
-    head = make_head(classes, 0, weights["weight"].shape[1], state.get("transform", "none")).eval()
-    fit_weights(head, weights, f"{path}, the head,")
-    return Classifier(names_of_classes(state, classes), state, head, head)
+    head = restored_head(parted_weights(state)[1], path, state.get("transform", "none"))
+    check_class_count(state, path, head.out_features)
+    return Classifier(names_of_classes(state, head.out_features), state, head, head)
 
 
 def classes_of(state: dict[str, Any], head: StateDict, path: Path) -> int:

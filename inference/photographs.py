@@ -3,8 +3,8 @@
 The resize is that of Pillow, by which torchvision resizes PIL images: a triangle or Keys' cubic (a = -0.5) that is as wide
 as the step between output pixels, along rows first and columns next, with weights of 22 bits and levels rounded after each
 pass. Each pass is a product with a matrix that is made in the graph from the image's size. In float64 its sums are exact, as
-they are those of integers, so that the pixels are Pillow's own. (Of images more than twice as high as wide Pillow 13 does
-the columns first: there levels may differ, mostly by one.)
+they are those of integers, so that the pixels are Pillow's own. (Of images more than twice as high as wide, and where both
+sides are squashed, Pillow may do the columns first: there levels may differ, mostly by one.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from heads.transforms import Preparation  # torchvision, which exports of small networks need not load
+    from heads.preparation import Preparation  # torchvision, which exports of small networks need not load
 
 
 class FromPhotographs(nn.Module):
@@ -29,12 +29,13 @@ class FromPhotographs(nn.Module):
 
     def __init__(self, prepared: Preparation) -> None:
         super().__init__()
-        self.crop, self.short, self.cubic = prepared.image_size, prepared.resize_size, prepared.interpolation == "bicubic"
+        self.crop, self.short, self.squash = prepared.image_size, prepared.resize_size, prepared.squash
+        self.cubic = prepared.interpolation == "bicubic"
         self.register_buffer("mean", torch.tensor(prepared.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(prepared.std).view(3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the same values as `heads.transforms` makes in tests."""
+        """Return the same values as `heads.preparation` makes in tests."""
         rows, used_rows = self.weights(pixels, 1, 2)  # (crop, h), (h,)
         columns, used_columns = self.weights(pixels, 2, 1)  # (crop, w), (w,)
         used = pixels.index_select(1, used_rows).index_select(2, used_columns)
@@ -50,7 +51,7 @@ class FromPhotographs(nn.Module):
         # Tensors, as what follows from a number that an exporter keeps as a symbol would take it minutes.
         side, other = (torch.scalar_tensor(images.shape[k], dtype=torch.float64, device=images.device)
                        for k in (along, across))  # fmt: skip
-        resized = (self.short * side / other).floor().clamp(min=self.short)
+        resized = (self.short * side / (side if self.squash else other)).floor().clamp(min=self.short)
         start = ((resized - self.crop) / 2).round()  # halves to even, as torchvision's
         rows = torch.arange(self.crop, dtype=side.dtype, device=side.device).unsqueeze(1) + start  # of the resized image
         pixels = torch.arange(images.shape[along], dtype=side.dtype, device=side.device)

@@ -107,7 +107,7 @@ def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
     """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
     own = source.for_flags(flags)
-    train_own = partial(train, group=group, read=lambda: own, whole=False)
+    train_own = partial(train, group=group, read=lambda: own)
     with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
             try:

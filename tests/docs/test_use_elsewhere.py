@@ -12,7 +12,7 @@ from support.own import network
 from support.places import ROOT
 from torch import nn
 
-from heads.transforms import Preparation, transforms
+from heads.preparation import Preparation, transforms
 from inference.exports import ENDINGS, LARGE, export
 from inference.photographs import FromPhotographs
 

@@ -252,13 +252,17 @@ def test_a_run_that_has_grown_can_be_stopped_and_grown_again(tmp_path):
             pass
 
 
-def test_a_good_file_before_a_damaged_one_is_gone_on_from_and_never_replaced_by_it(interrupted, capsys):
-    path = interrupted / "a_resume.pth.tar"
+def test_a_good_file_before_a_damaged_one_is_gone_on_from_and_never_replaced_by_it(tmp_path, capsys):
+    with small_run(tmp_path, cut=True) as run:
+        for _ in run.epochs:
+            take_step(run)
+            end_epoch(run)
+    path = tmp_path / "a_resume.pth.tar"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     good = previous(path).read_bytes()
-    with small_run(interrupted, *GO_ON) as run:
+    with small_run(tmp_path, *GO_ON) as run:
         said = capsys.readouterr().out
         assert f"{path} is damaged (its checksum differs)" in said
         assert f"going on from {previous(path)}" in said
@@ -266,7 +270,7 @@ def test_a_good_file_before_a_damaged_one_is_gone_on_from_and_never_replaced_by_
         assert path.with_name("a_resume.pth.tar.damaged").read_bytes() == content
         run.save()
         assert previous(path).read_bytes() == good
-        assert saved_state(interrupted)["resume"]["record"]["epoch"] == epoch == 4
+        assert saved_state(tmp_path)["resume"]["record"]["epoch"] == epoch == 4
 
 
 def test_another_folder_goes_on_with_copies_and_epochs_may_grow(finished, tmp_path):

@@ -67,7 +67,6 @@ def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_b
 @pytest.mark.parametrize("spoiled", [True, False])
 def test_a_lost_best_file_is_said_and_the_best_is_chosen_anew(folder, capsys, spoiled):
     path = folder / "a_ckpt.pth.tar"
-    previous(path).unlink()
     spoil(path) if spoiled else path.unlink()
     train(folder, *GO_ON, "--epochs", 7, rights=(None,) * 5 + (1, 2))
     said = capsys.readouterr().out
@@ -98,7 +97,6 @@ def test_a_finished_run_without_its_checkpoints_is_mended_or_refused(folder, cap
     assert differences(saved_state(folder, "last"), before["last"]) == []
 
     path.unlink()
-    previous(path).unlink()
     kept = files_of(folder)
     with pytest.raises(UserError, match="and no epoch is left to make another: put it back, or train anew"):
         train(folder, *GO_ON)

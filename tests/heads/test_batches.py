@@ -17,7 +17,7 @@ from data_utils import seeded
 from harness.process_group import Group
 from heads.batches import Batches, ListedImages, LiveViews, RowViews, ShardedRows, drawn_images, extractor, plain_images
 from heads.drawn_sets import Sets
-from heads.transforms import preparation_of
+from heads.preparation import preparation_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
 COUNTS = {"train": 7, "meta": 5, "test": 5}

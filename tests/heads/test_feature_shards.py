@@ -20,7 +20,7 @@ from harness.process_group import Group
 from heads import feature_shards
 from heads.batches import Batches, LiveViews, drawn_images
 from heads.feature_shards import FeatureCache
-from heads.transforms import preparation_of
+from heads.preparation import preparation_of
 
 A = 12
 

@@ -16,7 +16,7 @@ from heads.backbone import make_head
 from heads.batches import ListedImages, train_indices
 from heads.finetune import ImageShares, with_rest_joined
 from heads.large_sets import read_lists
-from heads.transforms import Preparation
+from heads.preparation import Preparation
 
 OURS = "checkpoint/ours/own"
 NORMED = [word.replace("my_network:make", "my_network:make_normed") for word in FLAGS]

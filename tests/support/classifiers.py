@@ -9,7 +9,7 @@ from support.own import BACKBONE, SOURCE, network
 from support.slim_resnet import slim_resnet50
 
 from data_utils import MEAN, STD
-from heads.transforms import IMAGENET, INATURALIST, Preparation
+from heads.preparation import IMAGENET, INATURALIST, Preparation
 from resnet import make_model
 
 NAMES = ["Häher", "owl", "two, words"]

@@ -108,16 +108,8 @@ def pair():
     return Changed(lambda logits: (logits, logits))
 
 
-def scaled():
-    return Changed(lambda logits: 2 * logits)
-
-
 def scaled_in_place():
     return Changed(lambda logits: logits.mul_(2))
-
-
-def normalised():
-    return Changed(lambda logits: logits.log_softmax(1))
 
 
 def not_finite():

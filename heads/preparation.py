@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,8 @@ class Preparation:
         Whether images are turned as their EXIF says.
     jitter:
         Whether the colours of training images are varied.
+    squash:
+        Whether both sides are made `resize_size`, as some of timm's networks want it, in tests.
     """
 
     image_size: int = CROP
@@ -51,6 +53,7 @@ class Preparation:
     interpolation: str = "bilinear"
     upright: bool = True
     jitter: bool = True
+    squash: bool = False
 
 
 class ImageFlags(NamedTuple):
@@ -62,6 +65,22 @@ class ImageFlags(NamedTuple):
     std: Triple | None = None
 
 
+def of_config(config: Mapping[str, Any]) -> Preparation:
+    """Return what timm's own transform of test images does, by a data config of timm.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError, ArithmeticError
+        If the config makes no sense, or there is no such preparation here.
+    """
+    (_, height, width), mode, interpolation = (config[key] for key in ("input_size", "crop_mode", "interpolation"))
+    if height != width or mode not in ("center", "squash") or interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"crop_mode {mode!r} of {height} x {width}, {interpolation}, is not known here")
+    (r, g, b), (of_r, of_g, of_b) = (map(float, config[key]) for key in ("mean", "std"))
+    resized = math.floor(width / config["crop_pct"])
+    return Preparation(width, resized, (r, g, b), (of_r, of_g, of_b), interpolation, squash=mode == "squash")
+
+
 def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
     """Return the preparation with what the flags say; the short side grows with the crop unless it is said.
 
@@ -71,7 +90,8 @@ def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
     require(LEAST_SIDE <= size <= MOST_SIDE, "--image_size", size, f"from {LEAST_SIDE} to {MOST_SIDE}")
     grown = math.floor(size * prepared.resize_size / prepared.image_size)
     resized = grown if images.resize_size is None else images.resize_size
-    require(size <= resized <= MOST_SIDE, "--resize_size", resized, f"from the {size} of --image_size to {MOST_SIDE}")
+    least = LEAST_SIDE if images.resize_size is None else size  # some of timm's networks have a black border
+    require(least <= resized <= MOST_SIDE, "--resize_size", resized, f"from the {size} of --image_size to {MOST_SIDE}")
     mean, std = images.mean or prepared.mean, images.std or prepared.std
     usual = "of pixels that go from 0 to 1"
     require(all(0 <= x <= 1 for x in mean), "--mean", numbers(mean), f"three numbers from 0 to 1, {usual}")
@@ -104,7 +124,8 @@ def transforms(prepared: Preparation, train: bool) -> v2.Compose:
         if prepared.jitter:
             first.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
     else:
-        first = [v2.Resize(prepared.resize_size, interpolation=mode), v2.CenterCrop(size)]
+        sides = [prepared.resize_size] * (1 + prepared.squash)
+        first = [v2.Resize(sides, interpolation=mode), v2.CenterCrop(size)]
     normalise = v2.Normalize(prepared.mean, prepared.std)
     return v2.Compose([*first, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
 

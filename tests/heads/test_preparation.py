@@ -1,0 +1,153 @@
+"""What flags say of images, and that images are prepared as torchvision and timm prepare them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from support.refusals import wrong
+from torchvision import models
+
+from heads.networks import of_torchvision
+from heads.preparation import ImageFlags, Preparation, as_said, of_config, transforms
+from inference.photographs import FromPhotographs
+
+USUAL = Preparation()
+SIZES = [(400, 300), (301, 517), (90, 64), (256, 256)]
+
+
+@pytest.fixture
+def unmade(monkeypatch):
+    """Networks are not made: their preparation alone is looked at. Returns what would have made them."""
+    made = []
+    monkeypatch.setattr(models, "get_model", lambda *given, **named: made.append((given, named)))
+    return made
+
+
+def photo(size, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+
+
+def check_same(prepared, theirs):
+    """Check that images are prepared as by another transform, by what an export does to them too."""
+    for size in SIZES:
+        image, export = photo(size), FromPhotographs(torch.nn.Identity(), prepared)
+        ours, exported = transforms(prepared, train=False)(image), export(torch.from_numpy(np.array(image))[None])[0]
+        assert ours.shape == theirs(image).shape == (3, prepared.image_size, prepared.image_size)
+        torch.testing.assert_close(ours, theirs(image), rtol=0, atol=1e-6 / min(prepared.std))
+        difference = (exported - ours).abs() * torch.tensor(prepared.std).view(3, 1, 1) * 255  # in levels
+        # Pillow changes rows or columns first, whichever is quicker; an export does the rows first
+        most, share = (2.01, 0.05) if prepared.squash else (0.01, 1)
+        assert difference.max() < most
+        assert (difference > 0.01).float().mean() < share
+
+
+# 224 of 256 and bilinear; 224 of 232; 240 of 256 and bicubic; 240 of 255; 256 of 260; 300 of 320; 384, all of it.
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("resnet50", "IMAGENET1K_V1"), ("resnet50", "IMAGENET1K_V2"), ("efficientnet_b1", "IMAGENET1K_V1"),
+        ("efficientnet_b1", "IMAGENET1K_V2"), ("swin_v2_t", "DEFAULT"), ("efficientnet_b3", "DEFAULT"),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"), ("vgg16", "IMAGENET1K_FEATURES"),
+    ],
+)  # fmt: skip
+def test_images_are_prepared_as_by_the_transform_of_torchvisions_weights(unmade, name, weights):
+    check_same(of_torchvision(name, weights, None)[1], models.get_model_weights(name)[weights].transforms())
+
+
+# 224 of 256; 224 of 235.8; 518, all of it; 384 of both sides, and a part of them; bilinear; other statistics.
+@pytest.mark.parametrize(
+    "name",
+    ["resnet50.tv_in1k", "vit_base_patch16_clip_224", "vit_small_patch14_dinov2", "convnext_tiny.in12k_ft_in1k_384",
+     "dm_nfnet_f0", "tf_mobilenetv3_small_075", "vit_base_patch16_siglip_224"],
+)  # fmt: skip
+def test_images_are_prepared_as_by_timms_own_transform(name):
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    check_same(of_config(config), timm.data.create_transform(**config, is_training=False))
+
+
+def test_every_config_of_timm_is_known_or_refused_by_name():
+    refused = set()
+    for name in timm.list_pretrained():
+        config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        try:
+            prepared = as_said(of_config(config), ImageFlags())
+            assert (prepared.image_size, prepared.squash) == (config["input_size"][1], config["crop_mode"] == "squash")
+        except ValueError as error:
+            assert "crop_mode 'border'" in str(error) or len(set(config["input_size"][1:])) == 2  # noqa: PT017
+            refused.add(name)
+    assert len(refused) < 30
+
+
+def test_training_images_have_the_networks_size_and_interpolation():
+    said = repr(transforms(Preparation(image_size=96, resize_size=128, interpolation="bicubic"), train=True))
+    assert "size=(96, 96)" in said
+    assert "bicubic" in said.lower()
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "efficientnet_v2_l", "squeezenet1_0", "regnet_y_16gf"])
+def test_each_of_torchvisions_weights_has_its_own_preparation_by_name_and_by_file(unmade, name):
+    entries = models.get_model_weights(name)
+    first = next(iter(entries)).transforms()
+    for pretrained, of in [
+        *((entry.name, entry) for entry in entries),
+        *((f"some/folder/{entry.url.split('/')[-1]}", entry) for entry in entries),
+        ("DEFAULT", entries.DEFAULT),
+    ]:
+        preset, prepared = of.transforms(), of_torchvision(name, pretrained, None)[1]
+        assert prepared == Preparation(
+            *preset.crop_size, *preset.resize_size, tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+        )
+        assert unmade[-1][1].get("weights") == (None if "/" in pretrained else of)
+    published = "ImageNet_iNat/models/resnet50_uniform_e90.pth"
+    for other in (None, published, "of_mine.pth", f"{entries.DEFAULT.url.split('/')[-1]}.old"):
+        prepared = of_torchvision(name, other, None)[1]
+        assert (prepared.image_size, prepared.resize_size) == (first.crop_size[0], first.resize_size[0])
+        assert "weights" not in unmade[-1][1]
+
+
+def test_a_vision_transformer_is_made_for_the_size_of_its_images(unmade):
+    for pretrained, said, size in (
+        ("vit_b_16_swag-9ac1b537.pth", None, 384), ("mine.pth", None, 224), ("mine.pth", 448, 448), (None, 384, 384),
+    ):  # fmt: skip
+        of_torchvision("vit_b_16", pretrained, said)
+        assert unmade[-1][1] == {"image_size": size}
+    of_torchvision("vit_b_16", "DEFAULT", None)
+    assert "image_size" not in unmade[-1][1]  # torchvision takes the weights' own
+
+
+def test_flags_take_the_place_of_what_the_network_has():
+    assert as_said(USUAL, ImageFlags()) == USUAL
+    half = (0.5, 0.5, 0.5)
+    assert as_said(USUAL, ImageFlags(100, 110, half, half)) == replace(
+        USUAL, image_size=100, resize_size=110, mean=half, std=half
+    )
+    assert as_said(USUAL, ImageFlags(resize_size=224)) == replace(USUAL, resize_size=224)
+    assert as_said(USUAL, ImageFlags(mean=(0.0, 0.0, 0.0))).mean == (0, 0, 0)
+
+
+@given(st.integers(8, 3500), st.integers(8, 500), st.floats(1, 1.16))
+def test_the_short_side_grows_with_the_crop(size, crop, factor):
+    usual = Preparation(crop, int(crop * factor))
+    prepared = as_said(usual, ImageFlags(size))
+    assert prepared.image_size == size
+    assert 0 <= size * usual.resize_size / usual.image_size - prepared.resize_size < 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        *(({"image_size": x}, f"--image_size {x} makes no sense: it must be from 8 to 4096") for x in (0, 7, 4097, -224)),
+        *(({"resize_size": x}, f"--resize_size {x} makes no sense: it must be from the 224 of") for x in (0, 223, 4097)),
+        *(({"mean": (0.5, x, 0.5)}, "--mean 0.5,") for x in (-0.1, 1.1, 116.28, float("nan"), float("inf"), 1e300)),
+        *(({"std": (0.5, 0.5, x)}, "--std 0.5,0.5,") for x in (-0.1, 0.0, 1e-320, 1.1, 58.4, float("nan"), float("inf"))),
+    ],
+)
+def test_what_pixels_from_0_to_1_do_not_have_is_refused(flags, told):
+    assert wrong(as_said, USUAL, ImageFlags(**flags)).startswith(told)
+    assert as_said(USUAL, ImageFlags(8, 8, (0.0, 0.5, 1.0), (0.001, 1 / 255, 1.0))).std[0] == 0.001

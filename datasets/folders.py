@@ -212,10 +212,12 @@ def read_layout(root: Path) -> Layout:
         if len(found) > 1 and of["train"]:
             raise UserError(f"{root} holds {' and '.join(found)}, which both mean {split}: move one away")
     others = [name for name in names if not any(name in found for found in of.values())]
-    if not of["train"] or not holds_classes(root / of["train"][0]) or (others and not of["val"] and not of["test"]):
+    tests = [*of["val"], *of["test"]]
+    splits = [*of["train"]] or ([] if others else tests)  # for tests alone those of training need not be there
+    if not any(holds_classes(root / name) for name in splits) or (others and not tests):
         return Layout(root)
     notes = [f"{root}: folders that are no splits, and not used: {some_of(others)}"] if others else []
-    place = {split: root / found[0] for split, found in of.items() if found}
+    place = {"train": root / "train", **{split: root / found[0] for split, found in of.items() if found}}
     for split in ("val", "test", "meta"):
         if split in place and not holds_classes(place[split]):
             told = f"{place.pop(split)} has no class folders, so that nothing says what is on its images: it is not used"

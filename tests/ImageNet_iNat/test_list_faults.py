@@ -60,7 +60,7 @@ MISTAKES = [
     (["--train_list", "good.txt"], ["--val_list"]),
     (["--num_classes", "4"], ["--num_classes 4", "3"]),
     (["--data_root", "nowhere"], ["nowhere has no folders train and val"]),
-    (["--pretrained", "seven.pth"], ["seven.pth", "7 classes", "3", "--fresh_head"]),
+    (["--pretrained", "seven.pth"], ["seven.pth", "7 classes", "3", "--dataset"]),
     (["--pretrained", "text.pth"], ["text.pth is not a file that torch.save wrote"]),
     (["--pretrained", "none.pth"], ["there is no checkpoint none.pth"]),
     (["--workdir", "text.pth"], ["text.pth", "cannot be written"]),

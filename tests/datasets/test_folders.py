@@ -83,6 +83,8 @@ LAYOUTS = [  # folders, the splits' places: train, val, test, meta
     (["train/cat", "test/0.png"], ("train", None, None, None)),  # without labels
     (["train/cat", "test/0.png", "val/cat"], ("train", "val", None, None)),
     (["train/cat"], ("train", None, None, None)),
+    (["Val/cat"], ("train", "Val", None, None)),  # for tests alone
+    (["val/cat", "car"], ("", None, None, None)),
 ]
 
 

@@ -183,7 +183,7 @@ def test_train_own_tests_on_the_folder_test_beside_val_and_train_on_val(tmp_path
     for part in ("train", "val", "test"):
         write_photographs(tmp_path / part)
         Image.fromarray(noise(1)).save(tmp_path / part / "0" / f"{part}.png")
-    for part, dataset in (("test", "own"), ("val", "custom")):
+    for part, dataset in (("test", "own"), ("test", "custom")):
         found = thumbnails(listed_run(read_tree(tmp_path / part, None), tmp_path, dataset=dataset), [0])
         assert found.pictures[0].name == f"0/{part}.png"
 

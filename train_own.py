@@ -36,7 +36,7 @@ from heads.feature_scale import FeatureScale, scaled_batches
 from heads.finetune import image_shares, network_notes, network_task, step_cost
 from heads.finetune_step import NetworkTask
 from heads.folds import FOLDS
-from heads.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
+from heads.head_training import Task, head_task, introduction, train_epochs
 from heads.own_flags import OwnFlags, parse_own
 from heads.own_sources import ImageSource, OpenRows, Source, read_source
 from heads.run_flags import parse_group
@@ -103,7 +103,6 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         run.say(*introduction(flags, task, group, source.subject(flags)))
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
-        batches: GlobalBatches[Any]
         if isinstance(task, NetworkTask):
             assert isinstance(source, ImageSource)
             run.say(*network_notes(flags, task, group))

@@ -283,9 +283,9 @@ class Batches:
         return self._scaled(self.parts[name].in_order(self.test_batch_size, self.group))
 
     def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Drawn:
-        part = self.parts[name]
+        part = self.parts[name]  # when the first batch is asked for: there may be no meta set
         indices = draw(len(part), self.batch_size, self.seed)
-        return self._scaled(part.drawn(indices, seeded(self.seed, stream), taken, self.group))
+        yield from self._scaled(part.drawn(indices, seeded(self.seed, stream), taken, self.group))
 
     def _scaled(self, batches: Drawn) -> Drawn:
         return ((self.scale(features), target) for features, target in batches)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.pictures import decode
@@ -97,14 +97,10 @@ def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, List
 
 def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | UserError:
     """Return images (N, 3, S, S), N may be 0 and `size` is S, and target (N,), or the first mistake."""
-    good = []
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-        good.append(item)
-    if not good:
+    if not items:
         return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
-    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
+    mistakes = [item for item in items if isinstance(item, UserError)]
+    return mistakes[0] if mistakes else tuple(default_collate(items))
 
 
 def leave_stopping(_: int) -> None:

@@ -155,19 +155,6 @@ def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named
         assert wrong(open_backbone, SMALL, "DEFAULT", SIZE).startswith(f"{file} is ")
 
 
-@pytest.mark.parametrize(("weights", "resized"), [("IMAGENET1K_V1", 256), ("IMAGENET1K_V2", 232), ("DEFAULT", 232)])
-def test_weights_by_the_name_that_torchvision_has_for_them(hub, weights, resized):
-    networks = {}
-    for entry in models.get_model_weights("mobilenet_v2"):
-        networks[entry] = models.get_model("mobilenet_v2")
-        saved_as(hub / entry.url.split("/")[-1], networks[entry].state_dict())
-    backbone = open_backbone("mobilenet_v2", weights, ImageFlags())
-    chosen = networks.pop(models.get_model_weights("mobilenet_v2")[weights])
-    assert same_weights(backbone, chosen)
-    assert not same_weights(backbone, *networks.values())
-    assert backbone.prepared.resize_size == resized
-
-
 # Networks of timm
 
 

@@ -36,7 +36,7 @@ def photo(size, seed=0):
 def check_same(prepared, theirs):
     """Check that images are prepared as by another transform, by what an export does to them too."""
     for size in SIZES:
-        image, export = photo(size), FromPhotographs(torch.nn.Identity(), prepared)
+        image, export = photo(size), FromPhotographs(prepared)
         ours, exported = transforms(prepared, train=False)(image), export(torch.from_numpy(np.array(image))[None])[0]
         assert ours.shape == theirs(image).shape == (3, prepared.image_size, prepared.image_size)
         torch.testing.assert_close(ours, theirs(image), rtol=0, atol=1e-6 / min(prepared.std))

@@ -36,9 +36,9 @@ from heads.feature_scale import FeatureScale, scaled_batches
 from heads.finetune import image_shares, network_notes, network_task, step_cost
 from heads.finetune_step import NetworkTask
 from heads.folds import FOLDS
-from heads.head_training import GlobalBatches, Task, head_task, introduction, train_epochs
+from heads.head_training import Task, head_task, introduction, train_epochs
 from heads.own_flags import OwnFlags, parse_own
-from heads.own_sources import ImageSource, OpenRows, Source, read_source
+from heads.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
 from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
@@ -88,7 +88,9 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             """Return the network with a head for features as they come, while the one that is trained is for scaled ones."""
             last = scales[0].folded(task.head, task.subtracted)
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
-            weights = source.state(last, flags.whole)
+            weights = head_weights(last)
+            if isinstance(source, ImageSource) and flags.whole:
+                weights = source.backbone.whole(last)
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
         run.begin(  # resumes an interrupted run, or ends here if it is finished
@@ -103,7 +105,6 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         run.say(*introduction(flags, task, group, source.subject(flags)))
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
-        batches: GlobalBatches[Any]
         if isinstance(task, NetworkTask):
             assert isinstance(source, ImageSource)
             run.say(*network_notes(flags, task, group))

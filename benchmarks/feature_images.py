@@ -34,7 +34,7 @@ from harness.process_group import Group
 from heads.batches import extractor, plain_images
 from heads.feature_shards import FeatureCache
 from heads.image_lists import read_tree
-from heads.networks import opened_backbone
+from heads.networks import open_backbone
 from heads.preparation import ImageFlags, transforms
 
 BATCH, WORKERS, CLASSES = 100, 2, 4
@@ -55,7 +55,7 @@ def write_photographs(folder: Path, images: int) -> None:
 
 def plain_loop(name: str, folder: Path) -> Callable[[], object]:
     """Return the loop that one writes with torchvision."""
-    backbone = opened_backbone(name, None, ImageFlags(), None)
+    backbone = open_backbone(name, None, ImageFlags())
     model = backbone.model.to(memory_format=torch.contiguous_format)
     loader = DataLoader(ImageFolder(str(folder), transforms(backbone.prepared, train=False)), BATCH, num_workers=WORKERS)
 
@@ -68,7 +68,7 @@ def plain_loop(name: str, folder: Path) -> Callable[[], object]:
 
 def own_loop(name: str, folder: Path) -> Callable[[], object]:
     """Return what train_own.py does, into a new cache each time."""
-    backbone = opened_backbone(name, None, ImageFlags(), None)
+    backbone = open_backbone(name, None, ImageFlags())
     group = Group(0, 1, torch.device("cpu"))
     images, extract = plain_images(read_tree(folder, None), backbone.prepared), extractor(backbone.model)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.pictures import decode
@@ -36,6 +36,7 @@ TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of dat
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
 Indices = Iterator[tuple[int, Tensor]]  # the number of a pass, or of a batch, and the rows of a global batch
+Drawn = Iterator[tuple[Any, Tensor]]  # global batches as a step takes them, features (N, A) or else, and target (N,)
 
 
 class ListedImages(Dataset[Any]):
@@ -96,14 +97,10 @@ def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, List
 
 def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | UserError:
     """Return images (N, 3, S, S), N may be 0 and `size` is S, and target (N,), or the first mistake."""
-    good = []
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-        good.append(item)
-    if not good:
+    if not items:
         return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
-    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
+    mistakes = [item for item in items if isinstance(item, UserError)]
+    return mistakes[0] if mistakes else tuple(default_collate(items))
 
 
 def leave_stopping(_: int) -> None:
@@ -173,14 +170,18 @@ class LiveViews:
     def __len__(self) -> int:
         return len(self.images)
 
-    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Iterator[Batch]:
-        """Yield global batches without the first `taken`; each process computes its share, and gets those of the others."""
-        wanted, drawn = tee(islice(indices, taken, None))
+    def shares(self, indices: Indices, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's share of the images (n, 3, S, S) of each global batch, and the whole batch's target (N,)."""
+        wanted, drawn = tee(indices)
         keys = ([(i, number) for i in index[group.share(len(index))].tolist()] for number, index in wanted)
         loaded = load(self.images, keys, self.workers, group.device)
-        for (_, index), (pixels, target) in zip(drawn, loaded, strict=False):
-            sizes = shard_sizes(len(index), group.world_size)
-            yield group.all_gather(self.extract(pixels), sizes), group.all_gather(target, sizes)
+        for (_, index), (pixels, _) in zip(drawn, loaded, strict=False):
+            yield pixels, torch.from_numpy(self.images.images.targets[index.numpy()]).to(group.device)
+
+    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Drawn:
+        """Yield global batches without the first `taken`; each process computes its share, and gets those of the others."""
+        for pixels, target in self.shares(islice(indices, taken, None), group):
+            yield group.all_gather(self.extract(pixels), shard_sizes(len(target), group.world_size)), target
 
     def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
         """Yield this process's share; all wait for one another after each batch."""
@@ -227,7 +228,7 @@ class RowViews:
     def __len__(self) -> int:
         return len(self.target)
 
-    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Iterator[Batch]:
+    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Drawn:
         """Yield global batches, whole on every process, without the first `taken`."""
         for number, (_, index) in enumerate(indices):
             view = torch.randint(len(self.views), (len(index),), generator=generator).numpy()
@@ -236,13 +237,18 @@ class RowViews:
             rows = np.empty((len(index), self.views[0].shape[1]), self.views[0].dtype)
             for k, matrix in enumerate(self.views):
                 rows[view == k] = matrix[index.numpy()[view == k]]
-            yield torch.from_numpy(rows), self.target[index]
+            yield on_device(rows, self.target[index], group.device)
 
     def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
         """Yield this process's share of the first view."""
         for batch in parted(range(len(self))[group.share(len(self))], batch_size):
             rows = slice(batch.start, batch.stop)
-            yield torch.from_numpy(np.array(self.views[0][rows])), self.target[rows]
+            yield on_device(np.array(self.views[0][rows]), self.target[rows], group.device)
+
+
+def on_device(rows: np.ndarray, target: Tensor, device: torch.device) -> Batch:
+    """Return features in float32 and their target on a device."""
+    return torch.from_numpy(rows).to(device).float(), target.to(device)
 
 
 @dataclass(frozen=True)
@@ -250,7 +256,7 @@ class Batches:
     """Global batches of an experiment; `batch_size` is that of all processes together.
 
     `parts` are the sets "train" and "meta", whose batches are drawn, "test" and perhaps "heldout". `scale` is what is done
-    to features before they are used.
+    to features, or to what batches have in their place, before they are used.
     """
 
     parts: Mapping[str, LiveViews | RowViews]
@@ -258,13 +264,13 @@ class Batches:
     batch_size: int
     test_batch_size: int
     seed: int
-    scale: Callable[[Tensor], Tensor] = lambda features: features
+    scale: Callable[[Any], Any] = lambda features: features
 
-    def train(self, taken: int = 0) -> Iterator[Batch]:
+    def train(self, taken: int = 0) -> Drawn:
         """Yield the training batches of one epoch after the other, without the first `taken`."""
         return self._drawn("train", train_indices, TRAIN_VIEWS, taken)
 
-    def meta(self, taken: int = 0) -> Iterator[Batch]:
+    def meta(self, taken: int = 0) -> Drawn:
         """Yield the meta batches without end, without the first `taken`."""
         return self._drawn("meta", meta_indices, META_VIEWS, taken)
 
@@ -272,26 +278,10 @@ class Batches:
         """Yield this process's share of the test set, or of the "heldout" images."""
         return self._scaled(self.parts[name].in_order(self.test_batch_size, self.group))
 
-    def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Iterator[Batch]:
-        part = self.parts[name]
+    def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Drawn:
+        part = self.parts[name]  # when the first batch is asked for: there may be no meta set
         indices = draw(len(part), self.batch_size, self.seed)
         yield from self._scaled(part.drawn(indices, seeded(self.seed, stream), taken, self.group))
 
-    def _scaled(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for features, target in batches:
-            yield self.scale(features.to(self.group.device).float()), target.to(self.group.device)
-
-
-class DrawnImages:
-    """An experiment's images, those that are trained on to be drawn in batches of `batch_size`, all processes together."""
-
-    def __init__(
-        self, sets: Sets, prepared: Preparation, extract: Extract, group: Group,
-        batch_size: int, test_batch_size: int, workers: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.sets, self.images, self.extract, self.group = sets, drawn_images(sets, prepared, seed), extract, group
-        self.batch_size, self.test_batch_size, self.workers, self.seed = batch_size, test_batch_size, workers, seed
-
-    def test(self, name: str = "test") -> Iterator[Batch]:
-        """Yield this process's share of the test set, or of the "heldout" images."""
-        return LiveViews(self.images[name], self.extract, self.workers).in_order(self.test_batch_size, self.group)
+    def _scaled(self, batches: Drawn) -> Drawn:
+        return ((self.scale(features), target) for features, target in batches)

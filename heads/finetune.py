@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice, tee
-from typing import Any
+from dataclasses import dataclass
+from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,7 +14,7 @@ from data_utils import mixed_seed
 from harness.errors import UserError
 from harness.process_group import Group
 from heads.backbone import make_head
-from heads.batches import DrawnImages, Extract, load, meta_indices, train_indices
+from heads.batches import Batches, Extract, Indices, LiveViews, drawn_images
 from heads.drawn_sets import Sets
 from heads.feature_scale import FeatureScale
 from heads.finetune_step import ImageBatch, NetworkTask, Share, SharedPasses
@@ -27,46 +26,25 @@ from meta_layers import WithFeatures
 from meta_step import META_COST
 from passes import lacks_bf16
 
-TRAIN_DRAWS, META_DRAWS = 4, 5  # streams of random numbers, beside those of data_utils and of batches
 LEAST_CHUNK = 4  # images, where there is batch norm: two chunks of a share, which may be one image smaller, have two each
 
 
-class ImageShares(DrawnImages):
-    """A process's shares of batches of an experiment's images, which are augmented anew in every epoch.
+@dataclass(frozen=True)
+class Shares(LiveViews):
+    """A set whose batches are a process's share of images; no batch has fewer than `least`."""
 
-    `batch_size` is that of the global batch, all processes together, and no batch has fewer than `least` images; `extract`
-    serves tests.
-    """
+    least: int
 
-    def __init__(self, *drawn: Any, least: int) -> None:
-        super().__init__(*drawn)
-        self.least = least
-
-    def train(self, taken: int = 0) -> Iterator[ImageBatch]:
-        """Yield the training batches of one epoch after the other, without the first `taken`."""
-        trained = self.sets.trained.targets
-        indices = with_rest_joined(train_indices(len(trained), self.batch_size, self.seed), self.least)
-        return self._shares("train", trained, indices, TRAIN_DRAWS, taken)
-
-    def meta(self, taken: int = 0) -> Iterator[ImageBatch]:
-        """Yield the meta batches without end, without the first `taken`."""
-        meta = self.sets.meta.targets
-        return self._shares("meta", meta, meta_indices(len(meta), self.batch_size, self.seed), META_DRAWS, taken)
-
-    def _shares(
-        self, name: str, targets: np.ndarray, indices: Iterator[tuple[int, Tensor]], stream: int, taken: int
-    ) -> Iterator[ImageBatch]:
-        group, device = self.group, self.group.device
-        drawn, wanted = tee(islice(enumerate(indices), taken, None))
-        keys = ([(i, number) for i in index[group.share(len(index))].tolist()] for _, (number, index) in wanted)
-        for images, _ in load(self.images[name], keys, self.workers, device):
-            count, (_, index) = next(drawn)
-            seed = mixed_seed(self.seed, stream, count, group.rank)
-            share = Share(images.contiguous(memory_format=torch.channels_last), len(index), seed)
-            yield share, torch.from_numpy(targets[index.numpy()]).to(device)
+    def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Iterator[ImageBatch]:
+        """Yield shares of global batches, and the whole batch's target, without the first `taken`."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        batches = islice(with_rest_joined(indices, self.least), taken, None)
+        for number, (images, target) in enumerate(self.shares(batches, group), taken):
+            own = images.contiguous(memory_format=torch.channels_last)
+            yield Share(own, len(target), mixed_seed(seed, number, group.rank)), target
 
 
-def with_rest_joined(indices: Iterator[tuple[int, Tensor]], least: int) -> Iterator[tuple[int, Tensor]]:
+def with_rest_joined(indices: Indices, least: int) -> Indices:
     """Pass (epoch, indices) on, joining what is left of an epoch to the batch before if that is fewer than `least`."""
     epoch, held = next(indices)
     for now, index in indices:
@@ -131,13 +109,14 @@ def network_task(flags: OwnFlags, source: ImageSource, group: Group) -> NetworkT
     return NetworkTask(**parts, passes=SharedPasses(model, group, flags.amp == "bf16", flags.micro_batch))
 
 
-def image_shares(flags: OwnFlags, source: ImageSource, task: NetworkTask, group: Group) -> tuple[ImageShares, FeatureScale]:
+def image_shares(flags: OwnFlags, source: ImageSource, task: NetworkTask, group: Group) -> tuple[Batches, FeatureScale]:
     """Return the batches of a task's images, and that features are left as they are, once all images can be read."""
     prepared, model = source.backbone.prepared, task.trained
     check_readable(source.sets, group, flags.workers, prepared.resize_size)
-    sizes = task.batch_size, flags.test_batch_size, flags.workers
-    least = least_images(model, group)
-    batches = ImageShares(source.sets, prepared, tested_features(model), group, *sizes, flags.seed, least=least)
+    extract, least = tested_features(model), least_images(model, group)
+    images = drawn_images(source.sets, prepared, flags.seed)
+    parts = {name: Shares(part, extract, flags.workers, least) for name, part in images.items()}
+    batches = Batches(parts, group, task.batch_size, flags.test_batch_size, flags.seed)
     return batches, FeatureScale(torch.zeros(source.features), torch.ones(()))
 
 

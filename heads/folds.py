@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from harness.record import save_arrays
 from harness.signals_and_lock import HeldError, only_run
 from harness.text import say
 
+T = TypeVar("T")
 FOLDS = 5
 ONE_ERROR = 1.0  # standard errors by which constants must be better than milder ones
 ONE_ROW = 0.25  # squares of rights that are all alike, which of few rows is no certainty
@@ -105,52 +108,56 @@ class ScoreFiles:
         words = json.dumps([self.about, key], sort_keys=True, default=str)
         return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
 
-    def read(self, key: object) -> Score | None:
-        """Return a score that is there, whole."""
-        return self.read_file(self.path(key))
-
-    @staticmethod
-    def read_file(path: Path) -> Score | None:
-        """Return the score in a file, None if there is none."""
-        with suppress(Exception), open(path, "rb") as file:  # whatever a damaged archive raises
-            kept = np.load(file, allow_pickle=False)
-            return Score(kept["target"], kept["right"], kept["loss"])
-        return None
-
     def all(
         self, keys: Sequence[object], compute: Callable[[int], Score], tell: Callable[[str], object] = say,
         check: Callable[[], object] = lambda: None,
     ) -> Iterator[tuple[int, Score]]:  # fmt: skip
-        """Yield index and score of each key, computed where it is not there yet and no other process is at it.
-
-        While others are at what is left, `check` is called again and again, and may raise, and `tell` once, after a while.
-        """
+        """Yield index and score of each key, computed where it is not there yet; see `done_between`."""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        left, holder, waits = list(range(len(keys))), "", 0
-        while left:
-            done = []
-            for i in left:
-                try:
-                    score = self.read(keys[i]) or self.made(self.path(keys[i]), i, compute)
-                except HeldError as held:
-                    holder = held.holder
-                    continue
-                done.append(i)
-                yield i, score
-            left = [i for i in left if i not in done]
-            if left and not done:
-                waits += 1
-                if waits == TOLD_AFTER:
-                    tell(f"waiting for {holder}, which computes the scores that are left")
-                check()
-                time.sleep(SECONDS_BETWEEN)
+        return done_between([partial(kept, self.path(key), partial(compute, i)) for i, key in enumerate(keys)], tell, check)
 
-    def made(self, path: Path, i: int, compute: Callable[[int], Score]) -> Score:
-        """Return a score that is computed now, and kept."""
+
+def kept(path: Path, compute: Callable[[], Score]) -> Score:
+    """Return the score in a file, computed if it is not there; a `HeldError` if another process computes it now."""
+    found = read_score(path)
+    if found is None:
         with only_run(path.with_suffix(".lock")):
-            if (there := self.read_file(path)) is not None:  # another process has just made it
-                return there
-            score = compute(i)
-            save_arrays({"target": score.target, "right": score.right, "loss": score.loss}, path)
-            return score
+            found = read_score(path)  # another process may just have made it
+            if found is None:
+                found = compute()
+                save_arrays(vars(found), path)
+    return found
+
+
+def read_score(path: Path) -> Score | None:
+    """Return the score in a file, None if there is none."""
+    with suppress(Exception), open(path, "rb") as file:  # whatever a damaged archive raises
+        return Score(**np.load(file, allow_pickle=False))
+    return None
+
+
+def done_between(
+    works: Sequence[Callable[[], T]], tell: Callable[[str], object], check: Callable[[], object]
+) -> Iterator[tuple[int, T]]:
+    """Do works that several processes share, and yield index and result of each; a `HeldError` says that another is at it.
+
+    While others are at all that is left, `check` is called again and again, and may raise, and `tell` once, after a while.
+    """
+    left, waits = dict(enumerate(works)), 0
+    while left:
+        before, holder = len(left), ""
+        for i, work in list(left.items()):
+            try:
+                result = work()
+            except HeldError as held:
+                holder = held.holder
+                continue
+            del left[i]
+            yield i, result
+        if len(left) == before:
+            waits += 1
+            if waits == TOLD_AFTER:
+                tell(f"waiting for {holder}, which is at what is left")
+            check()
+            time.sleep(SECONDS_BETWEEN)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from harness.process_group import Group
 from harness.progress import StepFigures
 from harness.run import Run
 from heads.backbone import trained_part
+from heads.batches import Batches
 from heads.drawn_sets import Sets
 from heads.head_step import augmented_head_step, head_step, plain_head_step
 from heads.run_flags import FrozenFlags
@@ -31,20 +32,6 @@ from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, 
 from meta_step import STAGE2, PlainStepResult
 
 B = TypeVar("B", bound=tuple[Any, ...])  # a global batch, whose second entry is the target (N,)
-B_co = TypeVar("B_co", bound=tuple[Any, ...], covariant=True)
-
-
-class GlobalBatches(Protocol[B_co]):
-    """Where batches come from: those to be trained on of kind B, those of tests features (N, A) and target (N,)."""
-
-    def train(self, taken: int = 0) -> Iterator[B_co]:
-        """Yield the global training batches of one epoch after the other, without the first `taken`."""
-
-    def meta(self, taken: int = 0) -> Iterator[B_co]:
-        """Yield the global meta batches without end, without the first `taken`."""
-
-    def test(self, name: str = "test") -> Iterator[Batch]:
-        """Yield this process's share of the test set, or of the "heldout" images."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +209,7 @@ def take_step(flags: FrozenFlags, task: Task[B], batch: B, meta: Iterator[B], ep
     raise ValueError(f"heads are not trained by --stage2 {flags.stage2}")
 
 
-def train_epochs(run: Run, flags: FrozenFlags, task: Task[B], features: GlobalBatches[B], group: Group) -> None:
+def train_epochs(run: Run, flags: FrozenFlags, task: Task[Any], features: Batches, group: Group) -> None:
     """Train from where the run stands to its end."""
     sets, head, estimator, stages = task.sets, task.head, task.estimator, task.stages
     batches = features.train(run.epoch * task.steps + run.meter.steps)  # of one epoch after the other

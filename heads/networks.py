@@ -132,6 +132,7 @@ def downloads(name: str) -> list[str]:
     return sorted(known, key=DOWNLOADED.__ne__)
 
 
+@torch.no_grad()
 def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepared: Preparation | None = None) -> Backbone:
     """Return a backbone with its weights; a `UserError` names the flag that is wrong.
 
@@ -147,35 +148,27 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     prepared:
         How its images are prepared; None is as the weights want it, which a file of train_own.py for this network says.
     """
-    offered = downloads(name)
-    if pretrained is None or pretrained in offered:
-        return opened_backbone(name, pretrained, images, prepared)
-    if not os.path.isfile(pretrained):
-        advice = "".join(f", or {word} to download it" for word in offered)
-        raise UserError(f"there is no file {pretrained}: give another by --pretrained{advice}")
-    state = read_pretrained(Path(pretrained))
-    facts = state.get(BACKBONE)
-    if prepared is None and facts is not None and facts["name"] == name:
-        prepared = prepared_as(facts)
-    return opened_backbone(name, pretrained, images, prepared, state["state_dict"])
-
-
-@torch.no_grad()
-def opened_backbone(
-    name: str, pretrained: str | None, images: ImageFlags, known: Preparation | None, weights: StateDict | None = None
-) -> Backbone:
-    """Return a backbone with weights of a file, if they are given, or as they are downloaded or drawn."""
-    size = images.image_size or (known.image_size if known else None)
+    offered, weights = downloads(name), None
+    if pretrained is not None and pretrained not in offered:
+        if not os.path.isfile(pretrained):
+            advice = "".join(f", or {word} to download it" for word in offered)
+            raise UserError(f"there is no file {pretrained}: give another by --pretrained{advice}")
+        state = read_pretrained(Path(pretrained))
+        weights, facts = state["state_dict"], state.get(BACKBONE)
+        if prepared is None and facts is not None and facts["name"] == name:
+            prepared = prepared_as(facts)
+    size = images.image_size or (prepared.image_size if prepared else None)
     advice = "see --backbone, --pretrained and --image_size"
     with kept_apart(seed=0), told_as(f"--backbone {name} cannot be made", advice):  # drawn alike on all processes
         if is_torchvision(name):
             model, usual, head = of_torchvision(name, pretrained, size)
         elif is_library(name):
             model, usual, head = of_timm(name, pretrained, size, weights)
+            weights = None  # they are in it
         else:
             model, usual, head = of_function(name)
-    backbone = without_head(name, pretrained, model, head, as_said(known or usual, images))
-    if weights is not None and (is_torchvision(name) or not is_library(name)):
+    backbone = without_head(name, pretrained, model, head, as_said(prepared or usual, images))
+    if weights is not None:
         backbone.fit(weights, Path(str(pretrained)))
     return backbone
 

@@ -94,9 +94,8 @@ class OwnFlags(FrozenFlags):
         """Return the parameters, at --C with the decay whose minimum logistic regression finds there: none of the bias."""
         if self.C is None:
             return model.parameters()
-        of = {True: [p for p in model.parameters() if p.dim() > 1], False: [p for p in model.parameters() if p.dim() == 1]}
-        decays = {True: features / (self.C * rows), False: 0.0}
-        return [{"params": of[matrix], "weight_decay": decays[matrix]} for matrix in of]
+        matrices, biases = ([p for p in model.parameters() if p.dim() in dims] for dims in ([2], [1]))
+        return [{"params": matrices, "weight_decay": features / (self.C * rows)}, {"params": biases, "weight_decay": 0.0}]
 
     def drawn(self, lists: Lists) -> Sets:
         """Return the sets that are drawn; meta images stay in the training set, unless they are to be apart from it."""

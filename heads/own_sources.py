@@ -56,14 +56,6 @@ class ImageSource:
         """Return what a checkpoint of a head, or of the whole network, says of it."""
         return {"backbone": self.backbone.facts(whole)}
 
-    def state(self, head: nn.Linear, whole: bool) -> dict[str, Tensor]:
-        """Return the weights of a head, or of the whole network with it."""
-        return self.backbone.whole(head) if whole else head_weights(head)
-
-    def for_flags(self, flags: OwnFlags) -> ImageSource:
-        """Return it with the sets that these flags draw from the same lists."""
-        return replace(self, sets=flags.redrawn(self.sets))
-
     def without_bad(self, flags: OwnFlags, group: Group) -> ImageSource:
         """Read all images now, and leave out those that cannot be read."""
         size = self.backbone.prepared.resize_size
@@ -127,14 +119,6 @@ class FeatureSource:
     def facts(self, whole: bool = True) -> dict[str, Any]:
         """Return what a checkpoint says of it."""
         return {"backbone": None}
-
-    def state(self, head: nn.Linear, whole: bool) -> dict[str, Tensor]:
-        """Return the weights of the head, which is all there is."""
-        return head_weights(head)
-
-    def for_flags(self, flags: OwnFlags) -> FeatureSource:
-        """Return it with the sets that these flags draw from the same lists."""
-        return replace(self, sets=flags.redrawn(self.sets))
 
     def without_bad(self, flags: OwnFlags, group: Group) -> FeatureSource:
         """Return it as it is: nothing is bad, or the file could not have been read."""

@@ -1,4 +1,4 @@
-"""Jobs done each in a process of its own, so many at a time, by one command or by several that see the same folder.
+"""Trainings done each in a process of its own, so many at a time, by one command or by several that see the same folder.
 
 A job is taken by a lock beside its files, which goes when the process that holds it does: no two processes do the same job,
 on one machine or on several, and one that was killed is done by whoever comes next.
@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from harness.errors import Stopped, UserError
 from harness.files import writing
 from harness.signals_and_lock import HeldError, Interrupted, Signals, heeded, only_run
 from harness.text import say
+from scripts.trainings import Training
 
 LOCK, LOG = "_job.lock", ".log"
 HELD = 75  # exit status of a process whose job another one does
@@ -30,26 +30,7 @@ LOOK_EVERY = 1.0  # seconds, at what other jobs leave
 CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
-class Job(Protocol):
-    """Work that ends in files which are there whole or not at all; an interrupted one is begun anew or gone on with."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    def file(self, end: str) -> Path:
-        """Return the path of one of its files: LOCK is held while it is done, LOG takes what it prints."""
-
-    def done(self) -> bool:
-        """Whether its files are there."""
-
-    def ready(self) -> bool:
-        """Whether all that it needs is there; a `UserError` if it never will be."""
-
-    def run(self) -> None:
-        """Do it."""
-
-
-def do(job: Job) -> None:
+def do(job: Training) -> None:
     """Do a job in this process, which ends with it, unless another one does it."""
     for number in heeded():
         signal.signal(number, signal.SIG_DFL)
@@ -65,7 +46,7 @@ def do(job: Job) -> None:
         sys.exit(f"error: {error}")
 
 
-def holder_of(job: Job) -> str | None:
+def holder_of(job: Training) -> str | None:
     """Return which other process does a job, None if none does."""
     try:
         with only_run(job.file(LOCK)):
@@ -74,7 +55,7 @@ def holder_of(job: Job) -> str | None:
         return error.holder
 
 
-def failure(job: Job, status: int) -> UserError:
+def failure(job: Training, status: int) -> UserError:
     """Return what to say of a job whose process ended with that status: the last line that it printed."""
     log = job.file(LOG)
     said = log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -85,9 +66,9 @@ def failure(job: Job, status: int) -> UserError:
 class Shift:
     """The jobs that are left, and those that run here."""
 
-    def __init__(self, jobs: Sequence[Job], at_once: int, bar: tqdm) -> None:
+    def __init__(self, jobs: Sequence[Training], at_once: int, bar: tqdm) -> None:
         self.waiting, self.at_once, self.bar = list(jobs), at_once, bar
-        self.running: dict[int, tuple[BaseProcess, Job]] = {}  # by what tells that the process has ended
+        self.running: dict[int, tuple[BaseProcess, Training]] = {}  # by what tells that the process has ended
         self.told: set[str] = set()  # jobs of which it was said who does them
 
     def say(self, line: str) -> None:
@@ -138,7 +119,7 @@ class Shift:
             alive[0].join(LOOK_EVERY)
 
 
-def do_all(jobs: Sequence[Job], at_once: int) -> None:
+def do_all(jobs: Sequence[Training], at_once: int) -> None:
     """Do all jobs, in their order as far as they are ready; one that fails, or a signal, ends the others too."""
     for job in jobs:
         with writing(job.file(LOG).parent):

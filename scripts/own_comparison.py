@@ -7,9 +7,8 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,11 @@ from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
 from harness.run_files import summary_path
-from harness.signals_and_lock import HeldError, Signals
+from harness.signals_and_lock import Signals
 from harness.text import say
 from heads.answer import answer
 from heads.choosing import ChosenWay, choose_way, open_folds
+from heads.folds import done_between
 from heads.own_flags import OwnFlags, given_flags, parse_own
 from heads.own_sources import Source, read_source
 from heads.run_flags import parse_group
@@ -91,22 +91,16 @@ def choose_all(one: Comparison, source: Source, group: Group) -> list[ChosenWay]
 
 def train_all(one: Comparison, source: Source, group: Group) -> None:
     """Train each way on all the training images; what the runs print goes to a file."""
-    left = list(one.ways)
     with Signals() as signals:
-        while left:
-            for way in list(left):
-                check_stop(signals)
-                with suppress(HeldError):  # another process trains it
-                    train_way(one, way, source, group)
-                    left.remove(way)
-            time.sleep(0.5 if left else 0)
-        check_stop(signals)
+        check = partial(check_stop, signals)
+        for _ in done_between([partial(train_way, one, way, source, group) for way in one.ways], say, check):
+            check()
 
 
 def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
     """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
-    own = source.for_flags(flags)
+    own = replace(source, sets=flags.redrawn(source.sets))
     train_own = partial(train, group=group, read=lambda: own)
     with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:

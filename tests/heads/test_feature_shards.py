@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import random
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -181,20 +180,6 @@ def test_a_damaged_shard_is_computed_again_and_no_other(maker, capsys, harm):
 
 def stop(*_, **__):
     raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("images", [0, 2, 3, 5, 6])
-def test_a_run_that_is_stopped_keeps_its_shards_for_the_next(maker, monkeypatch, images):
-    monkeypatch.setattr(random.Random, "shuffle", lambda *_: None)
-    maker.backbone.before = lambda: maker.backbone.images == images and stop()
-    with pytest.raises(KeyboardInterrupt):
-        maker.open()
-    maker.backbone.before = lambda: None
-    kept = len(maker.files())
-    assert kept == max(images // 3 - (images % 3 == 0), 0)  # a shard is written when the next one has begun
-    rows, computed = maker.open()
-    assert (np.array_equal(rows, maker.expected()), computed) == (True, 7 - 3 * kept)
-    assert maker.files("*/*.tmp") == []
 
 
 def test_what_a_kill_amid_writing_leaves_is_not_taken_for_rows(maker, monkeypatch):

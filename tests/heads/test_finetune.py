@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from data_utils import TRAIN_STREAM
 from harness.process_group import Group
 from heads.backbone import make_head
-from heads.batches import ListedImages, train_indices
-from heads.finetune import ImageShares, with_rest_joined
+from heads.batches import Batches, ListedImages, drawn_images, train_indices
+from heads.finetune import Shares, with_rest_joined
 from heads.large_sets import read_lists
 from heads.preparation import Preparation
 
@@ -124,7 +124,8 @@ def test_shares_of_all_processes_are_the_batch_of_one(folder):
 
     def drawn(world, rank, taken=0):
         group = Group(rank, world, torch.device("cpu"))
-        shares = ImageShares(sets, Preparation(32, 36), None, group, 5, 5, 0, 3, least=3)
+        images = drawn_images(sets, Preparation(32, 36), 3)
+        shares = Batches({name: Shares(part, None, 0, 3) for name, part in images.items()}, group, 5, 5, 3)
         return [*islice(shares.train(taken), 6 - taken), *islice(shares.meta(taken), 6 - taken)]
 
     whole, *parts = drawn(1, 0), *(drawn(3, rank) for rank in range(3))

@@ -12,18 +12,18 @@ import numpy as np
 from torch import Tensor, nn
 
 from data_utils import TRAIN_STREAM
+from datasets.drawn_sets import Sets, united
+from datasets.feature_files import read_features
+from datasets.feature_lists import feature_lists, rows_of
+from datasets.image_check import check_readable, readable_sets
+from datasets.image_lists import ImageList
+from datasets.large_sets import read_lists
 from datasets.repeats import repeat_notes, row_digests
 from harness.process_group import Group
 from harness.weights import network_weights
 from heads.backbone import fingerprint
 from heads.batches import ListedImages, Rows, ShardedRows, extractor, plain_images
-from heads.drawn_sets import Sets, united
-from heads.feature_files import read_features
-from heads.feature_lists import feature_lists, rows_of
 from heads.feature_shards import FeatureCache
-from heads.image_check import check_readable, readable_sets
-from heads.image_lists import ImageList
-from heads.large_sets import read_lists
 from heads.networks import Backbone, open_backbone
 from heads.own_flags import OwnFlags
 

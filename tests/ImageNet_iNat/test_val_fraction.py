@@ -13,9 +13,9 @@ from support.data import crt_checkpoint, write_image
 from support.places import ROOT
 from support.runs import saved_state
 
+from datasets.drawn_sets import drawn_for_tests
+from datasets.large_sets import read_lists
 from harness.errors import UserError
-from heads.drawn_sets import drawn_for_tests
-from heads.large_sets import read_lists
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
 COUNTS = {"b Ä": 9, "c": 4, "d": 2, "e": 1}

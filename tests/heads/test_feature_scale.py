@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from support.image_lists import ALONE
 from support.refusals import wrong
 
+from datasets.drawn_sets import Lists, Sets
+from datasets.image_lists import ImageList
 from heads.backbone import make_head
-from heads.drawn_sets import Lists, Sets
 from heads.feature_scale import TRANSFORMS, feature_scale, scaled_batches
-from heads.image_lists import ImageList
 
 TRANSFORMED = {"unit": lambda z: z / z.square().sum(dim=1, keepdim=True).sqrt(), "sqrt": torch.sqrt}
 

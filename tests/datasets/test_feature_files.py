@@ -12,8 +12,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 from support.refusals import wrong
 
+from datasets.feature_files import ARRAY_ENDINGS, read_features
 from harness.errors import UserError
-from heads.feature_files import ARRAY_ENDINGS, read_features
 
 SPLIT_WORDS = ("train", "meta", "val", "test")
 in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

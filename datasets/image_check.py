@@ -11,15 +11,14 @@ from typing import NamedTuple, TextIO
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.pictures import decode, done_notes, left_out, unreadable
+from datasets.drawn_sets import Lists, Sets
+from datasets.image_lists import ImageList
+from datasets.pictures import RESIZED, decode, done_notes, is_thin, left_out, thin, unreadable
 from harness.errors import UserError
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
+from harness.signals_and_lock import leave_stopping
 from harness.text import say
-from heads.batches import leave_stopping
-from heads.drawn_sets import Lists, Sets
-from heads.image_lists import ImageList
-from heads.preparation import RESIZED, is_thin, thin
 
 PER_ANSWER = 64  # images that a loading process reads between two answers
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.image_lists import class_folders, read_sets
 from support.refusals import wrong
 
-from heads.drawn_sets import held_out, united, with_meta
-from heads.image_lists import ImageList
+from datasets.drawn_sets import held_out, united, with_meta
+from datasets.image_lists import ImageList
 
 CLASSES = 3
 ROOTS = (Path("all"), Path("all/inner"), Path("."))

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from data_utils import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from datasets.drawing import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from datasets.image_lists import ImageList, write_list
 from harness.run_files import list_paths
-from heads.image_lists import ImageList, write_list
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Lists:
         return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
 
     def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
-        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
+        """Draw `num_meta` meta images a class as published, see `drawing.split_meta`; every class must have one.
 
         With a `num_meta` of 0 none are drawn.
 
@@ -193,7 +193,7 @@ def held_out(
     """Draw up to `num_heldout` images a class to choose on; return them, what is left to train on, and how many were spare.
 
     Spare are images of `source`, where meta images are drawn, that serve nothing else, as ImageNet_LT's val list has them.
-    Where they do not suffice, up to a fifth of the class's training images is held out, see `data_utils.hold_out`. No image
+    Where they do not suffice, up to a fifth of the class's training images is held out, see `drawing.hold_out`. No image
     of `others` is, and a file that is listed several times is one image.
     """
     pool = train.joined(source.without(set(train.files())))

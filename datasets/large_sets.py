@@ -6,12 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from datasets.drawn_sets import Lists, Split, class_counts
 from datasets.folders import Layout, read_layout, understood
-from datasets.repeats import repeat_notes
-from harness.errors import UserError
-from harness.flags import check_num_classes, require
-from heads.drawn_sets import Lists, Split, class_counts
-from heads.image_lists import (
+from datasets.image_lists import (
     MAX_CLASSES,
     SPLIT_ADVICE,
     ImageList,
@@ -21,6 +18,9 @@ from heads.image_lists import (
     read_list,
     read_tree,
 )
+from datasets.repeats import repeat_notes
+from harness.errors import UserError
+from harness.flags import check_num_classes, require
 
 NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
 LARGE_SETS = tuple(NUM_META)

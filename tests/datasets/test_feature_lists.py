@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.refusals import wrong
 
-from heads.drawn_sets import Split, class_counts
-from heads.feature_files import FeatureTable, read_features
-from heads.feature_lists import RowList, feature_lists, rows_of
-from heads.image_lists import ImageList
+from datasets.drawn_sets import Split, class_counts
+from datasets.feature_files import FeatureTable, read_features
+from datasets.feature_lists import RowList, feature_lists, rows_of
+from datasets.image_lists import ImageList
 
 WIDTH = 3
 

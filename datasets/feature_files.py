@@ -32,9 +32,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from datasets.image_lists import MAX_CLASSES, check_counted_from_0
 from harness.errors import UserError
 from harness.text import printable
-from heads.image_lists import MAX_CLASSES, check_counted_from_0
 
 ARRAY_ENDINGS = (".npz", ".safetensors")
 DAMAGED = (

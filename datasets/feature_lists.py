@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from datasets.drawn_sets import Lists, Split
+from datasets.feature_files import SPLIT_WORDS, FeatureTable, wrong_array
+from datasets.image_lists import ImageList, check_counted_from_0
+from datasets.large_sets import check_several_classes
 from harness.errors import UserError
 from harness.flags import require
-from heads.drawn_sets import Lists, Split
-from heads.feature_files import SPLIT_WORDS, FeatureTable, wrong_array
-from heads.image_lists import ImageList, check_counted_from_0
-from heads.large_sets import check_several_classes
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class FeatureTable:
     split: np.ndarray | None
     names: list[str] | None
     digest: str
+    labelled_by_words: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
@@ -89,7 +90,8 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
     split = read_split(path, columns["split"]) if "split" in columns else None
     names = next((words(columns[name]) for name in ("names", "paths") if name in columns), None)
     digest = content_digest(features, targets, class_names, None if split is None else split.tolist(), names)
-    return FeatureTable(path, features, targets, class_names, split, names, digest)
+    by_words = isinstance(columns.get("labels"), list)
+    return FeatureTable(path, features, targets, class_names, split, names, digest, by_words)
 
 
 def wrong_array(path: Path, name: str, problem: str) -> UserError:

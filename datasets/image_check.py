@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -123,7 +124,8 @@ def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, worke
     faults = faults_of(seen)
     if faults:
         whole = lists.parts
-        lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(whole))))
+        note = left_out(list(faults.values()), len(all_paths(whole)))
+        lists = lists.without({os.path.normpath(path) for path in faults}, note)
         for part, good in zip(whole, lists.parts, strict=True):
             if not len(good):
                 refuse_faults([faults[path] for path in all_paths([part])], [part], group, skippable=False)

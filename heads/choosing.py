@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from datasets.drawing import HELDOUT_SHARE, split_meta
-from datasets.drawn_sets import Sets, class_counts
+from datasets.drawn_sets import Sets
+from datasets.examples import class_counts
 from harness.errors import UserError
 from harness.process_group import Group
 from harness.progress import progress

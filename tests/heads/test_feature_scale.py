@@ -60,10 +60,10 @@ def test_sets_are_batched_from_their_own_rows():
     names = [str(k) for k in range(8)]
     train, meta, test, heldout = (listed(names[a:b]) for a, b in ((0, 4), (4, 5), (5, 7), (7, 8)))
     sets = Sets(train, meta, test, [4], [], Lists(train, meta, test, "whole", []), heldout=heldout)
-    place = {file: row for row, file in enumerate(listed(names).files())}
+    place = {file: row for row, file in enumerate(listed(names).ids())}
 
     def rows(of):
-        return [table[[place[file] for file in of.files()]]]
+        return [table[[place[file] for file in of.ids()]]]
 
     features, scale = scaled_batches(sets, rows, ALONE, 4, 4, 1)
     scaled = scale(torch.from_numpy(table))

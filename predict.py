@@ -24,12 +24,12 @@ from pathlib import Path
 
 import torch
 
+from datasets.large_sets import LARGE_SETS
 from datasets.pictures import done_notes, numbered
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
 from harness.text import say
-from heads.large_sets import LARGE_SETS
 from inference.classifiers import classifier
 from inference.exports import ENDINGS, export_classifier, exported_file
 from inference.predictions import Tally, check_out, predictions, print_rows, read_inputs, read_parts, write_rows

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from covariance_rules import RULES
+from datasets.large_sets import LARGE_SETS, NUM_META
 from harness.errors import UserError
 from harness.flags import (
     Parser,
@@ -21,7 +22,6 @@ from harness.flags import (
     check_sizes,
     require,
 )
-from heads.large_sets import LARGE_SETS, NUM_META
 from heads.run_flags import (
     FrozenFlags,
     add_group_flags,

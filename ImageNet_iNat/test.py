@@ -25,6 +25,9 @@ if __name__ == "__main__":
 from torch import Tensor, nn
 
 import head_flags
+from datasets.image_check import check_tested
+from datasets.image_lists import ImageList
+from datasets.large_sets import LARGE_SETS, read_test, training_counts
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_is_table, check_output, replacing
@@ -34,9 +37,6 @@ from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from heads.backbone import FEATURES, fingerprint, load_network, read_weights
 from heads.batches import LiveViews, extractor, plain_images
-from heads.image_check import check_tested
-from heads.image_lists import ImageList
-from heads.large_sets import LARGE_SETS, read_test, training_counts
 from heads.preparation import preparation_of
 from heads.run_flags import parse_group
 from loss import logit_adjustment

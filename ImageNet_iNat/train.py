@@ -30,17 +30,17 @@ import torch
 from torch import nn
 
 import head_flags
+from datasets.drawn_sets import Sets
+from datasets.image_check import check_readable, readable_sets
+from datasets.large_sets import read_lists
 from harness.errors import run_main
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
 from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
 from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
-from heads.drawn_sets import Sets
 from heads.feature_shards import FeatureCache
 from heads.head_training import head_task, introduction, train_epochs
-from heads.image_check import check_readable, readable_sets
-from heads.large_sets import read_lists
 from heads.preparation import preparation_of
 from heads.run_flags import parse_group
 

@@ -1,1 +1,1 @@
-"""Data sets: pictures and folders of them, readers of small sets."""
+"""Data sets: pictures, folders, lists and files of features; their readers, and which of their examples serve what."""

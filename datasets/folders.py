@@ -95,20 +95,29 @@ def class_folders(folder: Path, class_names: Sequence[str] | None, advice: str) 
 
 def matched(folder: Path, names: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:
     """Return the label of each class folder; a `UserError` names those that the training set does not have."""
-    label_of = {name: label for label, name in enumerate(class_names)}
-    alike = {plain_name(name): label for name, label in label_of.items()}
-    if len(alike) < len(label_of):  # classes that differ in such things alone
-        alike = {}
-    found = {name: label_of.get(name, alike.get(plain_name(name))) for name in names}
-    strange = [name for name, label in found.items() if label is None]
+    found, strange, same = same_classes(names, class_names)
     if strange:
         told = f"{some_of([str(folder / name) for name in strange])}: no such {'class' if len(strange) == 1 else 'classes'}"
         raise UserError(f"{told} in the training set, which has {some_of(class_names, NAMED)}: rename or move away")
-    twice = [name for name, number in Counter(found.values()).items() if number > 1]
-    if twice:
-        same = [name for name, label in found.items() if label == twice[0]]
+    if same:
         raise UserError(f"{folder} has {' and '.join(same)}, one class of the training set: join them")
-    return {name: label for name, label in found.items() if label is not None}
+    return found
+
+
+def same_classes(names: Sequence[str], class_names: Sequence[str]) -> tuple[dict[str, int], list[str], list[str]]:
+    """Return the label of each name in `class_names`, the names that have none, and the first names that share one.
+
+    Names that are not the same are matched by what `plain_name` leaves of them, unless that is one for two classes.
+    """
+    label_of = {name: label for label, name in enumerate(class_names)}
+    alike = {plain_name(name): label for name, label in label_of.items()}
+    if len(alike) < len(label_of):
+        alike = {}
+    by_name = {name: label_of.get(name, alike.get(plain_name(name))) for name in names}
+    found = {name: label for name, label in by_name.items() if label is not None}
+    shared = [label for label, number in Counter(found.values()).items() if number > 1][:1]
+    same = [name for name, label in found.items() if label in shared]
+    return found, [name for name, label in by_name.items() if label is None], same
 
 
 def plain_name(name: str) -> str:

@@ -27,6 +27,7 @@ FORMATS = (
 )  # fmt: skip
 MPO = "MPO"  # of several JPEGs, read as the first
 SEVERAL = ("AVIF", "GIF", "HEIF", "PNG", "TIFF", "WEBP")  # hold several pictures
+RESIZED = 256  # the short side of photographs, of the published networks and most others
 FLOAT_MOST = 2.0  # floats are from 0 to 1, a little more is a glint
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 ON_WHITE, CLIPPED, FIRST = "on white", "clipped", "first"
@@ -182,6 +183,17 @@ def png_without_extras(path: Path) -> bytes | None:
             kept.append(content[start:end])
         start = end
     return b"".join(kept)
+
+
+def is_thin(size: tuple[int, int], resize_size: int = RESIZED) -> bool:
+    """Return whether an image of that width and height would be too large when its short side is `resize_size`."""
+    (short, long), most = sorted(size), Image.MAX_IMAGE_PIXELS
+    return most is not None and resize_size**2 * long > most * short
+
+
+def thin(path: Path, size: tuple[int, int]) -> str:
+    """Return what is said of such an image."""
+    return f"{path} is absurdly thin ({size[0]} x {size[1]}): remove it or crop it"
 
 
 def unreadable(faults: Sequence[str], total: int, skippable: bool) -> UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,16 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
 def heeded() -> list[signal.Signals]:
     """Return the signals that ask a run to end, without those that whoever started it has had ignored, as nohup does."""
     return [number for number in SIGNALS if not is_ignored(number)]
+
+
+def leave_stopping(_: int) -> None:
+    """Let a loading process leave Ctrl-C to the main one, which ends it, and say nothing at that end.
+
+    Its own errors travel to the main process. What would be printed here is of Python's thread that hands over tensors
+    (multiprocessing.resource_sharer): if that fails, the main process notices, and says so itself, unless it is ending.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None
 
 
 class Interrupted(BaseException):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,13 +21,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
-from datasets.pictures import decode
+from datasets.drawn_sets import Sets
+from datasets.image_lists import ImageList, found_files
+from datasets.pictures import decode, is_thin, thin
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.process_group import Group, shard_sizes
-from heads.drawn_sets import Sets
-from heads.image_lists import ImageList, found_files
-from heads.preparation import Preparation, is_thin, thin, transforms
+from harness.signals_and_lock import leave_stopping
+from heads.preparation import Preparation, transforms
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 
@@ -101,16 +100,6 @@ def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | U
         return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
     mistakes = [item for item in items if isinstance(item, UserError)]
     return mistakes[0] if mistakes else tuple(default_collate(items))
-
-
-def leave_stopping(_: int) -> None:
-    """Let a loading process leave Ctrl-C to the main one, which ends it, and say nothing at that end.
-
-    Its own errors travel to the main process. What would be printed here is of Python's thread that hands over tensors
-    (multiprocessing.resource_sharer): if that fails, the main process notices, and says so itself, unless it is ending.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = lambda *_: None
 
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils import HELDOUT_SHARE, split_meta
+from datasets.drawing import HELDOUT_SHARE, split_meta
+from datasets.drawn_sets import Sets
+from datasets.examples import class_counts
 from harness.errors import UserError
 from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
 from heads.backbone import make_head
 from heads.batches import Batches, Rows, RowViews
-from heads.drawn_sets import Sets, class_counts
 from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
 from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
 from heads.head_training import head_task, take_step

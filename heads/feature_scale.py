@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.drawn_sets import Sets
+from datasets.image_lists import ImageList
 from harness.errors import UserError
 from harness.process_group import Group
 from harness.text import say
 from heads.backbone import transformed
 from heads.batches import Batches, Rows, RowViews
-from heads.drawn_sets import Sets
-from heads.image_lists import ImageList
 
 BLOCK = 4096  # rows at once
 ALIKE = 1e-6  # variance over mean square of features that say nothing; EfficientNet-Lite0 trained on ImageNet has 2.4

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_utils import mixed_seed
+from datasets.drawn_sets import Sets
+from datasets.image_check import check_readable
 from harness.errors import UserError
 from harness.process_group import Group
 from heads.backbone import make_head
 from heads.batches import Batches, Extract, Indices, LiveViews, drawn_images
-from heads.drawn_sets import Sets
 from heads.feature_scale import FeatureScale
 from heads.finetune_step import ImageBatch, NetworkTask, Share, SharedPasses
 from heads.head_training import parts_of_task
-from heads.image_check import check_readable
 from heads.own_flags import OwnFlags
 from heads.own_sources import ImageSource
 from meta_layers import WithFeatures

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from covariance_rules import RULES
+from datasets.drawn_sets import Sets
 from harness.evaluation import Batch, evaluate
 from harness.flags import choice_words, effect_notes
 from harness.process_group import Group
@@ -24,7 +25,6 @@ from harness.progress import StepFigures
 from harness.run import Run
 from heads.backbone import trained_part
 from heads.batches import Batches
-from heads.drawn_sets import Sets
 from heads.head_step import augmented_head_step, head_step, plain_head_step
 from heads.run_flags import FrozenFlags
 from heads.ways import Constants, Fit, fit_into

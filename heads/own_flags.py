@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from covariance_rules import RULES
+from datasets.drawn_sets import Lists, Sets
 from datasets.folders import read_layout
 from harness.errors import UserError
 from harness.flags import (
@@ -24,7 +25,6 @@ from harness.flags import (
     check_logit_adjust,
     require,
 )
-from heads.drawn_sets import Lists, Sets
 from heads.feature_scale import TRANSFORMS
 from heads.head_training import Stages
 from heads.networks import DOWNLOADED, is_library

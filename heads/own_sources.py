@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,22 +12,23 @@ import numpy as np
 from torch import Tensor, nn
 
 from data_utils import TRAIN_STREAM
+from datasets.drawn_sets import Sets
+from datasets.examples import united
+from datasets.feature_files import read_features
+from datasets.feature_lists import FeatureRows, feature_lists
+from datasets.image_check import check_readable, readable_sets
+from datasets.image_lists import ImageList
+from datasets.large_sets import read_lists
 from datasets.repeats import repeat_notes, row_digests
 from harness.process_group import Group
 from harness.weights import network_weights
 from heads.backbone import fingerprint
 from heads.batches import ListedImages, Rows, ShardedRows, extractor, plain_images
-from heads.drawn_sets import Sets, united
-from heads.feature_files import read_features
-from heads.feature_lists import feature_lists, rows_of
 from heads.feature_shards import FeatureCache
-from heads.image_check import check_readable, readable_sets
-from heads.image_lists import ImageList
-from heads.large_sets import read_lists
 from heads.networks import Backbone, open_backbone
 from heads.own_flags import OwnFlags
 
-OpenRows = Callable[[ImageList], list[Rows]]  # the views of a list, (M, A) each; the first is the plain one
+OpenRows = Callable[[Any], list[Rows]]  # the views of a list, (M, A) each; the first is the plain one
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ class ImageSource:
         cache = FeatureCache(flags.cache_folder, extract, self.weights, *sizes, check)
         views = [cache.open("images", plain_images(whole, prepared), 0)]
         views += [cache.open("augmented", augmented, view) for view in range(flags.views)]
-        places = {file: row for row, file in enumerate(whole.files())}
+        places = {file: row for row, file in enumerate(whole.ids())}
 
         def rows(of: ImageList) -> list[Rows]:
-            order = np.array([places[file] for file in of.files()], dtype=np.int64)
+            order = np.array([places[file] for file in of.ids()], dtype=np.int64)
             return [ShardedRows(view, order) for view in views]
 
         return rows
@@ -98,15 +99,14 @@ def read_image_source(flags: OwnFlags) -> ImageSource:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Features of files; `tables` has those of each file."""
+    """Features of files."""
 
-    sets: Sets
-    tables: Mapping[Path, np.ndarray]
+    sets: Sets[FeatureRows]
 
     @property
     def features(self) -> int:
         """How many features a row has."""
-        return next(iter(self.tables.values())).shape[1]
+        return next(iter(self.sets.train.tables.values())).shape[1]
 
     def subject(self, flags: OwnFlags) -> str:
         """Return what is trained, in words."""
@@ -126,7 +126,7 @@ class FeatureSource:
 
     def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
         """Return what gives the features of a list."""
-        return lambda of: [rows_of(self.tables, of)]
+        return lambda of: [of.features()]
 
 
 Source = ImageSource | FeatureSource
@@ -143,10 +143,9 @@ def read_feature_files(flags: OwnFlags) -> FeatureSource:
     train, val, meta = given
     assert train is not None
     lists = feature_lists(train, val, meta, flags.val_fraction, flags.val_seed)
-    tables = {table.path: table.features for table in given if table is not None}
-    rows = [row_digests(rows_of(tables, part)) for part in (lists.train, lists.test)]
+    rows = [row_digests(part.features()) for part in (lists.train, lists.test)]
     notes = repeat_notes(rows[0], lists.train.targets, rows[1])
-    return FeatureSource(flags.drawn(replace(lists, notes=[*lists.notes, *notes])), tables)
+    return FeatureSource(flags.drawn(replace(lists, notes=[*lists.notes, *notes])))
 
 
 def read_source(flags: OwnFlags) -> Source:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from datasets.pictures import RESIZED
 from harness.flags import require
 
-CROP, RESIZED = 224, 256  # of the published networks and most others
+CROP = 224  # of the published networks and most others
 LEAST_SIDE, MOST_SIDE = 8, 4096  # pixels a side
 LEAST_STD = 1e-3  # 1 / 255 is that of networks for pixels from 0 to 255
 Triple = tuple[float, float, float]
@@ -128,14 +127,3 @@ def transforms(prepared: Preparation, train: bool) -> v2.Compose:
         first = [v2.Resize(sides, interpolation=mode), v2.CenterCrop(size)]
     normalise = v2.Normalize(prepared.mean, prepared.std)
     return v2.Compose([*first, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalise])
-
-
-def is_thin(size: tuple[int, int], resize_size: int = RESIZED) -> bool:
-    """Return whether an image of that width and height would be too large when its short side is `resize_size`."""
-    (short, long), most = sorted(size), Image.MAX_IMAGE_PIXELS
-    return most is not None and resize_size**2 * long > most * short
-
-
-def thin(path: Path, size: tuple[int, int]) -> str:
-    """Return what is said of such an image."""
-    return f"{path} is absurdly thin ({size[0]} x {size[1]}): remove it or crop it"

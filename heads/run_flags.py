@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from datasets.drawn_sets import Lists, Sets
 from harness.errors import UserError
 from harness.flags import LearningFlags, Parser, require
 from harness.run_files import list_paths
-from heads.drawn_sets import Lists, Sets
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datasets.pictures import decode
+from datasets.large_sets import LARGE_SETS
+from datasets.pictures import decode, is_thin, thin
 from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
 from harness.weights import StateDict
 from heads.backbone import load_network, parted_weights, restored_head
-from heads.large_sets import LARGE_SETS
 from heads.networks import is_library, restored_network
-from heads.preparation import Preparation, is_thin, preparation_of, thin, transforms
+from heads.preparation import Preparation, preparation_of, transforms
 from inference.trained import FromPixels, check_class_count, names_of_classes, restored
 from meta_layers import head_of
 

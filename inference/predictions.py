@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datasets.feature_files import FeatureTable, read_features
 from datasets.folders import counted, files_below
 from datasets.pictures import readable_endings
 from datasets.small_sets import read_or_fault
@@ -28,7 +29,6 @@ from harness.evaluation import no_answers
 from harness.files import check_is_table, check_output, replacing
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
-from heads.feature_files import FeatureTable, read_features
 from inference.classifiers import Classifier, ReadImage
 
 BATCH, ROWS = 32, 1024  # images and rows of features at once

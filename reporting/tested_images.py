@@ -22,14 +22,14 @@ from PIL import Image
 
 from data_utils import build_dataset
 from datasets.folders import class_folders, files_below
+from datasets.image_lists import ImageList, read_list, read_tree
+from datasets.large_sets import NUM_META, read_test
 from datasets.pictures import decode, readable_endings
 from datasets.small_sets import PUBLISHED_FOLDERS, ImageSet, read_cifar, read_digits
 from harness.errors import UserError
 from harness.flags import UNSAID
 from harness.run_files import list_paths
 from harness.text import printable
-from heads.image_lists import ImageList, read_list, read_tree
-from heads.large_sets import NUM_META, read_test
 from reporting.finished_runs import FinishedRun
 from reporting.run_contents import SUMMARY
 

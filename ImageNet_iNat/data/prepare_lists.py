@@ -75,7 +75,7 @@ def published_list(dataset: str, name: str, source: Path | None) -> bytes:
 
 def list_from_json(dataset: str, part: str, folder: Path) -> bytes:
     """Return the list that an official json makes: a line 'file_name category_id' for each of images[], in their order."""
-    from heads.image_lists import read_inaturalist17  # here, as it imports PyTorch
+    from datasets.image_lists import read_inaturalist17  # here, as it imports PyTorch
 
     file = folder / f"{part}{YEARS[dataset]}.json"
     images = read_inaturalist17(file, Path(), CLASSES[dataset], f"--json_dir must hold {file.name}")

@@ -9,8 +9,8 @@ from support.data import crt_checkpoint, write_image
 from support.image_lists import class_folders, save_noise
 from support.places import ROOT
 
+from datasets import image_lists
 from harness.checkpoint import load_checkpoint, save_checkpoint
-from heads import image_lists
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
 FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--batch_size", "2", "--epochs",

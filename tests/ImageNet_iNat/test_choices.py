@@ -165,9 +165,9 @@ def test_the_best_epoch_is_chosen_on_images_that_are_held_out(root, train):
     sets = drawn(root, 2, True)
     assert "train 18  meta 6  test 9  held out 4  (9 to 4 training images a class)" in ours.out
     assert ours.state["cls_num_list"] == [9, 5, 4]
-    files = [set(part.files()) for part in (sets.heldout, sets.train, sets.meta, sets.test)]
+    files = [set(part.ids()) for part in (sets.heldout, sets.train, sets.meta, sets.test)]
     assert len(set.union(*files)) == sum(map(len, files)) == 37
-    assert set(sets.trained.files()) == files[1] | files[2]
+    assert set(sets.trained.ids()) == files[1] | files[2]
     features, labels = rows_of(root, "heldout", sets.heldout)
     right = (features @ ours.weight.double().T + ours.bias.double()).argmax(1) == labels
     mean = np.mean([100 * right[labels == c].double().mean().item() for c in range(3)])

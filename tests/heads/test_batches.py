@@ -14,9 +14,9 @@ from support.image_lists import ALONE, CPU, first, listed, noise_sets, save_nois
 from support.refusals import wrong
 
 from data_utils import seeded
+from datasets.drawn_sets import Sets
 from harness.process_group import Group
 from heads.batches import Batches, ListedImages, LiveViews, RowViews, ShardedRows, drawn_images, extractor, plain_images
-from heads.drawn_sets import Sets
 from heads.preparation import preparation_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores

@@ -8,10 +8,10 @@ import pytest
 from support.image_lists import ALONE
 from support.levels import level
 
+from datasets.drawn_sets import Sets
+from datasets.image_lists import ImageList
 from heads.choosing import ChosenWay, Folds, choose_way
-from heads.drawn_sets import Sets
 from heads.folds import ScoreFiles, fold_numbers
-from heads.image_lists import ImageList
 from heads.own_flags import parse_own
 
 CLASSES = 3

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from support.image_lists import ALONE
 from support.refusals import wrong
 
+from datasets.drawn_sets import Lists, Sets
+from datasets.image_lists import ImageList
 from heads.backbone import make_head
-from heads.drawn_sets import Lists, Sets
 from heads.feature_scale import TRANSFORMS, feature_scale, scaled_batches
-from heads.image_lists import ImageList
 
 TRANSFORMED = {"unit": lambda z: z / z.square().sum(dim=1, keepdim=True).sqrt(), "sqrt": torch.sqrt}
 
@@ -60,10 +60,10 @@ def test_sets_are_batched_from_their_own_rows():
     names = [str(k) for k in range(8)]
     train, meta, test, heldout = (listed(names[a:b]) for a, b in ((0, 4), (4, 5), (5, 7), (7, 8)))
     sets = Sets(train, meta, test, [4], [], Lists(train, meta, test, "whole", []), heldout=heldout)
-    place = {file: row for row, file in enumerate(listed(names).files())}
+    place = {file: row for row, file in enumerate(listed(names).ids())}
 
     def rows(of):
-        return [table[[place[file] for file in of.files()]]]
+        return [table[[place[file] for file in of.ids()]]]
 
     features, scale = scaled_batches(sets, rows, ALONE, 4, 4, 1)
     scaled = scale(torch.from_numpy(table))

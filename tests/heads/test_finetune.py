@@ -11,11 +11,11 @@ from support.runs import differences
 from torch.nn import functional as F
 
 from data_utils import TRAIN_STREAM
+from datasets.large_sets import read_lists
 from harness.process_group import Group
 from heads.backbone import make_head
 from heads.batches import Batches, ListedImages, drawn_images, train_indices
 from heads.finetune import Shares, with_rest_joined
-from heads.large_sets import read_lists
 from heads.preparation import Preparation
 
 OURS = "checkpoint/ours/own"

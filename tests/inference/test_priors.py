@@ -68,7 +68,11 @@ def test_the_command_adds_what_a_prior_says(run_in, folder):
         ("Häher,1\nowl", "cannot be read as a table (not enough values to unpack (expected 2, got 1))"),
         ("Häher,1\ntwo, words,1", "cannot be read as a table (too many values to unpack (expected 2"),
         ("Häher,1\nowl,x", "cannot be read as a table (could not convert string to float: 'x')"),
-        ("Häher;0,75\nowl;0,2", "owl;0 is no class of the network"),  # the first line may be a heading
+        ("Häher:0,75\nowl:0,2", "owl:0 is no class of the network"),  # the first line may be a heading
+        ("class;share\nHäher;75\nowl;2", "(it has semicolons for commas"),
+        ("Häher;0,75\nowl;0,2", "(it has semicolons for commas"),
+        ("Häher,0,75\nowl,0,2", "(it has numbers with a decimal comma"),
+        ('Häher,1\nowl,"0,2"', "(it has numbers with a decimal comma"),
         ('Häher,0\nowl,0\n"two, words",0', "no number above 0"),
         ("", "Häher needs a line with a number of 0 or more"),
         ("class,share", "Häher needs a line with a number of 0 or more"),
@@ -94,5 +98,7 @@ def test_what_else_a_prior_needs(tmp_path):
 
 
 def test_the_largest_numbers_byte_order_marks_and_empty_rows(tmp_path):
+    numbers = shares(tmp_path, "9,75\n10,75\n2;3,75")
+    assert prior_shift(numbers, ["9", "10", "2;3"], {}, Path("x"))[0].tolist() == [0, 0, 0]  # names as they are
     file = shares(tmp_path, '\ufeffHäher,1e308\r\nowl,1e308\r\n"two, words",1e308\r\n,\r\n\r\n')
     torch.testing.assert_close(prior_shift(file, NAMES, {}, Path("x"))[0], torch.zeros(3))

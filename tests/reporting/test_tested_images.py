@@ -15,8 +15,8 @@ from support.own import FLAGS, write_photos
 
 import reporting.tested_images
 from data_utils import build_dataset
+from datasets.image_lists import ImageList, read_list, read_tree, write_list
 from datasets.small_sets import read_digits, read_images
-from heads.image_lists import ImageList, read_list, read_tree, write_list
 from reporting.finished_runs import read_runs
 from reporting.tested_images import LONGER_SIDE, thumbnails
 

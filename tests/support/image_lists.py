@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from support.data import write_image
 
+from datasets.drawn_sets import Sets
+from datasets.image_lists import ImageList
+from datasets.large_sets import read_lists
 from harness.process_group import Group
-from heads.drawn_sets import Sets
-from heads.image_lists import ImageList
-from heads.large_sets import read_lists
 
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support.image_lists import class_folders, read_sets
 from support.refusals import wrong
 
-from heads.drawn_sets import held_out, united, with_meta
-from heads.image_lists import ImageList
+from datasets.drawn_sets import held_out
+from datasets.examples import united, with_meta
+from datasets.image_lists import ImageList
 
 CLASSES = 3
 ROOTS = (Path("all"), Path("all/inner"), Path("."))
@@ -146,8 +147,8 @@ def test_all_images_of_some_lists_are_the_same_list_however_they_are_shared_out(
     labels = [np.array([len(name) for name in names], dtype=np.int64) for names in lists]
     parts = [ImageList(Path("root"), names, own, ["x"], "a list") for names, own in zip(lists, labels, strict=True)]
     whole = united(parts)
-    files = {file: label for part in parts for file, label in zip(part.files(), part.targets.tolist(), strict=True)}
-    assert dict(zip(whole.files(), whole.targets.tolist(), strict=True)) == files
-    assert whole.files() == sorted(files)
+    files = {file: label for part in parts for file, label in zip(part.ids(), part.targets.tolist(), strict=True)}
+    assert dict(zip(whole.ids(), whole.targets.tolist(), strict=True)) == files
+    assert whole.ids() == sorted(files)
     random.shuffle(parts)
     assert united(parts).paths == whole.paths

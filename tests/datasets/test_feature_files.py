@@ -12,8 +12,8 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 from support.refusals import wrong
 
+from datasets.feature_files import ARRAY_ENDINGS, read_features
 from harness.errors import UserError
-from heads.feature_files import ARRAY_ENDINGS, read_features
 
 SPLIT_WORDS = ("train", "meta", "val", "test")
 in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -241,14 +241,28 @@ def test_what_is_no_file_of_features_is_named(tmp_path):
     assert "has no array features, but nothing" in wrong(read_features, tmp_path / "empty.npz")
 
 
+HEADER = "{'descr': %s, 'fortran_order': False, 'shape': %s, }"
+HEADERS = [
+    HEADER % ("'<f4'", "(1000000000, 100000)"), HEADER % ("'<U500000000'", "(5,)"), HEADER % ("'<f4'", f"({10**30}, 3)"),
+    HEADER % ("'<f4'", "(True, 3)"), HEADER % ("'<f4'", "(5, 3"), "(" * 5000, "'''", "-" * 9000 + "1", "\\",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["features", "labels"])
-def test_an_array_of_fewer_bytes_than_it_says_is_damaged(tmp_path, name):
-    """Though the checksum of the archive is right."""
+@pytest.mark.parametrize("header", [None, *HEADERS])
+def test_an_array_that_is_not_what_it_says_is_damaged(tmp_path, name, header):
+    """Though the checksum of the archive is right: fewer bytes (None), terabytes, a header that is no Python."""
+
+    def changed(content):
+        if header is None:
+            return content[:-1]
+        return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n" + bytes(64)
+
     save_npz(tmp_path / "a.npz", good())
-    for path, end in ((tmp_path / "same.npz", None), (tmp_path / "b.npz", -1)):
+    for path, wanted in ((tmp_path / "same.npz", None), (tmp_path / "b.npz", f"{name}.npy")):
         with ZipFile(tmp_path / "a.npz") as whole, ZipFile(path, "w") as archive:
             for member in whole.namelist():
-                archive.writestr(member, whole.read(member)[: end if member == f"{name}.npy" else None])
+                archive.writestr(member, changed(whole.read(member)) if member == wanted else whole.read(member))
     assert "is damaged, or no .npz file" in wrong(read_features, tmp_path / "b.npz")
     assert len(read_features(tmp_path / "same.npz")) == 5  # the control
 

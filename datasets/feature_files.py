@@ -20,26 +20,21 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
+from datasets.image_lists import MAX_CLASSES, check_counted_from_0
 from harness.errors import UserError
 from harness.text import printable
-from heads.image_lists import MAX_CLASSES, check_counted_from_0
 
 ARRAY_ENDINGS = (".npz", ".safetensors")
-DAMAGED = (
-    ValueError, EOFError, RuntimeError, MemoryError, SafetensorError, zipfile.BadZipFile, zlib.error, LZMAError,
-)  # fmt: skip
 ARRAYS = ("features", "labels", "split", "class_names", "names", "paths")
 SPLIT_WORDS = ("train", "meta", "val", "test")  # the first three are 0, 1 and 2 in safetensors
 Column = list[str] | np.ndarray  # words, or integers
@@ -61,6 +56,7 @@ class FeatureTable:
     split: np.ndarray | None
     names: list[str] | None
     digest: str
+    labelled_by_words: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
@@ -94,7 +90,8 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
     split = read_split(path, columns["split"]) if "split" in columns else None
     names = next((words(columns[name]) for name in ("names", "paths") if name in columns), None)
     digest = content_digest(features, targets, class_names, None if split is None else split.tolist(), names)
-    return FeatureTable(path, features, targets, class_names, split, names, digest)
+    by_words = isinstance(columns.get("labels"), list)
+    return FeatureTable(path, features, targets, class_names, split, names, digest, by_words)
 
 
 def wrong_array(path: Path, name: str, problem: str) -> UserError:
@@ -112,9 +109,11 @@ def reading(path: Path) -> Iterator[None]:
     """Make what is wrong with a file into a `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read ({printable(error.strerror or str(error))}): check the path") from error
-    except DAMAGED as error:
+    except Exception as error:  # of zipfile, NumPy or safetensors, a MemoryError too: which one depends on the damage
         said = printable(" ".join(str(error).split()))[:200]
         raise UserError(f"{path} is damaged, or no {path.suffix.lower()} file ({said}): write it again") from error
 
@@ -126,18 +125,16 @@ def read_npz(path: Path) -> Contents:
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
     with np.load(path, allow_pickle=False) as kept:
-        return kept.files, {name: numpy_array(path, name, kept) for name in kept.files if name in ARRAYS}, {}
-
-
-def numpy_array(path: Path, name: str, kept: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return an array of an archive, which is read now."""
-    try:
-        return kept[name]
-    except ValueError as error:
-        if "allow_pickle" in str(error):
+        arrays, name = {}, ""
+        try:
+            for name in (name for name in kept.files if name in ARRAYS):
+                arrays[name] = kept[name]
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
             problem = "holds pickled objects, which are not read: write numbers, or words by dtype str"
             raise wrong_array(path, name, problem) from error
-        raise
+        return kept.files, arrays, {}
 
 
 def read_safetensors(path: Path) -> Contents:

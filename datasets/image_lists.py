@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.examples import Examples
 from datasets.folders import class_folders, some_of
 from datasets.pictures import numbered
 from harness.errors import UserError
@@ -31,7 +32,7 @@ LIST_FORM = "a list has one image a line, 'relative/path label', with a blank be
 
 
 @dataclass(frozen=True)
-class ImageList:
+class ImageList(Examples):
     """Images on disk: M paths below `root`, targets (M,) int64, class names, and the file or folder that lists them."""
 
     root: Path
@@ -39,19 +40,20 @@ class ImageList:
     targets: np.ndarray
     class_names: list[str]
     source: str
-    notes: tuple[str, ...] = ()  # lines for the user
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Their paths."""
+        return self.paths
 
     def subset(self, index: np.ndarray) -> ImageList:
         """Return the images at `index`."""
-        return replace(self, paths=[self.paths[i] for i in index.tolist()], targets=self.targets[index], notes=())
+        return replace(self, paths=[self.paths[i] for i in index.tolist()], targets=self.targets[index])
 
-    def files(self) -> list[str]:
+    def ids(self) -> list[str]:
         """Return where each image lies, the same file as the same text in every list; links are not followed."""
         return [os.path.normpath(os.path.join(self.root, path)) for path in self.paths]
-
-    def without(self, files: Container[str]) -> ImageList:
-        """Return the images that are none of `files`."""
-        return self.subset(np.flatnonzero([file not in files for file in self.files()]))
 
     def joined(self, other: ImageList) -> ImageList:
         """Return these images and after them those of `other`, of the same classes, below a folder that holds both."""
@@ -66,14 +68,8 @@ class ImageList:
 
     def identities(self) -> list[Hashable]:
         """Return what two entries have in common that are one file, also by links; one that is not there has its path."""
-        found = zip(self.files(), found_files(self), strict=True)
+        found = zip(self.ids(), found_files(self), strict=True)
         return [path if at is None else (at.st_dev, at.st_ino) for path, at in found]
-
-    def digest(self) -> str:
-        """Return a short digest of paths and labels."""
-        digest = hashlib.sha256(os.fsencode("\n".join(self.paths)))
-        digest.update(np.ascontiguousarray(self.targets).tobytes())
-        return digest.hexdigest()[:16]
 
     @cached_property
     def content(self) -> str:
@@ -99,9 +95,6 @@ class ImageList:
         if self.paths and not any(found is not None for found in found_files(self)):
             none = f"none of the {len(self)} images of {self.source} is there, {self.root / self.paths[0]} for instance"
             raise UserError(f"{none}: check the list and --data_root")
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
 
 def found_files(images: ImageList) -> Iterator[os.stat_result | None]:

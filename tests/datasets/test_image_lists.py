@@ -14,8 +14,8 @@ from support.image_lists import read_sets
 from support.refusals import wrong
 
 from data import prepare_lists
+from datasets.image_lists import read_inaturalist17, read_list, read_tree
 from harness.errors import UserError
-from heads.image_lists import read_inaturalist17, read_list, read_tree
 
 SCRIPT = "ImageNet_iNat/data/prepare_lists.py"
 

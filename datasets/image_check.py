@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +12,14 @@ from typing import NamedTuple, TextIO
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.pictures import decode, done_notes, left_out, unreadable
+from datasets.drawn_sets import Lists, Sets
+from datasets.image_lists import ImageList
+from datasets.pictures import RESIZED, decode, done_notes, is_thin, left_out, thin, unreadable
 from harness.errors import UserError
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
+from harness.signals_and_lock import leave_stopping
 from harness.text import say
-from heads.batches import leave_stopping
-from heads.drawn_sets import Lists, Sets
-from heads.image_lists import ImageList
-from heads.preparation import RESIZED, is_thin, thin
 
 PER_ANSWER = 64  # images that a loading process reads between two answers
 
@@ -124,7 +124,8 @@ def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, worke
     faults = faults_of(seen)
     if faults:
         whole = lists.parts
-        lists = lists.without(faults, left_out(list(faults.values()), len(all_paths(whole))))
+        note = left_out(list(faults.values()), len(all_paths(whole)))
+        lists = lists.without({os.path.normpath(path) for path in faults}, note)
         for part, good in zip(whole, lists.parts, strict=True):
             if not len(good):
                 refuse_faults([faults[path] for path in all_paths([part])], [part], group, skippable=False)

@@ -6,12 +6,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from datasets.drawn_sets import Lists, Split
+from datasets.examples import Examples, class_counts
 from datasets.folders import Layout, read_layout, understood
-from datasets.repeats import repeat_notes
-from harness.errors import UserError
-from harness.flags import check_num_classes, require
-from heads.drawn_sets import Lists, Split, class_counts
-from heads.image_lists import (
+from datasets.image_lists import (
     MAX_CLASSES,
     SPLIT_ADVICE,
     ImageList,
@@ -21,6 +19,9 @@ from heads.image_lists import (
     read_list,
     read_tree,
 )
+from datasets.repeats import repeat_notes
+from harness.errors import UserError
+from harness.flags import check_num_classes, require
 
 NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
 LARGE_SETS = tuple(NUM_META)
@@ -28,7 +29,13 @@ LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
 
-def check_several_classes(train: ImageList) -> None:
+def check_val_fraction(val_fraction: float, val_seed: int) -> None:
+    """Raise a `UserError` that names the flag that makes no sense."""
+    require(0 < val_fraction < 1, "--val_fraction", val_fraction, "above 0 and below 1")
+    require(0 <= val_seed < 2**32, "--val_seed", val_seed, "from 0 to 4294967295")
+
+
+def check_several_classes(train: Examples) -> None:
     """Raise a `UserError` if there is one class, before others are measured by it."""
     if len(train.class_names) < 2:
         raise UserError(f"{train.source} holds one class; at least two are needed")
@@ -49,7 +56,7 @@ def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes
     return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
-def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Lists:
+def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Lists[ImageList]:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
     train = read_published(dataset, "train", root, lists)
     check_several_classes(train)
@@ -66,7 +73,7 @@ def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | 
     return Lists(train, source, val, "copy", [], use)
 
 
-def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag, meta_list: Flag) -> Lists:
+def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag, meta_list: Flag) -> Lists[ImageList]:
     """Read one's own lists: --train_list, --val_list, --meta_list."""
     if train_list is None or val_list is None:
         raise UserError("--train_list and --val_list belong together: give both, or neither for folders in --data_root")
@@ -81,7 +88,7 @@ def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag
     return Lists(train, train, test, "take out", notes)
 
 
-def trees(root: Path, num_classes: int | None) -> Lists:
+def trees(root: Path, num_classes: int | None) -> Lists[ImageList]:
     """Read one's own folders of splits, see `folders.read_layout`; where there are val and test, the second is tested on."""
     layout = read_layout(root)
     if not layout.split:
@@ -109,7 +116,7 @@ def test_folder(layout: Layout) -> Path:
     return found
 
 
-def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists:
+def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists[ImageList]:
     """Read one folder of classes, and draw the test images from it, see `drawn_sets.Split`."""
     layout = read_layout(root)
     if layout.split:
@@ -165,7 +172,7 @@ def read_lists(
     dataset: str, data_root: str | Path, num_meta: int, num_classes: int | None = None,
     train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None, val_fraction: float | None = None,
     val_seed: int = 0, lists: Path = LISTS,
-) -> Lists:  # fmt: skip
+) -> Lists[ImageList]:  # fmt: skip
     """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
 
     Parameters
@@ -189,8 +196,7 @@ def read_lists(
     if dataset != "custom" and given:
         raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
     if val_fraction is not None:
-        require(0 < val_fraction < 1, "--val_fraction", val_fraction, "above 0 and below 1")
-        require(0 <= val_seed < 2**32, "--val_seed", val_seed, "from 0 to 4294967295")
+        check_val_fraction(val_fraction, val_seed)
         if dataset != "custom" or given:
             raise UserError("--val_fraction is for --dataset custom without lists: leave it out")
         return split_tree(Path(data_root), num_classes, val_fraction, val_seed)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import wrong
 
-from heads.drawn_sets import Split, class_counts
-from heads.feature_files import FeatureTable, read_features
-from heads.feature_lists import RowList, feature_lists, rows_of
-from heads.image_lists import ImageList
+from datasets.drawn_sets import Split
+from datasets.examples import class_counts
+from datasets.feature_files import FeatureTable, read_features
+from datasets.feature_lists import feature_lists
+from datasets.image_lists import ImageList
 
 WIDTH = 3
 
@@ -26,22 +27,14 @@ def table(path, targets, class_names=None, split=None, kind=np.float32, width=WI
     return FeatureTable(Path(path), features.astype(kind), np.array(targets), class_names, words, None, digest)
 
 
-def by_name(tables):
-    return {part.path: part.features for part in tables}
+def slow_rows(tables, part):
+    """The rows one by one, of all tables one after the other."""
+    every = [row for one in tables for row in one.features.tolist()]
+    return [every[row] for row in part.rows]
 
 
-def slow_rows(tables, images):
-    """The rows one by one, by comparison of names."""
-    found = []
-    for path in images.paths:
-        place = (Path(images.root) / path).resolve()
-        (features,) = [part.features for part in tables if part.path.resolve() == place.parent]
-        found.append(features[int(place.name)].tolist())
-    return found
-
-
-def numbers(images):
-    return [int(path.rsplit("/", 1)[-1]) for path in images.paths]
+def numbers(part):
+    return part.rows.tolist()
 
 
 # Lists
@@ -52,13 +45,12 @@ def test_a_file_for_each_set(tmp_path):
     lists = feature_lists(train, val, None, None, 0)
     assert (lists.draw, lists.source is lists.train, lists.split, lists.notes) == ("take out", True, None, [])
     for part, own in ((lists.train, train), (lists.test, val)):
-        assert (type(part), part.root, part.source) == (RowList, own.path, str(own.path))
-        assert (part.paths, part.class_names) == ([str(i) for i in range(len(own))], ["0", "1", "2"])
+        assert part.features() is own.features
+        assert (part.source, part.class_names) == (str(own.path), ["0", "1", "2"])
         assert part.targets.tolist() == own.targets.tolist()
-        part.check_root()
     meta = table(tmp_path / "c.npz", [0, 1, 2], split=["meta"] * 3)
     lists = feature_lists(train, val, meta, None, 0)
-    assert (lists.draw, lists.source.root, lists.source.targets.tolist()) == ("whole", meta.path, [0, 1, 2])
+    assert (lists.draw, lists.source.source, lists.source.targets.tolist()) == ("whole", str(meta.path), [0, 1, 2])
     assert lists.sets(1).meta.targets.tolist() == [0, 1, 2]
     # a split that agrees changes nothing
     agreeing = replace(train, split=np.array(["train"] * 6)), replace(val, split=np.array(["val", "test"] * 2))
@@ -74,7 +66,7 @@ def test_one_file_with_a_split():
     assert (lists.draw, lists.test.class_names, lists.val) == ("whole", ["x", "y"], None)
     test_words = [word.replace("val", "test") for word in words]
     tested = feature_lists(table("a.npz", targets, split=test_words), None, None, None, 0)
-    assert [part.paths for part in tested.parts] == [part.paths for part in lists.parts]
+    assert [numbers(part) for part in tested.parts] == [numbers(part) for part in lists.parts]
     both = feature_lists(table("a.npz", targets, split=[*words[:4], "test", "train"]), None, None, None, 0)
     assert [numbers(part) for part in both.parts] == [[1, 3, 5], [2], [4], [0]]  # the last to choose on
     no_meta = ["val", "train", "train", "train", "val", "train"]
@@ -93,12 +85,11 @@ def test_a_share_is_drawn(seed, val_fraction, val_seed, with_meta):
     lists = feature_lists(table("a.npz", targets), None, meta, val_fraction, val_seed)
     images = ImageList(Path("a.npz"), [str(i) for i in range(len(targets))], targets, list("0123"), "a list")
     expected = Split(images, val_fraction, val_seed).lists()
-    assert (lists.train.paths, lists.test.paths) == (expected.train.paths, expected.test.paths)
+    assert (lists.train.names, lists.test.names) == (expected.train.paths, expected.test.paths)
     assert (lists.draw, lists.source.source) == (("whole", "m.npz") if with_meta else ("take out", "a.npz"))
     assert lists.notes == expected.notes
-    assert {type(part) for part in lists.parts} == {RowList}
     if not with_meta:
-        assert lists.without(set(), "a note").train.paths == lists.train.paths  # drawn anew
+        assert numbers(lists.without(set(), "a note").train) == numbers(lists.train)  # drawn anew
 
 
 # Classes of several files
@@ -112,9 +103,29 @@ def test_classes_are_matched_by_name():
     assert lists.source.targets.tolist() == [0, 2, 1]  # it has no names: by number
     by_number = feature_lists(table("a.npz", [0, 1, 2]), table("b.npz", [0, 1], ["2", "0"]), None, None, 0)
     assert by_number.test.targets.tolist() == [2, 0]
-    said = wrong(feature_lists, train, table("b.npz", [0, 1, 0], ["cat", "bat"]), None, None, 0)
-    assert said == "b.npz: row 1 is of class 'bat', which a.npz does not have: name the classes of both alike"
-    assert "'bat', which a.npz does not" in wrong(feature_lists, train, val, table("m.npz", [0], ["bat"]), None, 0)
+    plainly = table("b.npz", [0, 1, 2], [" Cat", "ＤＯＧ", "cow"])  # case, blanks and forms of letters aside
+    assert feature_lists(train, plainly, None, None, 0).test.targets.tolist() == [0, 1, 2]
+    other = table("b.npz", [0, 1, 0, 2], ["cat", "bat", "owl"])
+    said = wrong(feature_lists, train, other, None, None, 0)
+    assert said == "b.npz has rows of the classes 'bat', 'owl', which a.npz does not have: name the classes of both alike"
+    assert "class 'bat', which a.npz does not" in wrong(feature_lists, train, val, table("m.npz", [0], ["bat"]), None, 0)
+    twice = table("b.npz", [0, 1], ["Cat", "cat"])
+    assert "b.npz has Cat and cat, one class of a.npz" in wrong(feature_lists, train, twice, None, None, 0)
+    two_cats = table("a.npz", [0, 1], ["Cat", "cat"])
+    assert feature_lists(two_cats, twice, None, None, 0).test.targets.tolist() == [0, 1]
+
+
+def test_labels_that_are_words_in_one_file_alone_are_refused():
+    """The numbers of the other may count the classes in any order."""
+    by_words = replace(table("w.npz", [0, 1, 0], ["cat", "dog"]), labelled_by_words=True)
+    by_number = table("n.npz", [1, 0, 1])
+    for train, val in ((by_words, by_number), (by_number, by_words)):
+        assert wrong(feature_lists, train, val, None, None, 0) == (
+            "w.npz has words as labels, n.npz has integers and no array class_names: label both alike, or add class_names"
+        )
+    named = table("n.npz", [1, 0, 1], ["dog", "cat"])
+    assert feature_lists(by_words, named, None, None, 0).test.targets.tolist() == [0, 1, 0]
+    assert feature_lists(named, by_words, None, None, 0).test.targets.tolist() == [1, 0, 1]
 
 
 def good():
@@ -141,7 +152,7 @@ WRONG = {
     "a.npz holds one class; at least two are needed": {"train": table("a.npz", [0, 0])},
     "a.npz has no array labels": {"train": replace(table("a.npz", [0, 1]), targets=None)},
     "b.npz has no array labels": {"val": replace(table("b.npz", [0, 1]), targets=None)},
-    "a.npz: its array split calls row 3 val, but all its rows are to be train rows: give one file with": {
+    "a.npz: its array split calls row 3 val, row 4 meta, row 5 val, but all its rows are to be train rows: give one file": {
         "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT)
     },
     "b.npz: its array split calls row 1 train, but all its rows are to be val rows": {
@@ -174,36 +185,24 @@ def test_a_training_class_without_rows_is_named_where_sets_are_drawn():
 # Features of rows
 
 
-def test_all_rows_of_one_table_are_not_copied(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    train, val = table("a.npz", [0, 1, 1, 0]), table("sub/b.npz", [0, 1])
-    tables = by_name([train, val])
+def test_all_rows_of_one_table_are_not_copied():
+    train, val = table("a.npz", [0, 1, 1, 0]), table("b.npz", [0, 1])
     lists = feature_lists(train, val, None, None, 0)
-    assert rows_of(tables, lists.train) is train.features
-    assert rows_of({tmp_path / "sub" / ".." / "a.npz": train.features}, lists.train) is train.features
-    turned = lists.train.subset(np.array([0, 1, 3, 2]))
-    for part in (turned, lists.train.subset(np.arange(3)), lists.train.subset(np.array([2, 2]))):
-        found = rows_of(tables, part)
+    for index in ([0, 1, 3, 2], [0, 1, 2], [2, 2], []):
+        found = lists.train.subset(np.array(index, dtype=np.int64)).features()
         assert not np.shares_memory(found, train.features)
-        assert found.tolist() == train.features[numbers(part)].tolist()
-    none = rows_of(tables, lists.train.subset(np.arange(0)))
-    assert (none.shape, none.dtype) == ((0, WIDTH), np.float32)
-    with pytest.raises(KeyError):
-        rows_of(by_name([val]), lists.train)
+        assert (found.tolist(), found.dtype) == (train.features[index].tolist(), np.float32)
+        assert found.shape == (len(index), WIDTH)
 
 
-places = st.sampled_from(["a.npz", "sub/b.npz", "sub/deep/c.npz", "./sub/../d.npz"])
-
-
-@given(st.data(), st.integers(0, 10**6), st.lists(places, min_size=3, max_size=3, unique=True))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_sets_of_rows_are_drawn_as_those_of_images(tmp_path, monkeypatch, data, seed, files):
+@given(st.data(), st.integers(0, 10**6))
+@settings(max_examples=50)
+def test_sets_of_rows_are_drawn_as_those_of_images(data, seed):
     """Meta, held-out and joined rows have the features of their rows, and no test row is among the others."""
-    monkeypatch.chdir(tmp_path)
-    generator = np.random.default_rng(seed)
+    generator, files = np.random.default_rng(seed), ("a.npz", "b.npz", "c.npz")
     kinds = [data.draw(st.sampled_from([np.float16, np.float32])) for _ in files]
     tables = [
-        table(tmp_path / path if data.draw(st.booleans()) else path, generator.permutation(np.arange(43) % 3), kind=kind)
+        table(path, generator.permutation(np.arange(43) % 3), kind=kind)
         for path, kind in zip(files, kinds, strict=True)
     ]
     count = data.draw(st.integers(1, 3))
@@ -216,13 +215,12 @@ def test_sets_of_rows_are_drawn_as_those_of_images(tmp_path, monkeypatch, data, 
         0.3 if case == "drawn" else None, seed,
     )  # fmt: skip
     sets = lists.sets(num_meta, count, join_meta=True)
+    used = [one for one in tables if one.digest in sets.train.tables]
     for part in (*sets.parts.values(), sets.joined):
-        assert type(part) is RowList
-        assert rows_of(by_name(tables), part).tolist() == slow_rows(tables, part)
-        names = {str(Path(file).parent.absolute()): None for file in part.files()}
-        digests = [f"digest of {Path(name).name}" for name in names]
+        assert part.features().tolist() == slow_rows(used, part)
+        digests = [one.digest for k, one in enumerate(used) if {*range(k * 43, k * 43 + 43)} & {*part.ids()}]
         assert part.content == f"{len(part)} rows of features ({', '.join(digests)})"
-    together = [set(part.files()) for part in sets.parts.values()]
+    together = [set(part.ids()) for part in sets.parts.values()]
     assert sum(map(len, together)) == len(set().union(*together))
     assert class_counts(sets.train) == sets.cls_num_list
     assert len(sets.joined) == len(sets.train) + len(sets.meta)
@@ -231,15 +229,15 @@ def test_sets_of_rows_are_drawn_as_those_of_images(tmp_path, monkeypatch, data, 
 def test_kinds_of_several_files_are_joined():
     half, single = table("a.npz", [0, 1], kind=np.float16), table("b.npz", [0, 1])
     lists = feature_lists(half, single, single, None, 0)
-    tables = by_name([half, single])
-    assert rows_of(tables, lists.train.joined(lists.test)).dtype == np.float32
-    assert rows_of(tables, lists.train.joined(lists.test).subset(np.array([1, 0]))).dtype == np.float16
+    both = lists.train.joined(lists.test)
+    assert (both.features().dtype, both.subset(np.array([1, 0])).features().dtype) == (np.float32, np.float16)
+    assert feature_lists(half, half, None, None, 0).test.ids() == [0, 1]  # the same file is the same rows
 
 
 def test_digests_tell_contents_apart_and_not_places(tmp_path):
     features = np.random.default_rng(0).standard_normal((6, 2))
 
-    def digests(folder, changed=0.0):
+    def digests(folder, changed=2.0):
         for name in ("a.npz", "b.npz"):
             content = features + changed if name == "b.npz" else features
             np.savez(folder / name, features=content, labels=np.array([0, 1, 2, 0, 1, 2]))

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from data_utils import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from datasets.drawing import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
+from datasets.examples import Examples, class_counts, first_places, with_meta
+from datasets.image_lists import ImageList, write_list
 from harness.run_files import list_paths
-from heads.image_lists import ImageList, write_list
+
+E = TypeVar("E", bound=Examples)
 
 
 @dataclass(frozen=True)
-class Sets:
+class Sets(Generic[E]):
     """The three lists of an experiment, the counts of the training list, and lines for the user.
 
     `lists` are what the sets were drawn from; `checked` says whether all images were read, and none left that cannot be.
     `heldout` are images to choose on, `joined` the training and the meta images together, None unless asked for.
     """
 
-    train: ImageList
-    meta: ImageList
-    test: ImageList
+    train: E
+    meta: E
+    test: E
     cls_num_list: list[int]
     notes: list[str]
-    lists: Lists | None = None
+    lists: Lists[E] | None = None
     checked: bool = False
-    heldout: ImageList | None = None
-    joined: ImageList | None = None
+    heldout: E | None = None
+    joined: E | None = None
 
     @property
-    def parts(self) -> dict[str, ImageList]:
+    def parts(self) -> dict[str, E]:
         """The lists by name."""
         heldout = {} if self.heldout is None else {"heldout": self.heldout}
         return {"train": self.train, "meta": self.meta, "test": self.test, **heldout}
 
     @property
-    def trained(self) -> ImageList:
+    def trained(self) -> E:
         """The images that are trained on."""
         return self.train if self.joined is None else self.joined
 
@@ -66,49 +68,51 @@ class Sets:
         assert self.lists is not None
         places = list_paths(folder, name)
         for place, images in zip(places, (self.lists.train, self.lists.test), strict=True):
+            assert isinstance(images, ImageList)
             write_list(place, images)
         return f"wrote the lists {' and '.join(map(str, places))}, for --train_list and --val_list"
 
     def digests(self) -> dict[str, str]:
         """Return a digest of each list, and what tells the images from others; a list of which none is there is an error."""
         for part in self.lists.parts if self.lists else self.parts.values():
-            part.check_root()
+            if isinstance(part, ImageList):
+                part.check_root()
         lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
         return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
 
 
 @dataclass(frozen=True)
-class Lists:
+class Lists(Generic[E]):
     """The lists of an experiment before its meta images are drawn from `source`.
 
     `draw` says how: `source` is used whole; or the images drawn stay where they are as well, where it is "share" at most a
     fifth of each class; or they are taken out of the training list.
     """
 
-    train: ImageList
-    source: ImageList
-    test: ImageList
+    train: E
+    source: E
+    test: E
     draw: Literal["whole", "copy", "share", "take out"]
     notes: list[str]
     use: str = ""  # of images that stay where they are, where that is to be said
-    split: Split | None = None  # what training and test images were drawn from, where they were
-    val: ImageList | None = None  # images to choose on, where they need not be held out of training
+    split: Split[E] | None = None  # what training and test images were drawn from, where they were
+    val: E | None = None  # images to choose on, where they need not be held out of training
 
     @property
-    def parts(self) -> list[ImageList]:
+    def parts(self) -> list[E]:
         """All the images that there are."""
         return [self.train, self.source, self.test, *([] if self.val is None else [self.val])]
 
-    def without(self, bad: Container[Path], note: str) -> Lists:
+    def without(self, bad: Container[Hashable], note: str) -> Lists[E]:
         """Return the lists without the images `bad`, which `note` speaks of; test images are drawn from what is left."""
         if self.split is not None:
             lists = self.split.without(bad).lists()
             return replace(lists, notes=[*lists.notes, note])
-        train, source, test, *val = (good_images(part, bad) for part in self.parts)
+        train, source, test, *val = (part.without(bad) for part in self.parts)
         return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
 
-    def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets:
-        """Draw `num_meta` meta images a class as published, see `data_utils.split_meta`; every class must have one.
+    def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets[E]:
+        """Draw `num_meta` meta images a class as published, see `drawing.split_meta`; every class must have one.
 
         With a `num_meta` of 0 none are drawn.
 
@@ -150,18 +154,18 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Generic[E]):
     """Images of which a share of each class is drawn for tests, by a seed."""
 
-    images: ImageList
+    images: E
     val_fraction: float
     val_seed: int
 
-    def without(self, bad: Container[Path]) -> Split:
+    def without(self, bad: Container[Hashable]) -> Split[E]:
         """Return it without the images `bad`."""
-        return replace(self, images=replace(good_images(self.images, bad), notes=self.images.notes))
+        return replace(self, images=self.images.without(bad))
 
-    def lists(self) -> Lists:
+    def lists(self) -> Lists[E]:
         """Draw the test images; the others are for training."""
         images, names = self.images, self.images.class_names
         drawn = drawn_for_tests(images.targets, len(names), self.val_fraction, self.val_seed)
@@ -169,11 +173,6 @@ class Split:
         single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
         notes = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
         return Lists(train, train, test, "take out", [*images.notes, *notes], split=self)
-
-
-def good_images(images: ImageList, bad: Container[Path]) -> ImageList:
-    """Return the images that are none of `bad`."""
-    return images.subset(np.flatnonzero([images.root / path not in bad for path in images.paths]))
 
 
 def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
@@ -188,39 +187,17 @@ def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_
 
 
 def held_out(
-    train: ImageList, source: ImageList, others: Sequence[ImageList], num_heldout: int
-) -> tuple[ImageList, ImageList, int]:
+    train: E, source: E, others: Sequence[E], num_heldout: int
+) -> tuple[E, E, int]:
     """Draw up to `num_heldout` images a class to choose on; return them, what is left to train on, and how many were spare.
 
     Spare are images of `source`, where meta images are drawn, that serve nothing else, as ImageNet_LT's val list has them.
-    Where they do not suffice, up to a fifth of the class's training images is held out, see `data_utils.hold_out`. No image
+    Where they do not suffice, up to a fifth of the class's training images is held out, see `drawing.hold_out`. No image
     of `others` is, and a file that is listed several times is one image.
     """
-    pool = train.joined(source.without(set(train.files())))
-    files, taken = pool.files(), {file for part in others for file in part.files()}
-    places = {file: i for i, file in reversed(list(enumerate(files))) if file not in taken}  # of the first of its name
-    free = np.array(sorted(places.values()), dtype=np.int64)
+    pool = train.joined(source.without(set(train.ids())))
+    keys, taken = pool.ids(), {key for part in others for key in part.ids()}
+    free = np.array(sorted(place for key, place in first_places(pool).items() if key not in taken), dtype=np.int64)
     kept, _ = hold_out(pool.targets, free[free < len(train)], free, num_heldout, len(train.class_names))
-    left = train.without({files[i] for i in kept.tolist()})
-    return replace(pool.subset(kept), source=train.source), left, int((kept >= len(train)).sum())
-
-
-def with_meta(train: ImageList, meta: ImageList) -> ImageList:
-    """Return the training images and, after them, the meta images that are not among them, each file once."""
-    others = meta.without(set(train.files()))
-    first = {file: i for i, file in reversed(list(enumerate(others.files())))}
-    return train.joined(others.subset(np.array(sorted(first.values()), dtype=np.int64)))
-
-
-def united(parts: Sequence[ImageList]) -> ImageList:
-    """Return all images of some lists, each file once, in the order of their names whatever list they are of."""
-    whole = reduce(with_meta, parts)
-    files = whole.files()
-    first = {file: i for i, file in reversed(list(enumerate(files)))}
-    return whole.subset(np.array([first[file] for file in sorted(first)], dtype=np.int64))
-
-
-def class_counts(images: ImageList) -> list[int]:
-    """Return how many images each class has."""
-    counts: list[int] = np.bincount(images.targets, minlength=len(images.class_names)).tolist()
-    return counts
+    left = train.without({keys[i] for i in kept.tolist()})
+    return pool.subset(kept), left, int((kept >= len(train)).sum())

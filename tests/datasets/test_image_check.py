@@ -9,11 +9,11 @@ from support.data import write_image
 from support.image_lists import ALONE
 from support.refusals import wrong
 
+from datasets import image_check
+from datasets.image_check import check_readable, readable_sets
+from datasets.large_sets import read_lists
 from harness import progress
 from harness.errors import UserError
-from heads import image_check
-from heads.image_check import check_readable, readable_sets
-from heads.large_sets import read_lists
 
 COUNTS = {"train": (9, 7, 6), "val": (4, 4, 4), "test": (2, 2, 2)}
 

@@ -30,12 +30,10 @@ from reporting.page_tables import (
 from reporting.rankings import Groups, main_figure
 from reporting.reliability import bins_of
 from reporting.tested_images import Opened
-from reporting.under_way import curves_of
 from reporting.verdict_sentences import class_means
 from reporting.verdicts import Verdict, judge
 
 EXPLAINED_MEAN = "Mean over classes: of those that have test images, for some have more of them than others. "
-MOST_CHOICES = 50  # groups whose classes can be compared in the page
 EXPLAINED = (
     f"many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, fewer than {FEW} training images. "
     "ECE: expected calibration error, smaller is better. Bold: better than every other group beyond chance."
@@ -89,7 +87,7 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None, ima
     verdict = judge(title, groups, baseline)
     groups, shown = by_rank(groups, verdict)
     pair = (verdict.best, verdict.reference) if verdict.best is not None and verdict.reference is not None else None
-    choices = list(dict.fromkeys([*(pair or ()), *groups]))[:MOST_CHOICES]
+    choices = list(dict.fromkeys([*(pair or ()), *groups]))
     means = {name: class_means(groups[name]).tolist() for name in choices}
     compared = list(pair) if pair else choices[:1]
     gaps = [a - b for a, b in zip(*(means[name] for name in pair), strict=True)] if pair else None
@@ -125,7 +123,7 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None, ima
         setting.differences = charts.differences(means[pair[0]], means[pair[1]], counts, names)
     setting.confused = mistakes(groups, compared, names, images, opened)
     add_calibration(setting, shown)
-    setting.curves, setting.curves_note = curves_of(shown)
+    setting.curves, setting.curves_note = charts.curves_of(shown)
     add_meta(setting, groups, counts, names)
     return setting
 

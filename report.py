@@ -34,7 +34,6 @@ from reporting.page_contents import Section, make_section
 from reporting.page_tables import PageTable, from_text, from_words, overview
 from reporting.phrases import quoted
 from reporting.report_files import TABLES, write_figures, write_latex, write_page, write_tables
-from reporting.tested_images import Opened
 
 PAGE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "table.tex", "figures"
 
@@ -45,7 +44,6 @@ class Options:
 
     out: Path
     baseline: str | None
-    images: bool
     figures: bool
     latex: str | None
 
@@ -62,7 +60,6 @@ def report_parser() -> Parser:
         help="group whose classes are compared with those of the best, by the "
         "name that it has in the table (default: plain cross-entropy, else the second)",
     )
-    made.add_argument("--no-images", action="store_true", help="leave out the pictures of mistaken images")
     made.add_argument("--figures", action="store_true", help="write the charts as PNG and SVG too, as wide as a column")
     made.add_argument(
         "--latex",
@@ -77,7 +74,7 @@ def report_parser() -> Parser:
 def main() -> None:
     """Read the runs, print the verdict, write the report."""
     args = report_parser().parse_args()
-    options = Options(args.out, args.baseline, not args.no_images, args.figures, args.latex)
+    options = Options(args.out, args.baseline, args.figures, args.latex)
     if not args.force:
         check_new(options)
     found = find_runs(args.runs)
@@ -98,14 +95,13 @@ def check_new(options: Options) -> None:
 
 def make(found: Found, options: Options) -> tuple[list[Section], list[str]]:
     """Write the report; return what its page shows, and notes to print."""
-    opened: Opened = {}
     sets = {title: grouped(own) for title, own in long_tails(found.runs).items()}
     known = [name for groups in sets.values() for name in shown_names(groups)]
     if options.baseline is not None and options.baseline not in known:
         named = ", ".join(map(quoted, known))
         raise UserError(f"--baseline {options.baseline}: there is no such group; there are {named}")
     shown = progress(enumerate(sets.items()), len(sets), "comparing", file=sys.stderr)
-    settings = [make_section(k, title, groups, options.baseline, options.images, opened) for k, (title, groups) in shown]
+    settings = [make_section(k, title, groups, options.baseline) for k, (title, groups) in shown]
     for one, groups in zip(settings, sets.values(), strict=True):
         one.verdict = read_answer([run.path for own in groups.values() for run in own]) or one.verdict
     with writing(options.out):

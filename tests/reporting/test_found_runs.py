@@ -124,7 +124,7 @@ def test_a_report_that_is_stopped_while_its_page_is_made_leaves_nothing(tmp_path
 
     write_run(tmp_path / "runs", "a")
     monkeypatch.setattr("reporting.report_files.render", stop)
-    options = report.Options(tmp_path / "out", None, False, True, "accuracy")
+    options = report.Options(tmp_path / "out", None, True, "accuracy")
     with pytest.raises(KeyboardInterrupt):
         report.make(find_runs([tmp_path / "runs"]), options)
     assert files_of(tmp_path / "out") == {}

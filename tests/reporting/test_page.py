@@ -36,7 +36,7 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     write_study(folder / "runs", 100, WAYS, 5, names=ODD_NAMES, test_per_class=[0, *range(1, 100)], epochs=100)
     write_group_names(folder / "runs", {f"{way.name}*": way.name for way in WAYS})
-    report.make(find_runs([folder / "runs"]), report.Options(folder / "out", None, True, False, None))
+    report.make(find_runs([folder / "runs"]), report.Options(folder / "out", None, False, None))
     return folder, (folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -53,7 +53,7 @@ def undrawn(monkeypatch):
 
     def make(found):
         sets = {title: grouped(own) for title, own in report.long_tails(found.runs).items()}
-        settings = [make_section(k, title, groups, None, False, {}) for k, (title, groups) in enumerate(sets.items())]
+        settings = [make_section(k, title, groups, None) for k, (title, groups) in enumerate(sets.items())]
         return pages.render(report.page_of(found, settings))
 
     return make

@@ -50,6 +50,7 @@ class Section:
     title: str
     names: list[str]
     verdict: list[str]
+    details: list[str]
     means: PageTable
     runs: PageTable
     shown: Runs  # the groups in the charts
@@ -96,6 +97,7 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None) -> 
         title=printable(title),
         names=names,
         verdict=[printable(sentence) for sentence in verdict.sentences],
+        details=[printable(sentence) for sentence in verdict.details],
         means=groups_table(groups, verdict.beyond),
         runs=from_text("Each run: the last and the best epoch", run_table(runs)),
         shown=shown,

@@ -145,7 +145,7 @@ def test_a_run_that_does_not_say_its_mean_over_classes_has_it_all_the_same(undra
     column = heads.index("mean over classes")
     assert [row[column] for row in rows] == ["72.00 ± 1.00", "42.33 ± 2.02"]
     assert "<b>72.00 ± 1.00</b>" in text
-    assert "is best in the mean over classes, 72.00 %" in text
+    assert "best in the mean over classes with 72.00 %" in text
 
 
 def test_classes_without_test_images_are_named_and_are_not_0(large, parsed):

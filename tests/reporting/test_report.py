@@ -94,7 +94,7 @@ def test_what_a_terminal_cannot_show_is_written_out(made, run):
 def test_it_prints_the_verdict_the_groups_and_every_run(made, run):
     out = made[1].replace("\\xb1", "±")
     verdict, groups, *_, own = out.strip().split("\n\n")
-    assert verdict.startswith("- Compared: 2 groups")
+    assert verdict.startswith(r"- Take \u201cmetasaug\u201d, best overall with 81.17 %.")
     assert all(line.startswith("- ") for line in verdict.splitlines())
     table = {cells(line)[0]: cells(line) for line in groups.splitlines()}
     assert table["metasaug"][1:3] == ["3", f"{statistics.mean([80, 82, 81.5]):.2f} ± {statistics.stdev([80, 82, 81.5]):.2f}"]
@@ -226,7 +226,7 @@ def test_who_reads_the_first_line_only_gets_no_traceback(run, tmp_path):
     write_folder(tmp_path / "few")
     report = f'"$PYTHON" {ROOT}/report.py'
     result = run("sh", "-c", f"{report} many --out out 2>err | head -n 1; cat err >&2")
-    assert (result.stdout[:10], result.stderr) == ("- Looked a", "")
+    assert (result.stdout[:3], result.stderr) == ("- “", "")
     few = f"{{ {report} few --out out2; echo status $? >&2; }} | true"
     assert run("sh", "-c", few).stderr == "status 141\n"  # less than fills the buffer
 

@@ -3,7 +3,6 @@
 
   python3 report.py demo_runs/checkpoint/ours/digits --out demo_runs
   python3 report.py checkpoint/ours/LDAM checkpoint/ours/CE --latex --figures
-  python3 report.py checkpoint/ours/own --watch
 A run is named by the <save_name>_summary.json that training writes; a folder stands for all runs in it. Prints the verdict
 and the table of runs; writes report.html, one file without others beside it, runs.csv, means.csv and classes.csv.
 """
@@ -19,12 +18,12 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError, run_main
 from harness.files import writing
-from harness.flags import Parser, require
+from harness.flags import Parser
 from harness.progress import progress
 from harness.text import printable, say, shown_names
 from reporting.answers import read_answer
@@ -33,15 +32,10 @@ from reporting.found_runs import Found, find_runs
 from reporting.page import Block, Page
 from reporting.page_contents import Section, make_section
 from reporting.page_tables import PageTable, from_text, from_words, overview
-from reporting.phrases import in_a_row, quoted
+from reporting.phrases import quoted
 from reporting.report_files import TABLES, write_figures, write_latex, write_page, write_tables
-from reporting.tested_images import Opened
-from reporting.under_way import UnderWay, make_under_way
-from reporting.watching import watch
 
 PAGE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "table.tex", "figures"
-WATCHED_EVERY = 10  # seconds
-MOST_NAMED = 20  # runs
 
 
 @dataclass(frozen=True)
@@ -50,10 +44,8 @@ class Options:
 
     out: Path
     baseline: str | None
-    images: bool
     figures: bool
     latex: str | None
-    watch: int | None
 
 
 def report_parser() -> Parser:
@@ -68,7 +60,6 @@ def report_parser() -> Parser:
         help="group whose classes are compared with those of the best, by the "
         "name that it has in the table (default: plain cross-entropy, else the second)",
     )
-    made.add_argument("--no-images", action="store_true", help="leave out the pictures of mistaken images")
     made.add_argument("--figures", action="store_true", help="write the charts as PNG and SVG too, as wide as a column")
     made.add_argument(
         "--latex",
@@ -77,33 +68,18 @@ def report_parser() -> Parser:
         choices=("accuracy", "error"),
         help="write the table of a paper, table.tex: accuracy (so if nothing is named) or error in %%",
     )
-    made.add_argument(
-        "--watch",
-        nargs="?",
-        const=WATCHED_EVERY,
-        type=int,
-        metavar="SECONDS",
-        help="update the page while runs go on; look every so many seconds (%(const)s if none are named)",
-    )
     return made
 
 
 def main() -> None:
     """Read the runs, print the verdict, write the report."""
     args = report_parser().parse_args()
-    require(args.watch is None or args.watch > 0, "--watch", args.watch, "a number of seconds above 0")
-    page = args.out / PAGE
-    options = Options(args.out, args.baseline, not args.no_images, args.figures, args.latex, args.watch)
+    options = Options(args.out, args.baseline, args.figures, args.latex)
     if not args.force:
         check_new(options)
-    opened: Opened = {}
-    if args.watch is not None:
-        say(f"watching every {args.watch} s; the page is {page}, Ctrl-C ends this")
-        watch_runs(args.runs, options, opened)
-    else:
-        found = find_runs(args.runs)
-        settings, notes = make(found, options, opened)
-        print_report(found, settings, notes, options)
+    found = find_runs(args.runs)
+    settings, notes = make(found, options)
+    print_report(found, settings, notes, options)
 
 
 def check_new(options: Options) -> None:
@@ -117,67 +93,41 @@ def check_new(options: Options) -> None:
         raise UserError(f"{there[0]} is there already: give --force to replace it, or another --out")
 
 
-def watch_runs(paths: list[Path], options: Options, opened: Opened) -> None:
-    """Update the report while runs go on; the last page, when this is stopped, does not reload itself."""
-    assert options.watch is not None
-    shown: list[Found] = []
-
-    def render(found: Found) -> None:
-        make(found, options, opened, going_on=True)
-        shown[:] = [found]
-
-    try:
-        watch(paths, render, options.watch)
-    finally:
-        for found in shown:
-            make(found, replace(options, watch=None), opened, going_on=True)
-
-
-def make(found: Found, options: Options, opened: Opened, going_on: bool = False) -> tuple[list[Section], list[str]]:
-    """Write the report; return what its page shows, and notes to print. Of runs that go on, --baseline may be to come."""
+def make(found: Found, options: Options) -> tuple[list[Section], list[str]]:
+    """Write the report; return what its page shows, and notes to print."""
     sets = {title: grouped(own) for title, own in long_tails(found.runs).items()}
     known = [name for groups in sets.values() for name in shown_names(groups)]
-    if options.baseline is not None and sets and options.baseline not in known and not going_on:
+    if options.baseline is not None and options.baseline not in known:
         named = ", ".join(map(quoted, known))
         raise UserError(f"--baseline {options.baseline}: there is no such group; there are {named}")
     shown = progress(enumerate(sets.items()), len(sets), "comparing", file=sys.stderr)
-    settings = [make_section(k, title, groups, options.baseline, options.images, opened) for k, (title, groups) in shown]
+    settings = [make_section(k, title, groups, options.baseline) for k, (title, groups) in shown]
     for one, groups in zip(settings, sets.values(), strict=True):
         one.verdict = read_answer([run.path for own in groups.values() for run in own]) or one.verdict
-    under_way = [make_under_way(k, title, own) for k, (title, own) in enumerate(long_tails(found.unfinished).items())]
     with writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
-    write_page(page_of(found, settings, under_way, options), options.out / PAGE)  # first, as it takes the longest
+    write_page(page_of(found, settings), options.out / PAGE)  # first, as it takes the longest
     notes = [f"note: --baseline {options.baseline} is the highest group of {one.title}, which is compared with {one.pair[1]}"
              for one in settings if one.pair and one.pair[0] == options.baseline]  # fmt: skip
     write_tables(sets, options.out)
-    if options.latex is not None and found.runs:
+    if options.latex is not None:
         write_latex(found.runs, options.latex, options.out / LATEX_TABLE)
     if options.figures:
         notes += write_figures(settings, options.out / FIGURE_FOLDER)
     return settings, notes
 
 
-def page_of(found: Found, settings: list[Section], under_way: list[UnderWay], options: Options) -> Page:
+def page_of(found: Found, settings: list[Section]) -> Page:
     """Return the page: the settings, what is compared beyond one of them, and what is left out."""
     of = settings[0].title if len(settings) == 1 else f"{len(settings)} data sets"
     runs = len(found.runs)
-    title = f"{runs} run{'s' * (runs != 1)} on {of}" if runs else "Runs under way"
+    title = f"{runs} run{'s' * (runs != 1)} on {of}"
     blocks = []
     published = published_tables(found.runs)
     if any("".join(table[2][1:]) for table in published.values()):
         text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
         tables = [from_text(name, table) for name, table in published.items() if "".join(table[2][1:])]
         blocks.append(Block("published", "Against the publication", text, tables))
-    old: dict[str, list[str]] = {}
-    for run in found.runs:
-        if run.older:
-            old.setdefault("; ".join(run.older), []).append(run.name)
-    if old:
-        rows = [[in_a_row(names, len(names), named=MOST_NAMED), lacking] for lacking, names in old.items()]
-        blocks.append(
-            Block("older", "Runs of older versions", "", [from_words("What they do not say", ["runs", "not said"], rows)])
-        )
     if found.left_out:
         rows = [[one.name, str(one.path), one.reason] for one in found.left_out]
         blocks.append(
@@ -186,7 +136,7 @@ def page_of(found: Found, settings: list[Section], under_way: list[UnderWay], op
     made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
     foot = "This page is complete in one file and needs no network."
     several = overview({one.title: one.means for one in settings}) if len(settings) > 1 else None
-    return Page(printable(title), made, settings, under_way, blocks, foot, options.watch, several)
+    return Page(printable(title), made, settings, blocks, foot, several)
 
 
 def print_report(found: Found, settings: list[Section], notes: list[str], options: Options) -> None:

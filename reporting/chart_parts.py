@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from reporting.run_facts import RunFacts
+from reporting.rankings import Groups
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4], [1, 3], [10, 2, 2, 2, 2, 2])
@@ -21,7 +21,6 @@ LAST_UNDIVIDED, LAST_ASCII = 0xFFFF, 0x7F  # letters that JavaScript has as one 
 WIDE, NARROW = 17, 11  # pixels, at most
 EACH_CLASS = 200  # classes; of more, a chart shows means of neighbours
 CLASS_BINS = 40  # of neighbouring classes
-Logged = Mapping[str, Sequence[RunFacts]]
 Values = list[dict[str, Any]]  # the data of a chart
 
 
@@ -44,20 +43,20 @@ def axis_title(text: str) -> dict[str, Any]:
     return {"title": text}
 
 
-def by_group(groups: Logged) -> dict[str, Any]:
+def by_group(groups: Groups) -> dict[str, Any]:
     """Return encodings that tell groups apart by colour, in their order; the page has the legend."""
     names = list(groups)
     colours = [f"var(--g{i + 1})" for i in range(len(names))]
     return {"color": {"field": "group", "type": "nominal", "legend": None, "scale": {"domain": names, "range": colours}}}
 
 
-def by_shape(groups: Logged) -> dict[str, Any]:
+def by_shape(groups: Groups) -> dict[str, Any]:
     """Return the encoding that tells groups apart by their marks."""
     scale = {"domain": list(groups), "range": list(SHAPES[: len(groups)])}
     return {"shape": {"field": "group", "type": "nominal", "legend": None, "scale": scale}}
 
 
-def by_dash(groups: Logged) -> dict[str, Any]:
+def by_dash(groups: Groups) -> dict[str, Any]:
     """Return the encoding that tells groups apart by the dashes of their lines."""
     scale = {"domain": list(groups), "range": list(DASHES[: len(groups)])}
     return {"strokeDash": {"field": "group", "type": "nominal", "legend": None, "scale": scale}}
@@ -85,7 +84,7 @@ def near_mean(values: Sequence[float], order: Sequence[int], index: int) -> floa
     return statistics.mean(there) if there else math.nan
 
 
-def over_epochs(groups: Logged, key: str) -> tuple[Values, Values]:
+def over_epochs(groups: Groups, key: str) -> tuple[Values, Values]:
     """Return a figure of each run at each epoch, and the means over the runs of a group."""
     single: Values = []
     mean: Values = []

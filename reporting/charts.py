@@ -17,7 +17,6 @@ from reporting.chart_parts import (
     EACH_CLASS,
     NAMED_CLASSES,
     Chart,
-    Logged,
     Values,
     as_list,
     axis_title,
@@ -49,7 +48,6 @@ CURVES = {  # figures of a log line: the title of their chart, and of its axis
     "grad_norm": ("Norm of the meta gradient", "norm"),
 }
 POINT = {"type": "point", "filled": True, "size": 50, "opacity": 1}
-MOST_LINES = 40  # runs; of more, a chart shows the means of the groups alone
 
 
 def group_means(runs: Sequence[FinishedRun], key: str) -> tuple[float, float]:
@@ -230,12 +228,11 @@ def reliability(bins: Mapping[str, Sequence[ReliabilityBin]], groups: Groups, ec
     )
 
 
-def curve(groups: Logged, key: str, stage2_from: Sequence[int] = ()) -> Chart | None:
+def curve(groups: Groups, key: str, stage2_from: Sequence[int] = ()) -> Chart | None:
     """Return a figure over the epochs: a thin line a run, a thick one for the mean of a group, the begin of stage 2."""
     single, mean = over_epochs(groups, key)
     if not mean:
         return None
-    each = sum(len(runs) for runs in groups.values()) <= MOST_LINES
     epochs = Counter(value["group"] for value in mean)
     words = [f"{value['group']} {value['value']} in epoch {value['epoch']}"
              for value in {one["group"]: one for one in mean}.values()]  # fmt: skip
@@ -259,7 +256,7 @@ def curve(groups: Logged, key: str, stage2_from: Sequence[int] = ()) -> Chart | 
         "mark": {"type": "line", "strokeWidth": 0.8, "opacity": 0.45},
         "encoding": {**encoding, "detail": {"field": "run"}},
     }
-    layers = [thin, thick] if each and len(single) > len(mean) else [thick]
+    layers = [thin, thick] if len(single) > len(mean) else [thick]
     begun = [value for value in mean if epochs[value["group"]] == 1]
     if begun:  # there is no line through one point
         layers.append({"data": {"values": begun}, "encoding": {**encoding, **by_shape(groups)}, "mark": POINT})
@@ -272,6 +269,25 @@ def curve(groups: Logged, key: str, stage2_from: Sequence[int] = ()) -> Chart | 
             }
         )
     return Chart(f"curve_{key}", CURVES[key][0], f"At the end: {', '.join(words)}.", {"height": 200, "layer": layers})
+
+
+def curves_of(shown: Groups) -> tuple[list[Chart], str]:
+    """Return the curves of what the logs hold, and what their dashed lines are."""
+    starts = {
+        run.summary["flags"].get("meta_start") or 0
+        for runs in shown.values()
+        for run in runs
+        if run.summary.get("flags", {}).get("stage2") not in (None, "none")
+    } - {0}  # where there is no stage 1 there is nothing to mark
+    begins = sorted(starts)
+    found = [made for key in CURVES if (made := curve(shown, key, begins)) is not None]
+    note = ""
+    if found and len(begins) == 1:
+        note = f"The upright dashed line is the beginning of stage 2, epoch {begins[0]}. "
+    elif found and begins:
+        told = f"{', '.join(map(str, begins[:-1]))} and {begins[-1]}"
+        note = f"The upright dashed lines are where stage 2 of different groups begins: epochs {told}. "
+    return found, f"{note}Thick: the mean of a group; thin: each run." if found else ""
 
 
 def covariance_changes(

@@ -18,6 +18,7 @@ from reporting.finished_runs import FinishedRun, figure
 LEVEL = 0.95
 RESAMPLES = 2000
 FEWEST_IMAGES = 30  # percentile intervals of fewer are too narrow: of 4 images, all right against all wrong, the width is 0
+MOST_NEEDED = {"seeds": 100, "images": 10**6}  # of more, a number says no more than that it is many
 AT_ONCE = 64  # groups compared at a time
 ROUNDING = 1e-9  # points; figures of as many images differ by rounding less than that, and by an image more
 
@@ -226,6 +227,22 @@ def seeds_in_part(
 def gap(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: str) -> Gap | None:
     """Return the difference of two groups, see `gaps`."""
     return gaps(first, [second], key)[0]
+
+
+def needed(found: Gap) -> int | None:
+    """Return how many seeds or images a difference that is not 0 needs to be beyond chance, if it stays; None: too many.
+
+    The deviation of the seeds' differences stays too; the interval over images is narrower as the root of their number.
+    """
+    half = found.mean - found.low if found.mean > 0 else found.high - found.mean  # the side of 0
+    most = MOST_NEEDED[found.method]
+    if found.method == "images":
+        number = math.ceil(found.number * (half / abs(found.mean)) ** 2) + 1
+        return number if number <= most else None
+    quantile = (1 + LEVEL) / 2
+    deviation = half * math.sqrt(found.number) / stdtrit(found.number - 1, quantile)
+    more = range(found.number + 1, most + 1)
+    return next((n for n in more if stdtrit(n - 1, quantile) * deviation / math.sqrt(n) < abs(found.mean)), None)
 
 
 def better_and_worse(gaps: Sequence[float]) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +38,6 @@ FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "
                "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1, "stage2_lr": 1.0,
                "meta_update": PUBLISHED_RULE, "virtual": "all", "meta_images": "apart", "balance": "weights"}  # fmt: skip
 MOST_CLASSES = 1000  # of a confusion matrix
-R = TypeVar("R", bound=RunFacts)
 Table = list[list[str]]  # the first row is the heading
 
 
@@ -81,13 +80,13 @@ def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
     return [read_run(name, path) for name, path in zip(distinct_names(places), places, strict=True)]
 
 
-def grouped(runs: Iterable[R]) -> dict[str, list[R]]:
+def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Return the runs that differ in their seed only, under a name made of what tells the groups apart.
 
     Where no two runs belong together, each keeps its own name. A second run of the same seed begins a second group. See
     `group_names` for the names.
     """
-    groups: dict[tuple[str, int], list[R]] = {}
+    groups: dict[tuple[str, int], list[FinishedRun]] = {}
     times: Counter[tuple[str, Any]] = Counter()
     for run in runs:
         groups.setdefault((run.kind, times[run.kind, run.seed]), []).append(run)
@@ -96,26 +95,18 @@ def grouped(runs: Iterable[R]) -> dict[str, list[R]]:
     return dict(zip(group_names(members), members, strict=True))
 
 
-def long_tails(runs: Iterable[R]) -> dict[str, list[R]]:
+def long_tails(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set.
 
-    Sets are told apart by data set, imb_factor, class sizes and class names. Runs of older versions, which do not say the
-    names of their classes, are with those that do if there is one set of that size only.
+    Sets are told apart by data set, imb_factor, class sizes and class names.
     """
-    sized: dict[tuple[str, str], list[R]] = {}
+    sets: dict[tuple[str, str, str], list[FinishedRun]] = {}
     for run in runs:
-        sized.setdefault((run.long_tail, str(run.summary.get("cls_num_list"))), []).append(run)
-    found: list[tuple[str, list[R]]] = []
-    for (name, _), own in sized.items():
-        named: dict[str, list[R]] = {}
-        several = len({str(run.summary["class_names"]) for run in own if run.summary.get("class_names")}) > 1
-        for run in own:
-            named.setdefault(str(run.summary.get("class_names")) if several else "", []).append(run)
-        found += [(name, some) for some in named.values()]
-    names = [name for name, _ in found]
+        sets.setdefault((run.long_tail, str(run.summary["cls_num_list"]), str(run.class_names)), []).append(run)
+    names = [name for name, *_ in sets]
     return {
         name if names.count(name) == 1 else f"{name}, {len(own[0].class_names)} classes ({own[0].name})": own
-        for name, own in found
+        for (name, *_), own in sets.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Which runs lie below the paths that a user names: finished and unfinished ones, and those not shown, and why."""
+"""Which runs lie below the paths that a user names: those that are shown, and the others and why."""
 
 from __future__ import annotations
 
@@ -10,28 +10,9 @@ from pathlib import Path
 from harness.errors import UserError
 from reporting.finished_runs import FinishedRun, read_run
 from reporting.group_names import FILE, idle_patterns, read_group_names, words_for
-from reporting.run_contents import LOG, STARTED, distinct_names, no_runs, places_below, read_log, read_started, save_name
-from reporting.run_facts import RunFacts
+from reporting.run_contents import distinct_names, no_runs, places_below, save_name
 
 MOST_REASONS = 3  # in an error
-
-
-@dataclass(frozen=True)
-class UnfinishedRun(RunFacts):
-    """A run that has not ended: under way, or interrupted."""
-
-    path: Path  # where its summary will be
-
-    @property
-    def epochs_done(self) -> int:
-        """How many epochs it has come to."""
-        return int(self.log[-1]["epoch"]) + 1 if self.log else 0
-
-    @property
-    def progress(self) -> str:
-        """How far it is, in words."""
-        epochs = self.summary.get("flags", {}).get("epochs")
-        return f"{self.epochs_done} epochs" if epochs is None else f"{self.epochs_done} of {epochs} epochs"
 
 
 @dataclass(frozen=True)
@@ -48,17 +29,15 @@ class Found:
     """What lies below the paths that were named."""
 
     runs: list[FinishedRun] = field(default_factory=list)
-    unfinished: list[UnfinishedRun] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def find_runs(paths: Sequence[Path], watched: bool = False) -> Found:
+def find_runs(paths: Sequence[Path]) -> Found:
     """Read the runs of summaries, and of all that lie below folders.
 
     A run below a folder is left out whole if one of its files is damaged, be it the log or the predictions alone: half of a
     run would mislead, and files that do not fit together may be of two runs. The reason says which file to move away to
-    have the rest shown. A file that was named itself is an error instead. Unfinished runs are left out too unless they are
-    `watched`; then it is no error either if there is no run yet.
+    have the rest shown. A file that was named itself is an error instead. Runs that are not finished are left out too.
     """
     found, places, named = Found(), dict[Path, Path](), set[Path]()
 
@@ -71,39 +50,28 @@ def find_runs(paths: Sequence[Path], watched: bool = False) -> Found:
         below = places_below(path, unread) if os.path.isdir(path) else [path]
         if not os.path.isdir(path):
             named.add(path.resolve())
-        elif not below and not found.left_out and not watched:
+        elif not below and not found.left_out:
             no_runs(path)
         for file in below:
             if places.setdefault(file.resolve(), file) is file and os.path.isdir(path):
                 looked[file.parent] = None
     words = {folder: folder_words(folder, found) for folder in {path.parent: None for path in places.values()}}
     for name, path in zip(distinct_names([*places.values()]), places.values(), strict=True):
-        _read(name, path, words_for(save_name(path), words[path.parent]), path.resolve() in named, found)
-    if not watched:  # runs that fit may be to come
-        for folder in looked:
-            names = [save_name(path) for path in places.values() if path.parent == folder]
-            found.left_out.extend(LeftOut(FILE, folder / FILE, f'its pattern "{pattern}" fits no run here')
-                                  for pattern in idle_patterns(words[folder], names))  # fmt: skip
-        found.left_out.extend(LeftOut(run.name, run.path, f"unfinished: {run.progress}; shown with --watch")
-                              for run in found.unfinished)  # fmt: skip
-        check_some(found, paths)
+        if path.resolve() in named:
+            found.runs.append(read_run(name, path, words_for(save_name(path), words[path.parent])))
+        elif not os.path.isfile(path):
+            found.left_out.append(LeftOut(name, path, "not finished: its training goes on, or was interrupted"))
+        else:
+            try:
+                found.runs.append(read_run(name, path, words_for(save_name(path), words[path.parent])))
+            except UserError as error:
+                found.left_out.append(LeftOut(name, path, str(error)))
+    for folder in looked:
+        names = [save_name(path) for path in places.values() if path.parent == folder]
+        found.left_out.extend(LeftOut(FILE, folder / FILE, f'its pattern "{pattern}" fits no run here')
+                              for pattern in idle_patterns(words[folder], names))  # fmt: skip
+    check_some(found, paths)
     return found
-
-
-def _read(name: str, path: Path, words: str, named: bool, found: Found) -> None:
-    """Take in the run whose summary is at `path`, or will be; a mistake in one that was `named` by itself is raised."""
-    try:
-        if named or os.path.isfile(path):
-            found.runs.append(read_run(name, path, words))
-            return
-        first = save_name(path)
-        facts = read_started(path.with_name(first + STARTED))
-        log = read_log(path.with_name(first + LOG), facts, growing=True)
-        found.unfinished.append(UnfinishedRun(name, facts, log, path, words=words))
-    except UserError as error:
-        if named:
-            raise
-        found.left_out.append(LeftOut(name, path, str(error)))
 
 
 def folder_words(folder: Path, found: Found) -> dict[str, str]:

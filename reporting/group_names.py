@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
 
 from harness import schemas
 from harness.errors import UserError
@@ -16,7 +15,6 @@ from harness.files import read_bytes, replacing
 from reporting.run_contents import decoded
 from reporting.run_facts import RunFacts
 
-R = TypeVar("R", bound=RunFacts)
 FILE = "group_names.json"  # in a folder of runs
 EXAMPLE = 'it is to be as {"isda_seed*": "ISDA"}'
 SAY_ALONE = ("loss", "stage2", "dataset", "arch")  # flags whose values need no name

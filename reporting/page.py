@@ -19,7 +19,6 @@ from reporting.chart_parts import DASHES, Chart
 from reporting.drawings import CONTAINER, GROUPS_DARK, GROUPS_LIGHT, WIDTHS, complete, picture, runtime
 from reporting.page_contents import Section
 from reporting.page_tables import PageTable
-from reporting.under_way import UnderWay
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MARKS = (  # the marks of charts.SHAPES, about (0, 0), for the legend
@@ -46,15 +45,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Page:
-    """What the template shows; `watch` is after how many seconds a reader's page is read anew, None is never."""
+    """What the template shows."""
 
     title: str
     made: str
     settings: list[Section]
-    under_way: list[UnderWay]
     blocks: list[Block]
     foot: str
-    watch: int | None = None
     overview: PageTable | None = None
 
 
@@ -70,13 +67,13 @@ class DrawnChart:
     spec: dict[str, Any]
 
 
-def drawn(setting: Section | UnderWay, chart: Chart) -> DrawnChart:
+def drawn(setting: Section, chart: Chart) -> DrawnChart:
     """Draw a chart of a setting."""
     wide, narrow = (picture(chart, width) for width in WIDTHS)
     return DrawnChart(f"{setting.id}-{chart.name}", chart.title, chart.text, wide, narrow, complete(chart, CONTAINER))
 
 
-def as_shown(setting: Section | UnderWay) -> dict[str, Any]:
+def as_shown(setting: Section) -> dict[str, Any]:
     """Return a setting as the template takes it: charts drawn, the legend of its groups added."""
     legend = [
         {"name": printable(name), "dash": " ".join(map(str, dash)) if dash[1] else "none", "path": path}
@@ -130,6 +127,5 @@ def render(page: Page) -> str:
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     sets = progress(page.settings, len(page.settings), "drawing", file=sys.stderr)
     shown = {**{one.name: getattr(page, one.name) for one in fields(page)}, "settings": [*map(as_shown, sets)]}
-    shown["under_way"] = [*map(as_shown, page.under_way)]
     template = environment().get_template("report.html.jinja")
     return template.render(page=shown, style=Markup(style()), runtime=Markup(runtime()), script=Markup(script))

@@ -1,4 +1,4 @@
-"""What a report's page shows of each long-tailed set, made of its runs: words, tables, charts, pictures."""
+"""What a report's page shows of each long-tailed set, made of its runs: words, tables, charts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable, shown_names
 from reporting import charts
 from reporting.chart_parts import CLASS_BINS, EACH_CLASS, MOST_GROUPS, NAMED_CLASSES, Chart, bin_edges, class_order
+from reporting.confusions import confused, count_of
 from reporting.finished_runs import FinishedRun, figure, run_table, spread
 from reporting.meta_facts import has_meta_step, moved, step_seconds
-from reporting.page_mistakes import Confused, mistakes
 from reporting.page_tables import (
     MOST_ROWS,
     Cell,
@@ -29,13 +29,10 @@ from reporting.page_tables import (
 )
 from reporting.rankings import Groups, main_figure
 from reporting.reliability import bins_of
-from reporting.tested_images import Opened
-from reporting.under_way import curves_of
 from reporting.verdict_sentences import class_means
 from reporting.verdicts import Verdict, judge
 
 EXPLAINED_MEAN = "Mean over classes: of those that have test images, for some have more of them than others. "
-MOST_CHOICES = 50  # groups whose classes can be compared in the page
 EXPLAINED = (
     f"many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, fewer than {FEW} training images. "
     "ECE: expected calibration error, smaller is better. Bold: better than every other group beyond chance."
@@ -53,6 +50,7 @@ class Section:
     title: str
     names: list[str]
     verdict: list[str]
+    details: list[str]
     means: PageTable
     runs: PageTable
     shown: Runs  # the groups in the charts
@@ -71,7 +69,7 @@ class Section:
     choices: list[str] = field(default_factory=list)
     differences: Chart | None = None
     classes_note: str = ""
-    confused: Confused | None = None
+    confused: PageTable | None = None
     reliability: Chart | None = None
     reliability_table: PageTable | None = None
     curves: list[Chart] = field(default_factory=list)
@@ -81,7 +79,7 @@ class Section:
     covariances: Chart | None = None
 
 
-def make_section(place: int, title: str, groups: Runs, baseline: str | None, images: bool, opened: Opened) -> Section:
+def make_section(place: int, title: str, groups: Runs, baseline: str | None) -> Section:
     """Return everything that the page shows of the groups of runs on one long-tailed set."""
     groups = with_printable_names(groups)
     runs = [run for own in groups.values() for run in own]
@@ -89,7 +87,7 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None, ima
     verdict = judge(title, groups, baseline)
     groups, shown = by_rank(groups, verdict)
     pair = (verdict.best, verdict.reference) if verdict.best is not None and verdict.reference is not None else None
-    choices = list(dict.fromkeys([*(pair or ()), *groups]))[:MOST_CHOICES]
+    choices = list(dict.fromkeys([*(pair or ()), *groups]))
     means = {name: class_means(groups[name]).tolist() for name in choices}
     compared = list(pair) if pair else choices[:1]
     gaps = [a - b for a, b in zip(*(means[name] for name in pair), strict=True)] if pair else None
@@ -99,6 +97,7 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None, ima
         title=printable(title),
         names=names,
         verdict=[printable(sentence) for sentence in verdict.sentences],
+        details=[printable(sentence) for sentence in verdict.details],
         means=groups_table(groups, verdict.beyond),
         runs=from_text("Each run: the last and the best epoch", run_table(runs)),
         shown=shown,
@@ -123,9 +122,9 @@ def make_section(place: int, title: str, groups: Runs, baseline: str | None, ima
         setting.pair, setting.choices = pair, choices
         setting.pair_words = f"{pair[0]} against {pair[1]}: {better:,} classes better, {worse:,} worse, {same:,} the same."
         setting.differences = charts.differences(means[pair[0]], means[pair[1]], counts, names)
-    setting.confused = mistakes(groups, compared, names, images, opened)
+    setting.confused = mistakes(groups, compared, names)
     add_calibration(setting, shown)
-    setting.curves, setting.curves_note = curves_of(shown)
+    setting.curves, setting.curves_note = charts.curves_of(shown)
     add_meta(setting, groups, counts, names)
     return setting
 
@@ -191,6 +190,22 @@ def class_data(
     made["means"] = {name: [None if math.isnan(value) else round(value, 4) for value in own] for name, own in means.items()}
     made["bins"] = bin_edges(len(order)) if len(order) > EACH_CLASS else None
     return made
+
+
+def mistakes(groups: Groups, compared: Sequence[str], names: Sequence[str]) -> PageTable | None:
+    """Return the classes that the first of the compared groups confuses most often, beside the counts of the others."""
+    first, *others = compared
+    pairs = confused(groups[first])
+    if not pairs:
+        return None
+    counted = {name: own for name in others if (own := count_of(groups[name], pairs)) is not None}
+    rows = []
+    for k, pair in enumerate(pairs):
+        shares = [number_cell(value, f"{value:.1f}") for value in (pair.share, *(own[k] for own in counted.values()))]
+        cells = [number_cell(pair.mean_count, f"{pair.mean_count:.1f}"), number_cell(pair.tested, f"{pair.tested:g}")]
+        rows.append([Cell(names[pair.true]), Cell(names[pair.predicted]), *cells, *shares])
+    heads = ["class", "taken for", f"{first}: images", "of", "%", *(f"{name}: images" for name in counted)]
+    return PageTable("Classes most confused: test images, mean over runs", heads, rows)
 
 
 def add_calibration(setting: Section, shown: Groups) -> None:

@@ -70,11 +70,8 @@ def better_than_all(groups: Groups, key: str) -> str | None:
     order = ranked(groups, key)
     if len(groups) < 2 or len(order) < len(groups):
         return None
-    for others in (order[1:2], order[2:]):  # mostly the second is near: the rest need not be looked at
-        found = gaps(groups[order[0]], [groups[name] for name in others], key)
-        if not all(gap is not None and gap.beyond_chance and gap.mean > 0 for gap in found):
-            return None
-    return order[0]
+    found = gaps(groups[order[0]], [groups[name] for name in order[1:]], key)
+    return order[0] if all(gap is not None and gap.beyond_chance and gap.mean > 0 for gap in found) else None
 
 
 def ranking(groups: Groups, key: str, prefer: str | None = None) -> Ranking | None:

@@ -83,31 +83,21 @@ def decoded(content: bytes, path: Path, where: str = "", advice: str = "") -> An
         raise UserError(f"{path} is damaged or no JSON file ({error}{where}): {advice}") from error
 
 
-def read_facts(path: Path, form: type) -> dict[str, Any]:
-    """Read what a file says of a run: flags and classes, and what `form` declares besides."""
-    facts: dict[str, Any] = decoded(read_bytes(path), path)
-    if form is schemas.Summary and not (isinstance(facts, dict) and {"best", "last"} & facts.keys()):
-        raise UserError(f"{path} is no summary of a run: {NAME_ANOTHER}")
-    schemas.check(facts, form, path)
-    schemas.check(facts.get("flags", {}), dict[str, schemas.Plain], path, "flags")
-    classes, names = len(facts["cls_num_list"]), facts.get("class_names")
-    if names is not None and len(names) != classes:
-        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
-    return facts
-
-
-def read_started(path: Path) -> dict[str, Any]:
-    """Return what a run that is not finished says of itself, {} if it is of a version that says nothing."""
-    return read_facts(path, schemas.Started) if os.path.isfile(path) else {}
-
-
 def read_summary(path: Path) -> dict[str, Any]:
     """Read a summary."""
     finished = path.with_name(path.name.removesuffix(STARTED) + SUMMARY)
     if path.name.endswith(STARTED) and not os.path.isfile(finished):
-        raise UserError(f"{path}: this run is not finished; name its folder and give --watch to see how far it is")
-    summary = read_facts(path, schemas.Summary)
-    classes = len(summary["cls_num_list"])
+        raise UserError(f"{path}: this run is not finished; its report can be made when it is")
+    summary: dict[str, Any] = decoded(read_bytes(path), path)
+    if not (isinstance(summary, dict) and {"best", "last"} & summary.keys()):
+        raise UserError(f"{path} is no summary of a run: {NAME_ANOTHER}")
+    schemas.check(summary, schemas.Summary, path)
+    schemas.check(summary.get("flags", {}), dict[str, schemas.Plain], path, "flags")
+    classes, names = len(summary["cls_num_list"]), summary.get("class_names")
+    if names is None:
+        raise UserError(f"{path} is of an older version, which does not name its classes: train anew, or move it away")
+    if len(names) != classes:
+        raise UserError(f"{path} cannot be used: its class_names has {len(names)} entries for {classes} classes")
     for which in ("best", "last"):
         outcome = summary[which]
         check_epoch(outcome["epoch"], summary, path, f"{which}.epoch")
@@ -139,13 +129,12 @@ def limits(key: str) -> tuple[float, float]:
     return 0 if key in NOT_NEGATIVE else -LARGEST_SHOWN, LARGEST_SHOWN
 
 
-def read_log(path: Path, summary: dict[str, Any], growing: bool = False) -> list[dict[str, Any]]:
-    """Return a dict an epoch, an empty list where there is no log; the last line of a `growing` one may not be whole yet."""
+def read_log(path: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a dict an epoch, an empty list where there is no log."""
     if not os.path.isfile(path):
         return []
-    lines, whole = [], read_bytes(path)
-    whole = whole[: whole.rfind(b"\n") + 1] if growing else whole
-    for number, content in enumerate(whole.splitlines(), 1):
+    lines = []
+    for number, content in enumerate(read_bytes(path).splitlines(), 1):
         line = decoded(content, path, f" in line {number}")
         where = f"{path}, line {number},"
         schemas.check(line, schemas.LOG_LINE, where)

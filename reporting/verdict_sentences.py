@@ -1,4 +1,4 @@
-"""The sentences of a verdict, see `verdicts`."""
+"""The sentences of a verdict and its details, see `verdicts`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN, SHOTS, percent, shot_of
 from reporting.comparisons import (
     FEWEST_IMAGES,
+    MOST_NEEDED,
     RESAMPLES,
     ROUNDING,
     Gap,
     at_common_seeds,
     figures_by_seed,
-    gaps,
+    gap,
+    needed,
     same_test_set,
 )  # fmt: skip
 from reporting.finished_runs import FinishedRun
 from reporting.phrases import amount, amounts, in_a_row, points, quoted, seed_words
-from reporting.rankings import Groups, Ranking, mean_figure, not_told_apart, ranked, ranking
+from reporting.rankings import Groups, Ranking, mean_figure, not_told_apart, ranked
 
 PLAIN = "plain cross-entropy"
 MOST_CHANGED = 3  # classes
@@ -36,11 +38,16 @@ def class_means(runs: Sequence[FinishedRun]) -> np.ndarray:
     return np.mean([[math.nan if x is None else x for x in run.summary["last"]["per_class"]] for run in runs], axis=0)
 
 
+def plain_training(run: FinishedRun) -> bool:
+    """Whether a run is of plain cross-entropy, by its flags or since it never came to its stage 2."""
+    return (run.flags.get("stage2") == "none" or run.is_plain("last")) and not run.flags.get("logit_adjust")
+
+
 def about(title: str, groups: Groups) -> list[str]:
     """Return what was compared, on which data."""
     runs = [run for own in groups.values() for run in own]
     if not runs:
-        return [f"There are no runs on {quoted(title)}."]
+        return []
     seeds = {name: seeds_of(own) for name, own in groups.items()}
     several = len(set(seeds.values())) > 1
     count = amount(len(groups), "group")
@@ -82,10 +89,10 @@ def cautions(groups: Groups) -> list[str]:
     return found
 
 
-def without_comparison(groups: Groups, only: Ranking | None) -> list[str]:
+def without_comparison(title: str, groups: Groups, only: Ranking | None) -> list[str]:
     """Return why there is no comparison, and what to do."""
     if only is None:
-        return ["No run has an accuracy, so nothing can be said."] if groups else []
+        return ["No run has an accuracy, so nothing can be said." if groups else f"There are no runs on {quoted(title)}."]
     figure = f"{percent(only.means[only.first])} % {IN_WORDS[only.key]}"
     if len(groups) > 1:
         return [f"{quoted(only.first)} alone has an accuracy, {figure}, so nothing can be said by comparison."]
@@ -93,30 +100,61 @@ def without_comparison(groups: Groups, only: Ranking | None) -> list[str]:
             "train another one with the same seeds, two or more."]  # fmt: skip
 
 
-def overall_sentences(groups: Groups, main: Ranking, reference: str, plain: bool) -> list[str]:
-    """Return which group is best, or highest, and against which others that cannot be said."""
-    best, second = main.first, main.others[0]
-    tied = [name for name in main.others if main.means[best] - main.means[name] < ROUNDING]
-    figure = f"{percent(main.means[best])} %"
-    if main.first_is_best:
-        every = f"better than each of the other {len(main.others)} groups, " if main.others[1:] else ""
-        found = [f"{quoted(best)} is best {IN_WORDS[main.key]}, {figure}: {every}{versus(main, second)}."]
-    elif tied:
-        names = in_a_row(map(quoted, [best, *tied]), len(tied) + 1)
-        found = [f"{names} are the highest {IN_WORDS[main.key]}, {'all' if tied[1:] else 'both'} with {figure}."]
+def short_verdict(groups: Groups, main: Ranking, reference: str) -> tuple[list[str], list[Gap | None]]:
+    """Return what to take, whether it is better than the reference and the next, at few-shot classes, and what would decide.
+
+    These are four sentences at most; beside them are the differences that were looked at.
+    """
+    best, second, where = main.first, main.others[0], IN_WORDS[main.key]
+    gap, plain = main.first_minus[reference], all(map(plain_training, groups[reference]))
+    called = quoted(reference) + f", {PLAIN}" * (plain and PLAIN not in reference)
+    reached = {name: f"{percent(mean)} %" for name, mean in main.means.items()}
+    if gap is not None and gap.beyond_chance and gap.mean > 0:
+        word = "best" if main.first_is_best else "highest"
+        told = [f"Take {quoted(best)}, {word} {where} with {reached[best]}."]
+    elif plain and gap is not None:
+        told = [f"Take {called}, which reaches {reached[reference]} {where}: {quoted(best)}, highest with {reached[best]}, "
+                "is not shown to be better."]  # fmt: skip
     else:
-        found = [f"{quoted(best)} is highest {IN_WORDS[main.key]}, {figure}: {versus(main, second)}."]
-    found += [] if tied else shot_profile(groups, best, second)
-    if reference != second:
-        found.append(f"It is {versus(main, reference, f', {PLAIN}' * (plain and PLAIN not in reference))}.")
-    return [*found, *doubts(groups, main)]
+        told = [f"{quoted(best)} is highest {where} with {reached[best]}, but not shown to be better than {called}."]
+    compared = list(dict.fromkeys([reference, second]))
+    distances = [distance(main.first_minus[name], main.means[best] - main.means[name], called if name == reference
+                          else quoted(name)) for name in compared]  # fmt: skip
+    told.append(f"{quoted(best)} is {'; and '.join(distances)}.")
+    few, looked_at = few_shot_sentence(groups, best, reference)
+    undecided = [name for name in compared if (own := main.first_minus[name]) is None or not own.beyond_chance]
+    decides = [what_decides(groups, main, undecided[0])] if undecided else []
+    return [*told, *few, *decides], looked_at
 
 
-def shot_profile(groups: Groups, best: str, second: str) -> list[str]:
-    """Return where the first gains and loses against the second: the differences of the means of the shot groups."""
-    gaps_of = {shot: mean_figure(groups[best], shot) - mean_figure(groups[second], shot) for shot in SHOTS}
-    told = [f"{shot}-shot {'+' if gap > 0 else ''}{points(gap)}" for shot, gap in gaps_of.items() if not math.isnan(gap)]
-    return [f"Against {quoted(second)}, in points, means over all runs: {', '.join(told)}."] if told[1:] else []
+def few_shot_sentence(groups: Groups, best: str, reference: str) -> tuple[list[str], list[Gap | None]]:
+    """Return how far the best is above the reference on few-shot classes; where there are none, on medium-shot ones."""
+    shot = next((shot for shot in reversed(SHOTS[1:]) if {best, reference} <= {*ranked(groups, shot)}), None)
+    tested = np.flatnonzero(~np.isnan(class_means(groups[best]))).tolist()
+    own = [k for k in tested if shot_of(groups[best][0].summary["cls_num_list"][k]) == shot]
+    if shot is None or len(own) == len(tested):
+        return [], []
+    found = gap(groups[best], groups[reference], shot)
+    figures = [mean_figure(groups[name], shot) for name in (best, reference)]
+    classes = f"only {shot}-shot class" if len(own) == 1 else amount(len(own), f"{shot}-shot class")
+    told = distance(found, figures[0] - figures[1], quoted(reference))
+    return [f"On the {classes} ({SHOT_WORDS[shot]}) {quoted(best)} is {told}: it reaches {percent(figures[0])} %."], [found]
+
+
+def what_decides(groups: Groups, main: Ranking, other: str) -> str:
+    """Return how many seeds or test images would tell the first from another group, if their difference stays as it is."""
+    found, between = main.first_minus[other], f"between {quoted(main.first)} and {quoted(other)}"
+    if found is None:
+        return f"Nothing decides {between} yet, for {lack(groups[main.first], groups[other])}: {COMMON_SEEDS}."
+    if abs(found.mean) < ROUNDING:
+        return f"As they are level, no number of seeds would decide {between}."
+    if found.same_at_every_seed:
+        return f"As no seed changes their difference, other test images alone could decide {between}."
+    number = needed(found)
+    what = f"{'seeds' if found.method == 'seeds' else 'test images'}"
+    if number is None:
+        return f"Not even {MOST_NEEDED[found.method]:,} {what} would decide {between}, if their difference stays as it is."
+    return f"About {number - found.number:,} more {what} would decide {between}, if their difference stays as it is."
 
 
 def doubts(groups: Groups, main: Ranking) -> list[str]:
@@ -124,9 +162,9 @@ def doubts(groups: Groups, main: Ranking) -> list[str]:
     if main.first_is_best:
         return []
     others, close, who = main.others, not_told_apart(main), quoted(main.first)
-    better = [name for name, gap in main.first_minus.items() if gap is not None and gap.beyond_chance and gap.mean > 0]
-    behind = [name for name, gap in main.first_minus.items() if gap is not None and gap.beyond_chance and gap.mean < 0]
-    unknown = [name for name, gap in main.first_minus.items() if gap is None]
+    better = [name for name, own in main.first_minus.items() if own is not None and own.beyond_chance and own.mean > 0]
+    behind = [name for name, own in main.first_minus.items() if own is not None and own.beyond_chance and own.mean < 0]
+    unknown = [name for name, own in main.first_minus.items() if own is None]
     parts, found = [], list[str]()
     if better:
         parts.append(f"is better than {len(better):,} of the other {amount(len(others), 'group')} beyond chance")
@@ -164,26 +202,21 @@ def lack(first: Sequence[FinishedRun], second: Sequence[FinishedRun]) -> str:
     return f"{seeds}, and fewer than {FEWEST_IMAGES} test images are too few for a bootstrap"
 
 
-def versus(of: Ranking, name: str, remark: str = "") -> str:
-    """Return how far the first of a ranking is above another group, whose name is followed by a remark."""
-    return distance(of.first_minus[name], of.means[of.first] - of.means[name], quoted(name) + remark)
-
-
-def distance(gap: Gap | None, difference: float, whom: str) -> str:
+def distance(found: Gap | None, difference: float, whom: str) -> str:
     """Return for instance: 1.50 points above “isda” (95 % interval 0.50 to 2.50), beyond chance.
 
     Without an interval it is the difference of the means.
     """
-    if gap is None:
+    if found is None:
         return f"{above(difference, whom)}; whether by chance cannot be said"
-    if gap.same_at_every_seed:
-        says = "" if abs(gap.mean) < ROUNDING else ", so the seeds say nothing of chance"
-        return f"{above(gap.mean, whom)} at each common seed{says}"
-    chance = "the chance of the test images" if gap.method == "images" else "chance"
-    beyond = f"{'' if gap.beyond_chance else 'not '}beyond {chance}"
-    if gap.common is not None:  # the means of the table are over seeds that only one of them has, too
-        whom += f" at {seed_words(gap.common)}, which both have"
-    return f"{above(gap.mean, whom)} (95 % interval {points(gap.low)} to {points(gap.high)}), {beyond}"
+    if found.same_at_every_seed:
+        says = "" if abs(found.mean) < ROUNDING else ", so the seeds say nothing of chance"
+        return f"{above(found.mean, whom)} at each common seed{says}"
+    chance = "the chance of the test images" if found.method == "images" else "chance"
+    beyond = f"{'' if found.beyond_chance else 'not '}beyond {chance}"
+    if found.common is not None:  # the means of the table are over seeds that only one of them has, too
+        whom += f" at {seed_words(found.common)}, which both have"
+    return f"{above(found.mean, whom)} (95 % interval {points(found.low)} to {points(found.high)}), {beyond}"
 
 
 def above(difference: float, whom: str) -> str:
@@ -191,37 +224,6 @@ def above(difference: float, whom: str) -> str:
     if abs(difference) < ROUNDING:
         return f"level with {whom}"
     return f"{points(abs(difference))} points {'above' if difference > 0 else 'below'} {whom}"
-
-
-def shot_sentences(groups: Groups, best: str, reference: str) -> tuple[list[str], list[Gap | None]]:
-    """Return the same of the few-shot classes, and the differences that were looked at for it.
-
-    Where there are no few-shot classes it is of the medium-shot ones. The best may lose there.
-    """
-    shot = next((shot for shot in reversed(SHOTS[1:]) if ranked(groups, shot)), None)
-    tested = np.flatnonzero(~np.isnan(class_means(groups[best]))).tolist()
-    own = [k for k in tested if shot_of(groups[best][0].summary["cls_num_list"][k]) == shot]
-    by_shot = ranking(groups, shot, prefer=best) if shot and len(own) < len(tested) else None
-    if shot is None or by_shot is None or best not in by_shot.means or len(by_shot.means) < 2:
-        return [], []
-    classes = f"only {shot}-shot class" if len(own) == 1 else amount(len(own), f"{shot}-shot class")
-    which = f"On the {classes} ({SHOT_WORDS[shot]})"
-    first, second, figure = by_shot.first, by_shot.others[0], f"{percent(by_shot.means[by_shot.first])} %"
-    word, too = "best" if by_shot.first_is_best else "highest", " too" if first == best else ""
-    compared = second if first == best else best
-    found = [f"{which} {quoted(first)} is {word}{too}, {figure}: {versus(by_shot, compared)}."]
-    close = [name for name in not_told_apart(by_shot) if name != compared]
-    if close:
-        found.append(f"On these classes it cannot be told apart from {in_a_row(map(quoted, close), len(close))}"
-                     f"{' either' * (compared in not_told_apart(by_shot))}.")  # fmt: skip
-    looked_at = [*by_shot.first_minus.values()]
-    if reference not in (first, compared) and reference in by_shot.means:
-        gap = by_shot.first_minus[reference] if first == best else gaps(groups[best], [groups[reference]], shot)[0]
-        looked_at.append(gap)
-        difference = by_shot.means[best] - by_shot.means[reference]
-        who = "it" if first == best else quoted(best)
-        found.append(f"On these classes {who} is {distance(gap, difference, quoted(reference))}.")
-    return found, looked_at
 
 
 def class_sentences(groups: Groups, best: str, reference: str, change: np.ndarray) -> list[str]:
@@ -256,11 +258,11 @@ def changed(run: FinishedRun, k: int, change: float) -> str:
     return f"{quoted(run.class_names[k])} by {points(abs(change), 1)} points ({amount(count, 'training image')})"
 
 
-def method_sentences(found: Iterable[Gap | None]) -> list[str]:
+def method_sentences(looked_at: Iterable[Gap | None]) -> list[str]:
     """Return where the intervals come from, and what they do not say."""
-    there = [gap for gap in found if gap is not None]
-    seeds = sorted({gap.number for gap in there if gap.method == "seeds"})
-    images = sorted({gap.number for gap in there if gap.method == "images"})
+    there = [own for own in looked_at if own is not None]
+    seeds = sorted({own.number for own in there if own.method == "seeds"})
+    images = sorted({own.number for own in there if own.method == "images"})
     sentences = []
     if seeds:
         sentences.append(f"95 % intervals: paired differences over {amounts(seeds, 'common seed')}, Student's t. "

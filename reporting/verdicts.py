@@ -11,23 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from reporting.comparisons import ROUNDING
-from reporting.finished_runs import FinishedRun
 from reporting.rankings import Groups, better_than_all, compared_figures, main_figure, ranking
 from reporting.verdict_sentences import (
     about,
     cautions,
     class_means,
     class_sentences,
+    doubts,
     method_sentences,
-    overall_sentences,
-    shot_sentences,
+    plain_training,
+    short_verdict,
     without_comparison,
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of the groups of one long-tailed set.
+    """What can be said of the groups of one long-tailed set: four sentences at most, and details.
 
     `best` has the highest main figure, beyond chance or not; its classes are compared with those of `reference`: indices of
     those with a higher, a lower and the same accuracy, means over the runs; None without a reference. `beyond` names for
@@ -35,6 +35,7 @@ class Verdict:
     """
 
     sentences: list[str]
+    details: list[str]
     best: str | None
     reference: str | None
     beyond: dict[str, str]
@@ -50,17 +51,13 @@ def reference_of(groups: Groups, order: Sequence[str], baseline: str | None) -> 
     return wanted[0] if wanted else order[1] if len(order) > 1 else None
 
 
-def plain_training(run: FinishedRun) -> bool:
-    """Whether a run is of plain cross-entropy, by its flags or since it never came to its stage 2."""
-    return (run.flags.get("stage2") == "none" or run.is_plain("last")) and not run.flags.get("logit_adjust")
-
-
 def judge(title: str, groups: Groups, baseline: str | None = None) -> Verdict:
     """Say what the runs on one long-tailed set, called `title`, show; `baseline` is the group to compare with, if any."""
-    told = [*about(title, groups), *cautions(groups)]
+    details = [*about(title, groups), *cautions(groups)]
     main = ranking(groups, main_figure(groups))
     if main is None or not main.others:
-        return Verdict([*told, *without_comparison(groups, main)], main.first if main else None, None, {}, None, None, None)
+        told = without_comparison(title, groups, main)
+        return Verdict(told, details, main.first if main else None, None, {}, None, None, None)
     best = main.first
     reference = reference_of(groups, list(main.means), baseline)
     assert reference is not None
@@ -68,10 +65,8 @@ def judge(title: str, groups: Groups, baseline: str | None = None) -> Verdict:
     change = class_means(groups[best]) - class_means(groups[reference])  # (C,)
     gained, lost = np.flatnonzero(change > ROUNDING), np.flatnonzero(change < -ROUNDING)
     same = np.flatnonzero(np.abs(change) <= ROUNDING)
-    plain = all(map(plain_training, groups[reference]))
-    told += overall_sentences(groups, main, reference, plain)
-    told_by_shot, looked_at = shot_sentences(groups, best, reference)
-    told += told_by_shot
-    told += class_sentences(groups, best, reference, change)
-    told += method_sentences([*main.first_minus.values(), *looked_at])
-    return Verdict(told, best, reference, beyond, gained.tolist(), lost.tolist(), same.tolist())
+    told, looked_at = short_verdict(groups, main, reference)
+    details += doubts(groups, main)
+    details += class_sentences(groups, best, reference, change)
+    details += method_sentences([*main.first_minus.values(), *looked_at])
+    return Verdict(told, details, best, reference, beyond, gained.tolist(), lost.tolist(), same.tolist())

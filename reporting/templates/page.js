@@ -146,8 +146,4 @@
       });
     }
   }
-  for (const box of document.querySelectorAll('.renewed input')) {  // of runs that go on; a reader may stop it
-    box.closest('.renewed').hidden = false;
-    setInterval(() => { if (box.checked) location.reload(); }, 1000 * box.dataset.seconds);
-  }
 })();

@@ -219,7 +219,7 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
     path.write_text(json.dumps(with_leaf(summary, place, value)))
     try:
         runs = read_runs([path])
-        make_section(0, "", grouped(runs), None, images=False, opened={})
+        make_section(0, "", grouped(runs), None)
         long_table(runs)
     except UserError as refused:
         check_line(refused)

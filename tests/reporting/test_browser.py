@@ -6,7 +6,6 @@ from support.browser import opened
 from support.studies import ODD_NAMES, WAYS, write_study
 
 from reporting.group_names import write_group_names
-from reporting.page import Page, render
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason="needs chromium")
 WIDTHS = (390, 1280, 1920)  # a phone, a laptop, a large screen, in CSS pixels
@@ -174,25 +173,6 @@ def test_two_chosen_groups_are_compared_and_a_class_is_found(browser, report):
             search.fill(wanted)
             assert table.locator("tbody tr").count() == found
         assert view.faults() == {}
-
-
-def test_a_page_of_runs_that_go_on_reads_itself_anew_until_its_reader_stops_it(browser, tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text(render(Page("Runs under way", "Made now.", [], [], [], "", 7)), encoding="utf-8")
-    with opened(browser, path) as view:
-        assert view.axe() == []
-        view.page.clock.install()
-        view.page.reload()
-        with view.page.expect_navigation():
-            view.page.clock.fast_forward(7000)
-        box = view.page.get_by_label("Reload this page every 7 seconds")
-        box.uncheck()
-        view.page.evaluate("window.stays = true")
-        view.page.clock.fast_forward(70000)
-        assert view.page.evaluate("window.stays")
-        assert (view.said, view.requests) == ([], [])
-    with opened(browser, path, scripts=False) as view:
-        assert view.page.locator("input:visible").count() == 0
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from support.made_runs import made_group, made_run
 from reporting import charts
 from reporting.chart_parts import bin_edges, binned, class_order
 from reporting.reliability import bins_of
-from reporting.under_way import curves_of
 
 NUMBERS = (3, 10, 100, 1000, 8142)  # of classes
 
@@ -220,13 +219,6 @@ def test_curves_are_means_over_the_seeds_of_an_epoch():
     assert charts.curve(groups, "meta_loss") is None
 
 
-def test_of_very_many_runs_the_curves_are_means_alone():
-    def of(number):
-        return charts.curve({"a": [logged(f"a{k}", k, log(1.0, 2.0)) for k in range(number)]}, "train_loss")
-
-    assert [marks(of(number)) for number in (1, 40, 41)] == [["line"], ["line", "line"], ["line"]]
-
-
 def test_a_run_of_one_epoch_is_a_point_beside_longer_ones_too():
     one, two = [logged("a", 1, log(2.0))], [logged("b", 1, log(2.0, 1.0))]
     for groups, points in (({"a": one}, ["a"]), ({"a": one, "b": two}, ["a"]), ({"b": two}, [])):
@@ -241,7 +233,7 @@ def test_a_run_of_one_epoch_is_a_point_beside_longer_ones_too():
 def test_every_beginning_of_stage_2_is_marked_and_said():
     def begins(*starts, **more):
         runs = {f"{k}": [logged(f"{k}", 1, log(2.0, 1.0), **own)] for k, own in enumerate(starts)}
-        (chart,), note = curves_of(runs)
+        (chart,), note = charts.curves_of(runs)
         rules = [layer["data"]["values"] for layer in chart.spec["layer"] if layer["mark"]["type"] == "rule"]
         return [value["epoch"] for values in rules for value in values], note.partition("Thick")[0]
 

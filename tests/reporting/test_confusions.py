@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.made_runs import outcome_run
 
-from reporting.confusions import IMAGES_A_PAIR, confused, count_of
+from reporting.confusions import confused, count_of
 
 
 def slow_pairs(runs):
@@ -19,16 +19,6 @@ def slow_pairs(runs):
         for true, predicted in zip(run.tested.target.tolist(), run.tested.predicted.tolist(), strict=True):
             counts[true, predicted] += true != predicted
     return sorted((-count / len(runs), *pair) for pair, count in counts.items() if count)
-
-
-def slow_images(runs, true, predicted):
-    """(runs, mean confidence, place) of the images of a pair, the worst first."""
-    found = []
-    for i, target in enumerate(runs[0].tested.target.tolist()):
-        sure = [float(r.tested.confidence[i]) for r in runs if target == true and r.tested.predicted[i] == predicted]
-        if sure:
-            found.append((len(sure), sum(sure) / len(sure), i))
-    return sorted(found, key=lambda one: (-one[0], -one[1], one[2]))
 
 
 @st.composite
@@ -41,23 +31,20 @@ def groups(draw):
 
 
 @given(groups(), st.integers(1, 30))
-def test_pairs_and_their_images_are_those_counted_by_loops(runs, most):
+def test_pairs_are_those_counted_by_loops(runs, most):
     pairs = confused(runs, most)
     assert [(-pair.mean_count, pair.true, pair.predicted) for pair in pairs] == slow_pairs(runs)[:most]
     for pair in pairs:
         tested = runs[0].tested.target.tolist().count(pair.true)
         assert (pair.tested, pair.share) == (tested, pytest.approx(100 * pair.mean_count / tested))
-        images = [(image.runs, pytest.approx(image.confidence), image.place) for image in pair.images]
-        assert images == slow_images(runs, pair.true, pair.predicted)[:IMAGES_A_PAIR]
     assert count_of(runs, pairs) == [pytest.approx(pair.mean_count) for pair in pairs]
 
 
-def test_images_are_of_the_first_test_set_and_of_the_runs_on_the_same():
+def test_runs_on_different_test_sets_count_by_their_mean():
     first, same = outcome_run([0, 0, 1, 1], [1, 0, 1, 0]), outcome_run([0, 0, 1, 1], [1, 1, 1, 1])
     other = outcome_run([1, 0, 0], [1, 1, 1])
     (pair, second) = confused([first, same, other])
     assert (pair.true, pair.predicted, pair.mean_count, pair.tested) == (0, 1, pytest.approx(5 / 3), 2)
-    assert [(image.place, image.runs) for image in pair.images] == [(0, 2), (1, 1)]
     assert (second.true, second.predicted) == (1, 0)
     assert (second.mean_count, second.tested) == pytest.approx((1 / 3, 5 / 3))
 

@@ -6,15 +6,13 @@ import re
 
 import pytest
 from support.finished_runs import write_run
-from support.pages import Parsed
 from support.places import ROOT
 from support.refusals import wrong
 from support.runs import end_epoch, files_of, small_run, take_step
 
 import report
-from harness.flags import UNSAID
 from harness.record import report_command
-from reporting.finished_runs import grouped, long_tails, read_runs
+from reporting.finished_runs import long_tails, read_runs
 from reporting.found_runs import find_runs
 
 SUMMARIES = {  # what is no summary of a run, and a word of the reason
@@ -53,7 +51,6 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
     path = spoil(tmp_path / "runs", "bad", end, content)
     found = find_runs([tmp_path / "runs"])
     assert [run.name for run in found.runs] == ["good"]
-    assert found.unfinished == []
     (left,) = found.left_out
     assert (left.name, left.path) == ("bad", tmp_path / "runs" / "bad_summary.json")
     assert str(path) in left.reason
@@ -70,7 +67,7 @@ WRONG_FILES = {  # files that were named instead of a summary, and what is said 
     "b_metrics.jsonl": ('{"epoch": 0}\n', "is no summary of a run: name a <save_name>_summary.json, or a folder of runs"),
     "photo.png": ("PNG", r"is damaged or no JSON file \(.*\): name a <save_name>_summary.json, or a folder of runs"),
     "c_summary.json": ('{"best', r"is damaged or no JSON file \(.*\): move it away, or train anew"),
-    "d_started.json": ("{}", ": this run is not finished; name its folder and give --watch to see how far it is"),
+    "d_started.json": ("{}", ": this run is not finished; its report can be made when it is"),
 }
 
 
@@ -103,8 +100,8 @@ def test_a_report_goes_on_without_the_runs_it_cannot_show_and_names_them(run, un
     spoil(under_way, "bad", "_last_predictions.npz", b"x")
     out = run("report.py", "runs").stdout.splitlines()
     notes = [line for line in out if line.startswith("note: left out ")]
-    assert notes[0].startswith("note: left out bad: runs/bad_last_predictions.npz cannot be read (")
-    assert notes[1:] == ["note: left out a: unfinished: 2 of 5 epochs; shown with --watch"]
+    assert notes[1].startswith("note: left out bad: runs/bad_last_predictions.npz cannot be read (")
+    assert notes[:1] == ["note: left out a: not finished: its training goes on, or was interrupted"]
     assert out[-1].startswith("wrote report/report.html")
     assert {line.split("|")[1].strip() for line in out if "last (" in line} == {"good"}
 
@@ -127,9 +124,9 @@ def test_a_report_that_is_stopped_while_its_page_is_made_leaves_nothing(tmp_path
 
     write_run(tmp_path / "runs", "a")
     monkeypatch.setattr("reporting.report_files.render", stop)
-    options = report.Options(tmp_path / "out", None, False, True, "accuracy", None)
+    options = report.Options(tmp_path / "out", None, True, "accuracy")
     with pytest.raises(KeyboardInterrupt):
-        report.make(find_runs([tmp_path / "runs"]), options, {})
+        report.make(find_runs([tmp_path / "runs"]), options)
     assert files_of(tmp_path / "out") == {}
 
 
@@ -149,22 +146,6 @@ def test_files_of_the_user_with_the_names_of_a_report_are_kept(run, refused, tmp
         assert path.read_text() == "mine"
 
 
-def test_an_unfinished_run_says_what_it_is(under_way):
-    found = find_runs([under_way], watched=True)
-    (run,) = found.unfinished
-    assert (found.runs, found.left_out) == ([], [])
-    assert (run.name, run.epochs_done, run.progress) == ("a", 2, "2 of 5 epochs")
-    assert [line["epoch"] for line in run.log] == [0, 1]
-    assert {"test_acc1", "test_loss"} <= run.log[0].keys()
-    assert (run.class_names, run.seed, run.flags["epochs"], run.summary["loss"]) == (["x", "y"], 3, 5, "CE")
-    log = under_way / "a_metrics.jsonl"
-    log.write_text(log.read_text() + '{"epoch": 2, "test_a')  # amid being written
-    assert find_runs([under_way], watched=True).unfinished[0].epochs_done == 2
-    log.write_text('{"epoch": 0, "test_a}\n' + log.read_text())
-    (left,) = find_runs([under_way], watched=True).left_out
-    assert "line 1" in left.reason
-
-
 def test_what_a_run_says_from_its_start_is_what_its_summary_says_and_is_gone_then(under_way):
     started = json.loads((under_way / "a_started.json").read_text())
     with small_run(under_way, "--seed", 3, "--resume", "auto") as run:
@@ -175,35 +156,10 @@ def test_what_a_run_says_from_its_start_is_what_its_summary_says_and_is_gone_the
     assert {key: summary[key] for key in started} == {**started, "flags": {**started["flags"], "resume": "auto"}}
     assert not (under_way / "a_started.json").exists()
     found = find_runs([under_way])
-    assert ([run.name for run in found.runs], found.unfinished, found.left_out) == (["a"], [], [])
+    assert ([run.name for run in found.runs], found.left_out) == (["a"], [])
     (under_way / "a_started.json").write_text("{}")  # as a kill between the two files leaves it
     found = find_runs([under_way])
-    assert ([run.name for run in found.runs], found.unfinished, found.left_out) == (["a"], [], [])
-
-
-def test_a_run_that_goes_on_is_one_group_with_finished_ones_of_other_seeds(under_way):
-    with small_run(under_way, "--seed", 4, "--save_name", "b") as run:
-        for _ in run.epochs:
-            end_epoch(run)
-    with small_run(under_way, "--seed", 5, "--save_name", "c", "--lr", 0.2) as run:
-        for _ in run.epochs:
-            end_epoch(run)
-    found = find_runs([under_way], watched=True)
-    every = [*found.runs, *found.unfinished]
-    groups = {name: sorted(run.name for run in group) for name, group in grouped(every).items()}
-    assert groups == {"lr 0.1": ["a", "b"], "lr 0.2": ["c"]}
-    assert [len(runs) for runs in long_tails(every).values()] == [3]
-
-
-def test_unfinished_runs_of_older_versions_have_a_log_alone_and_are_of_no_group(tmp_path):
-    for name in ("a", "b"):
-        write_run(tmp_path, name)
-        (tmp_path / f"{name}_summary.json").unlink()
-    runs = find_runs([tmp_path], watched=True).unfinished
-    assert [(run.name, run.progress, run.class_names, len(run.log)) for run in runs] == [
-        ("a", "3 epochs", [], 3), ("b", "3 epochs", [], 3)]  # fmt: skip
-    assert list(grouped(runs)) == ["a", "b"]
-    assert "unfinished: 3 epochs; shown with --watch" in wrong(find_runs, [tmp_path])
+    assert ([run.name for run in found.runs], found.left_out) == (["a"], [])
 
 
 def test_files_of_an_earlier_run_are_set_aside_with_what_it_said_at_its_start(under_way):
@@ -213,7 +169,7 @@ def test_files_of_an_earlier_run_are_set_aside_with_what_it_said_at_its_start(un
             end_epoch(run)
     assert (under_way / "earlier" / "1" / "a_started.json").read_bytes() == before
     found = find_runs([under_way])
-    assert ([run.name for run in found.runs], found.unfinished) == (["a"], [])
+    assert [run.name for run in found.runs] == ["a"]
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
@@ -243,21 +199,16 @@ def test_runs_of_one_name_in_two_folders_have_names_that_differ_whatever_becomes
     assert len(find_runs([tmp_path, tmp_path / "one", tmp_path / "one" / "a_summary.json"]).runs) == 1
 
 
-def test_summaries_of_older_versions_are_shown_and_say_what_they_lack(tmp_path):
-    write_run(tmp_path, "new", data="0", class_names=["x", "y", "z"], **UNSAID)
-    path = tmp_path / "new_summary.json"
-    summary = {**json.loads(path.read_text()), "versions": {}}
-    path.write_text(json.dumps(summary))
+def test_a_summary_of_an_older_version_is_left_out_and_says_so(tmp_path):
+    write_run(tmp_path, "new")
+    path = spoil(tmp_path, "old", "_summary.json", None)
     write_run(tmp_path, "old")
-    whole = {"epochs": 200, "save_name": "x", **{key: value for key, value in UNSAID.items() if key != "stage2_lr"}}
-    (tmp_path / "head_summary.json").write_text(json.dumps({**summary, "flags": whole}))  # of a head: it has no --stage2_lr
-    head, new, old = find_runs([tmp_path]).runs
-    assert (head.older, new.older) == ([], [])
-    assert old.older == [
-        "the names of its classes", "which images it was trained on",
-        "--select_on, --num_heldout, --meta_update, --meta_step_size, --meta_images, --balance, --stage2_lr, --virtual "
-        "(the defaults are assumed)", "versions and machine",
-    ]  # fmt: skip
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "class_names"}))
+    found = find_runs([tmp_path])
+    assert [run.name for run in found.runs] == ["new"]
+    assert [left.reason for left in found.left_out] == [
+        f"{path} is of an older version, which does not name its classes: train anew, or move it away"
+    ]
 
 
 @pytest.mark.parametrize("key", ["versions", "machine"])
@@ -266,22 +217,7 @@ def test_versions_and_machine_that_are_none_are_named(tmp_path, key, value):
     write_run(tmp_path, "a")
     path = tmp_path / "a_summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    (left,) = find_runs([tmp_path], watched=True).left_out
-    assert f"a_summary.json cannot be used: its {key}" in left.reason
-
-
-def test_the_page_names_runs_of_older_versions_and_what_they_do_not_say(run, tmp_path):
-    for k, name in enumerate(("old", "older<b>")):
-        write_run(tmp_path / "runs", name, lr=0.1 + k, log=False)
-    write_run(tmp_path / "runs", "new", lr=0.5, log=False, data="0", class_names=["x", "y", "z"], **UNSAID)
-    path = tmp_path / "runs" / "new_summary.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "versions": {}}))
-    run("report.py", "runs")
-    heading, *rows = Parsed((tmp_path / "report" / "report.html").read_text()).tables()["What they do not say"]
-    assert heading == ["runs", "not said"]
-    ((names, lacking),) = rows
-    assert names == "old and older<b>"
-    assert lacking.startswith("the names of its classes; which images it was trained on; --select_on, ")
+    assert f"a_summary.json cannot be used: its {key}" in wrong(find_runs, [tmp_path])
 
 
 def test_sets_of_the_same_sizes_and_other_classes_are_not_compared(tmp_path):
@@ -296,10 +232,6 @@ def test_sets_of_the_same_sizes_and_other_classes_are_not_compared(tmp_path):
     write_run(tmp_path, "cars_3", 1, class_names=["cat", "dog", "owl"], lam=1, **own)  # in all else as cars_1
     runs = find_runs([tmp_path]).runs
     assert runs[0].kind != next(run for run in runs if run.name == "cars_3").kind
-    write_run(tmp_path / "old", "a", **own)  # from before summaries named the classes
-    write_run(tmp_path / "old", "b", class_names=["cat", "dog", "owl"], **own)
-    assert [len(runs) for runs in long_tails(find_runs([tmp_path / "old"]).runs).values()] == [2]
-    assert sorted(len(runs) for runs in long_tails(find_runs([tmp_path]).runs).values()) == [1, 2, 4]
 
 
 def test_own_images_and_features_are_named_by_their_place(tmp_path):

@@ -17,7 +17,7 @@ from harness.text import shown_names
 from reporting import page as pages
 from reporting.chart_parts import bin_edges
 from reporting.finished_runs import grouped, read_runs
-from reporting.found_runs import Found, UnfinishedRun, find_runs
+from reporting.found_runs import Found, find_runs
 from reporting.group_names import write_group_names
 from reporting.page import in_script
 from reporting.page_contents import make_section
@@ -36,7 +36,7 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     write_study(folder / "runs", 100, WAYS, 5, names=ODD_NAMES, test_per_class=[0, *range(1, 100)], epochs=100)
     write_group_names(folder / "runs", {f"{way.name}*": way.name for way in WAYS})
-    report.make(find_runs([folder / "runs"]), report.Options(folder / "out", None, True, False, None, None), {})
+    report.make(find_runs([folder / "runs"]), report.Options(folder / "out", None, False, None))
     return folder, (folder / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -51,12 +51,10 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(pages, "picture", lambda *_: "<svg></svg>")
     monkeypatch.setattr(pages, "runtime", lambda: "")
 
-    def make(found, watch=None):
+    def make(found):
         sets = {title: grouped(own) for title, own in report.long_tails(found.runs).items()}
-        settings = [make_section(k, title, groups, None, False, {}) for k, (title, groups) in enumerate(sets.items())]
-        tails = enumerate(report.long_tails(found.unfinished).items())
-        ways = [report.make_under_way(k, title, own) for k, (title, own) in tails]
-        return pages.render(report.page_of(found, settings, ways, report.Options(None, None, False, False, None, watch)))
+        settings = [make_section(k, title, groups, None) for k, (title, groups) in enumerate(sets.items())]
+        return pages.render(report.page_of(found, settings))
 
     return make
 
@@ -147,7 +145,7 @@ def test_a_run_that_does_not_say_its_mean_over_classes_has_it_all_the_same(undra
     column = heads.index("mean over classes")
     assert [row[column] for row in rows] == ["72.00 ± 1.00", "42.33 ± 2.02"]
     assert "<b>72.00 ± 1.00</b>" in text
-    assert "is best in the mean over classes, 72.00 %" in text
+    assert "best in the mean over classes with 72.00 %" in text
 
 
 def test_classes_without_test_images_are_named_and_are_not_0(large, parsed):
@@ -253,35 +251,6 @@ def test_groups_that_are_named_the_same_once_written_out_stay_apart(undrawn):
     assert {row[0]: row[2] for row in rows} == {r"a\n": "50.00", r"a\n (2)": "51.00", r"a\n (2) (2)": "52.00", "b": "53.00"}
     (data,) = [one for one in page.data() if "order" in one]
     assert len(data["means"]) == 4
-
-
-def unfinished(name, log, epochs=10):
-    run = made_run(name, 1, figures={"acc1": 1.0}, epochs=epochs)
-    facts = {key: value for key, value in run.summary.items() if key not in ("last", "best")}
-    return UnfinishedRun(name, facts, log, run.path)
-
-
-def test_runs_under_way_have_their_curves_and_the_page_renews_itself(undrawn):
-    logs = {"one": [{"epoch": 0, "train_loss": 2.0, "test_acc1": 12.5}], "none": [],
-            "a\n": [{"epoch": 0, "train_loss": 3.0}],
-            "a\\n": [{"epoch": k, "train_loss": 1.0, "test_acc1": None} for k in range(3)]}  # fmt: skip
-    ways = [unfinished(name, log) for name, log in logs.items()]
-    page = Parsed(undrawn(Found(unfinished=ways), watch=7))
-    (noscript,) = [place for place, (tag, _, _) in enumerate(page.elements) if tag == "noscript"]
-    assert [page.elements[k][1] for k in page.inside(noscript, "meta")] == [{"http-equiv": "refresh", "content": "7"}]
-    assert [attrs["data-seconds"] for attrs, _ in page.all("input", type="checkbox")] == ["7"]  # else its script does it
-    rows = page.tables()["Runs under way or interrupted"][1:]
-    assert rows == [["one", "1 of 10 epochs", "12.50"], ["none", "0 of 10 epochs", "-"], [r"a\n", "1 of 10 epochs", "-"],
-                    [r"a\n (2)", "3 of 10 epochs", "-"]]  # fmt: skip
-    assert [attrs["id"] for attrs, _ in page.all("figure")] == ["way0-curve_test_acc1", "way0-curve_train_loss"]
-    values = [value for chart in page.data() for layer in chart["layer"] for value in layer["data"]["values"]]
-    groups = {value["group"] for value in values if "group" in value}
-    assert groups == {"one", r"a\n", r"a\n (2)"}
-    assert (heading_faults(page), table_faults(page)) == ([], [])
-    both = Parsed(undrawn(Found([made_run(figures={"acc1": 1.0}, epochs=10)], ways)))
-    assert both.all("noscript") == both.all("input", type="checkbox") == []
-    settings = ["cifar10, imb_factor 0.01", "Under way: cifar10, imb_factor 0.01"]
-    assert [text for _, text in both.all("h2")] == [*settings, "Runs of older versions"]
 
 
 def test_of_very_many_groups_the_charts_show_as_many_as_there_are_marks_for(undrawn):

@@ -57,7 +57,7 @@ def test_figures_at_the_limits_are_drawn_without_a_warning(tmp_path, which, key,
     runs = read_runs([tmp_path])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        setting = make_section(0, "a set", grouped(runs), None, False, {})
+        setting = make_section(0, "a set", grouped(runs), None)
         for chart in filter(None, (setting.covariances, *setting.curves)):
             assert picture(chart, 330).count("<path") > 1
     assert "curve_train_loss" in {chart.name for chart in setting.curves}

@@ -12,6 +12,7 @@ from scipy import stats
 from support.made_runs import guesses, made_run
 
 from harness.metrics import PER_CLASS_MEAN
+from reporting.comparisons import Gap, needed
 from reporting.phrases import amount, in_a_row, points
 from reporting.verdicts import judge
 
@@ -55,13 +56,14 @@ def slow_winner(groups, key):
 
 
 def said(verdict, *words):
-    """The sentences with all of these words in them."""
-    return [sentence for sentence in verdict.sentences if all(word in sentence for word in words)]
+    """The sentences with all of these words in them, of the verdict and of its details."""
+    return [sentence for sentence in (*verdict.sentences, *verdict.details) if all(word in sentence for word in words)]
 
 
 def claims(verdict):
     """The sentences that say that something is better than something else."""
-    told = [re.sub("not beyond chance|may be chance", "", sentence) for sentence in verdict.sentences]
+    told = [re.sub("not beyond chance|may be chance|not shown to be better", "", sentence)
+            for sentence in (*verdict.sentences, *verdict.details)]  # fmt: skip
     return [sentence for sentence in told if re.search(r"\bbest\b|\bbetter\b|beyond chance", sentence)]
 
 
@@ -69,7 +71,12 @@ def test_equal_runs():
     verdict = judge(SET, {"a": group(seeds(50.0, 51.0, 52.0)), "b": group(seeds(50.0, 51.0, 52.0))})
     assert (verdict.best, verdict.reference, verdict.beyond) == ("a", "b", {})
     assert claims(verdict) == []
-    assert said(verdict, "“a” and “b” are the highest overall, both with 51.00 %")
+    assert verdict.sentences == [
+        "“a” is highest overall with 51.00 %, but not shown to be better than “b”.",
+        "“a” is level with “b” at each common seed.",
+        "On the 2 few-shot classes (fewer than 20 training images) “a” is level with “b” at each common seed: it reaches "
+        "51.00 %.", "As they are level, no number of seeds would decide between “a” and “b”.",
+    ]  # fmt: skip
     assert said(verdict, "“a” cannot be told apart from “b”")
     assert (verdict.gained, verdict.lost, verdict.same) == ([], [], [0, 1, 2, 3, 4, 5])
     assert said(verdict, "of none of 6 classes is higher, of none lower, of 6 the same")
@@ -81,17 +88,21 @@ def test_a_clear_winner():
     verdict = judge(SET, groups)
     assert (verdict.best, verdict.reference) == ("clear", "plain")
     assert verdict.beyond["acc1"] == "clear" == slow_winner(groups, "acc1")
-    low, high = slow_interval(groups["clear"], groups["near"], "acc1")
-    assert said(verdict, "“clear” is best overall, 60.50 %: better than each of the other 2 groups, "
-                f"9.93 points above “near” (95 % interval {low:.2f} to {high:.2f}), beyond chance")  # fmt: skip
-    low, high = slow_interval(groups["clear"], groups["plain"], "acc1")
-    assert said(verdict, f"It is 20.00 points above “plain”, plain cross-entropy (95 % interval {low:.2f} to {high:.2f})")
+    (low, high), near, few = (slow_interval(groups["clear"], groups[name], key)
+                              for name, key in (("plain", "acc1"), ("near", "acc1"), ("plain", "few")))  # fmt: skip
+    assert verdict.sentences == [
+        "Take “clear”, best overall with 60.50 %.",
+        f"“clear” is 20.00 points above “plain”, plain cross-entropy (95 % interval {low:.2f} to {high:.2f}), beyond chance"
+        f"; and 9.93 points above “near” (95 % interval {near[0]:.2f} to {near[1]:.2f}), beyond chance.",
+        "On the 2 few-shot classes (fewer than 20 training images) “clear” is 9.50 points below “plain” (95 % interval "
+        f"−{-few[0]:.2f} to −{-few[1]:.2f}), beyond chance: it reaches 31.00 %.",
+    ]  # fmt: skip
     assert not said(verdict, "told apart from “near”")
     assert (verdict.gained, verdict.lost) == ([0, 1, 2, 3], [4, 5])
     assert said(verdict, "of 4 of 6 classes is higher, of 2 lower, of none the same")
     assert said(verdict, "Most gained: “0” by 20.0 points (500 training images); “1” by 20.0 points")
     assert said(verdict, "Most lost: “4” by 9.5 points (10 training images); “5” by 9.5 points (5 training images).")
-    assert verdict.sentences[-1].startswith("95 % intervals: paired differences over 3 common seeds, Student's t.")
+    assert verdict.details[-1].startswith("95 % intervals: paired differences over 3 common seeds, Student's t.")
 
 
 def test_a_winner_overall_that_loses_on_few_shot_classes():
@@ -101,19 +112,21 @@ def test_a_winner_overall_that_loses_on_few_shot_classes():
     assert {key: verdict.beyond.get(key) for key in ("acc1", "few")} == {"acc1": "a", "few": "b"}
     assert slow_winner(groups, "few") == "b"
     low, high = slow_interval(groups["b"], groups["a"], "few")
-    assert said(verdict, "On the 2 few-shot classes (fewer than 20 training images) “b” is best, 41.00 %: 10.33 points "
-                f"above “a” (95 % interval {low:.2f} to {high:.2f}), beyond chance.")  # fmt: skip
+    assert said(verdict, "On the 2 few-shot classes (fewer than 20 training images) “a” is 10.33 points below “b” (95 % "
+                f"interval −{high:.2f} to −{low:.2f}), beyond chance: it reaches 30.67 %.")  # fmt: skip
     unsure = {**groups, "b": group(seeds(50.0, 50.5, 51.2), seeds(40.0, 62.0, 21.0))}
     verdict = judge(SET, unsure)
     assert "few" not in verdict.beyond
-    assert said(verdict, "few-shot classes", "“b” is highest, 41.00 %", "above “a”", "not beyond chance")
+    assert said(verdict, "few-shot classes", "“a” is 10.33 points below “b”", "not beyond chance")
 
 
 def test_one_seed_without_predictions():
     verdict = judge(SET, {"a": group({1: 50.0}), "b": group({1: 60.0}), "c": group({1: 55.0})})
     assert (verdict.best, verdict.beyond) == ("b", {})
     assert claims(verdict) == []
-    assert said(verdict, "“b” is highest overall, 60.00 %: 5.00 points above “c”; whether by chance cannot be said.")
+    assert said(verdict, "“b” is highest overall with 60.00 %, but not shown to be better than “c”.")
+    assert said(verdict, "“b” is 5.00 points above “c”; whether by chance cannot be said.")
+    assert said(verdict, "Nothing decides between “b” and “c” yet, for only one seed is common to both, and predictions")
     (sentence,) = said(verdict, "Whether “b” differs by more than chance from any other group cannot be said")
     assert "only one seed is common to both, and predictions of the test images are missing" in sentence
     assert "train each with at least two common seeds" in sentence
@@ -128,16 +141,17 @@ def test_one_seed_with_predictions():
               for name, share in shares.items()}  # fmt: skip
     verdict = judge(SET, groups)
     assert verdict.best == verdict.beyond["acc1"] == verdict.beyond[PER_CLASS_MEAN] == verdict.beyond["few"] == "a"
-    assert said(verdict, "“a” is best in the mean over classes", "beyond the chance of the test images")
-    assert said(verdict, "Against “c”, in points, means over all runs: many-shot +", "few-shot +")
+    assert said(verdict, "Take “a”, best in the mean over classes with ")
+    assert said(verdict, "“a” is ", "beyond the chance of the test images")
     assert said(verdict, "tested on 300 images")
     assert said(verdict, "A class has 40 to 60 test images, so one image more or less in one run is 1.7 to 2.5 points")
-    assert verdict.sentences[-1].startswith("95 % intervals: bootstrap over 100 to 300 test images, 2,000 resamples.")
-    assert "nothing of other seeds" in verdict.sentences[-1]
+    assert verdict.details[-1].startswith("95 % intervals: bootstrap over 100 to 300 test images, 2,000 resamples.")
+    assert "nothing of other seeds" in verdict.details[-1]
     close = judge(SET, {name: groups[name] for name in "bc"})
     assert close.beyond == {}
     assert claims(close) == []
     assert said(close, "cannot be told apart")
+    assert said(close, "test images would decide between “c” and “b”, if their difference stays as it is.")
     other = [made_run("d", 1, COUNTS, tested=(target[::-1], target[::-1]))]
     assert said(judge(SET, {**groups, "d": other}), "only one seed is common to both, and their test images differ")
     few = {name: [made_run(name, 1, (9, 8), tested=([0, 1], guess))] for name, guess in (("a", [0, 1]), ("b", [1, 0]))}
@@ -157,7 +171,8 @@ def test_a_tie_of_some_groups():
     groups = {"c": group(seeds(1.0, 2.0)), "a": group(seeds(60.0, 50.0)), "b": group(seeds(50.0, 60.0))}
     verdict = judge(SET, groups)
     assert (verdict.best, verdict.reference, verdict.beyond) == ("a", "b", {})
-    assert said(verdict, "“a” and “b” are the highest overall, both with 55.00 %.")
+    assert said(verdict, "“a” is highest overall with 55.00 %, but not shown to be better than “b”.")
+    assert said(verdict, "As they are level, no number of seeds would decide between “a” and “b”.")
     assert not said(verdict, "is best")
 
 
@@ -168,7 +183,7 @@ def test_unequal_seeds():
                 "compared by the seeds that both have.")  # fmt: skip
     low, high = slow_interval(groups["b"], groups["a"], "acc1")
     assert low > 0
-    assert said(verdict, "“a” is highest overall, 58.25 %: 1.03 points below “b” at seeds 1, 2 and 3, which both have "
+    assert said(verdict, "“a” is 1.03 points below “b” at seeds 1, 2 and 3, which both have "
                 f"(95 % interval −{high:.2f} to −{low:.2f}), beyond chance.")  # fmt: skip
     assert said(verdict, "At the seeds that both have, “b” did better, beyond chance.")
     assert said(verdict, "from “c” cannot be said: no seed is common to both")
@@ -180,6 +195,7 @@ def test_differences_that_are_the_same_at_every_seed():
     verdict = judge(SET, groups)
     assert claims(verdict) == []
     assert said(verdict, "1.00 points above “b” at each common seed, so the seeds say nothing of chance.")
+    assert said(verdict, "As no seed changes their difference, other test images alone could decide between “a” and “b”.")
     assert said(verdict, "cannot be told apart from “b”")
 
 
@@ -192,7 +208,7 @@ def test_the_method_of_every_interval_is_named():
         for name, rights, few in (("a", (80, 84, 83), 30), ("b", (60, 66, 61), 10))
     }  # fmt: skip
     verdict = judge(SET, groups)
-    assert said(verdict, "few-shot class", "“a” is best too", "50.00 points above “b” (95 % interval ")
+    assert said(verdict, "few-shot class", "“a” is 50.00 points above “b” (95 % interval ")
     assert said(verdict, "95 % intervals: paired differences over 3 common seeds")
     assert said(verdict, "the same at each: bootstrap over 40 test images, 2,000 resamples")
     assert len(said(judge(SET, {"a": group(seeds(50.0, 51.0)), "b": group(seeds(40.0, 42.0))}), "bootstrap")) == 0
@@ -289,14 +305,15 @@ def test_no_winner_is_claimed_whose_interval_has_0_in_it(drawn):
     assert {*verdict.beyond} <= {"acc1", "few"}
     means = {name: statistics.fmean(run.summary["last"]["acc1"] for run in own) for name, own in groups.items()}
     assert means[verdict.best] == pytest.approx(max(means.values()))
+    assert len(verdict.sentences) <= 4
     for sentence in verdict.sentences:
-        whole = re.match(r"“(.)” is best overall", sentence)
-        assert not whole or slow_winner(groups, "acc1") == whole[1]
-        few = re.match(r"On the 2 few-shot .*?“(.)” is best", sentence)
-        assert not few or slow_winner(groups, "few") == few[1]
+        taken = re.match(r"Take “(.)”, (best|highest) overall", sentence)
+        if taken:
+            assert slow_interval(groups[taken[1]], groups[verdict.reference], "acc1")[0] > 0
+            assert (taken[2] == "best") == (slow_winner(groups, "acc1") == taken[1])
         for found in INTERVAL.finditer(sentence):
             low, high = (float(end.replace("−", "-")) for end in found.groups()[3:5])
-            key = "few" if sentence.startswith(("On the", "There")) else "acc1"
+            key = "few" if sentence.startswith("On the") else "acc1"
             subject = re.search(r"“(.)” is", sentence[: found.start()])
             name = subject[1] if subject else verdict.best
             assert slow_interval(groups[name], groups[found[3]], key) == pytest.approx((low, high), abs=0.006)
@@ -306,6 +323,36 @@ def test_no_winner_is_claimed_whose_interval_has_0_in_it(drawn):
     if not any(slow_interval(first, second, key) for key in ("acc1", "few") for one, first in groups.items()
                for other, second in groups.items() if one != other):  # fmt: skip
         assert claims(verdict) == []
+
+
+@pytest.mark.parametrize(("first", "second"), [((50.0, 52.0, 51.5), (50.4, 50.1, 51.0)), ((50.0, 50.9), (50.2, 50.4))])
+def test_as_many_more_seeds_as_are_named_would_decide(first, second):
+    """If their differences have the same mean and deviation; one seed fewer would not, nor would more images than asked."""
+    plain = group(seeds(*second), stage2="none")
+    (sentence,) = said(judge(SET, {"plain": plain, "a": group(seeds(*first))}), "would decide")
+    more = int(re.match(r"About (\d+) more seeds would decide between “a” and “plain”, if", sentence)[1])
+    gaps = np.subtract(first, second)
+
+    def low(number):
+        return abs(gaps.mean()) - stats.t.ppf(0.975, number - 1) * np.std(gaps, ddof=1) / math.sqrt(number)
+
+    assert low(len(gaps) + more) > 0 >= low(len(gaps) + more - 1)
+
+
+def test_as_many_test_images_as_would_decide_are_named():
+    found = Gap(1.0, -1.0, 2.5, "images", 100)  # twice as near to 0 with four times the images
+    assert needed(found) == 401
+    assert needed(-found) == 401
+    assert needed(Gap(0.001, -9.0, 9.0, "images", 100)) is needed(Gap(0.001, -9.0, 9.002, "seeds", 3)) is None
+
+
+def test_plain_cross_entropy_is_to_be_taken_where_nothing_is_shown_to_be_better():
+    verdict = judge(SET, {"a": group(seeds(50.0, 53.0)), "plain": group(seeds(50.5, 51.0), stage2="none")})
+    assert verdict.sentences[0] == (
+        "Take “plain”, plain cross-entropy, which reaches 50.75 % overall: “a”, highest with 51.50 %, is not shown to be "
+        "better."
+    )
+    assert verdict.best == "a"
 
 
 def test_pieces_of_sentences():

@@ -29,7 +29,7 @@ def write_run(
     if log:
         outcome |= {"trace_estimated": [2.0] * size, "trace_learned": [2.1] * size}
     summary = {"loss": loss, "flags": {**FLAGS, "seed": seed, "save_name": name, **flags}, "cls_num_list": [*counts],
-               **({"data": data} if data else {}), "class_names": class_names,
+               **({"data": data} if data else {}), "class_names": class_names or [*map(str, range(size))],
                "best": {**outcome, "acc1": accuracy + 1, "epoch": 180}, "last": outcome}  # fmt: skip
     (folder / f"{name}_summary.json").write_text(json.dumps(summary))
     if log:

@@ -28,7 +28,8 @@ def made_run(
         figures = {**figures, "per_class": [figures["acc1"]] * len(counts)}
     outcome = {"epoch": flags.get("epochs", FLAGS["epochs"]) - 1, **figures}
     flags = {key: value for key, value in {**FLAGS, "seed": seed, **flags}.items() if value is not None}
-    summary = {"loss": loss, "flags": flags, "cls_num_list": [*counts], "class_names": class_names, "last": outcome,
+    names = class_names or [*map(str, range(len(counts)))]
+    summary = {"loss": loss, "flags": flags, "cls_num_list": [*counts], "class_names": names, "last": outcome,
                "best": outcome}  # fmt: skip
     return FinishedRun(name=name, summary=summary, log=[*log], tested=kept, path=Path(f"{name}_summary.json"))
 
@@ -50,5 +51,6 @@ def outcome_run(target, predicted, confidence=None, *, classes=None, name="a", f
     target, predicted = np.array(target, dtype=np.int64), np.array(predicted, dtype=np.int64)
     confidence = np.full(len(target), 0.5, dtype=np.float32) if confidence is None else np.array(confidence)
     size = max([*target.tolist(), *predicted.tolist(), 0]) + 1 if classes is None else classes
-    whole = {"cls_num_list": [10] * size, "flags": flags or {}, "last": {"epoch": 0, **(last or {})}, **summary}
+    whole = {"cls_num_list": [10] * size, "class_names": [*map(str, range(size))], "flags": flags or {},
+             "last": {"epoch": 0, **(last or {})}, **summary}  # fmt: skip
     return FinishedRun(name, whole, list(log), Tested(target, predicted, confidence), folder / f"{name}_summary.json")

@@ -154,7 +154,8 @@ def write_trained(
     kept = {shot: {k: v for k, v in by.items() if v is not None} for shot, by in by_shot.items()}
     lines = curves({k: v for k, v in last.items() if v is not None}, flags, kept, rng)
     last |= traces
-    summary = {"loss": way.loss, "data": "0123abcd", "flags": flags, "device": "cpu", "processes": 1, "class_names": names,
+    summary = {"loss": way.loss, "data": "0123abcd", "flags": flags, "device": "cpu", "processes": 1,
+               "class_names": names or [*map(str, range(len(counts)))],
                "cls_num_list": counts, "best": last, "last": last, "seconds": sum(line["seconds"] for line in lines),
                "since": flags["meta_start"] if way.stage2 != "none" else 0, "versions": VERSIONS, "machine": MACHINE,
                "threads": 1, "commit": "0123456789abcdef0123456789abcdef01234567"}  # fmt: skip

@@ -125,7 +125,7 @@ def test_of_several_pictures_the_first_is_taken_and_that_is_said(tmp_path, endin
     image, done = decode(tmp_path / f"x.{ending}", True)
     assert np.abs(np.subtract(image.getpixel((3, 3)), (250, 0, 0))).max() <= 8
     assert done == {FIRST}
-    assert done_notes([done, done, frozenset()]) == ["2 files hold several pictures: the first of each was taken"]
+    assert done_notes([done, done, frozenset()]) == ["2 files have several pages or frames: the first was taken"]
     first.save(tmp_path / f"x.{ending}")
     assert decode(tmp_path / f"x.{ending}", True).done == set()
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from datasets.pictures import RESIZED
@@ -20,7 +19,6 @@ LEAST_STD = 1e-3  # 1 / 255 is that of networks for pixels from 0 to 255
 Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 INATURALIST: tuple[Triple, Triple] = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
-Transform = Callable[[Any], Tensor]  # a PIL image -> (3, H, W)
 
 
 @dataclass(frozen=True)

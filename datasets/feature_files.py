@@ -30,6 +30,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from datasets.folders import some_of
 from datasets.image_lists import MAX_CLASSES, check_counted_from_0
 from harness.errors import UserError
 from harness.text import printable
@@ -163,8 +164,9 @@ def checked_features(path: Path, features: np.ndarray) -> np.ndarray:
         features = np.ascontiguousarray(features, np.float16 if features.dtype.itemsize == 2 else np.float32)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
-        problem = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, first in row"
-        raise wrong_array(path, "features", f"{problem} {bad[0]}: correct these rows or leave them out")
+        problem = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, row"
+        advice = "correct these rows or leave them out"
+        raise wrong_array(path, "features", f"{problem} {some_of(list(map(str, bad)))}: {advice}")
     return features
 
 
@@ -205,10 +207,9 @@ def read_targets(path: Path, columns: Mapping[str, Column]) -> tuple[np.ndarray 
         return labels.astype(np.int64), class_names
     class_names = sorted(set(labels)) if class_names is None else class_names
     number = {name: k for k, name in enumerate(class_names)}
-    strange = next((i for i, label in enumerate(labels) if label not in number), None)
-    if strange is not None:
-        problem = f"has {labels[strange][:80]!r} in row {strange}, which is none of class_names"
-        raise wrong_array(path, "labels", f"{problem}: correct one of the two")
+    strange = [f"{label[:80]!r} in row {i}" for i, label in enumerate(labels) if label not in number]
+    if strange:
+        raise wrong_array(path, "labels", f"has {some_of(strange)}, which is none of class_names: correct one of the two")
     return np.array([number[label] for label in labels], dtype=np.int64), class_names
 
 
@@ -228,7 +229,7 @@ def check_labels(path: Path, labels: np.ndarray, num_classes: int | None) -> Non
     limit = MAX_CLASSES if num_classes is None else num_classes
     outside = np.flatnonzero((labels < 0) | (labels >= limit))
     if len(outside):
-        problem = f"has {labels[outside[0]]} in row {outside[0]}, outside [0, {limit})"
+        problem = f"has {some_of([f'{labels[i]} in row {i}' for i in outside])}, outside [0, {limit})"
         unknown = " (leave the array out for prediction, if they are not known)" if ends[0] < 0 else ""
         raise wrong_array(path, "labels", f"{problem}: labels count from 0{unknown}")
 
@@ -242,9 +243,9 @@ def read_split(path: Path, column: Column) -> np.ndarray:
     else:
         wanted = "0 for train, 1 for meta, 2 for val"
         found = [SPLIT_WORDS[number] if number in (0, 1, 2) else str(number) for number in column.tolist()]
-    strange = next((i for i, word in enumerate(found) if word not in SPLIT_WORDS), None)
-    if strange is not None:
-        raise wrong_array(path, "split", f"has {found[strange][:80]!r} in row {strange}: write {wanted}")
+    strange = [f"{word[:80]!r} in row {i}" for i, word in enumerate(found) if word not in SPLIT_WORDS]
+    if strange:
+        raise wrong_array(path, "split", f"has {some_of(strange)}: write {wanted}")
     return np.array(found)
 
 

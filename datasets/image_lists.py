@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -117,7 +118,7 @@ def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "ch
     if not text:
         raise UserError(f"{file} is empty: {LIST_FORM}")
     lines = text.split("\n")  # not splitlines, which also splits at characters that names may hold
-    return checked_list(map(split_line, lines), f"{file} line", file, root, num_classes)
+    return checked_list(lines, f"{file} line", file, root, num_classes)
 
 
 def write_list(file: Path, images: ImageList) -> None:
@@ -159,31 +160,45 @@ def split_line(line: str) -> tuple[str, int]:
 
 
 def checked_list(
-    entries: Iterable[tuple[str, int]], place: str, file: Path, root: Path, num_classes: int | None
+    entries: Sequence[str | tuple[str, int]], place: str, file: Path, root: Path, num_classes: int | None
 ) -> ImageList:
-    """Check paths and labels and make a list of them; an error, also a ValueError of `entries`, is said with its number."""
+    """Check lines, or paths and labels, and make a list of them; an error tells of the first that is wrong."""
     base = os.path.join(os.path.abspath(root), "")
     limit = MAX_CLASSES if num_classes is None else num_classes
-    kept: list[tuple[str, int]] = []
-    try:
-        for path, label in entries:
-            if os.sep == "/" and "\\" in path and not os.path.exists(os.path.join(base, path)):
-                path = path.replace("\\", "/")  # a list from Windows
-            if "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
-                raise ValueError(f"{path!r} has a character that a name in a list cannot have: correct the list")
-            if not os.path.normpath(os.path.join(base, path)).startswith(base):  # as written: links are not followed
-                raise ValueError(f"{path!r} lies outside {base}: correct the list, or check --data_root")
-            kept.append((path, label))
-    except ValueError as error:
-        raise UserError(f"{place} {len(kept) + 1}: {error}") from error
+    found = [entry_or_fault(entry, base) for entry in entries]
+    refuse_entries(place, {number: one for number, one in enumerate(found, start=1) if isinstance(one, str)})
+    kept = [one for one in found if not isinstance(one, str)]
     labels = [label for _, label in kept]
     check_counted_from_0(labels, file, min(max(labels), limit) if num_classes is None else num_classes)
-    outside = next((i for i, label in enumerate(labels) if not 0 <= label < limit), None)
-    if outside is not None:
-        raise UserError(f"{place} {outside + 1}: label {labels[outside]} lies outside [0, {limit}): labels count from 0")
+    outside = {number: label for number, label in enumerate(labels, start=1) if not 0 <= label < limit}
+    told = f"lies outside [0, {limit}): labels count from 0"
+    refuse_entries(place, {number: f"label {label} {told}" for number, label in outside.items()})
     targets = np.array(labels, dtype=np.int64)
     names = [str(k) for k in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
     return ImageList(Path(root), [path for path, _ in kept], targets, names, str(file))
+
+
+def refuse_entries(place: str, faults: Mapping[int, str]) -> None:
+    """Raise a `UserError` if there are faults, by the number of the entry."""
+    if faults:
+        first, *others = faults
+        more = f" (wrong too: {some_of(list(map(str, others)))})" if others else ""
+        raise UserError(f"{place} {first}: {faults[first]}{more}")
+
+
+def entry_or_fault(entry: str | tuple[str, int], base: str) -> tuple[str, int] | str:
+    """Return path and label of a line or of such a pair, or what is wrong with them; `base` is the root, with a slash."""
+    try:
+        path, label = split_line(entry) if isinstance(entry, str) else entry
+    except ValueError as error:
+        return str(error)
+    if os.sep == "/" and "\\" in path and not os.path.exists(os.path.join(base, path)):
+        path = path.replace("\\", "/")  # a list from Windows
+    if "\0" in path or "\n" in path:  # normpath stops at the first, a list cannot hold the second
+        return f"{path!r} has a character that a name in a list cannot have: correct the list"
+    if not os.path.normpath(os.path.join(base, path)).startswith(base):  # as written: links are not followed
+        return f"{path!r} lies outside {base}: correct the list, or check --data_root"
+    return path, label
 
 
 def check_counted_from_0(labels: Sequence[int], source: str | Path, last: int) -> None:
@@ -223,20 +238,20 @@ def json_entries(content: Any) -> list[tuple[str, int]]:
     owners = json_column(annotations, "annotations", "image_id", int, str)
     ids = json_column(images, "images", "id", int, str)
     label_of = dict(zip(owners, labels, strict=True))
-    entries = []
-    for path, image_id in zip(paths, ids, strict=True):
-        if image_id not in label_of:  # with as many annotations as images, doubles and strangers end here too
-            raise ValueError(f"image id {image_id!r} has no annotation of its own")
-        entries.append((path, label_of.pop(image_id)))
-    return entries
+    found = Counter(ids)
+    strange = [repr(image_id) for image_id in found if found[image_id] > 1 or image_id not in label_of]
+    if strange:  # with as many annotations as images, doubles end here too
+        raise ValueError(f"image id {some_of(strange)} has no annotation of its own")
+    return [(path, label_of[image_id]) for path, image_id in zip(paths, ids, strict=True)]
 
 
 def json_column(rows: list[Any], part: str, key: str, *kinds: type) -> list[Any]:
-    """Return `row[key]` of every row; a ValueError names the first row without one of these kinds."""
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or type(row.get(key)) not in kinds:  # type(): True is an int to isinstance
-            raise ValueError(f"number {number} of its {part} has no {key}")
-    return [row[key] for row in rows]
+    """Return `row[key]` of every row; a ValueError names the rows without one of these kinds."""
+    values = [row.get(key) if isinstance(row, dict) else None for row in rows]
+    bad = [str(number) for number, value in enumerate(values, start=1) if type(value) not in kinds]  # True is no int
+    if bad:
+        raise ValueError(f"number {some_of(bad)} of its {part} has no {key}")
+    return values
 
 
 def read_tree(folder: Path, class_names: list[str] | None, advice: str = SPLIT_ADVICE) -> ImageList:

@@ -161,17 +161,19 @@ WRONG = {  # in both formats: what is changed -> what is said
     "its array features has 3 dimensions": {"features": np.ones((5, 3, 1))},
     "its array features is of the kind int32: write it as float32": {"features": np.ones((5, 3), np.int32)},
     "its array features is empty, 0 x 3": {"features": np.ones((0, 3), np.float32), "labels": np.ones(0, int)},
-    "its array features has values that are not finite as float32 in 3 of 5 rows, first in row 2": {
+    "its array features has values that are not finite as float32 in 3 of 5 rows, row 2, 3, 4": {
         "features": with_value(np.nan)
     },
-    "not finite as float16 in 1 of 5 rows, first in row 4": {"features": with_value(-np.inf, 4, np.float16)},
-    "not finite as float32 in 2 of 5 rows, first in row 3": {"features": with_value(1e39, 3, np.float64)},
+    "not finite as float16 in 1 of 5 rows, row 4: correct": {"features": with_value(-np.inf, 4, np.float16)},
+    "not finite as float32 in 2 of 5 rows, row 3, 4: correct": {"features": with_value(1e39, 3, np.float64)},
     "its array labels has 4 entries, but features has 5 rows": {"labels": np.array([0, 1, 0, 1])},
     "its array paths has 1 entries, but features has 5 rows": {"paths": np.zeros(1, int)},
     "its array labels has 2 dimensions": {"labels": np.zeros((5, 1), int)},
     "its array labels is of the kind float": {"labels": np.zeros(5)},
     "its array labels is of the kind bool": {"labels": np.zeros(5, bool)},
-    "its array labels has -1 in row 3, outside [0, 1000000): labels count from 0": {"labels": np.array([0, 1, 2, -1, -2])},
+    "its array labels has -1 in row 3, -2 in row 4, outside [0, 1000000): labels count from 0": {
+        "labels": np.array([0, 1, 2, -1, -2])
+    },
     f"its array labels has {2**64 - 1} in row 1": {"labels": np.array([0, 2**64 - 1, 1, 1, 0], np.uint64)},
     "labels run from 1 to 3, but labels count from 0: subtract 1 from each, or add class_names if no row is of class 0": {
         "labels": np.array([1, 3, 2, 2, 1])
@@ -188,7 +190,7 @@ ONLY_NPZ = {
     },
     "its array labels has 2 in row 1, outside [0, 2)": {"class_names": np.array(["a", "b"])},
     "its array class_names is empty or names a class twice": {"class_names": np.array(["a", "b", "a"])},
-    "its array split has 'dev' in row 1: write the words train, meta, val or test": {
+    "its array split has 'dev' in row 1, 'dev' in row 4: write the words train, meta, val or test": {
         "split": np.array(["train", "dev", "val", "train", "dev"])
     },
     "its array split is of integers: write the words": {"split": np.array([0, 1, 2, 0, 0])},

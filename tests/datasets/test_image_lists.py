@@ -83,6 +83,9 @@ def test_a_list_may_hold_spaces_tabs_both_line_ends_and_blank_lines_at_its_end(t
     # without a number of classes the largest label decides
     assert read_list(write(file, "a 4\nb 0\n"), tmp_path, None).class_names == list("01234")
     assert "line 2: label 48210393 lies" in wrong(read_list, write(file, "a 4\nb 48210393"), tmp_path, None)
+    assert wrong(read_list, write(file, "a -1\nb 0\na 7\na 3\n"), tmp_path, 3) == (
+        f"{file} line 1: label -1 lies outside [0, 3): labels count from 0 (wrong too: 3, 4)"
+    )
 
 
 OUTSIDE = ["../a.jpg 1", "a/../../b.jpg 1", "../images2/a.jpg 1", "/etc/a.jpg 1", ". 1"]
@@ -102,6 +105,11 @@ def test_a_bad_line_is_named(tmp_path, line, words):
     said = wrong(read_list, file, tmp_path / "images", 3)
     assert said.startswith(f"{file} line 2: ")
     assert words in said
+    assert "wrong too" not in said
+    write(file, f"good.jpg 0\n{line}\n" + "a b\n" * 22 + "good.jpg 1\n")
+    several = wrong(read_list, file, tmp_path / "images", 3)
+    if words != "lies outside [0, 3)":  # labels are looked at when all lines have some
+        assert several == f"{said} (wrong too: {', '.join(map(str, range(3, 23)))} and 2 more)"
     if line in OUTSIDE:
         assert f"{line[:-2]!r} lies outside {tmp_path / 'images'}/" in said
 
@@ -160,6 +168,8 @@ BAD_JSONS = [
     (form([A], [{"image_id": 1}]), "number 1 of its annotations has no category_id"),
     (form([A], [{"image_id": 1, "category_id": True}]), "has no category_id"),
     (form([A, {"id": 2, "file_name": "b"}], [OF_A, {"category_id": 0}]), "number 2 of its annotations has no image_id"),
+    (form([A, 7, {}], [OF_A] * 3), "number 2, 3 of its images has no file_name"),
+    (form([A, A | {"id": 9}], [OF_A | {"image_id": 5}] * 2), "image id 1, 9 has no annotation"),
     (form([A], [{"image_id": 5, "category_id": 0}]), "image id 1 has no annotation"),
     (form([A, A], [OF_A, {"image_id": 2, "category_id": 0}]), "image id 1 has no annotation of its own"),
     (form([A], [{"image_id": 1, "category_id": 3}]), "image 1: label 3 lies outside [0, 3)"),

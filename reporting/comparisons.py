@@ -37,16 +37,6 @@ class Difference:
         interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
         return f"{self.mean:+.2f}{interval} ({self.n})"
 
-    @property
-    def same_at_every_seed(self) -> bool:
-        """Whether several seeds give one difference, of which Student's t makes an interval of width 0."""
-        return self.half < ROUNDING
-
-    @property
-    def beyond_chance(self) -> bool:
-        """Whether the interval excludes 0 and says something of chance, see `Gap.beyond_chance`."""
-        return not self.same_at_every_seed and abs(self.mean) > self.half
-
 
 @dataclass(frozen=True)
 class Gap:
@@ -170,8 +160,10 @@ def image_gap(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: 
     if number < FEWEST_IMAGES:
         return None
     values = 100 * weights * (share_right(first) - share_right(second))  # (M,), paired by image
-    low, high = bootstrap((values,), np.sum, n_resamples=RESAMPLES, batch=AT_ONCE, confidence_level=LEVEL, method="percentile",
-                          random_state=0).confidence_interval  # fmt: skip
+    drawn = bootstrap(
+        (values,), np.sum, n_resamples=RESAMPLES, batch=AT_ONCE, confidence_level=LEVEL, method="percentile", random_state=0
+    )
+    low, high = drawn.confidence_interval
     return Gap(float(values.sum()), float(low), float(high), "images", number)
 
 

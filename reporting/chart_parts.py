@@ -78,12 +78,6 @@ def binned(values: Sequence[float], order: Sequence[int]) -> list[tuple[float, f
     return found
 
 
-def near_mean(values: Sequence[float], order: Sequence[int], index: int) -> float:
-    """Return the mean of up to nine neighbouring classes in order about one of them; nan counts in none."""
-    there = [values[k] for k in order[max(index - 4, 0) : index + 5] if not math.isnan(values[k])]
-    return statistics.mean(there) if there else math.nan
-
-
 def over_epochs(groups: Groups, key: str) -> tuple[Values, Values]:
     """Return a figure of each run at each epoch, and the means over the runs of a group."""
     single: Values = []

@@ -27,7 +27,6 @@ from reporting.chart_parts import (
     class_axis,
     class_order,
     in_chart,
-    near_mean,
     over_epochs,
 )
 from reporting.comparisons import better_and_worse, figure_of_run
@@ -116,8 +115,6 @@ def class_values(
             if len(order) <= EACH_CLASS:
                 index = int(place) - 1
                 value |= {"class": names[order[index]], "images": counts[order[index]]}
-                if len(order) > NAMED_CLASSES:
-                    value["near"] = in_chart(near_mean(means, order, index))
             values.append(value)
         thirds = [order[i * len(order) // 3 : (i + 1) * len(order) // 3] for i in range(3)]
         parts = [[means[k] for k in third if not math.isnan(means[k])] for third in thirds]
@@ -142,20 +139,13 @@ def by_class(groups: Groups, counts: Sequence[int], names: Sequence[str], compar
     ]
     y = {"field": "mean", "type": "quantitative", "scale": {"domain": [0, 100]}, **axis_title("test accuracy, %")}
     x = {"field": "place", **class_axis(counts, names, order)}
-    points: dict[str, Any] = {
-        "mark": {"type": "point", "filled": True, "size": 28, "opacity": 0.8 if each else 1},
-        "encoding": {**by_shape(groups), **({"tooltip": tooltip} if each else {})},
-    }
-    lines: dict[str, Any] = {"mark": {"type": "line", "strokeWidth": 1.6}, "encoding": by_dash(groups)}
-    if each and len(order) > NAMED_CLASSES:  # the single class is noise: a line of means over nine neighbours
-        kept = [{**value, "single": value["group"] in compared} for value in kept]  # no names in expressions
-        points = {**points, "transform": [{"filter": "datum.single"}]}
-        lines = {**lines, "encoding": {**by_dash(groups), "y": {**y, "field": "near"}}}
+    if NAMED_CLASSES < len(order) <= EACH_CLASS:
+        kept = [value for value in kept if value["group"] in compared]
     spec = {
         "data": {"values": kept},
         "height": 260,
-        "encoding": {"x": x, "y": y, **by_group(groups)},
-        "layer": [points, lines],
+        "mark": {"type": "point", "filled": True, "size": 28, "opacity": 0.8 if each else 1},
+        "encoding": {"x": x, "y": y, **by_group(groups), **by_shape(groups), **({"tooltip": tooltip} if each else {})},
     }
     text = "Mean accuracy of the third of the classes with the most, the middle and the fewest training images: "
     heading = "Accuracy of each class" if each else "Accuracy of the classes, means of neighbours"

@@ -6,11 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import bootstrap, ttest_rel
 
 from harness.metrics import PER_CLASS_MEAN, shot_of
 from reporting.finished_runs import FinishedRun, figure
@@ -19,7 +19,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 FEWEST_IMAGES = 30  # percentile intervals of fewer are too narrow: of 4 images, all right against all wrong, the width is 0
 MOST_NEEDED = {"seeds": 100, "images": 10**6}  # of more, a number says no more than that it is many
-AT_ONCE = 64  # groups compared at a time
+AT_ONCE = 100  # resamples at a time
 ROUNDING = 1e-9  # points; figures of as many images differ by rounding less than that, and by an image more
 
 
@@ -36,16 +36,6 @@ class Difference:
             return "-"
         interval = "" if math.isnan(self.half) else f" ± {self.half:.2f}"
         return f"{self.mean:+.2f}{interval} ({self.n})"
-
-    @property
-    def same_at_every_seed(self) -> bool:
-        """Whether several seeds give one difference, of which Student's t makes an interval of width 0."""
-        return self.half < ROUNDING
-
-    @property
-    def beyond_chance(self) -> bool:
-        """Whether the interval excludes 0 and says something of chance, see `Gap.beyond_chance`."""
-        return not self.same_at_every_seed and abs(self.mean) > self.half
 
 
 @dataclass(frozen=True)
@@ -83,11 +73,15 @@ class Gap:
 
 def paired(values: Mapping[str, float], reference: Mapping[str, float]) -> Difference:
     """Return the difference of two rows' figures by seed, over the seeds that both have: Student's t, n − 1 degrees."""
-    gaps = [values[seed] - reference[seed] for seed in values if seed in reference]
+    common = [seed for seed in values if seed in reference]
+    gaps = [values[seed] - reference[seed] for seed in common]
+    mean = statistics.fmean(gaps) if gaps else math.nan
     if len(gaps) < 2:
-        return Difference(len(gaps), gaps[0] if gaps else math.nan, math.nan)
-    quantile = float(stdtrit(len(gaps) - 1, (1 + LEVEL) / 2))
-    return Difference(len(gaps), statistics.mean(gaps), quantile * statistics.stdev(gaps) / math.sqrt(len(gaps)))
+        return Difference(len(gaps), mean, math.nan)
+    if max(gaps) - min(gaps) < ROUNDING:  # of which scipy warns
+        return Difference(len(gaps), mean, 0.0)
+    found = ttest_rel([values[seed] for seed in common], [reference[seed] for seed in common])
+    return Difference(len(gaps), mean, float(found.confidence_interval(LEVEL).high) - mean)
 
 
 def figure_of_run(run: FinishedRun, key: str) -> float:
@@ -122,23 +116,6 @@ def image_weights(target: np.ndarray, cls_num_list: Sequence[int], key: str) -> 
     return share[target]
 
 
-@lru_cache(maxsize=1)
-def resampled_counts(images: int) -> np.ndarray:
-    """Return how often each image (M,) is drawn in each resample: (RESAMPLES, M), the same at every call."""
-    draw = np.random.default_rng(0)
-    counts = np.empty((RESAMPLES, images), np.uint8)  # of FEWEST_IMAGES or more images none is drawn 256 times
-    for row in counts:
-        row[:] = np.bincount(draw.integers(0, images, images), minlength=images)
-    return counts
-
-
-def resampled(values: np.ndarray) -> np.ndarray:
-    """Return the sum of values (M, G) of images in each resample of them: (RESAMPLES, G)."""
-    counts = resampled_counts(len(values))
-    parts = [counts[start : start + 100].astype(np.float64) @ values for start in range(0, RESAMPLES, 100)]
-    return np.concatenate(parts)
-
-
 def share_right(runs: Sequence[FinishedRun]) -> np.ndarray:
     """Return the share of the runs that recognise each test image (M,)."""
     right = [run.tested.target == run.tested.predicted for run in runs if run.tested is not None]
@@ -158,8 +135,7 @@ def seed_gap(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: s
     found = paired(figures_by_seed(first, key), figures_by_seed(second, key))
     if found.n < 2:
         return None
-    half = 0.0 if found.same_at_every_seed else found.half
-    return Gap(found.mean, found.mean - half, found.mean + half, "seeds", found.n)
+    return Gap(found.mean, found.mean - found.half, found.mean + found.half, "seeds", found.n)
 
 
 def at_common_seeds(
@@ -170,51 +146,25 @@ def at_common_seeds(
     return [run for run in first if run.seed in common], [run for run in second if run.seed in common]
 
 
-def image_gaps(pairs: Sequence[tuple[list[FinishedRun], list[FinishedRun]]], key: str) -> list[Gap] | None:
-    """Return the differences of pairs of groups on one test set, by bootstrap over its images; None of too few images.
+def image_gap(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: str) -> Gap | None:
+    """Return the difference of two groups on one test set, by bootstrap over its images; None of too few images.
 
     The interval is between the percentiles of RESAMPLES means, each over as many images drawn with replacement. The
     weights of images stay as they are, so a class may be drawn more often than it has images: intervals of means over
     classes are a little wider than those of a bootstrap within each class.
     """
-    one = pairs[0][0][0]
+    one = first[0]
     assert one.tested is not None
     weights = image_weights(one.tested.target, one.summary["cls_num_list"], key)
     number = int((weights > 0).sum())
     if number < FEWEST_IMAGES:
         return None
-    found = list[Gap]()
-    for start in range(0, len(pairs), AT_ONCE):
-        block = np.stack([share_right(a) - share_right(b) for a, b in pairs[start : start + AT_ONCE]], axis=1)  # (M, G)
-        values = 100 * weights[:, None] * block
-        low, high = np.quantile(resampled(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-        columns = values.sum(axis=0).tolist(), low.tolist(), high.tolist()
-        found += [Gap(*numbers, "images", number) for numbers in zip(*columns, strict=True)]
-    return found
-
-
-def gaps(first: Sequence[FinishedRun], others: Sequence[Sequence[FinishedRun]], key: str) -> list[Gap | None]:
-    """Return the difference of a group from each other one, for runs on one long-tailed set; None: nothing can be said.
-
-    Paired over seeds where two or more are in common; where there are not, or all give the same difference (they say
-    nothing of chance then), by bootstrap over the test images, with the runs of the seeds in common, if their predictions
-    are there. Runs of other seeds never count: what a seed changes would be taken for what a method does.
-    """
-    found = [seed_gap(first, other, key) for other in others]
-    lacking = [gap is None or (gap.same_at_every_seed and abs(gap.mean) > ROUNDING) for gap in found]
-    pairs = [at_common_seeds(first, other) for other in others]
-    places = [i for i, lacks in enumerate(lacking) if lacks and same_test_set(*pairs[i]) and same_images(first, pairs[i][0])]
-    by_images = image_gaps([pairs[i] for i in places], key) if places else None
-    for i, gap in zip(places, by_images or [], strict=bool(by_images)):
-        found[i] = gap
-    return [gap and replace(gap, common=seeds_in_part(first, other, *pair))
-            for gap, other, pair in zip(found, others, pairs, strict=True)]  # fmt: skip
-
-
-def same_images(first: Sequence[FinishedRun], part: Sequence[FinishedRun]) -> bool:
-    """Whether runs were tested on the images of the first run of their group."""
-    one = next((run.tested for run in first if run.tested is not None), None)
-    return all(one is not None and run.tested is not None and np.array_equal(run.tested.target, one.target) for run in part)
+    values = 100 * weights * (share_right(first) - share_right(second))  # (M,), paired by image
+    drawn = bootstrap(
+        (values,), np.sum, n_resamples=RESAMPLES, batch=AT_ONCE, confidence_level=LEVEL, method="percentile", random_state=0
+    )
+    low, high = drawn.confidence_interval
+    return Gap(float(values.sum()), float(low), float(high), "images", number)
 
 
 def seeds_in_part(
@@ -225,8 +175,21 @@ def seeds_in_part(
 
 
 def gap(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: str) -> Gap | None:
-    """Return the difference of two groups, see `gaps`."""
-    return gaps(first, [second], key)[0]
+    """Return the difference of two groups of runs on one long-tailed set; None: nothing can be said.
+
+    Paired over seeds where two or more are in common; where there are not, or all give the same difference (they say
+    nothing of chance then), by bootstrap over the test images, with the runs of the seeds in common, if their predictions
+    are there. Runs of other seeds never count: what a seed changes would be taken for what a method does.
+    """
+    found, pair = seed_gap(first, second, key), at_common_seeds(first, second)
+    if (found is None or (found.same_at_every_seed and abs(found.mean) > ROUNDING)) and same_test_set(*pair):
+        found = image_gap(*pair, key) or found
+    return found and replace(found, common=seeds_in_part(first, second, *pair))
+
+
+def gaps(first: Sequence[FinishedRun], others: Sequence[Sequence[FinishedRun]], key: str) -> list[Gap | None]:
+    """Return the difference of a group from each other one."""
+    return [gap(first, other, key) for other in others]
 
 
 def needed(found: Gap) -> int | None:

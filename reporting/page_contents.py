@@ -154,10 +154,10 @@ def test_counts(runs: Sequence[FinishedRun]) -> list[int] | None:
 
 
 def near_words(classes: int, compared: Sequence[str]) -> str:
-    """Return what points and lines of the chart of more classes than have names are."""
+    """Return what the points of the chart of more classes than have names are."""
     if classes > EACH_CLASS:
         return f"Each point is the mean of {classes // CLASS_BINS} or so neighbouring classes."
-    return f"Lines: means over nine neighbouring classes. Points: the classes with {' and '.join(compared)}."
+    return f"Each point is a class with {' or '.join(compared)}."
 
 
 def untested_words(runs: Sequence[FinishedRun], names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.metrics import PER_CLASS_MEAN
-from reporting.comparisons import ROUNDING, Gap, figure_of_run, gaps
+from reporting.comparisons import ROUNDING, Gap, figure_of_run, gap, gaps
 from reporting.finished_runs import FinishedRun, Table, figures_of
 
 Groups = Mapping[str, Sequence[FinishedRun]]  # runs that differ in their seed only, by the name of their group
@@ -70,8 +70,8 @@ def better_than_all(groups: Groups, key: str) -> str | None:
     order = ranked(groups, key)
     if len(groups) < 2 or len(order) < len(groups):
         return None
-    found = gaps(groups[order[0]], [groups[name] for name in order[1:]], key)
-    return order[0] if all(gap is not None and gap.beyond_chance and gap.mean > 0 for gap in found) else None
+    found = (gap(groups[order[0]], groups[name], key) for name in order[1:])  # no more than are needed
+    return order[0] if all(own is not None and own.beyond_chance and own.mean > 0 for own in found) else None
 
 
 def ranking(groups: Groups, key: str, prefer: str | None = None) -> Ranking | None:

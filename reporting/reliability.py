@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.metrics import BINS, calibration_bins, calibration_error
+from harness.metrics import BINS, calibration_bins
 from reporting.finished_runs import FinishedRun
 
 
@@ -43,13 +42,3 @@ def bins_of(runs: Sequence[FinishedRun]) -> list[ReliabilityBin]:
             low, high = 100 * k / BINS, 100 * (k + 1) / BINS
             found.append(ReliabilityBin(low, high, 100 * confidence / images, 100 * right / images, int(images)))
     return found
-
-
-def pooled_error(runs: Sequence[FinishedRun]) -> float:
-    """Return the expected calibration error of these bins in per cent, nan without images.
-
-    Of one run it is the one logged. Of several it may be lower than the mean of theirs, as what makes one run too sure
-    cancels what makes another too unsure.
-    """
-    sums = pooled(runs)
-    return calibration_error(sums) if bool(sums[0].any()) else math.nan

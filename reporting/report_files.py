@@ -20,6 +20,7 @@ from reporting.rankings import Groups, means_table
 from reporting.verdict_sentences import class_means
 
 TABLES = ("runs.csv", "means.csv", "classes.csv")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how what a spreadsheet computes may begin
 LINE = 40  # letters, of a title in a figure
 
 
@@ -29,10 +30,21 @@ def write_page(page: Page, path: Path) -> None:
         part.write_text(render(page), encoding="utf-8")
 
 
+def guarded(cell: str) -> str:
+    """Return a cell of a table as a spreadsheet shows it as it is: numbers too may begin with a sign, and stay."""
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def write_csv(table: Table, path: Path) -> None:
-    """Write a table as CSV."""
+    """Write a table as CSV; a text that a spreadsheet would take for a formula has an apostrophe before it."""
     with replacing(path, shared=True) as part, open(part, "w", encoding="utf-8", errors=WRITTEN_OUT, newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(table)
+        csv.writer(file, lineterminator="\n").writerows([*map(guarded, row)] for row in table)
 
 
 def write_tables(sets: Mapping[str, Groups], folder: Path) -> None:

@@ -61,7 +61,10 @@ def judge(title: str, groups: Groups, baseline: str | None = None) -> Verdict:
     best = main.first
     reference = reference_of(groups, list(main.means), baseline)
     assert reference is not None
-    beyond = {key: name for key in compared_figures(groups) if (name := better_than_all(groups, key)) is not None}
+    others = [key for key in compared_figures(groups) if key != main.key]
+    beyond = {key: name for key in others if (name := better_than_all(groups, key)) is not None}
+    if main.first_is_best and len(main.means) == len(groups):
+        beyond[main.key] = best
     change = class_means(groups[best]) - class_means(groups[reference])  # (C,)
     gained, lost = np.flatnonzero(change > ROUNDING), np.flatnonzero(change < -ROUNDING)
     same = np.flatnonzero(np.abs(change) <= ROUNDING)

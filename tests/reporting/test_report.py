@@ -169,6 +169,16 @@ def test_the_table_of_a_paper_has_accuracy_or_error(made, run, refused, tmp_path
     assert "--latex" in refused("report.py", made[0].parent / "runs", "--out", "x", "--latex", "wrong").splitlines()[-1]
 
 
+def test_no_text_in_a_table_is_a_formula_of_a_spreadsheet(run, tmp_path):
+    names = ["=1+1", "+1-a", "-2-b", "@sum", "\t=1", "plain"]
+    write_run(tmp_path / "runs", "=cmd|x", counts=[9] * 6, class_names=names, lr=-0.5)
+    run("report.py", "runs")
+    classes = [row["class"] for row in rows(tmp_path / "report" / "classes.csv")]
+    assert classes == [*(f"'{name}" for name in names[:5]), "plain"]
+    found = rows(tmp_path / "report" / "runs.csv")[0]
+    assert (found["run"], found["group"], found["lr"]) == ("'=cmd|x", "'=cmd|x", "-0.5")  # a number is none
+
+
 def test_classes_are_compared_with_those_of_the_named_group(made, run, refused, tmp_path):
     runs = made[0].parent / "runs"
     write_run(tmp_path / "more", "isda", accuracy=60.0, stage2="isda")

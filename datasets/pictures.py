@@ -37,7 +37,10 @@ WORDS = {  # what was done to one image, to several
         "images are transparent somewhere: they were laid on white",
     ),
     CLIPPED: ("image has values outside 0 to 1: they were clipped", "images have values outside 0 to 1: they were clipped"),
-    FIRST: ("file has several pages or frames: the first was taken", "files have several pages or frames: the first was taken"),
+    FIRST: (
+        "file has several pages or frames: the first was taken",
+        "files have several pages or frames: the first was taken",
+    ),
 }  # fmt: skip
 
 

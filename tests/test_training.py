@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_a_meta_lr_so_large_that_a_trace_turns_negative_is_said(run, trained, tm
     assert "negative trace" not in trained[1]
 
 
-def test_weights_from_before_stage_2_are_said_to_be_plain_ones(run, trained, tiny_folder):
+def test_weights_from_before_stage_2_are_said_to_be_plain_ones(run, trained, tiny_folder, tmp_path):
     plain = "these weights are of plain cross-entropy, without MetaSAug"
     flags = ["MetaSAug_CE_train.py", *TINY, "--epochs", "1", "--meta_start", "1", "--save_name", "a"]
     assert f"note: no stage 2 up to epoch 0 (--meta_start 1): {plain}\n" in run(*flags).stdout
@@ -161,7 +162,8 @@ def test_weights_from_before_stage_2_are_said_to_be_plain_ones(run, trained, tin
               if re.match(r"\|.* (best|last) ", line)]  # fmt: skip
     assert [epoch for name, epoch in marked if name.endswith("ours/0/a")] == ["last (0, stage 1)", "best (0, stage 1)"]
     assert len([epoch for _, epoch in marked if "stage 1" in epoch]) == 2
-    assert re.search(r"^- “\S+ours/0/a” did not come to stage 2: it is plain cross-entropy\.$", out, re.M)
+    page = unescape((tmp_path / "compared" / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"“\S+ours/0/a” did not come to stage 2: it is plain cross-entropy\.", page)
 
 
 def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, tiny_folder, tmp_path):
@@ -196,8 +198,9 @@ def test_uneven_test_sets_have_the_mean_over_classes_everywhere(run, trained, ti
     assert "classes: 0 many, 0 medium, 2 few; 1 of them without test images, in none of these figures)" in gap
     assert "mean over classes" not in gap
     assert "without test images" not in even + out
-    told = "\n- 1 class has no test images and is in no mean: “1”.\n"
-    assert told in run("report.py", tiny_folder / "gap_summary.json", "--out", "gap").stdout
+    run("report.py", tiny_folder / "gap_summary.json", "--out", "gap")
+    page = unescape((tmp_path / "gap" / "report.html").read_text(encoding="utf-8"))
+    assert "1 class has no test images and is in no mean: “1”." in page
     for place, shown in ((folder, True), (tiny_folder, False)):
         table = run("report.py", place, "--out", "out", "--force").stdout
         rows = (tmp_path / "out" / "runs.csv").read_text()

@@ -8,8 +8,7 @@ import statistics
 import pytest
 from support.places import ROOT
 
-from reporting.comparisons import paired
-from reporting.finished_runs import spread
+from reporting.comparisons import paired, spread
 
 FIGURES = ("acc1", "many", "medium", "few", "macro_f1", "ece")
 CONSTANTS = ("row", "lr", "stage2_lr", "lam", "meta_lr", "step_size", "virtual", "balance", "meta_images")

@@ -5,7 +5,7 @@ import re
 
 from support.places import ROOT
 
-from reporting.finished_runs import spread
+from reporting.comparisons import spread
 
 COLUMNS = {"overall": "acc1", "many": "many", "medium": "medium", "few": "few", "macro-F1": "macro_f1", "ECE": "ece"}
 

@@ -119,7 +119,7 @@ def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, fo
     os.mkfifo(tmp_path / "in" / "pipe.png")
     (tmp_path / "in" / "deep" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     for name, words in (
-        ("in/pipe.png", "in/pipe.png is a pipe, socket or device"),
+        ("in/pipe.png", "in/pipe.png is not an image file"),
         ("in/deep/IMG_1.HEIC", "IMG_1.HEIC (32 bytes) cannot be read as an image"),
         ("empty", "empty holds no image in a format that can be read"),
     ):

@@ -421,7 +421,7 @@ def test_images_that_cannot_be_read_are_listed_or_left_out(run, tiny_folder, tmp
     assert last.startswith("MetaSAug_CE_train.py: error: 3 of 30 images cannot be read, see above: remove or replace them")
     assert not list(tmp_path.rglob("*.pth.tar"))
     out = run("MetaSAug_CE_train.py", *words, "--skip_bad").stdout
-    assert "note: --skip_bad: 3 of 30 images cannot be read and were left out: my/train/cat/3.png" in out
+    assert "note: --skip_bad: 3 of 30 images cannot be read and are left out: my/train/cat/3.png" in out
     assert summary_of(tiny_folder, "name")["cls_num_list"] == [1, 1]
     (tmp_path / "my" / "test" / "cat" / "0.png").write_text("no image")
     checkpoint = ["--checkpoint_path", "checkpoint/ours/0/name_ckpt.pth.tar", "--arch", "tiny_networks:logits"]

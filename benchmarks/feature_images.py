@@ -83,7 +83,7 @@ def own_loop(name: str, folder: Path) -> Callable[[], object]:
 def main() -> None:
     """Measure, print, write the rows."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="mobilenet_v3_small")
+    parser.add_argument("--backbone", default="mobilenetv3_small_100")
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows to this file")

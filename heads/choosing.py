@@ -24,7 +24,7 @@ from heads.backbone import make_head
 from heads.batches import Batches, Rows, RowViews
 from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
 from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
-from heads.head_training import head_task, take_step
+from heads.head_training import begin_epoch, make_task, take_step
 from heads.own_flags import OwnFlags
 from heads.own_sources import Source
 from heads.ways import WAYS, Constants, begin_head, constants_of, few_threads, fit_into
@@ -164,7 +164,7 @@ class Folds:
         begin_head(name, head, features, target, constants)
         index, _ = split_meta(images.targets, flags.num_meta, len(counts), HELDOUT_SHARE)
         sets = Sets(images, images.subset(index), images, counts, [])
-        task = head_task(flags, sets, head, self.group, flags.stages)
+        task = make_task(flags, sets, head, head, self.group, flags.stages)
         parts = {
             "train": RowViews([self.rows[trained]], target),
             "meta": RowViews([self.rows[trained[index]]], torch.from_numpy(sets.meta.targets)),
@@ -174,9 +174,10 @@ class Folds:
         train, meta = batches.train(), batches.meta()
         for epoch in range(flags.epochs):
             self.check()
+            lam_t = begin_epoch(flags, task, epoch)
             with few_threads(task.batch_size * tested.shape[1] * len(counts)):
                 for batch in islice(train, task.steps):
-                    take_step(flags, task, batch, meta, epoch)
+                    take_step(flags, task, batch, meta, epoch, lam_t)
         with torch.no_grad():
             return task.classify(tested.to(self.group.device)).cpu().numpy()
 

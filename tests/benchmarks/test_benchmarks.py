@@ -119,9 +119,9 @@ def test_the_published_pipeline_makes_one_of_our_augmentations():
 
 def test_both_ways_to_compute_features_are_measured(run, refused, tmp_path):
     """On the same images: what one calls logits are the head on what the other calls features, which test_networks shows."""
-    flags = ["--backbone", "shufflenet_v2_x0_5", "--images", "8", "--repeats", "1"]
+    flags = ["--backbone", "mobilenetv3_small_050", "--images", "8", "--repeats", "1"]
     (row,), out = rows_of(run, tmp_path, "feature_images", *flags)
-    assert row["name"] == "features, shufflenet_v2_x0_5"
+    assert row["name"] == "features, mobilenetv3_small_050"
     assert row["speedup"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
     assert "8 JPEGs" in out
     assert "--images 2" in refused("benchmarks/feature_images.py", "--images", "2")

@@ -36,7 +36,7 @@ from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
 from heads.head_training import Task, fitted_task, introduction, make_task, train_epochs
 from heads.own_flags import OwnFlags, parse_own
-from heads.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
+from heads.own_sources import OpenRows, Source, head_weights, read_source
 from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
@@ -49,7 +49,6 @@ def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
 def task_of(flags: OwnFlags, source: Source, group: Group) -> Task:
     """Return what is trained."""
     if flags.finetune:
-        assert isinstance(source, ImageSource)
         return network_task(flags, source, group)
     head = make_head(len(source.sets.cls_num_list), flags.seed, source.features)
     task = make_task(flags, source.sets, head, head, group, flags.stages, flags.logit_adjust)
@@ -88,7 +87,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             last = scales[0].folded(task.head, task.subtracted)
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
             weights = head_weights(last)
-            if isinstance(source, ImageSource) and flags.whole:
+            if source.backbone is not None and flags.whole:
                 weights = source.backbone.whole(last)
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
@@ -105,7 +104,6 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         if flags.finetune:
-            assert isinstance(source, ImageSource)
             with run.stoppable("while images were checked"):
                 batches, scale = image_shares(flags, source, task, group)
         else:

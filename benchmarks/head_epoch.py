@@ -3,9 +3,9 @@
 
   python3 benchmarks/head_epoch.py [--images 115846] [--num_classes 1000] [--batch_size 256] [--json FILE]
 
-The features are random, on disk in the cache's form (shards of fp16, memory-mapped, 474 MB); classes are long-tailed as in
+The features are random, on disk in the cache's form (shards of fp16, 474 MB); classes are long-tailed as in
 ImageNet-LT, the meta set has 10 images a class. Each epoch runs in a fresh process; memory is what it took at most beyond
-what it had after its imports, mapped pages of the files included. The plain epoch is nn.Linear, autograd and the same
+what it had after its imports. The plain epoch is nn.Linear, autograd and the same
 optimizer on the same batches, without meta batches.
 """
 
@@ -30,7 +30,7 @@ from harness.errors import run_main
 from harness.flags import Parser, require
 from harness.process_group import Group
 from harness.progress import Meter, StepFigures, progress
-from heads.batches import Batches, RowViews, ShardedRows
+from heads.batches import Batches, RowViews
 from heads.feature_shards import Shards
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
@@ -52,7 +52,7 @@ def write_features(folder: Path, images: int, classes: int) -> None:
     generator = np.random.default_rng(0)
     for name, rows in (("train", images), ("meta", 10 * classes)):
         shards = Shards(folder / name, rows, SIZE)
-        shards.begin({})
+        shards.folder.mkdir(parents=True)
         for k in range(len(shards)):
             part = generator.random((len(shards.of(k)), SIZE), np.float32)
             shards.write(shards.path(k), part.astype(np.float16).tobytes())
@@ -71,7 +71,7 @@ def child(version: str, folder: Path, images: int, classes: int, batch_size: int
     bare = peak_mb()
     labels = {"train": long_tailed_labels(images, classes), "meta": torch.arange(10 * classes) // 10}
     parts = {
-        name: RowViews([ShardedRows(Shards(folder / name, len(part), SIZE).read(), np.arange(len(part)))], part)
+        name: RowViews([Shards(folder / name, len(part), SIZE).read()], part)
         for name, part in labels.items()
     }
     batches = Batches(parts, Group(0, 1, torch.device("cpu")), batch_size, 100, 0)

@@ -31,7 +31,7 @@ from heads.batches import Batches, Extract, Indices, LiveViews, drawn_images
 from heads.feature_scale import FeatureScale
 from heads.head_training import Step, Task, make_task
 from heads.own_flags import OwnFlags
-from heads.own_sources import ImageSource
+from heads.own_sources import Source
 from meta_layers import WithFeatures
 from passes import Passes
 
@@ -196,9 +196,10 @@ def tested_features(model: nn.Module) -> Extract:
     return extract
 
 
-def network_task(flags: OwnFlags, source: ImageSource, group: Group) -> Task:
+def network_task(flags: OwnFlags, source: Source, group: Group) -> Task:
     """Return the backbone of `source` with a new last layer, all of it to be trained; the backbone itself is changed."""
     backbone, sets = source.backbone, source.sets
+    assert backbone is not None
     head = make_head(len(sets.cls_num_list), flags.seed, source.features)
     backbone.model.set_submodule(backbone.head, head)
     model = WithFeatures(backbone.model.requires_grad_(True), backbone.head).train()
@@ -215,8 +216,9 @@ def network_task(flags: OwnFlags, source: ImageSource, group: Group) -> Task:
     return replace(task, steps=steps, plain=plain, augmented=augmented, meta=meta)
 
 
-def image_shares(flags: OwnFlags, source: ImageSource, task: Task, group: Group) -> tuple[Batches, FeatureScale]:
+def image_shares(flags: OwnFlags, source: Source, task: Task, group: Group) -> tuple[Batches, FeatureScale]:
     """Return the batches of a task's images, and that features are left as they are, once all images can be read."""
+    assert source.backbone is not None
     prepared, model = source.backbone.prepared, task.trained
     check_readable(source.sets, group, flags.workers, prepared.resize_size)
     extract, least = tested_features(model), least_images(model, group)

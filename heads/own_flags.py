@@ -40,14 +40,14 @@ from heads.run_flags import (
 from heads.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
 from meta_step import STAGE2
 
-RESNET = "resnet50.tv_in1k"
+RESNET = "resnet50"
 CRT = ("resnet50_uniform_e90.pth", "ImageNet_LT_cRT.pth")  # weights of ImageNet_iNat that serve here too
 MODELS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "models"
 USUAL_FRACTION = 0.2
 USUAL_RULE = "relative"
 OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
              "mean", "std", "views", "cache_dir", "finetune", "whole")  # fmt: skip
-OF_FINETUNING = ("amp",)
+OF_FINETUNING = ("micro_batch", "amp")
 OF_STEPS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "lam", "stage2", "meta_update", "meta_lr",
             "meta_step_size", "meta_images", "balance", "num_meta", "meta_start", "lr_drop", "logit_adjust", "views",
             "finetune")  # fmt: skip
@@ -70,6 +70,7 @@ class OwnFlags(FrozenFlags):
     cache_dir: str | None
     finetune: bool
     whole: bool
+    micro_batch: int | None
     amp: str
     features: str | None
     val_features: str | None
@@ -202,10 +203,11 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train_list", help="lines of 'relative/path label' in place of folders")
     parser.add_argument("--val_list", help="the list of the test images")
     parser.add_argument("--meta_list", help="the list of the meta images (default: some out of the training list)")
-    parser.add_argument("--backbone", help="a network of timm, or package.module:function (default: "
-                        f"{RESNET})")  # fmt: skip
-    parser.add_argument("--pretrained", help=f"file of its weights, or {DOWNLOADED} to download timm's "
-                        f"(default: {DOWNLOADED}, with {RESNET} cRT's file in ImageNet_iNat/models if it is there; "
+    parser.add_argument("--backbone", help="a network of torchvision or else of timm, timm:NAME, or "
+                        f"package.module:function (default: {RESNET})")  # fmt: skip
+    parser.add_argument("--pretrained", help=f"file of its weights, or {DOWNLOADED} or the name of "
+                        "others that torchvision has, as IMAGENET1K_V1: the library's own are downloaded (default: "
+                        f"{DOWNLOADED}, with {RESNET} cRT's file in ImageNet_iNat/models if it is there; "
                         "of a function, the weights as it gives them)")  # fmt: skip
     parser.add_argument("--image_size", type=int, help="pixels a side that the backbone takes (default: the network's own)")
     parser.add_argument("--resize_size", type=int, help="what the short side is made before the middle is cut out "
@@ -229,6 +231,9 @@ def add_finetuning_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a training of the whole network."""
     parser.add_argument("--finetune", action="store_true", help="train the whole network, not its last layer alone; images "
                         "are augmented anew in every epoch")  # fmt: skip
+    parser.add_argument("--micro_batch", type=int, metavar="N", help="images of a process that go through the network at "
+                        "once, each lot with batch norm's statistics of its own, so that memory is that of N; takes one "
+                        "forward pass more (default: all)")  # fmt: skip
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
 
 
@@ -255,6 +260,7 @@ def parse_own(description: str | None, argv: Sequence[str] | None = None) -> Own
     require(flags.C is None or 0 < flags.C < 1e30, "--C", flags.C, "a number above 0")
     require(flags.meta_start >= 0, "--meta_start", flags.meta_start, "0 or more")
     require(0 < flags.lr_drop <= 1, "--lr_drop", flags.lr_drop, "above 0 and at most 1")
+    require(flags.micro_batch is None or flags.micro_batch >= 1, "--micro_batch", flags.micro_batch, "at least 1")
     require(0 <= flags.views <= 1000, "--views", flags.views, "from 0 to 1000")
     return flags
 

@@ -105,7 +105,7 @@ def normed():
 @pytest.mark.parametrize(
     "more",
     [
-        [],
+        ["--micro_batch", "4"],
         ["--stage2", "isda", "--select_on", "heldout", "--num_heldout", "1", "--meta_images", "train"],
     ],
 )
@@ -177,7 +177,7 @@ def test_a_process_that_is_late_in_a_backward_pass_is_named(start, folder):
 
 def test_other_flags_make_another_network(first, train, folder):
     """So that what is alike elsewhere is not alike because nothing matters."""
-    for number, more in enumerate((["--seed", "1"], ["--amp", "bf16"])):
+    for number, more in enumerate((["--micro_batch", "4"], ["--seed", "1"], ["--amp", "bf16"])):
         train(*more, "--save_name", f"other{number}")
         assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
 
@@ -185,9 +185,11 @@ def test_other_flags_make_another_network(first, train, folder):
 @pytest.mark.parametrize(
     ("script", "flags", "words"),
     [
+        ("train_own.py", [*NORMED, "--micro_batch", "4"], "--micro_batch goes with --finetune"),
         ("train_own.py", [*NORMED, "--amp", "bf16"], "--amp goes with --finetune"),
         ("train_own.py", [*FINE, "--views", "2"], "--views and --finetune do not go together"),
         ("train_own.py", [*FINE, "--cache_dir", "x"], "--cache_dir and --finetune do not go together"),
+        ("train_own.py", [*FINE, "--micro_batch", "3"], "--micro_batch 3 is too small for batch norm: take 4 or more"),
         ("train_own.py", [*FINE, "--batch_size", "1"], "a batch of 1 images is too small for this network: it must have 2"),
         ("train_own.py", ["--features", "f.npz", "--finetune"], "--features and --finetune do not go together"),
         ("scripts/compare_own.py", FINE, "has no effect with --way logistic"),

@@ -1,8 +1,13 @@
 """Backbones: their features are those of timm, files of every form fit, and heads find them again."""
 
 import csv
+import hashlib
+import io
 import random
 import re
+from email.message import Message
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import huggingface_hub.constants
 import numpy as np
@@ -15,18 +20,34 @@ from support import own_backbones
 from support.own import BACKBONE, network, saved, write_photos
 from support.refusals import wrong
 from torch import nn
+from torchvision import models
+from torchvision.models.densenet import _load_state_dict as load_as_torchvision
 
 from harness.checkpoint import save_checkpoint
 from heads.backbone import make_head
-from heads.networks import open_backbone
+from heads.networks import open_backbone, present_name
 from heads.own_sources import head_weights
 from heads.preparation import IMAGENET, ImageFlags, Preparation
 from inference.classifiers import classifier
 from resnet import own_function
 
 OWN = "support.own_backbones"
-SMALL = "test_resnet"
+SMALL, OF_TORCHVISION = "test_resnet", "shufflenet_v2_x0_5"
 SIZE = ImageFlags(image_size=32)  # quick
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch, tmp_path_factory):
+    """The folder of what torch.hub downloads; nothing is fetched."""
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    (folder / "checkpoints").mkdir()
+    return folder / "checkpoints"
+
+
+def offline(request):
+    raise URLError(OSError(-2, "Name or service not known"))
 
 
 def lively(model, size=32, seed=0):
@@ -76,6 +97,96 @@ def check_parts(backbone, network, last, size, tolerance):
     assert (expected - logits).abs().max() < tolerance * span
     off = features.roll(1, 0) @ layer.weight.T + bias  # the control: another image's
     assert (off - logits).abs().max() > 0.1 * span
+
+
+# Networks of torchvision
+
+
+FAMILIES = [
+    ("resnext50_32x4d", "fc"), ("wide_resnet50_2", "fc"), ("densenet121", "classifier"),
+    ("efficientnet_b0", "classifier.1"), ("convnext_tiny", "classifier.2"), ("vit_b_16", "heads.head"), ("swin_t", "head"),
+    ("swin_v2_t", "head"), ("maxvit_t", "classifier.5"), ("vgg11_bn", "classifier.6"), ("alexnet", "classifier.6"),
+    ("mobilenet_v2", "classifier.1"), ("efficientnet_v2_s", "classifier.1"), ("regnet_x_400mf", "fc"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "size"),
+    [("shufflenet_v2_x0_5", "fc", 32), ("mobilenet_v3_small", "classifier.3", 32), ("mnasnet0_5", "classifier.1", 32),
+     ("resnet18", "fc", 32), ("regnet_y_400mf", "fc", 32),
+     *(pytest.param(*family, None, marks=pytest.mark.slow) for family in FAMILIES)],
+)  # fmt: skip
+def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size):
+    crop = size or models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
+    network = lively(models.get_model(name), crop)
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), ImageFlags(size))
+    assert backbone.prepared.image_size == crop
+    check_parts(backbone, network, last, crop, 1e-2)
+
+
+def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named(monkeypatch, hub):
+    network = models.get_model(OF_TORCHVISION)
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    content = buffer.getvalue()
+    url = f"https://example.org/small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(models.get_model_weights(OF_TORCHVISION).DEFAULT.value, "url", url)
+
+    def opened(given):
+        answer = io.BytesIO(given)
+        answer.info = Message
+        monkeypatch.setattr(torch.hub, "urlopen", lambda _: answer)
+        return open_backbone(OF_TORCHVISION, "DEFAULT", SIZE)
+
+    said = wrong(opened, bytes([*content[:-1], content[-1] ^ 1]))
+    assert "invalid hash value" in said
+    assert said.endswith(f"fetch {url} elsewhere and give the file by --pretrained")
+    assert same_weights(opened(content), network)
+    assert same_weights(opened(b"it is not fetched again"), network)
+    [file] = hub.iterdir()
+    for damaged in (b"", b"no archive", content[:-9], content[:500] + bytes([content[500] ^ 1]) + content[501:]):
+        file.write_bytes(damaged)
+        assert wrong(open_backbone, OF_TORCHVISION, "DEFAULT", SIZE).startswith(f"{file} is ")
+
+
+def older_vit(name):
+    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{1 + int(found[1]) // 3}.", name)
+
+
+def older_densenet(name):
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name)
+
+
+def read_densenet(model, weights):
+    load_as_torchvision(model, SimpleNamespace(get_state_dict=lambda **_: weights), progress=False)
+
+
+def small_vit():
+    return models.VisionTransformer(16, 8, 2, 2, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "older", "read"),
+    [(models.densenet121, older_densenet, read_densenet), (small_vit, older_vit, nn.Module.load_state_dict)],
+)
+def test_files_of_torchvision_may_have_older_names_which_its_own_readers_know(make, older, read):
+    weights = {name: tensor for name, tensor in make().state_dict().items() if not name.endswith("num_batches_tracked")}
+    renamed, twin = {older(name): tensor for name, tensor in weights.items()}, make()
+    assert renamed.keys() != weights.keys()
+    read(twin, {**renamed})  # the reference
+    present = {present_name(name): tensor for name, tensor in renamed.items()}
+    assert present.keys() == weights.keys()
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in present.items())
+    assert [present_name(name) for name in weights] == list(weights)
+
+
+def test_a_bare_name_is_torchvisions_first_and_then_timms(tmp_path):
+    for name, library in (("resnet18", models), ("timm:resnet18", timm), ("mobilenetv3_small_050", timm)):
+        make = models.get_model if library is models else timm.create_model
+        network = lively(make(name.removeprefix("timm:")))
+        backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
+        check_parts(backbone, network, "classifier" if "mobile" in name else "fc", 32, 1e-2)
+        assert backbone.prepared.interpolation == ("bilinear" if library is models else "bicubic")
 
 
 # Networks of timm
@@ -134,11 +245,17 @@ def test_a_file_of_timm_that_does_not_fit_ends_in_one_line(tmp_path):
         assert wrong(open_backbone, name, path, SIZE).startswith(f"{path} does not fit --backbone {name} (RuntimeError: ")
 
 
-def test_without_internet_one_line_says_what_of_timm_to_fetch(monkeypatch):
+def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    said = wrong(open_backbone, "resnet18", "DEFAULT", SIZE)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
     assert said.startswith("the weights of resnet18 could not be downloaded (")
     assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
+    file = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "x" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut")
+    assert wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE).startswith(f"{file} cannot be read as .safetensors (")
 
 
 # Files of weights

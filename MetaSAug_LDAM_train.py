@@ -29,7 +29,7 @@ from harness.training_flags import TrainingFlags, parse_training
 from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
 from meta_step import META_COST, STAGE2, augmented_step, meta_step, plain_step
-from passes import lacks_bf16, make_passes
+from passes import Passes, lacks_bf16
 from resnet import check_arch, make_model
 
 
@@ -57,7 +57,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         )  # fmt: skip
         criterion = make_criterion(data.stage2_counts, balance=flags.balance).to(device)
         estimator = EstimatorCV(head_of(model).in_features, classes).to(device)  # empty until stage 2
-        passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
+        passes = Passes(model, torch.bfloat16 if flags.amp == "bf16" else None)
         take = StepTaker(device, (model, criterion, estimator), flags.cuda_graphs == "on")  # as a CUDA graph
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
             model, optimizer, estimator, extra={"loss": loss_name, **data.digests()}, stage1=flags.stage1,

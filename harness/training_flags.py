@@ -49,7 +49,6 @@ class TrainingFlags(LearningFlags):
     virtual: str
     arch: str
     amp: str
-    compile: str | None
     cuda_graphs: str
     threads: int
     gpu: int
@@ -102,8 +101,6 @@ def training_parser(description: str | None, stage2: Mapping[str, str], rules: M
     add_learning_flags(parser, epochs=200, lr=0.1)
     add_split_flag(parser)
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="bf16: passes in bfloat16 (default: off)")
-    parser.add_argument("--compile", nargs="?", const="default", choices=("default",), metavar="default",
-                        help="compile the passes by torch.compile, minutes at the start")  # fmt: skip
     parser.add_argument("--cuda_graphs", choices=("on", "off"), default="on", help="record each step as a CUDA graph, "
                         "which starts its kernels by one call (default: %(default)s; without effect elsewhere)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="of the CPU (default: 0, PyTorch's choice)")

@@ -283,16 +283,6 @@ def test_bf16_trains_like_float32_and_saves_float32(run, refused, tiny_folder):
     assert "amp bf16, this run has off" in refused("MetaSAug_CE_train.py", *flags, "--stage1", stage1, "--save_name", "x")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_compiled_passes_train_both_stages(run, tiny_folder, amp):
-    flags = [*DIGITS, "--arch", "tiny_networks:Pair", "--epochs", "2", "--meta_start", "1", "--lr", "0.01", "--amp", amp]
-    for name, more in (("compiled", ["--compile"]), ("eager", [])):
-        run("MetaSAug_CE_train.py", *flags, *more, "--save_name", name)
-    for ours, theirs in zip(*(log_of(tiny_folder, name) for name in ("compiled", "eager")), strict=True):
-        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
-
-
 @pytest.mark.usefixtures("tiny_folder")
 def test_a_stage_1_that_does_not_serve_is_refused(refused, trained, tmp_path):
     folder = trained[0]

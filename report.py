@@ -27,8 +27,8 @@ from harness.flags import Parser
 from harness.text import say
 from reporting.finished_runs import Found, find_runs
 from reporting.groups import long_tails
-from reporting.page import make_page, write_figures, write_page
-from reporting.sections import Section, Table
+from reporting.page import Page, write_figures, write_page
+from reporting.sections import Section, Table, sections
 from reporting.tables import (
     classes_table,
     latex_table,
@@ -112,7 +112,7 @@ def main() -> None:
     runs = len(found.runs)
     title = f"Report of {runs} run{'s' * (runs != 1)}" + (f" on {len(sets)} data sets" if len(sets) > 1 else "")
     made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
-    page = make_page(title, made, sets, sections_of_all(found, sets))
+    page = Page(title, made, [(one, sections(one)) for one in sets], sections_of_all(found, sets))
     with writing(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
     write_page(page, args.out / PAGE)  # first, as it takes the longest

@@ -12,7 +12,7 @@ import numpy as np
 from datasets.drawing import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
 from datasets.examples import Examples, class_counts, first_places, with_meta
 from datasets.image_lists import ImageList, write_list
-from harness.run_files import list_paths
+from harness.run_files import LISTS, run_file
 
 E = TypeVar("E", bound=Examples)
 
@@ -66,7 +66,7 @@ class Sets(Generic[E]):
     def write_lists(self, folder: Path, name: str) -> str:
         """Write the training list, meta images included, and the test list; return a line that says so."""
         assert self.lists is not None
-        places = list_paths(folder, name)
+        places = [run_file(folder, name, end) for end in LISTS]
         for place, images in zip(places, (self.lists.train, self.lists.test), strict=True):
             assert isinstance(images, ImageList)
             write_list(place, images)

@@ -1,14 +1,18 @@
-"""Where a run was made: versions, machine and commit."""
+"""Where a run is made: versions, machine and commit, and the memory by which processes hand over what they load."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from harness.text import say
 
 
 def processor() -> str:
@@ -42,3 +46,17 @@ def machine_facts() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": commit(),
     }
+
+
+def workers_that_fit(workers: int, most: int, shared: Path = Path("/dev/shm")) -> int:
+    """Return of `workers` loading processes how many can hand over batches of `most` bytes by the memory in `shared`.
+
+    Each has two batches there at a time, and there is the one in use. A container has 64 MB of it if nothing else is said.
+    """
+    free = shutil.disk_usage(shared).free if os.path.isdir(shared) else None
+    if free is None or not workers or most * (2 * workers + 1) <= free:
+        return workers
+    fitting = max(0, (free // most - 1) // 2)
+    told = f"note: {shared} has {free // 2**20} MB free, too little for {workers} loading processes: there are {fitting}"
+    say(f"{told}; docker run --shm-size gives more", file=sys.stderr)
+    return fitting

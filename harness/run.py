@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,12 +24,10 @@ from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
-from harness.resume import find_run, stage1_epoch
-from harness.run_files import LONGEST_END, check_kept
-from harness.run_state import Limits, collect, load_optimizer, restore
+from harness.resume import collect, find_state, load_optimizer, must_match, restore, stage1_epoch
+from harness.run_files import LONGEST_END, SUMMARY, check_kept, read_finished, run_file
 from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
-from harness.streams import OutputLostError
-from harness.text import say
+from harness.text import OutputLostError, say
 from harness.weights import fit_weights, network_weights
 
 T = TypeVar("T")
@@ -79,15 +76,16 @@ class Run:
                     self.record.finish(self._told())
                 except OutputLostError as lost:
                     error = lost
+            if not isinstance(error, RankGoneError | OutputLostError):
+                return
             # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
-            whole = isinstance(error, RankGoneError) or (isinstance(error, OutputLostError) and not self.in_step)
-            if whole and self.looping:
+            if self.looping and (isinstance(error, RankGoneError) or not self.in_step):
                 if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
                 self.save()
             if isinstance(error, OutputLostError):
                 raise Stopped(f"{error}; to go on, give the same command with --resume auto", error.status) from error
-            if isinstance(error, RankGoneError) and self.looping:
+            if self.looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
@@ -117,12 +115,9 @@ class Run:
         self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
         self.extra, self.facts, self.steps, self.keep = extra, facts, steps, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
-        self.binding = {**self.flags.binding(), **extra}
         found = self.group.broadcast_object(self.group.agree(self._find))
         if isinstance(found, str):
-            if not self.group.main:
-                sys.exit(0)
-            raise Stopped(found, 0)
+            raise Stopped(found if self.group.main else "", 0)
         if found:
             self.found = found
             self._go_on(*found)
@@ -156,21 +151,28 @@ class Run:
             say(*lines)
 
     def _find(self) -> tuple[State, Path] | str | None:
-        f = self.flags
-        if not self.group.main:
+        """Return the state to go on from and its file; None without any; or a line if the run has ended."""
+        f, folder = self.flags, self.folder
+        if self.group.main and not f.resume and self.keep:
+            check_kept(self.keep, folder, f.save_name)
+        if not self.group.main or not f.resume:
             return None
-        if not f.resume:
-            if self.keep:
-                check_kept(self.keep, self.folder, f.save_name)
-            return None
-        return find_run(f, self.folder, self.extra, self.facts.get("class_names"), self.group.device)
+        own = {**f.binding(), **self.extra, "class_names": self.facts.get("class_names")}
+        if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
+            return f"{f.save_name} is finished: see {run_file(folder, f.save_name, SUMMARY)}"
+        if found := find_state(f.resume, self.path):
+            state, source = found
+            resumed = f.resumed(state["flags"]).binding()
+            must_match(state, {**own, **resumed}, f.epochs, source, self.group.device)
+        return found
 
     def _go_on(self, state: State, source: Path) -> None:
-        self.flags = self.flags.resumed(state.get("flags", {}))
-        self.binding = {**self.flags.binding(), **self.extra}
+        inner = state["resume"]
+        self.flags = self.flags.resumed(state["flags"])
         fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
-        limits = Limits(self.flags.epochs, self.steps, len(self.facts["cls_num_list"]))
-        self.meter, self.meta_taken, self.epoch = restore(state, self.optimizer, self.estimator, limits, self.group.device)
+        classes = len(self.facts["cls_num_list"])
+        self.meter = restore(state, self.optimizer, self.estimator, classes, self.group.device)
+        self.meta_taken, self.epoch = inner["meta_taken"], inner["record"]["epoch"]
 
     def _begin_after(self, path: Path) -> None:
         """Take weights and optimizer from a checkpoint of stage 1, which is the same for every loss and every stage 2.
@@ -182,7 +184,7 @@ class Run:
         self.epoch = stage1_epoch(state, {**asdict(self.flags), **self.facts}, path)
         fit_weights(self.model, state["state_dict"], path, getattr(self.model, "head", None))
         try:
-            load_optimizer(self.optimizer, state.get("optimizer"), stepped=True)
+            load_optimizer(self.optimizer, state.get("optimizer"))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
 
@@ -202,22 +204,15 @@ class Run:
         state, source = self.found
         if self.group.main:
             resumed = state["resume"]["record"] if state else None
-            remade = self._last_state if self.epoch == self.flags.epochs else None
-            self.record = Record(
-                self.folder, self.flags.save_name, self.facts["cls_num_list"], self.keep, resumed, source, self.epoch,
-                self.flags.binding(), remade,
-            )  # fmt: skip
+            counts = self.facts["cls_num_list"]
+            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
             self.record.announce(self._told())
         self.found = None, None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
-            self.began = time.time()
+            self.began = time.monotonic()
             yield epoch
-
-    def _last_state(self, record: Record) -> State:
-        self.record = record
-        return self.state(self.epoch - 1)
 
     def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
         """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
@@ -292,7 +287,7 @@ class Run:
         self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]],
         stage2_from: int,
     ) -> None:  # fmt: skip
-        counts, seconds = self.facts["cls_num_list"], time.time() - self.began
+        counts, seconds = self.facts["cls_num_list"], time.monotonic() - self.began
         accuracy = tested.accuracy(counts)
         left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
         line = epoch_line(self.meter, tested.loss, {**accuracy.figures(), **values})
@@ -319,7 +314,7 @@ class Run:
         assert self.record is not None
         record = self.record.state(self.epoch)
         kept = collect(self.estimator, self.meter, self.meta_taken, record, self.group.device)
-        inner = {"binding": self.binding, "epochs": self.flags.epochs, **kept}
+        inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
         return {**self.common(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
 
     def save(self) -> None:
@@ -342,11 +337,8 @@ class Run:
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             good = good if self.group.main else "rank 0 knows the last good checkpoint"
-            rate = "--lr" if getattr(self.flags, "stage2_lr", 1) <= 1 else "--lr, --stage2_lr"
-            raise UserError(
-                f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}; {good}. "
-                f"Train anew with a lower {rate}, --lam or {self.flags.step_size_flag}"
-            )
+            where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
+            raise UserError(f"{where}; {good}. {remedy(self.flags, first=self.epoch == 0 and bad == 1)}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""
@@ -354,3 +346,13 @@ class Run:
         number = self.signals.asked
         where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
         raise Stopped(f"{where}; to go on, give the same command with --resume auto", 128 + number)
+
+
+def remedy(flags: LearningFlags, first: bool) -> str:
+    """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
+    if first:
+        return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
+    if flags.lr * flags.weight_decay >= 1:
+        return f"Train anew with a lower --weight-decay: {flags.weight_decay:g} times --lr is more than a whole weight"
+    stage2_lr = "--stage2_lr, " if getattr(flags, "stage2_lr", 1) > 1 else ""
+    return f"Train anew with a lower --lr, {stage2_lr}--lam or {flags.step_size_flag}"

@@ -14,16 +14,17 @@ from typing import TextIO, TypeVar
 
 from harness.errors import UserError
 from harness.files import writing
-from harness.streams import HANGUP, is_ignored
 from harness.text import say
 
 S = TypeVar("S", bound="Signals")
-SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
+# What asks a run to end: a terminal, a launcher, and schedulers before a time limit. Windows has the first two alone.
+ASKING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def heeded() -> list[signal.Signals]:
     """Return the signals that ask a run to end, without those that whoever started it has had ignored, as nohup does."""
-    return [number for number in SIGNALS if not is_ignored(number)]
+    known = [signal.Signals[name] for name in ASKING if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def leave_stopping(_: int) -> None:
@@ -51,7 +52,7 @@ class HeldError(UserError):
 
 
 class Signals:
-    """Within this context SIGTERM, SIGINT and SIGHUP do not end the process: they are remembered until the step is done.
+    """Within this context signals that ask for an end do not end the process: they are remembered until the step is done.
 
     Within `interruptible` they raise `Interrupted` at once. Further signals change nothing: a launcher sends its own after
     that of the terminal. `asked` is the number of the first one, 0 before. From then on loading processes may die of the

@@ -78,8 +78,6 @@ def distributed(network: nn.Module, group: Group) -> nn.Module:
     ddp.broadcast_buffers = False  # they are the same everywhere
 
     def averaged(_, bucket):  # type: ignore[no-untyped-def]
-        if bucket.is_last():
-            group.begin_to_wait()
         return allreduce_hook(dist.group.WORLD, bucket)
 
     ddp.register_comm_hook(None, averaged)
@@ -185,6 +183,6 @@ class NetworkTask(Task[ImageBatch]):
 
     def take(self, step: Callable[[], T]) -> T:
         """Take a step. Nothing moves before all was sent: where another process goes, the state is that of before."""
-        seen = self.passes.group.together(step, waits=False)
+        seen = self.passes.group.together(step)
         self.passes.move_statistics()
         return seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -16,7 +15,6 @@ from harness.errors import UserError
 
 TEMPORARY, PREVIOUS = ".tmp", ".previous"  # ends of names: a file that is being written, and the one before it
 MOST_HEADING = 2**22  # characters of a table's first line
-DEEPER = 140  # characters of a path below a run's folder, as of an event file, at the most
 
 
 @contextmanager
@@ -156,18 +154,6 @@ def output_folder(folder: Path, save_name: str, end: str = TEMPORARY) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        with suppress(FileNotFoundError):
-            os.lstat(folder / f"{save_name}_" / ("x" * DEEPER))
     except OSError as error:
-        limit = name_limit(folder, end) if error.errno == errno.ENAMETOOLONG else ""
-        raise UserError(f"{probe} cannot be written ({error.strerror}){limit}: choose another --workdir or name") from error
+        raise UserError(f"{probe} cannot be written ({error.strerror}): choose another --workdir or name") from error
     return folder
-
-
-def name_limit(folder: Path, end: str) -> str:
-    """Return in words how many bytes a --save_name may have in `folder`, or any name if the folder's own is too long."""
-    if not os.path.isdir(folder):
-        return "; a name may have 255 bytes"
-    room = os.pathconf(folder, "PC_PATH_MAX") - len(os.fsencode(folder)) - len("/_/") - 1 - DEEPER
-    most = min(os.pathconf(folder, "PC_NAME_MAX") - len(end), room)
-    return f"; --save_name may have {most} bytes there" if most > 0 else "; the path is too long"

@@ -138,21 +138,18 @@ class Group:
 
         Else the main process raises the first mistake or difference, and the others leave quietly with status 2.
         """
+        if self.world_size == 1:
+            return make()
         made: list[T] = []
         mistake, seen = None, {}
         try:
             made.append(make())
             seen = {key: str(value) for key, value in facts(made[0]).items()}
         except UserError as error:
-            if self.world_size == 1:
-                raise  # as it is: a caller may know its kind
             mistake = str(error)
-        outcomes = self.all_gather_object((mistake, seen))
-        line = disagreement(outcomes)
+        line = disagreement(self.all_gather_object((mistake, seen)))
         if line is not None:
-            if self.main:
-                raise UserError(line)
-            raise Stopped("", 2)
+            raise UserError(line) if self.main else Stopped("", 2)
         return made[0]
 
     def together(self, operation: Callable[[], T]) -> T:

@@ -167,6 +167,7 @@ class Record:
             raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or train anew")
         if right is not None and right != path:
             os.replace(right, path)
+            self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
 
     @property
     def chosen_by(self) -> str:

@@ -7,6 +7,7 @@ of the global random generators, for networks and criteria that draw from them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -52,21 +53,19 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
     if not found or not file.name.removesuffix(".previous").endswith(RESUMED):
         raise UserError(f"--resume {file}: there is no such file named <save_name>{RESUMED}; check the path, or write auto")
     try:
-        return read_state(found[0]), found[0]
+        state, source = load_checkpoint(found[0]), found[0]
     except UserError as damaged:
         if len(found) == 1:
             raise
         say(f"note: {damaged}; going on from {found[1]}")
-        return read_state(found[1]), found[1]
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read and check a state."""
-    state = load_checkpoint(path)
+        state, source = load_checkpoint(found[1]), found[1]
     inner = {**state.get("resume", {})}
-    inner["record"] = schemas.without_nan(inner.get("record"))  # figures that are not defined
-    schemas.check(inner, schemas.ResumeState, f"--resume {path}", "resume")
-    return state
+    try:
+        inner["record"] = schemas.replaced(inner.get("record"), math.isnan)  # figures that are not defined
+    except RecursionError as error:
+        raise UserError(f"--resume {source} cannot be used: its record is nested too deeply") from error
+    schemas.check(inner, schemas.ResumeState, f"--resume {source}", "resume")
+    return state, source
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
@@ -120,7 +119,7 @@ def restore(
         load_optimizer(optimizer, state["optimizer"])
         estimator.load_state_dict(inner["estimator"])
         set_random_states(inner["random"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError) as error:
         words = schemas.shown(f"{type(error).__name__}: {error}", 200)
         raise UserError(f"--resume: the state does not fit this run ({words}): train anew") from error
     return meter

@@ -26,7 +26,7 @@ from harness.random_states import seed_everything
 from harness.record import Record
 from harness.resume import collect, find_state, load_optimizer, must_match, restore, stage1_epoch
 from harness.run_files import LONGEST_END, SUMMARY, check_kept, read_finished, run_file
-from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
+from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
 from harness.weights import fit_weights, network_weights
 
@@ -49,17 +49,16 @@ class Run:
         self.meter, self.meta_taken, self.epoch = Meter(), 0, 0
         self.signals, self.contexts = Signals(), ExitStack()
         self.record: Record | None = None
-        self.found: tuple[State | None, Path | None] = None, None
+        self.found: tuple[State, Path] | None = None
         self.saved_at: float | None = None  # none before the loop
         self.in_step = False
-        self.lock: Lock | None = None
         self.path = folder / f"{flags.save_name}_resume.pth.tar"
 
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
                 output_folder(self.folder, self.flags.save_name)  # not by the name of a run's file, as another may hold it
-                self.lock = held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
                 output_folder(self.folder, self.flags.save_name, LONGEST_END)
 
         with ExitStack() as held:
@@ -72,7 +71,6 @@ class Run:
         with self.contexts:
             if kind is None and self.record is not None:
                 try:
-                    self.check_lock()
                     self.record.finish(self._told())
                 except OutputLostError as lost:
                     error = lost
@@ -201,13 +199,13 @@ class Run:
     @property
     def epochs(self) -> Iterator[int]:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
-        state, source = self.found
         if self.group.main:
+            state, source = self.found or (None, None)
             resumed = state["resume"]["record"] if state else None
             counts = self.facts["cls_num_list"]
             self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
             self.record.announce(self._told())
-        self.found = None, None
+        self.found = None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
@@ -298,16 +296,12 @@ class Run:
         more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
         record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more, stage2_from)
 
-    def common(self, epoch: int) -> State:
-        """Return what every checkpoint holds beside the weights."""
+    def state(self, epoch: int) -> State:
+        """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
         best = self.record.best if self.record else {"acc1": -1.0}
         means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
         own = {"epoch": epoch + 1, "best_acc1": best["acc1"], **means, "optimizer": self.optimizer.state_dict()}
-        return {**own, **self.facts, "flags": asdict(self.flags)}
-
-    def state(self, epoch: int) -> State:
-        """Return a checkpoint in the published form, with what testing needs to know."""
-        return {**self.common(epoch), **self.saved()}
+        return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
     def resume_state(self) -> State:
         """Return a checkpoint with all that going on needs."""
@@ -315,7 +309,7 @@ class Run:
         record = self.record.state(self.epoch)
         kept = collect(self.estimator, self.meter, self.meta_taken, record, self.group.device)
         inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
-        return {**self.common(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
+        return {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
 
     def save(self) -> None:
         """Check, and save the state now, on the process that writes."""
@@ -324,21 +318,15 @@ class Run:
             save_checkpoint(self.resume_state(), self.path)
         self.saved_at = time.monotonic()
 
-    def check_lock(self) -> None:
-        """Raise a `UserError` if the lock is gone."""
-        if self.lock is not None:
-            self.lock.check()
-
     def check(self) -> None:
-        """Raise a `UserError` if a loss of this epoch was not finite, a weight is not, or the lock is gone."""
-        self.check_lock()
-        bad = int(self.meter.first_bad)
+        """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
+        bad = self.meter.first_bad
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
-            good = good if self.group.main else "rank 0 knows the last good checkpoint"
             where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
-            raise UserError(f"{where}; {good}. {remedy(self.flags, first=self.epoch == 0 and bad == 1)}")
+            first = self.epoch == 0 and bad == 1 and not self.meter.has_meta
+            raise UserError(f"{where}; {good}. {remedy(self.flags, first)}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,7 +22,6 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
-A_TENSOR = "is or holds a tensor where there should be none"
 NOT_YET = -1  # the best epoch of a run that has ended none
 
 
@@ -68,7 +65,7 @@ class Sums(msgspec.Struct):
     grad_trace: Tensor
     present: Tensor
     first_bad: Tensor
-    negative_traces: Tensor | UnsetType = UNSET
+    negative_traces: Tensor
 
 
 class RandomStates(msgspec.Struct):
@@ -82,16 +79,16 @@ class RandomStates(msgspec.Struct):
 
 
 class ResumeState(msgspec.Struct):
-    """What a resume file holds besides a checkpoint; states of older versions lack some of it."""
+    """What a resume file holds besides a checkpoint."""
 
-    binding: dict[str, Plain] | UnsetType = UNSET
-    epochs: Images | UnsetType = UNSET
-    estimator: dict[str, Tensor] | UnsetType = UNSET
-    meter: Sums | UnsetType = UNSET
-    meta_taken: Count | UnsetType = UNSET
-    record: RecordState | UnsetType = UNSET
-    random: RandomStates | UnsetType = UNSET
-    surroundings: dict[str, Plain] | UnsetType = UNSET
+    binding: dict[str, Plain]
+    epochs: Images
+    estimator: dict[str, Tensor]
+    meter: Sums
+    meta_taken: Count
+    record: RecordState
+    random: RandomStates
+    surroundings: dict[str, Plain]
 
 
 class Flags(msgspec.Struct):
@@ -106,9 +103,6 @@ class Flags(msgspec.Struct):
     data_root: Name | UnsetType = UNSET
     dataset: Name | UnsetType = UNSET
     features: Name | UnsetType | None = UNSET
-
-
-Setting = Plain | list[Finite]  # of an optimizer
 
 
 class OptimizerState(msgspec.Struct):
@@ -176,12 +170,9 @@ def problem(value: Any, form: Any, name: str = "") -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors that are looked into
             msgspec.convert(value, form, strict=True)
-    except msgspec.ValidationError as error:
-        return in_words(str(error), value, name)
-    except RecursionError:
-        return f"its {name} is nested too deeply"
-    except AttributeError:  # msgspec takes a tensor for a mapping
-        return f"its {name} {A_TENSOR}"
+    except (msgspec.ValidationError, RecursionError, AttributeError) as error:  # the last of a tensor in place of a mapping
+        what, _, place = str(error).replace("`", "").partition(" - at $")
+        return f"its {name}{place} is of another kind or range: {what}"
     return None
 
 
@@ -190,23 +181,6 @@ def check(value: Any, form: Any, source: Path | str, name: str = "") -> None:
     found = problem(value, form, name)
     if found:
         raise UserError(f"{source} cannot be used: {found}")
-
-
-def in_words(said: str, value: Any, name: str) -> str:
-    """Return msgspec's message with the place and, where it can be found, the value that it is about."""
-    what, _, place = said.replace("`", "").partition(" - at ")
-    place = place.removeprefix("$")
-    where = f"{name}{place}".lstrip(".")
-    if not what.startswith("Expected"):
-        return f"{what[0].lower()}{what[1:]}" + (f" in its {where}" if where else "")
-    told = f"{f'its {where}' if where else 'what it holds'} is "
-    if not re.fullmatch(r"(?:\.\w+|\[\d+\])*", place):
-        return f"{told}of another kind: {what}"
-    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
-        if isinstance(value, Tensor):
-            return f"its {name} {A_TENSOR}"
-        value = value[key or int(index)]
-    return f"{told}{shown(value)}: {what}"
 
 
 def shown(value: Any, longest: int = 60) -> str:
@@ -225,8 +199,3 @@ def replaced(value: Any, odd: Callable[[float], bool]) -> Any:
     if isinstance(value, list | tuple):
         return [replaced(inner, odd) for inner in value]
     return None if isinstance(value, float) and odd(value) else value
-
-
-def without_nan(value: Any) -> Any:
-    """Return plain data with None for nan."""
-    return replaced(value, math.isnan)

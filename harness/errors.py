@@ -117,7 +117,12 @@ def run_main(main: Callable[[], None]) -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         libraries_are_loaded()
-        main()
+        try:
+            main()
+        except Stopped as stopped:
+            if stopped.status:
+                raise
+            say(*([f"{name}: {stopped}"] if str(stopped) else []))
         say()
     except BaseException as error:
         end = ending(error)
@@ -127,5 +132,5 @@ def run_main(main: Callable[[], None]) -> None:
         with suppress(OutputLostError):
             say()
         told = [*getattr(error, "lines", ()), *([f"{name}: {line}"] if line else [])]
-        say(*told, file=sys.stderr if status else None)
+        say(*told, file=sys.stderr)
         sys.exit(status)

@@ -151,9 +151,11 @@ def output_folder(folder: Path, save_name: str, end: str = TEMPORARY) -> Path:
     """Make `folder` and check that files named `save_name` and an end can be written there; `end` is the longest of them."""
     probe = folder / f"{save_name}{end}"
     try:
+        str(folder).encode()  # as TensorBoard must
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise UserError(f"{probe} cannot be written ({error.strerror}): choose another --workdir or name") from error
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", "its name is no text")
+        raise UserError(f"{probe} cannot be written ({reason}): choose another --workdir or name") from error
     return folder

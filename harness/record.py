@@ -132,7 +132,7 @@ class Record:
         self.cls_num_list, self.keep = list(cls_num_list), keep
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
         self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTIONS, strict=True)}
-        self.summary_path, self.started_path = run_file(folder, name, SUMMARY), run_file(folder, name, STARTED)
+        self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED)
         found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]

@@ -25,7 +25,7 @@ from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
 from harness.resume import collect, find_state, load_optimizer, must_match, restore, stage1_epoch
-from harness.run_files import LONGEST_END, SUMMARY, check_kept, read_finished, run_file
+from harness.run_files import LONGEST_END, check_kept, read_finished, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
 from harness.weights import fit_weights, network_weights
@@ -157,7 +157,7 @@ class Run:
             return None
         own = {**f.binding(), **self.extra, "class_names": self.facts.get("class_names")}
         if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
-            return f"{f.save_name} is finished: see {run_file(folder, f.save_name, SUMMARY)}"
+            return f"{f.save_name} is finished: see {summary_path(folder, f.save_name)}"
         if found := find_state(f.resume, self.path):
             state, source = found
             resumed = f.resumed(state["flags"]).binding()

@@ -27,6 +27,16 @@ def run_file(folder: Path, name: str, end: str) -> Path:
     return folder / f"{name}_{end}"
 
 
+def list_paths(folder: Path, name: str) -> list[Path]:
+    """Return the paths of the lists of training and test images that a run drew from one folder."""
+    return [run_file(folder, name, end) for end in LISTS]
+
+
+def summary_path(folder: Path, name: str) -> Path:
+    """Return the path of a run's summary."""
+    return run_file(folder, name, SUMMARY)
+
+
 def with_previous(path: Path) -> tuple[Path, Path]:
     """Return a checkpoint's path and where the one before it is kept."""
     return path, previous(path)
@@ -58,7 +68,7 @@ def copy_run(source: Path, folder: Path, name: str) -> None:
 def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -> dict[str, Any] | None:
     """Return the summary of a run of that name that has ended with these flags ("--lr" and so on) and facts of its data."""
     try:
-        summary: dict[str, Any] = json.loads(run_file(folder, name, SUMMARY).read_text(encoding="utf-8"))
+        summary: dict[str, Any] = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
         found = {**summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or no summary
         return None

@@ -13,7 +13,7 @@ from torch import nn
 from datasets.drawn_sets import Lists, Sets
 from harness.errors import UserError
 from harness.flags import LearningFlags, Parser, require
-from harness.run_files import LISTS, run_file
+from harness.run_files import list_paths
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def add_test_batch_flags(parser: argparse.ArgumentParser, workers: int | None = 
 
 def check_lists_stay(flags: FrozenFlags) -> None:
     """Refuse lists that an earlier run of the same name wrote: they are set aside with its other files."""
-    drawn = [run_file(flags.folder, flags.save_name, end).resolve() for end in LISTS]
+    drawn = [path.resolve() for path in list_paths(flags.folder, flags.save_name)]
     for name in ("train_list", "val_list", "meta_list"):
         given = getattr(flags, name)
         if given is not None and Path(given).resolve() in drawn:

@@ -19,7 +19,7 @@ from harness.flags import Parser, require
 from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
-from harness.run_files import SUMMARY, run_file
+from harness.run_files import summary_path
 from harness.signals_and_lock import Signals
 from harness.text import say
 from heads.answer import answer
@@ -129,7 +129,7 @@ def check_folder(folder: Path) -> None:
 
 def tested(one: Comparison, way: str) -> float:
     """Return the accuracy of a way's head on the test images in per cent, the mean over classes."""
-    last = json.loads(read_bytes(run_file(one.flags.folder, way, SUMMARY)))["last"]
+    last = json.loads(read_bytes(summary_path(one.flags.folder, way)))["last"]
     return float(last.get(PER_CLASS_MEAN, last["acc1"]))
 
 
@@ -150,7 +150,7 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]
     command = shlex.join(["python3", os.path.relpath(ROOT / "train_own.py"), *one.words, "--way", taken.name, *constants])
     lines.append(f"To train it: {command}")
-    write_answer(folder, [run_file(folder, way, SUMMARY) for way in one.ways], lines)
+    write_answer(folder, [summary_path(folder, way) for way in one.ways], lines)
     write_group_names(folder, {way: WAYS[way].words for way in one.ways})
     report = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / REPORT), "--force"]
     status = subprocess.run(report, check=False).returncode  # it has said what was wrong

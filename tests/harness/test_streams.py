@@ -87,14 +87,13 @@ def test_what_a_network_that_prints_had_moved_is_not_saved(shell, tmp_path):
     shutil.copy(ROOT / "tests/support/tiny_networks.py", tmp_path)
     words = ["--dataset", "digits", "--arch", "talking:Talking", "--no-cuda", "--epochs", "1", "--batch-size", "50"]
     result, status = shell("| head -n 9", CE, *words)
-    assert (result.stderr, status) == (f"{CE}: nobody reads its output; {GO_ON}\n", 141)
+    assert (result.stderr, status) == ("", 141)
     assert result.stdout.endswith("a step\n")
     assert not list((tmp_path / "checkpoint/ours/0").glob("*_resume.pth.tar"))
 
 
-@pytest.mark.parametrize("lost", ["2>&-", "2>/dev/full"])
-def test_a_mistake_that_cannot_be_said_keeps_its_status(shell, tmp_path, lost):
-    result, status = shell(lost, LISTS, "iNaturalist17", fresh=True)
+def test_a_mistake_that_cannot_be_said_keeps_its_status(shell):
+    result, status = shell("2>/dev/full", LISTS, "iNaturalist17", fresh=True)
     assert (result.stdout, result.stderr, status) == ("", "", 2)
 
 

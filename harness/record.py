@@ -27,11 +27,11 @@ from harness.run_files import (
     LOG,
     PREDICTIONS,
     STARTED,
-    SUMMARY,
     TESTED,
     copy_run,
     own_files,
     run_file,
+    summary_path,
     with_previous,
 )  # fmt: skip
 from harness.schemas import replaced

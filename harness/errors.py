@@ -57,7 +57,7 @@ FAULTS = (
         "the GPU's memory is full: take a smaller --batch_size, or stop what else computes on it",
     ),
     (
-        r"MemoryError|bad_alloc|(not enough|can't allocate|[Cc]annot allocate|[Uu]nable to allocate|mmap) .*memory",
+        r"MemoryError|bad_alloc|Storage size|(not enough|can't allocate|[Cc]annot allocate|[Uu]nable to allocate|mmap) .*memory",
         "there is not enough memory: take fewer data or --workers, a smaller --batch_size or fewer --views",
     ),
     (

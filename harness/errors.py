@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 import traceback
@@ -57,7 +56,7 @@ FAULTS = (
         "the GPU's memory is full: take a smaller --batch_size, or stop what else computes on it",
     ),
     (
-        r"MemoryError|bad_alloc|Storage size|(not enough|can't allocate|[Cc]annot allocate|[Uu]nable to allocate|mmap) .*memory",
+        r"MemoryError|bad_alloc|Storage size|(not enough|can't allocate|[Cc]annot allocate|[Uu]nable to allocate) .*memory",
         "there is not enough memory: take fewer data or --workers, a smaller --batch_size or fewer --views",
     ),
     (
@@ -69,21 +68,15 @@ FAULTS = (
         "a flag is beyond what float32 holds, as a rate or strength of 1e39 is: lower it",
     ),
 )
-# Errors of the system that are no fault of ours; others, as that a file is not there, keep their traceback.
-NOT_OURS = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
-    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOMEM,
-}  # fmt: skip
-
 
 def fault(error: BaseException) -> str | None:
     """Return a fault of the machine, or of code that the user named, in one line; None for a fault of ours."""
     if isinstance(error, SystemExit):
         left = traceback.extract_tb(error.__traceback__)[-1]
         return f"{left.filename}, line {left.lineno}, ended the process by sys.exit: code that is called must not"
-    if isinstance(error, OSError) and error.errno in NOT_OURS:
+    if isinstance(error, OSError) and error.strerror:
         where = error.filename or "a file"
-        return f"{where} cannot be read or written ({error.strerror}): make room or rights, or name another place"
+        return f"{where} cannot be read or written ({error.strerror}): check the path, or make room or rights"
     said = f"{type(error).__name__}: {error}"
     words = next((words for pattern, words in FAULTS if re.search(pattern, said)), None)
     reason = next((line for line in reversed(said.splitlines()) if line.strip()), "")[:200]

@@ -24,17 +24,12 @@ def processor() -> str:
 
 def commit() -> str | None:
     """Return the commit of this code, with "+" if files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent.parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout
-
+    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
     try:
-        if Path(git("rev-parse", "--show-toplevel").strip()).resolve() != here:
-            return None  # a copy of the files within another repository
-        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+        found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
+    return found.stdout.strip()
 
 
 def machine_facts() -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.weights import check_tensors
+
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators of torch (every device), numpy and Python."""
@@ -44,7 +46,6 @@ def random_states() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
     }
@@ -55,11 +56,12 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
     An error of another kind than OSError says that one is no state.
     """
+    now = random_states()
+    for name in ("numpy", "python"):
+        check_tensors({name: states[name][1]}, {name: now[name][1]})
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
-    if torch.backends.mps.is_available() and states.get("mps") is not None:
-        torch.mps.set_rng_state(states["mps"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     version, own, gauss = states["python"]

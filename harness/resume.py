@@ -119,7 +119,7 @@ def restore(
         load_optimizer(optimizer, state["optimizer"])
         estimator.load_state_dict(inner["estimator"])
         set_random_states(inner["random"])
-    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError, AttributeError) as error:
         words = schemas.shown(f"{type(error).__name__}: {error}", 200)
         raise UserError(f"--resume: the state does not fit this run ({words}): train anew") from error
     return meter

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from torch import Tensor
 
 from harness.errors import UserError
 
@@ -22,13 +21,12 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
-NOT_YET = -1  # the best epoch of a run that has ended none
 
 
 class Outcome(msgspec.Struct):
     """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
 
-    epoch: Annotated[int, Meta(ge=NOT_YET, le=10**9)]
+    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
     acc1: Chosen
     heldout_acc1: Chosen | None = None
     mean_per_class: Percent | None = None
@@ -37,9 +35,7 @@ class Outcome(msgspec.Struct):
     few: Percent | None = None
     macro_f1: Percent | None = None
     ece: Percent | None = None
-    per_class: list[Percent | None] | UnsetType = UNSET
-    trace_estimated: list[Finite | None] | UnsetType = UNSET
-    trace_learned: list[Finite | None] | UnsetType = UNSET
+    per_class: list[Percent | None] = []
 
 
 class RecordState(msgspec.Struct):
@@ -53,41 +49,23 @@ class RecordState(msgspec.Struct):
 
 
 class Sums(msgspec.Struct):
-    """How far an epoch is."""
+    """How far an epoch is, besides its sums."""
 
     steps: Count
     count: Count
     has_meta: bool
-    loss: Tensor
-    correct: Tensor
-    meta_loss: Tensor
-    grad_norm: Tensor
-    grad_trace: Tensor
-    present: Tensor
-    first_bad: Tensor
-    negative_traces: Tensor
-
-
-class RandomStates(msgspec.Struct):
-    """States of the random generators; those of Python and numpy are Mersenne twisters of 624 words and a position."""
-
-    torch: Tensor
-    numpy: tuple[Literal["MT19937"], Tensor, Annotated[int, Meta(ge=0, le=624)], Literal[0, 1], Finite]
-    python: tuple[Literal[3], Tensor, Finite | None]
-    cuda: list[Tensor] = []
-    mps: Tensor | None = None
 
 
 class ResumeState(msgspec.Struct):
-    """What a resume file holds besides a checkpoint."""
+    """What a resume file holds besides a checkpoint; tensors in it are checked where they are put back."""
 
     binding: dict[str, Plain]
     epochs: Images
-    estimator: dict[str, Tensor]
+    estimator: dict[str, Any]
     meter: Sums
     meta_taken: Count
     record: RecordState
-    random: RandomStates
+    random: dict[str, Any]
     surroundings: dict[str, Plain]
 
 
@@ -137,31 +115,6 @@ CHECKPOINT: tuple[tuple[str, Any], ...] = (
     ("imb_factor", Annotated[float, Meta(gt=0, le=1)] | None), ("resume", dict[str, Any]),
     ("transform", Literal["none", "unit", "sqrt"]),
 )  # fmt: skip
-
-
-class Started(msgspec.Struct, kw_only=True):
-    """What a report reads of a run that is not finished."""
-
-    cls_num_list: Annotated[list[Images], Meta(min_length=1)]
-    flags: Flags | UnsetType = UNSET
-    class_names: list[Name] | None = None
-    commit: Name | None = None
-    versions: dict[str, Plain] | None = None
-    machine: dict[str, Plain] | None = None
-    loss: Name | None = None
-
-
-class Summary(Started, kw_only=True):
-    """What a report reads of a run's summary."""
-
-    best: Outcome
-    last: Outcome
-    seconds: Annotated[float, Meta(ge=0)] | None = None
-    since: Count | None = None
-
-
-# An epoch of a log, `epoch` among it; figures that were not finite are null.
-LOG_LINE = dict[str, Finite | None]
 
 
 def problem(value: Any, form: Any, name: str = "") -> str | None:

@@ -22,11 +22,11 @@ from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, mean_words, percent, shot_of, shots_line
 from harness.progress import duration
 from harness.run_files import (
-    BOARD,
+    BOARD_FOLDER,
     CHECKPOINTS,
-    LOG,
-    PREDICTIONS,
-    STARTED,
+    LOG_FILE,
+    PREDICTION_FILES,
+    STARTED_FILE,
     TESTED,
     copy_run,
     own_files,
@@ -85,11 +85,11 @@ class RunLog:
         """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-        self.path = run_file(folder, name, LOG)
+        self.path = run_file(folder, name, LOG_FILE)
         kept = lines_before(self.path, first_epoch)
         with replacing(self.path) as part:
             part.write_text("".join(kept.values()), encoding="utf-8")
-        self.events = SummaryWriter(str(run_file(folder, name, BOARD)), purge_step=first_epoch)
+        self.events = SummaryWriter(str(run_file(folder, name, BOARD_FOLDER)), purge_step=first_epoch)
 
     def epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write the values of an epoch; what is not finite becomes null."""
@@ -131,8 +131,8 @@ class Record:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
         self.cls_num_list, self.keep = list(cls_num_list), keep
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
-        self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTIONS, strict=True)}
-        self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED)
+        self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
+        self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED_FILE)
         found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]

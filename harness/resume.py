@@ -26,7 +26,7 @@ from harness.random_states import random_states, set_random_states
 from harness.text import say
 from harness.weights import check_tensors
 
-RESUMED = "_resume.pth.tar"
+RESUME_END = "_resume.pth.tar"
 # What stage 1 depends on.
 STAGE1_FACTS = (
     "dataset", "class_names", "cls_num_list", "train_digest",
@@ -50,8 +50,9 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
     found = [f for f in (file, previous(file)) if file.name and os.path.isfile(f)]
     if not found and wanted == "auto":
         return None
-    if not found or not file.name.removesuffix(".previous").endswith(RESUMED):
-        raise UserError(f"--resume {file}: there is no such file named <save_name>{RESUMED}; check the path, or write auto")
+    if not found or not file.name.removesuffix(".previous").endswith(RESUME_END):
+        named = f"there is no such file named <save_name>{RESUME_END}"
+        raise UserError(f"--resume {file}: {named}; check the path, or write auto")
     try:
         state, source = load_checkpoint(found[0]), found[0]
     except UserError as damaged:

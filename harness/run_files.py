@@ -15,10 +15,10 @@ from harness.files import previous, replacing
 # What stands after the --save_name and a "_".
 CHECKPOINTS = ("ckpt.pth.tar", "last.pth.tar", "stage1.pth.tar", "resume.pth.tar")
 TESTED = ("ckpt", "last")  # the checkpoints whose predictions are kept
-PREDICTIONS = tuple(f"{kind}_predictions.npz" for kind in TESTED)
-LISTS = ("train.txt", "val.txt")  # of images that a run drew from one folder
-LOG, BOARD, SUMMARY, STARTED = "metrics.jsonl", "tensorboard", "summary.json", "started.json"
-EXPORTS = tuple(f"{kind}{end}" for kind in TESTED for end in (".onnx", ".pt"))
+PREDICTION_FILES = tuple(f"{kind}_predictions.npz" for kind in TESTED)
+LIST_FILES = ("train.txt", "val.txt")  # of images that a run drew from one folder
+LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE = "metrics.jsonl", "tensorboard", "summary.json", "started.json"
+EXPORT_FILES = tuple(f"{kind}{end}" for kind in TESTED for end in (".onnx", ".pt"))
 LONGEST_END = "_ckpt_predictions.npz.tmp"
 
 
@@ -29,12 +29,12 @@ def run_file(folder: Path, name: str, end: str) -> Path:
 
 def list_paths(folder: Path, name: str) -> list[Path]:
     """Return the paths of the lists of training and test images that a run drew from one folder."""
-    return [run_file(folder, name, end) for end in LISTS]
+    return [run_file(folder, name, end) for end in LIST_FILES]
 
 
 def summary_path(folder: Path, name: str) -> Path:
     """Return the path of a run's summary."""
-    return run_file(folder, name, SUMMARY)
+    return run_file(folder, name, SUMMARY_FILE)
 
 
 def with_previous(path: Path) -> tuple[Path, Path]:
@@ -45,7 +45,8 @@ def with_previous(path: Path) -> tuple[Path, Path]:
 def own_files(folder: Path, name: str) -> list[Path]:
     """Return the paths of all files that a run may leave."""
     kept = [file for end in CHECKPOINTS for file in with_previous(run_file(folder, name, end))]
-    return [*kept, *(run_file(folder, name, e) for e in (*PREDICTIONS, *LISTS, LOG, BOARD, SUMMARY, STARTED, *EXPORTS))]
+    others = *PREDICTION_FILES, *LIST_FILES, LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE, *EXPORT_FILES
+    return [*kept, *(run_file(folder, name, end) for end in others)]
 
 
 def check_kept(keep: str, folder: Path, name: str) -> None:
@@ -58,7 +59,7 @@ def check_kept(keep: str, folder: Path, name: str) -> None:
 def copy_run(source: Path, folder: Path, name: str) -> None:
     """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
     theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
-    for end in (LOG, *PREDICTIONS, *CHECKPOINTS):
+    for end in (LOG_FILE, *PREDICTION_FILES, *CHECKPOINTS):
         file = source if "resume" in end else run_file(source.parent, theirs, end)
         if os.path.isfile(file):
             with replacing(run_file(folder, name, end)) as part:

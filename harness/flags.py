@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
 
 PUBLISHED_RULE = "published"  # of --meta_update; its step size is --meta_lr
 META_LR = 0.1
@@ -45,6 +45,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError` instead of printing the usage and leaving."""
         raise UserError(f"{message} (--help lists the flags)")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave after --help."""
+        raise Stopped("", status)
 
 
 def truth(text: str) -> bool:

@@ -87,8 +87,6 @@ def distributed(network: nn.Module, group: Group) -> nn.Module:
     ddp.broadcast_buffers = False  # they are the same everywhere
 
     def averaged(_, bucket):  # type: ignore[no-untyped-def]
-        if bucket.is_last():
-            group.begin_to_wait()
         return allreduce_hook(dist.group.WORLD, bucket)
 
     ddp.register_comm_hook(None, averaged)
@@ -151,7 +149,7 @@ class SharedPasses(Passes):
         """
 
         def taken(*batches: Any, **settings: Any) -> Any:
-            seen = self.group.together(partial(step, *batches, **settings), waits=False)
+            seen = self.group.together(partial(step, *batches, **settings))
             for name, move in self.moves.items():
                 buffer = self.model.get_buffer(name)
                 buffer += move.to(buffer.dtype)

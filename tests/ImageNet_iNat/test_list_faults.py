@@ -61,7 +61,7 @@ MISTAKES = [
     (["--num_classes", "4"], ["--num_classes 4", "3"]),
     (["--data_root", "nowhere"], ["nowhere has no folders train and val"]),
     (["--pretrained", "seven.pth"], ["seven.pth", "7 classes", "3", "--dataset"]),
-    (["--pretrained", "text.pth"], ["text.pth is not a file that torch.save wrote"]),
+    (["--pretrained", "text.pth"], ["text.pth is no file of tensors and plain values"]),
     (["--pretrained", "none.pth"], ["there is no checkpoint none.pth"]),
     (["--workdir", "text.pth"], ["text.pth", "cannot be written"]),
 ]

@@ -115,9 +115,9 @@ ROWS = [
     (CE, [*DIGITS, "--workdir", "text/below"], None, ["text/below", "(Not a directory)"]),
     (CE, [*DIGITS, "--workdir", "dangling"], {"dangling": dangle}, ["dangling/checkpoint", "cannot be written"]),
     (CE, [*DIGITS, "--workdir", "pipe"], {"pipe": os.mkfifo}, ["pipe/checkpoint", "cannot be written"]),
-    (CE, [*DIGITS, "--save_name", "n" * 231], None, ["File name too long", "--save_name may have 230 bytes there"]),
-    (CE, [*DIGITS, "--save_name", "é" * 116], None, ["File name too long", "--save_name may have 230 bytes there"]),
-    (CE, [*DIGITS, "--idx", "n" * 256], None, ["File name too long", "a name may have 255 bytes"]),
+    (CE, [*DIGITS, "--save_name", "n" * 231], None, ["cannot be written (File name too long)"]),
+    (CE, [*DIGITS, "--save_name", "é" * 116], None, ["cannot be written (File name too long)"]),
+    (CE, [*DIGITS, "--idx", "n" * 256], None, ["cannot be written (File name too long)"]),
     (CE, [*DIGITS, "--save_name", "a\nb"], None, ["--save_name 'a\\nb'", "printable"]),
     (CE, [*DIGITS, "--save_name=-a"], None, ["--save_name '-a'", "no - or . before"]),
     (CE, [*DIGITS, "--save_name", ".a"], None, ["--save_name '.a'", "no - or . before"]),
@@ -136,14 +136,14 @@ ROWS = [
     (CE, FOLDER, {RUN + "name_ckpt.pth.tar.tmp": fill_disk}, ["name_ckpt.pth.tar cannot be written (No space left on"]),
     (CE, [*DIGITS, "--stage1", "flipped.pth.tar"], None, ["flipped.pth.tar is damaged (its checksum differs)"]),
     (CE, [*DIGITS, "--stage1", "fits.pth.tar", "--arch", "resnet14"], None, ["fits.pth.tar does not fit", "layer1.1."]),
-    (CE, [*DIGITS, "--resume", "none.pth.tar"], None, ["--resume none.pth.tar is not there"]),
-    (CE, [*DIGITS, "--resume", "fits.pth.tar"], None, ["fits.pth.tar holds no run"]),
-    (CE, [*DIGITS, "--resume", "old_resume.pth.tar"], None, ["does not say its --dataset"]),
+    (CE, [*DIGITS, "--resume", "none.pth.tar"], None, ["--resume none.pth.tar: there is no such file"]),
+    (CE, [*DIGITS, "--resume", "fits.pth.tar"], None, ["fits.pth.tar: there is no such file named"]),
+    (CE, [*DIGITS, "--resume", "old_resume.pth.tar"], None, ["old_resume.pth.tar cannot be used: its resume is"]),
     (CE, [*DIGITS, "--resume", "auto"], {RUN + "name_resume.pth.tar": damage, RUN + "name_resume.pth.tar.previous": damage},
-     ["name_resume.pth.tar is damaged", ".previous is damaged"]),
+     ["name_resume.pth.tar.previous is damaged"]),
     (TEST, ["--checkpoint_path", "none"], None, ["there is no checkpoint none"]),
-    (TEST, ["--checkpoint_path", "text"], None, ["text is not a file that torch.save wrote"]),
-    (TEST, ["--checkpoint_path", "code.pth"], None, ["code.pth holds more than tensors", "a call of posix.system"]),
+    (TEST, ["--checkpoint_path", "text"], None, ["text is no file of tensors and plain values that torch.save wrote"]),
+    (TEST, ["--checkpoint_path", "code.pth"], None, ["code.pth is no file of tensors", "it holds posix.system"]),
     (TEST, ["--checkpoint_path", "cut.pth.tar"], None, ["cut.pth.tar is damaged (its end is missing)"]),
     (TEST, ["--checkpoint_path", "flipped.pth.tar"], None, ["flipped.pth.tar is damaged (its checksum differs)"]),
     (TEST, ["--checkpoint_path", "seven.pth.tar"], None, ["7 classes", "10"]),
@@ -168,14 +168,14 @@ ROWS = [
     (HEAD, [*LARGE, "--timeou", "0"], None, ["--timeou"]),
     (HEAD, [*LARGE, "--train_list", "good.txt", "--val_list", "good.txt", "--num_meta", "1", "--num_classes", "2000000000"],
      None, ["--num_classes 2000000000"]),
-    (HEAD, [*LARGE, "--resume", "old_resume.pth.tar"], None, ["does not say its --"]),
+    (HEAD, [*LARGE, "--resume", "old_resume.pth.tar"], None, ["old_resume.pth.tar cannot be used: its resume is"]),
     (HEAD, [*LARGE, "--cache_features", "1", "--cache_dir", "text"], None, ["text"]),
     (HEAD, [*LARGE, "--lr", "1e38", "--batch_size", "2", "--save_every", "0"], None, ["not finite in epoch 0, step 1"]),
     (HEAD_TEST, ["--loading_path", "none.pth"], None, ["none.pth"]),
     (HEAD_TEST, ["--loading_path", "fits.pth.tar"], None, ["fits.pth.tar was trained on digits", "MetaSAug_test.py"]),
     (HEAD_TEST, ["--loading_path", "head_resume.pth.tar"], None, ["head_resume.pth.tar", "interrupted run"]),
     (HEAD_TEST, ["--loading_path", "miscounted.pth.tar", "--data_root", "large"], None, ["miscounted.pth.tar", "5 classes"]),
-    (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar cannot be used: its dataset is 7"]),
+    (HEAD_TEST, ["--loading_path", "unnamed.pth.tar"], None, ["unnamed.pth.tar", "its dataset is of another kind"]),
     (HEAD_TEST, ["--loading_path", "listed.pth.tar", "--data_root", "large"], None, ["listed.pth.tar", "--val_list"]),
     (HEAD_TEST, ["--loading_path", "flipped.pth.tar", "--dataset", "custom"], None, ["flipped.pth.tar is damaged"]),
     *((HEAD_TEST, [*TESTED, "--loading_path", path, *lists, "--out", out], None, [f"--out {out} {words}"])
@@ -224,7 +224,7 @@ def test_a_file_that_holds_code_leaves_no_trace(sound, refused, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "trace"),)
 
-    torch.save({"state_dict": Code()}, tmp_path / "code.pth.tar")
+    torch.save({"state_dict": Code()}, tmp_path / "code_resume.pth.tar")
     (tmp_path / "x.png").touch()
     out = ["--workdir", tmp_path]
     for script, flags in (
@@ -236,9 +236,9 @@ def test_a_file_that_holds_code_leaves_no_trace(sound, refused, tmp_path):
         (HEAD, [*LARGE, *out, "--resume"]),
         (HEAD_TEST, ["--loading_path"]),
     ):
-        line = refused(script, *flags, tmp_path / "code.pth.tar", cwd=sound, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
-        assert "code.pth.tar holds more than tensors and plain values" in line
-        assert "it holds code, a call of posix.mkdir" in line
+        line = refused(script, *flags, tmp_path / "code_resume.pth.tar", cwd=sound, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
+        assert "code_resume.pth.tar is no file of tensors and plain values" in line
+        assert "it holds posix.mkdir" in line
     assert not (tmp_path / "trace").exists()
-    torch.load(tmp_path / "code.pth.tar", weights_only=False)  # the control
+    torch.load(tmp_path / "code_resume.pth.tar", weights_only=False)  # the control
     assert (tmp_path / "trace").exists()

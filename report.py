@@ -12,18 +12,16 @@ from __future__ import annotations
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
 
-    prepare_process("jinja2", "vl_convert")
+    prepare_process("jinja2", "vl_convert", help_of="harness.command_flags:ReportFlags")
 
-import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
+from harness.command_flags import ReportFlags
 from harness.errors import UserError, run_main
 from harness.files import writing
-from harness.flags import Parser
+from harness.flag_parser import parse_flags
 from harness.progress import progress
 from harness.text import printable, say, shown_names
 from reporting.answers import read_answer
@@ -38,51 +36,17 @@ from reporting.report_files import TABLES, write_figures, write_latex, write_pag
 PAGE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "table.tex", "figures"
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is made of the runs, and where."""
-
-    out: Path
-    baseline: str | None
-    figures: bool
-    latex: str | None
-
-
-def report_parser() -> Parser:
-    """Return the parser of the flags."""
-    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="<save_name>_summary.json of a run, or a folder")
-    made.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
-    made.add_argument("--force", action="store_true", help="replace a report, or files of its names, in the folder of --out")
-    made.add_argument(
-        "--baseline",
-        metavar="GROUP",
-        help="group whose classes are compared with those of the best, by the "
-        "name that it has in the table (default: plain cross-entropy, else the second)",
-    )
-    made.add_argument("--figures", action="store_true", help="write the charts as PNG and SVG too, as wide as a column")
-    made.add_argument(
-        "--latex",
-        nargs="?",
-        const="accuracy",
-        choices=("accuracy", "error"),
-        help="write the table of a paper, table.tex: accuracy (so if nothing is named) or error in %%",
-    )
-    return made
-
-
 def main() -> None:
     """Read the runs, print the verdict, write the report."""
-    args = report_parser().parse_args()
-    options = Options(args.out, args.baseline, args.figures, args.latex)
-    if not args.force:
+    options = parse_flags(ReportFlags)
+    if not options.force:
         check_new(options)
-    found = find_runs(args.runs)
+    found = find_runs(options.runs)
     settings, notes = make(found, options)
     print_report(found, settings, notes, options)
 
 
-def check_new(options: Options) -> None:
+def check_new(options: ReportFlags) -> None:
     """Refuse to replace a report, or what a user has under the names of its files."""
     names = [PAGE, *TABLES, *([LATEX_TABLE] if options.latex is not None else [])]
     there = [path for path in (options.out / name for name in names) if os.path.isfile(path)]
@@ -93,7 +57,7 @@ def check_new(options: Options) -> None:
         raise UserError(f"{there[0]} is there already: give --force to replace it, or another --out")
 
 
-def make(found: Found, options: Options) -> tuple[list[Section], list[str]]:
+def make(found: Found, options: ReportFlags) -> tuple[list[Section], list[str]]:
     """Write the report; return what its page shows, and notes to print."""
     sets = {title: grouped(own) for title, own in long_tails(found.runs).items()}
     known = [name for groups in sets.values() for name in shown_names(groups)]
@@ -139,7 +103,7 @@ def page_of(found: Found, settings: list[Section]) -> Page:
     return Page(printable(title), made, settings, blocks, foot, several)
 
 
-def print_report(found: Found, settings: list[Section], notes: list[str], options: Options) -> None:
+def print_report(found: Found, settings: list[Section], notes: list[str], options: ReportFlags) -> None:
     """Print the verdict, the tables, what is left out, and what was written where."""
     for setting in settings:
         if len(settings) > 1:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import write_rows
 from datasets.image_lists import read_tree
 from harness.errors import run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 from harness.process_group import Group
 from heads.batches import extractor, plain_images
 from heads.feature_shards import FeatureCache

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import in_fresh_process, peak_mb, write_rows
 from harness.errors import run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 from harness.process_group import Group
 from harness.progress import Meter, StepFigures, progress
 from heads.batches import Batches, RowViews, ShardedRows

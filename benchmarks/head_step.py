@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import in_fresh_process, measure, peak_mb, write_rows
 from harness.errors import UserError, run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 
 CELLS = ("1000x64", "1000x256", "8142x8", "8142x32", "8142x64")
 LR, META_LR, LAM_T = 3e-4, 0.1, 0.1

@@ -29,7 +29,7 @@ from benchmarks.measured_steps import PRECISIONS, UNITS, Ours, Step, make_step
 from benchmarks.step_parts import forward_gflop, peak_rates, time_parts, time_rule
 from harness.devices import choose_device
 from harness.errors import run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 from passes import lacks_bf16
 
 

@@ -29,7 +29,7 @@ from benchmarks.published_pipeline import make_loader
 from data_utils import epoch_batches
 from datasets.small_sets import ImageSet
 from harness.errors import run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 from resnet import make_model
 
 CLASSES = 100

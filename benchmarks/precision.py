@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import write_rows
 from data_utils import LongTailedData, build_dataset, epoch_batches, meta_batches
 from harness.errors import run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import MetaStepResult, meta_step
 from passes import Passes

@@ -25,7 +25,7 @@ from support.studies import WAYS, Way, write_study
 
 from benchmarks.common import write_rows
 from harness.errors import UserError, run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_SEEDS = 5

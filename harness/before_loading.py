@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
 from typing import NoReturn
@@ -29,11 +30,12 @@ def fill_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number is this one
 
 
-def prepare_process(*packages: str) -> None:
+def prepare_process(*packages: str, help_of: str = "") -> None:
     """Let Ctrl-C end the process in one line, unless whoever started it has had it ignored; fill closed streams.
 
     Without PyTorch, as outside the environment that `make` fills, it ends here in one line; so without one of the `packages`
-    that the script needs besides, as in an environment of an older version.
+    that the script needs besides, as in an environment of an older version. --help is answered here too, of the flags of the
+    classes `help_of`, see `flag_parser.show_help`.
     """
     fill_closed_streams()
     lacking = [name for name in ("torch", *packages) if find_spec(name) is None]
@@ -43,6 +45,8 @@ def prepare_process(*packages: str) -> None:
             told = f"this Python has no {' and no '.join(lacking)}: install requirements.lock anew, see the README"
         os.write(2, f"{os.path.basename(sys.argv[0])}: error: {told}\n".encode(errors="backslashreplace"))
         sys.exit(2)
+    if help_of and not {"-h", "--help"}.isdisjoint(sys.argv):
+        import_module("harness.flag_parser").show_help(help_of)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
 

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from harness.flags import FREE_FLAGS
 from harness.metrics import percent
 from harness.progress import duration
 from harness.text import printable
+from heads.run_flags import FREE_FLAGS
 from reporting.chart_parts import class_order
 from reporting.comparisons import ROUNDING, figure_of_run
 from reporting.finished_runs import HEADINGS, FinishedRun, Table, figures_of, spread

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.flags import FREE_FLAGS, UNSAID, without_effect
+from harness.flags import UNSAID, without_effect
+from heads.run_flags import FREE_FLAGS
 
 IMAGES = ("data", "train list", "meta list", "test list")  # keys of a digest of the images, or of their lists
 

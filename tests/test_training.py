@@ -18,9 +18,9 @@ from support.data import write_image
 from support.places import ROOT
 
 from data_utils import build_dataset
+from harness.flags import STAGE2
 from harness.metrics import Accuracy
 from harness.record import Record
-from meta_step import STAGE2
 from resnet import make_model
 
 # The published command, word for word (python3.6 read as python3), in its script.

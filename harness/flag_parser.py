@@ -45,8 +45,8 @@ def is_plain(name: str) -> bool:
 
 # What is beyond 1e30 would not be a finite number in float32.
 COUNT = Check(lambda value: value >= 1, "at least 1")
-FROM_0 = Check(lambda value: 0 <= value < 1e30, "a number of 0 or more")
-ABOVE_0 = Check(lambda value: 0 < value < 1e30, "a number above 0")
+FROM_0 = Check(lambda value: 0 <= value < 1e30, "0 or more and below 1e30")
+ABOVE_0 = Check(lambda value: 0 < value < 1e30, "above 0 and below 1e30")
 SHARE = Check(lambda value: 0 < value <= 1, "above 0 and at most 1")
 FILE_NAME = Check(is_plain, "a file name without folders, of printable characters, with no - or . before, nor blanks around")
 FOLDER_NAME = Check(is_inside, "a name")

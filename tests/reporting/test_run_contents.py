@@ -128,14 +128,3 @@ def test_bytes_of_names_that_are_no_text_are_read_as_they_are_printed(tmp_path):
     texts = ["\udcff", "a\\udcff", "\\\udcff", "😀\udc80", "\ud83d", "é"]
     assert decoded(json.dumps(texts).encode(), tmp_path) == [r"\udcff", r"a\udcff", r"\\udcff", r"😀\udc80", r"\ud83d", "é"]
     assert "is damaged or no JSON file" in wrong(decoded, b'"\\', tmp_path)
-
-
-@pytest.mark.parametrize("place", ["runs.csv", ""])
-def test_the_file_of_a_report_that_cannot_be_written_is_named(refused, tmp_path, place):
-    write_run(tmp_path / "runs", "a")
-    path = tmp_path / "out" / place
-    if place:
-        path.mkdir(parents=True)
-    else:
-        path.touch()
-    assert f"error: {path.relative_to(tmp_path)} cannot be written (" in refused("report.py", "runs", "--out", "out")

@@ -65,7 +65,7 @@ class OwnFlags(HeadWords):
     def redrawn(self, sets: Sets) -> Sets:
         """Return the sets that these flags draw from the lists of others."""
         assert sets.lists is not None
-        return replace(self.drawn(sets.lists), checked=sets.checked)
+        return self.drawn(sets.lists)
 
     @property
     def images(self) -> ImageFlags:
@@ -171,6 +171,6 @@ def with_images(given: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"backbone": backbone}
     if "pretrained" not in given and is_library(backbone):
         found["pretrained"] = DOWNLOADED
-    if "val_fraction" not in given and not given.keys() & {*OWN_LISTS} and not read_layout(Path(root)).split:
+    if "val_fraction" not in given and not given.keys() & {*OWN_LISTS} and read_layout(Path(root)).tested is None:
         found["val_fraction"] = USUAL_FRACTION
     return found

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from data_utils import TRAIN_STREAM
 from datasets.drawn_sets import Sets
-from datasets.examples import united
+from datasets.examples import repeat_notes, row_digests, united
 from datasets.feature_files import read_features
 from datasets.feature_lists import FeatureRows, feature_lists
 from datasets.image_check import check_readable, readable_sets
 from datasets.image_lists import ImageList
 from datasets.large_sets import read_lists
-from datasets.repeats import repeat_notes, row_digests
 from harness.process_group import Group
 from harness.weights import network_weights
 from heads.backbone import fingerprint
@@ -73,15 +72,15 @@ class ImageSource:
         whole = united(parts)
         augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
         extract = extractor(self.backbone.model.to(group.device))
-        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, parts)
+        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, whole=True)
         sizes = self.features, group, flags.test_batch_size, flags.workers
         cache = FeatureCache(flags.cache_folder, extract, self.weights, *sizes, check)
         views = [cache.open("images", plain_images(whole, prepared), 0)]
         views += [cache.open("augmented", augmented, view) for view in range(flags.views)]
-        places = {file: row for row, file in enumerate(whole.ids())}
+        places = {file: row for row, file in enumerate(whole.items.tolist())}
 
         def rows(of: ImageList) -> list[Rows]:
-            order = np.array([places[file] for file in of.ids()], dtype=np.int64)
+            order = np.array([places[file] for file in of.items.tolist()], dtype=np.int64)
             return [ShardedRows(view, order) for view in views]
 
         return rows
@@ -106,7 +105,7 @@ class FeatureSource:
     @property
     def features(self) -> int:
         """How many features a row has."""
-        return next(iter(self.sets.train.tables.values())).shape[1]
+        return int(self.sets.train.matrix.shape[1])
 
     def subject(self, flags: OwnFlags) -> str:
         """Return what is trained, in words."""

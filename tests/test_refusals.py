@@ -49,7 +49,7 @@ def rows(script, common, cases):
     return [(script, f"{common} {flags}", words, {}) for flags, words in cases.items()]
 
 
-TABLE = [
+REFUSALS = [
     # values that make no sense
     *rows(
         LDAM,
@@ -465,7 +465,7 @@ def here(monkeypatch, tmp_path):
     return lambda *words: monkeypatch.setattr(sys, "argv", [*map(str, words)])
 
 
-@pytest.mark.parametrize(("script", "flags", "words", "spoil"), TABLE, ids=range(len(TABLE)))
+@pytest.mark.parametrize(("script", "flags", "words", "spoil"), REFUSALS, ids=range(len(REFUSALS)))
 def test_a_fault_is_named_in_one_line_and_files_stay(sound, here, tmp_path, script, flags, words, spoil):
     for path in sound.iterdir():
         (tmp_path / path.name).symlink_to(path)

@@ -18,7 +18,7 @@ Afterwards:
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:GroupFlags,HeadWords")
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,7 +120,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: parse_own(__doc__), lambda made: made.facts())
+        flags = group.agree(parse_own, lambda made: made.facts())
         train(flags, group, lambda: read_source(flags))
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.flags import FREE_FLAGS
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable
+from heads.run_flags import FREE_FLAGS
 from reporting import charts
 from reporting.charts import Chart, class_order
 from reporting.comparisons import ALPHA, ROUNDING, class_means, mean_figure

@@ -183,24 +183,6 @@ def test_other_flags_make_another_network(first, train, folder):
         assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
 
 
-@pytest.mark.parametrize(
-    ("script", "flags", "words"),
-    [
-        ("train_own.py", [*NORMED, "--micro_batch", "4"], "--micro_batch goes with --finetune"),
-        ("train_own.py", [*NORMED, "--amp", "bf16"], "--amp goes with --finetune"),
-        ("train_own.py", [*FINE, "--views", "2"], "--views and --finetune do not go together"),
-        ("train_own.py", [*FINE, "--cache_dir", "x"], "--cache_dir and --finetune do not go together"),
-        ("train_own.py", [*FINE, "--micro_batch", "3"], "--micro_batch 3 is too small for batch norm: take 4 or more"),
-        ("train_own.py", [*FINE, "--batch_size", "1"], "a batch of 1 images is too small for this network: it must have 2"),
-        ("train_own.py", ["--features", "f.npz", "--finetune"], "--features and --finetune do not go together"),
-        ("scripts/compare_own.py", FINE, "has no effect with --way logistic"),
-    ],
-)
-def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, script, flags, words):
-    write_photos(tmp_path)
-    assert words in refused(script, *flags)
-
-
 def test_images_that_cannot_be_read_are_named_before_the_first_epoch(refused, run, tmp_path):
     write_photos(tmp_path)
     (tmp_path / "photos" / "cat" / "bad.png").write_bytes(b"x")

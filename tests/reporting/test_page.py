@@ -264,7 +264,8 @@ def test_the_classes_most_confused_are_told_beside_those_of_the_reference():
         {"class": "x", "taken for": "z", "a": "2.0", "b": "3.0"}, {"class": "y", "taken for": "x", "a": "1.0", "b": "0.0"},
     ]]  # fmt: skip
     cells = values_of(charts.confusion("a", groups["a"]))
-    assert {(cell["target"], cell["predicted"]): cell["share"] for cell in cells} == {(0, 0): 50.0, (0, 2): 50.0, (1, 0): 25.0, (1, 1): 75.0, (2, 2): 100.0}
+    shares = {(cell["target"], cell["predicted"]): cell["share"] for cell in cells}
+    assert shares == {(0, 0): 50.0, (0, 2): 50.0, (1, 0): 25.0, (1, 1): 75.0, (2, 2): 100.0}
     assert charts.confusion("a", [made_run(counts=[9] * 31, tested=([0], [1]))]) is None
 
 

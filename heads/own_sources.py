@@ -138,7 +138,8 @@ def head_weights(head: nn.Linear) -> dict[str, Tensor]:
 
 def read_feature_files(flags: OwnFlags) -> FeatureSource:
     """Read the files of features; a `UserError` names what is wrong."""
-    given = [None if path is None else read_features(Path(path)) for path in flags.feature_files]
+    paths = flags.features, flags.val_features, flags.meta_features
+    given = [None if path is None else read_features(Path(path)) for path in paths]
     train, val, meta = given
     assert train is not None
     lists = feature_lists(train, val, meta, flags.val_fraction, flags.val_seed)

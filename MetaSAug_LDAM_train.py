@@ -29,7 +29,7 @@ from harness.training_flags import parse_training
 from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
 from meta_step import META_COST, augmented_step, meta_step, plain_step
-from passes import lacks_bf16, make_passes
+from passes import Passes, lacks_bf16
 from resnet import check_arch, make_model
 
 
@@ -57,7 +57,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         )  # fmt: skip
         criterion = make_criterion(data.stage2_counts, balance=flags.balance).to(device)
         estimator = EstimatorCV(head_of(model).in_features, classes).to(device)  # empty until stage 2
-        passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
+        passes = Passes(model, torch.bfloat16 if flags.amp == "bf16" else None)
         take = StepTaker(device, (model, criterion, estimator), flags.cuda_graphs == "on")  # as a CUDA graph
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
             model, optimizer, estimator, extra={"loss": loss_name, **data.digests()}, stage1=flags.stage1,
@@ -65,7 +65,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             cost=lambda epoch: META_COST[flags.virtual] if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
             steps=lambda epoch: -(-len(data.trained if epoch >= flags.meta_start else data.train) // flags.batch_size),
         )  # fmt: skip
-        run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
+        counts = f"training images a class: {data.cls_num_list}"
+        run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", counts, *data.about())
         then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
         run.say(f"epochs: {flags.epochs}, {then if flags.meta_start < flags.epochs else 'no stage 2'}", *effect_notes(flags))
         if flags.amp == "bf16" and lacks_bf16(device):
@@ -81,8 +82,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             optimizer.param_groups[0]["lr"] = lr
             lam_t = 0.0 if method == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             model.train()
-            images = data.trained if second else data.train
-            batches = epoch_batches(images, flags.batch_size, flags.seed, epoch, run.meter.steps)
+            batches = epoch_batches((data.train, data.trained)[second], flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
                 meta_batch = next(meta) if method == "metasaug" or (second and flags.trains_on_meta) else None
                 parts = model, criterion, estimator, optimizer, batch, meta_batch

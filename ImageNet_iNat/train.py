@@ -37,10 +37,10 @@ from harness.errors import run_main
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
-from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights
 from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.feature_shards import FeatureCache
-from heads.head_training import head_task, introduction, train_epochs
+from heads.head_training import introduction, make_task, train_epochs
 from heads.preparation import preparation_of
 from heads.run_flags import LargeFlags, parse_group
 
@@ -71,9 +71,9 @@ def train(flags: LargeFlags, group: Group) -> None:
             sets = readable_sets(sets, flags.drawn, group, flags.workers)
         check = partial(check_readable, sets, group, flags.workers)
         backbone = backbone.to(group.device)
-        task = head_task(flags, sets, head, group)
+        task = make_task(flags, sets, head, head, group)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            trained_part(task.head), task.optimizer, task.estimator, keep=flags.pretrained,
+            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": task.batch_size, **sets.digests(), "backbone weights": weights},
             facts={
                 "dataset": flags.dataset, **sets.facts(), "global_batch_size": task.batch_size, **flags.drawn_facts(sets)

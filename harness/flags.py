@@ -158,8 +158,6 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
     split: int | None = free_data_flag(None, "accepted for published command lines, without effect there and here")
     arch: str = network_flag("resnet32", "resnet and a depth of 6n + 2, or package.module:function, called with the class "
                              "count, for a network of your own")  # fmt: skip
-    compile: str | None = network_flag(None, "torch.compile of the passes, minutes at the start", nargs="?", const="default",
-                                       choices=("default",))  # fmt: skip
     cuda_graphs: str = free_network_flag("on", "record each step on CUDA as a graph, which one call starts",
                                          choices=("on", "off"))  # fmt: skip
     threads: int = free_network_flag(0, "of the CPU; 0: PyTorch's choice", between(0, 1024))

@@ -29,8 +29,8 @@ from heads.own_flags import OwnFlags, parse_own
 from heads.own_sources import Source, read_source
 from heads.run_flags import CompareFlags, GroupFlags, HeadWords, parse_group
 from heads.ways import WAYS
-from reporting.answers import ANSWER_FILE, write_answer
-from reporting.group_names import write_group_names
+from reporting.finished_runs import write_group_names
+from reporting.verdict import ANSWER_FILE, write_answer
 from scripts.trainings import Preset
 from train_own import train
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from types import FrameType
 from typing import NoReturn
@@ -29,11 +30,12 @@ def memory_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_AS)[0]
 
 
-def prepare_process(*packages: str) -> None:
+def prepare_process(*packages: str, help_of: str = "") -> None:
     """Let Ctrl-C end the process in one line, unless whoever started it has had it ignored.
 
     Without PyTorch, or one of the `packages` that the script needs besides, it ends here in one line; so with less memory
-    than the libraries take, some of which would wait for it without end.
+    than the libraries take, some of which would wait for it without end. --help is answered here too, of the flags of the
+    classes `help_of`, see `flag_parser.show_help`.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a process that is gone our own line says enough
     lacking = [name for name in ("torch", *packages) if find_spec(name) is None]
@@ -45,6 +47,8 @@ def prepare_process(*packages: str) -> None:
     if told:
         os.write(2, f"{os.path.basename(sys.argv[0])}: error: {told}\n".encode(errors="backslashreplace"))
         sys.exit(2)
+    if help_of and not {"-h", "--help"}.isdisjoint(sys.argv):
+        import_module("harness.flag_parser").show_help(help_of)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
 

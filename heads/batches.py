@@ -182,37 +182,11 @@ class LiveViews:
         return group.with_barriers(batches, -(-max(shard_sizes(len(self), group.world_size)) // batch_size))
 
 
-class ShardedRows:
-    """Rows of a table that lies in several arrays, in some order; each is read when it is asked for.
-
-    All `shards` but the last have the same number of rows.
-    """
-
-    def __init__(self, shards: Sequence[np.ndarray], order: np.ndarray) -> None:
-        self.shards, self.order = shards, order
-        self.shape, self.dtype = (len(order), shards[0].shape[1]), shards[0].dtype
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of the rows at `index` of the order."""
-        places = self.order[index].tolist()
-        rows = np.empty((len(places), self.shape[1]), self.dtype)
-        for row, place in enumerate(places):
-            shard, inside = divmod(place, len(self.shards[0]))
-            rows[row] = self.shards[shard][inside]
-        return rows
-
-
-Rows = np.ndarray | ShardedRows
-
-
 @dataclass(frozen=True)
 class RowViews:
     """K views (M, A) of a set's rows and its target (M,); every row of a batch comes from a view drawn at random."""
 
-    views: Sequence[Rows]
+    views: Sequence[np.ndarray]
     target: Tensor
 
     def __len__(self) -> int:

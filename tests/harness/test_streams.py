@@ -123,19 +123,20 @@ def test_a_training_whose_terminal_goes_away_is_saved(environment, tmp_path):
 
 INTERRUPTED = [
     (LDAM, "torch"), (LDAM, "torch.nn"), (LDAM, "data_utils"), (CE, "torch"), (TEST, "torch"), ("predict.py", "numpy"),
-    (REPORT, "harness.errors"), (HEAD, "torch"), (HEAD_TEST, "torch"), (LISTS, "harness.flags"),
+    (REPORT, "harness.errors"), (HEAD, "torch"), (HEAD_TEST, "torch"), (LISTS, "harness.flag_parser"),
     ("scripts/sweep.py", "tqdm"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("script", "module"), INTERRUPTED)
 def test_ctrl_c_while_libraries_load_ends_in_a_line(run, script, module):
-    result = run(script, "--help", fresh=True, status=130, FAULT=f"import {module} 1 SIGINT")
+    result = run(script, "--nothing", fresh=True, status=130, FAULT=f"import {module} 1 SIGINT")
     assert (result.stdout, result.stderr) == ("", f"{script.split('/')[-1]}: stopped\n")
 
 
 def test_ctrl_c_that_is_ignored_stays_so_while_libraries_load(shell):
-    result, status = shell("", LISTS, "--help", fresh=True, before="trap '' INT;", FAULT="import harness.flags 1 SIGINT")
+    fault = "import harness.flag_parser 1 SIGINT"
+    result, status = shell("", LISTS, "--help", fresh=True, before="trap '' INT;", FAULT=fault)
     assert (result.stdout[:6], result.stderr, status) == ("usage:", "", 0)
 
 

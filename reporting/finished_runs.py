@@ -190,7 +190,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
                 places.setdefault(file.resolve(), (file, False))
         else:
             places[path.resolve()] = (path, True)
-    names = distinct_names([path for path, _ in places.values()])
+    names = names_of([path for path, _ in places.values()])
     for name, (path, named) in zip(names, places.values(), strict=True):
         if not named and not os.path.isfile(path):
             found.left_out.append(LeftOut(name, path, "not finished: its training goes on, or was interrupted"))
@@ -227,12 +227,10 @@ def summaries_below(folder: Path, left_out: list[LeftOut]) -> list[Path]:
     return sorted(found)
 
 
-def distinct_names(places: Sequence[Path]) -> list[str]:
-    """Return the save names of the runs with these summaries, with their folders where several have the same."""
-    short = [path.name.removesuffix(SUMMARY) for path in places]
+def names_of(places: Sequence[Path]) -> list[str]:
+    """Return the save names of the runs with these summaries, with their folders where these are several."""
     common = os.path.commonpath([path.absolute().parent for path in places]) if places else ""
-    long = [os.path.relpath(path.absolute().with_name(name), common) for name, path in zip(short, places, strict=True)]
-    return shown_names(name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True))
+    return shown_names(os.path.relpath(path.absolute(), common).removesuffix(SUMMARY) for path in places)
 
 
 def read_run(name: str, path: Path) -> FinishedRun:

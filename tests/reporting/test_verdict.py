@@ -1,5 +1,6 @@
 """Verdicts in words, against slow references that look at every pair by themselves, and by simulation against chance."""
 
+import math
 import re
 import statistics
 
@@ -175,5 +176,7 @@ def test_of_equal_groups_one_is_taken_in_at_most_one_of_twenty_studies(size, run
     assert uncorrected > 40 or size in (2, 12)
 
 
-def test_points_are_never_0_where_they_are_not():
-    assert [points(x) for x in (1.005, -0.5, 0.0, 0.004, -0.00002)] == ["1.00", "−0.50", "0.00", "0.004", "−2e−05"]
+def test_zero_has_no_sign():
+    values = (0.0, -1e-14, 1.5, -1.5, math.nan)
+    assert [points(value, "+") for value in values] == ["0.00", "0.00", "+1.50", "−1.50", "-"]
+    assert [points(value) for value in values] == ["0.00", "0.00", "1.50", "−1.50", "-"]

@@ -26,6 +26,7 @@ from harness.text import printable, shown_names
 
 SUMMARY, STARTED, LOG, PREDICTIONS = "_summary.json", "_started.json", "_metrics.jsonl", "_last_predictions.npz"
 GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names
+NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}  # flags that change nothing, and the one that groups differ in
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
 ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
@@ -122,7 +123,7 @@ class FinishedRun:
         given = {**UNSAID, "loss": self.summary.loss, **self.summary.flags}
         if given.get("dataset") in ("folder", "custom", "own"):  # told apart by the name of the folder, or file of features
             given["dataset"] = printable(Path(str(given.get("features") or given.get("data_root"))).name)
-        unused = without_effect(given).keys() | FREE_FLAGS - {"epochs"} | {"seed"}
+        unused = without_effect(given).keys() | NOT_SETTINGS
         return {key: value for key, value in given.items() if key not in unused}
 
     @property

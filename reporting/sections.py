@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.flags import FREE_FLAGS
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable
 from reporting import charts
 from reporting.charts import Chart, class_order
 from reporting.comparisons import ALPHA, class_means, mean_figure
-from reporting.finished_runs import FinishedRun
+from reporting.finished_runs import NOT_SETTINGS, FinishedRun
 from reporting.groups import Groups
 from reporting.tables import best_cells, epochs_table, images_table, shown_means, shown_runs
 from reporting.verdict import Compared, points
@@ -29,7 +28,6 @@ MOST_OFFERED = 24  # groups that a reader can choose to see in charts
 MOST_CLASSES = 200  # of a table
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # of a trace above 0
 MOST_PAIRS = 10  # of classes taken for one another
-NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}
 EXPLAINED = (
     f"many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, fewer than {FEW} training images. "
     "ECE: expected calibration error, smaller is better. Bold: significantly better than every other group."

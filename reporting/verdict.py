@@ -108,7 +108,9 @@ def is_better(found: Gap | None, alpha: float = ALPHA) -> bool:
 
 
 def is_plain_training(run: FinishedRun) -> bool:
-    """Return whether a run is of plain cross-entropy, by its flags or since it never came to its stage 2."""
+    """Return whether a run is of plain cross-entropy, also as it never came to stage 2; of heads, logistic regression."""
+    if "way" in run.flags:  # of a head
+        return bool(run.flags["way"] == "logistic")
     return (run.flags.get("stage2") == "none" or run.is_plain("last")) and not run.flags.get("logit_adjust")
 
 

@@ -106,6 +106,9 @@ def test_the_reference_is_the_baseline_else_plain_cross_entropy_else_the_second(
               "second": group(seeds(20.0, 21.0)), "best": group(seeds(30.0, 31.1))}  # fmt: skip
     without = {name: runs for name, runs in groups.items() if name != "plain"}
     late = {**without, "late": group(seeds(10.0, 11.0), meta_start=300)}  # never came to its stage 2
+    heads = {name: [made_run(name, figures={"acc1": acc1}, way=name, logit_adjust=1.0, **PLAIN)]
+             for name, acc1 in (("lda", 50.0), ("isda", 60.0), ("logistic", 40.0))}  # fmt: skip
+    assert compare("", heads).reference == "logistic"
     adjusted = {**groups, "plain": group(seeds(10.0, 11.0), logit_adjust=1.0, **PLAIN)}
     found = [compare("", groups), compare("", groups, "low"), compare("", groups, "best"), compare("", groups, "unknown"),
              compare("", without), compare("", late), compare("", adjusted)]  # fmt: skip

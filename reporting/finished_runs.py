@@ -20,9 +20,10 @@ from msgspec import Meta
 
 from harness.errors import UserError
 from harness.files import read_bytes, replacing
-from harness.flags import FREE_FLAGS, UNSAID, in_stage1, without_effect
+from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
 from harness.text import printable, shown_names
+from heads.run_flags import FREE_FLAGS
 
 SUMMARY, STARTED, LOG, PREDICTIONS = "_summary.json", "_started.json", "_metrics.jsonl", "_last_predictions.npz"
 GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names

@@ -17,9 +17,10 @@ from support.places import ROOT
 from support.ranks import places
 from support.slow_head_step import slow_step
 
-from head_flags import PRETRAINED, parse_training
+from head_flags import parse_training
 from heads.backbone import make_head
 from heads.batches import meta_indices, train_indices
+from heads.run_flags import PRETRAINED
 from loss import EstimatorCV, MetaSAugCE
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
@@ -96,8 +97,8 @@ def test_images_that_cannot_be_read_are_listed_before_the_first_epoch_or_left_ou
     Image.new("RGBA", (40, 32), (1, 2, 3, 4)).save(tmp_path / "my" / "train" / "a" / "00.png")
     for more in ([], ["--cache_features", "1", "--cache_dir", "c"]):
         out = run_in(TRAIN, *flags, "--skip_bad", *more, cwd=tmp_path, CLOCK="1e7").stdout
-        assert "note: --skip_bad: 22 of 56 images cannot be read and were left out: my/train/a/10.png" in out
-        assert out.count("note: 1 image is transparent somewhere: it was laid on white") == 1
+        assert "note: --skip_bad: 22 of 56 images cannot be read and are left out: my/train/a/10.png" in out
+        assert out.count("note: images with transparent parts, which were laid on white: 1") == 1
         assert out.count("checking images  [1/1]") == 1  # all are read once before the first epoch, or before features are
         kept = json.loads((tmp_path / "checkpoint/ours/custom/x_summary.json").read_text())
         assert kept["cls_num_list"] == [11, 11]  # of 16 that can be read five are meta images
@@ -268,10 +269,10 @@ def test_weights_of_crt_are_looked_for_by_their_published_name_first(dataset, tm
     published = {"ImageNet_LT": "resnet50_uniform_e90.pth", "iNaturalist18": "iNat18/resnet50_uniform_e200.pth"}
     places = [f"models/{name}" for name in (published.get(dataset), f"{dataset}_cRT.pth") if name]
     for place in reversed(places):
-        assert parse_training("", ["--dataset", dataset]).pretrained == places[-1]  # named also where there is none
+        assert parse_training(["--dataset", dataset]).pretrained == places[-1]  # named also where there is none
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
-    assert parse_training("", ["--dataset", dataset]).pretrained == places[0]
+    assert parse_training(["--dataset", dataset]).pretrained == places[0]
 
 
 def test_the_test_script_looks_for_released_files_first(run, tmp_path):

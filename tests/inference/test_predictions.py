@@ -113,13 +113,13 @@ def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, fo
     named = [line.split("\t")[0] for line in result.stdout.splitlines()]
     assert named == ["in/a.png", "in/deep/\\x1b[31m.png", "in/deep/b.jpg"]
     assert result.stderr.splitlines() == [
-        "note: in: files left out: 1 .nef file, 1 .txt file",
-        "note: 1 image is transparent somewhere: it was laid on white",
+        "note: in: files left out: 1 .txt, 1 .nef",
+        "note: images with transparent parts, which were laid on white: 1",
     ]
     os.mkfifo(tmp_path / "in" / "pipe.png")
     (tmp_path / "in" / "deep" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     for name, words in (
-        ("in/pipe.png", "in/pipe.png is a pipe, socket or device"),
+        ("in/pipe.png", "in/pipe.png is not an image file"),
         ("in/deep/IMG_1.HEIC", "IMG_1.HEIC (32 bytes) cannot be read as an image"),
         ("empty", "empty holds no image in a format that can be read"),
     ):
@@ -169,63 +169,3 @@ def test_only_a_table_of_predictions_is_replaced(tmp_path, name, text, ours):
     except Exception as error:
         said = str(error)
     assert said == ("" if ours else f"--out {tmp_path / name} is another file than a table of this command: name another")
-
-
-@pytest.fixture(scope="module")
-def odd(folder):
-    """Checkpoints that cannot be used."""
-    slim = torch.load(folder / "slim.pth.tar", weights_only=True)
-    small = torch.load(folder / "small.pth.tar", weights_only=True)
-    flat = {name: value for part in slim["state_dict"].values() for name, value in part.items()}
-    large = {**small["state_dict"], "linear.weight": torch.full((3, 64), 3e38)}
-    for name, state in {
-        "headless": {"state_dict": {"conv1.weight": torch.zeros(1)}},
-        "scalar": {"state_dict": {"linear.weight": torch.zeros(())}},
-        "backbone": {"state_dict": {"feature": slim["state_dict"]["feature"]}},
-        "other": {"state_dict": flat, "arch": "my:net", "cls_num_list": [9, 5, 2]},
-        "cifar": {**slim, "dataset": "cifar10"},
-        "resume": {**slim, "resume": {}},
-        "names": {**small, "class_names": NAMES[:2]},
-        "large": {**small, "state_dict": large},
-    }.items():
-        torch.save(state, folder / f"{name}.pth.tar")
-    Image.new("RGB", (40000, 2)).save(folder / "thin.png")
-    (folder / "gone.csv.tmp").write_text("Häher,1\nowl,1\n\"two, words\",1\n", encoding="utf-8")
-    (folder / "folder.pt").mkdir()
-    (folder / "folder.pth.tar").write_bytes((folder / "small.pth.tar").read_bytes())
-    np.savez(folder / "wide.npz", features=np.ones((1, 8), np.float32))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("which", "flags", "words"),
-    [
-        ("small", [], "no image is given: name files, or folders of them"),
-        ("small", ["--export", "onnx", "--out", "x.csv"], "no image is given: name files, or folders of them"),
-        ("small", ["--export", "pickle"], "invalid choice: 'pickle'"),
-        ("small", [FILES[0], "--top", "0"], "--top 0 makes no sense"),
-        ("small", [FILES[0], "--dataset", "ImageNet_LT"], "leave --dataset out"),
-        ("small", ["rows.npz"], "rows.npz has 7 features a row, the network takes images"),
-        ("small", [FILES[0], "--out", "x.txt"], "--out x.txt makes no sense: its name must end in .csv or .jsonl"),
-        ("small", [FILES[0], "--out", "gone/x.csv"], "gone/x.csv cannot be written"),
-        ("small", [FILES[0], "--out", "gone.csv", "--prior", "gone.csv.tmp"], "which this command reads"),
-        ("folder", ["--export", "torchscript"], "folder.pt cannot be written"),
-        ("none", ["photos"], "photos is no file of features, .npz or .safetensors, which the network was trained on"),
-        ("none", ["wide.npz"], "wide.npz has 8 features a row, the network takes 7"),
-        ("slim", ["thin.png"], "thin.png is absurdly thin (40000 x 2)"),
-        ("slim", [FILES[0], "--arch", "resnet32"], "slim.pth.tar holds a head of a ResNet-50: leave --arch out"),
-        ("slim", [FILES[0], "--dataset", "ImageNet_LT"], "was trained with --dataset custom, not ImageNet_LT"),
-        ("headless", [FILES[0]], "headless.pth.tar does not tell its class count"),
-        ("scalar", [FILES[0]], "scalar.pth.tar does not tell its class count"),
-        ("backbone", [FILES[0]], "backbone.pth.tar holds no head: it is a backbone alone"),
-        ("other", [FILES[0]], "other.pth.tar holds the network my:net: give --arch my:net"),
-        ("cifar", [FILES[0]], "cifar.pth.tar cannot be used: it says that its data set is cifar10"),
-        ("resume", [FILES[0]], "take the one that ends in _last or _ckpt.pth.tar"),
-        ("names", [FILES[0]], "its class_names has 2 entries, its weights are those of 3 classes"),
-        ("large", [FILES[0]], "large.pth.tar cannot be used: the answers of its network are not finite"),
-    ],
-)
-def test_mistakes(refused, odd, which, flags, words):
-    before = sorted(path.name for path in odd.iterdir())
-    assert words in refused("predict.py", "--no-cuda", "--checkpoint_path", f"{which}.pth.tar", *flags, cwd=odd)
-    assert sorted(path.name for path in odd.iterdir()) == before

@@ -16,7 +16,6 @@ import pandas as pd
 
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable
-from heads.run_flags import FREE_FLAGS
 from reporting import charts
 from reporting.charts import Chart, class_order
 from reporting.comparisons import ALPHA, class_means, mean_figure

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.drawn_sets import Lists, split_lists
 from datasets.examples import Examples, class_counts, repeat_notes
-from datasets.folders import read_layout, understood
+from datasets.folders import read_layout
 from datasets.image_lists import (
     MAX_CLASSES,
     SPLIT_ADVICE,
@@ -106,8 +106,7 @@ def trees(root: Path, num_classes: int | None) -> Lists[ImageList]:
         for folder in (layout.tested, layout.meta, layout.val if layout.test else None)
     )
     assert test is not None
-    notes = [*layout.notes, understood(layout.train, train.class_names, layout.tested)]
-    notes += [note for part in (train, test, val, meta) if part for note in part.notes]
+    notes = [*layout.notes, *(note for part in (train, test, val, meta) if part for note in part.notes)]
     return own_lists(train, meta or train, test, notes, val)
 
 
@@ -123,8 +122,7 @@ def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_see
     check_listable(images)
     meta = None if layout.meta is None else read_tree(layout.meta, images.class_names, root)
     lists = split_lists(images, val_fraction, val_seed, meta)
-    notes = [*layout.notes, understood(layout.train, images.class_names, None), *lists.notes, *(meta.notes if meta else ())]
-    return replace(lists, notes=notes)
+    return replace(lists, notes=[*layout.notes, *lists.notes, *(meta.notes if meta else ())])
 
 
 def read_test(
@@ -148,14 +146,13 @@ def training_counts(
 ) -> list[int] | None:
     """Return how many training images each class has, None if their list is not there."""
     root = Path(data_root)
-    if dataset != "custom":
-        places = [lists / f"{dataset}_train.txt", lists / "train2017.json", root / "train2017.json"]
-        if not any(map(os.path.isfile, places if dataset == "iNaturalist17" else places[:1])):
-            return None
+    if dataset == "custom":
+        found = train_list and read_list(Path(train_list), root, num_classes, "check --train_list")
+        return class_counts(found) if isinstance(found, ImageList) else None
+    try:
         return class_counts(read_published(dataset, "train", root, lists, num_classes))
-    if train_list is None:
+    except UserError:
         return None
-    return class_counts(read_list(Path(train_list), root, num_classes, "check --train_list"))
 
 
 def read_lists(

@@ -112,7 +112,7 @@ def network_task(flags: OwnFlags, source: ImageSource, group: Group) -> NetworkT
 def image_shares(flags: OwnFlags, source: ImageSource, task: NetworkTask, group: Group) -> tuple[Batches, FeatureScale]:
     """Return the batches of a task's images, and that features are left as they are, once all images can be read."""
     prepared, model = source.backbone.prepared, task.trained
-    check_readable(source.sets, group, flags.workers, prepared.resize_size)
+    check_readable(source.sets, group, prepared.resize_size)
     extract, least = tested_features(model), least_images(model, group)
     images = drawn_images(source.sets, prepared, flags.seed)
     parts = {name: Shares(part, extract, flags.workers, least) for name, part in images.items()}

@@ -59,7 +59,7 @@ class ImageSource:
     def without_bad(self, flags: OwnFlags, group: Group) -> ImageSource:
         """Read all images now, and leave out those that cannot be read."""
         size = self.backbone.prepared.resize_size
-        return replace(self, sets=readable_sets(self.sets, flags.drawn, group, flags.workers, size))
+        return replace(self, sets=readable_sets(self.sets, flags.drawn, group, size))
 
     def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
         """Have the features computed or read, and return what gives the views of a list.
@@ -72,7 +72,7 @@ class ImageSource:
         whole = united(parts)
         augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
         extract = extractor(self.backbone.model.to(group.device))
-        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, whole=True)
+        check = partial(check_readable, self.sets, group, prepared.resize_size, whole=True)
         sizes = self.features, group, flags.test_batch_size, flags.workers
         cache = FeatureCache(flags.cache_folder, extract, self.weights, *sizes, check)
         views = [cache.open("images", plain_images(whole, prepared), 0)]

@@ -100,7 +100,7 @@ def test_classes_are_matched_by_name():
     said = wrong(feature_lists, train, other, None, None, 0)
     assert said.startswith("b.npz has classes that the training set does not have: 'bat', 'owl'; name them as there")
     twice = table("b.npz", [0, 1], ["Cat", "cat"])
-    assert "b.npz has Cat and cat, one class of the training set" in wrong(feature_lists, train, twice, None, None, 0)
+    assert feature_lists(train, twice, None, None, 0).test.targets.tolist() == [0, 0]
     two_cats = table("a.npz", [0, 1], ["Cat", "cat"])
     assert feature_lists(two_cats, twice, None, None, 0).test.targets.tolist() == [0, 1]
     by_number = table("n.npz", [1, 0, 1])  # which may count the classes in any order

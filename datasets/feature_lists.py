@@ -50,7 +50,7 @@ def feature_lists(
             given = f"{train.path} has an array split" if val is None else f"{val.path} is given"
             raise UserError(f"--val_fraction is for one file without a split, but {given}: leave one of the two out")
         check_val_fraction(val_fraction, val_seed)
-        return split_lists(rows, val_fraction, val_seed, source)
+        return split_lists(rows, val_fraction, val_seed, meta=source)
     if val_rows is not None:
         return feature_lists_of(rows, source, val_rows, None)
     rows, test, own, choose = split_rows(train, rows)
@@ -113,25 +113,22 @@ def all_rows(train: FeatureTable, val: FeatureTable | None, meta: FeatureTable |
 def targets_in(table: FeatureTable, train: FeatureTable) -> tuple[np.ndarray, list[str]]:
     """Return the targets of a table (N,) in the classes of `train`, and the names of these.
 
-    Classes are matched by name, see `folders.match_classes`, or by number where neither table has names.
+    Classes are matched by name, see `folders.match_classes`; those of a table without names are called by their numbers.
     """
-    assert table.targets is not None
-    assert train.targets is not None
-    class_names = train.class_names or [str(k) for k in range(int(train.targets.max()) + 1)]
-    if len(class_names) < 2:
+    targets, class_names = named_classes(table)
+    names = named_classes(train)[1]
+    if len(names) < 2:
         raise UserError(f"{train.path} holds one class; at least two are needed")
-    if table is train:
-        return table.targets, class_names
-    if (table.class_names is None) != (train.class_names is None):
-        told = f"{train.path} and {table.path} must both name their classes, by words as labels or the array class_names"
-        raise UserError(f"{told}, or neither")
-    used = np.unique(table.targets).tolist()
-    if table.class_names is None:
-        check_counted_from_0(used, table.path, len(class_names))
-        told = f"goes up to {used[-1]}, but {train.path} has the classes 0 to {len(class_names) - 1}: correct one of the two"
-        check_array(used[-1] < len(class_names), table.path, "labels", told)
-        return table.targets, class_names
-    found = match_classes([table.class_names[k] for k in used], class_names, table.path)
-    index = np.zeros(len(table.class_names), dtype=np.int64)
-    index[used] = [found[table.class_names[k]] for k in used]
-    return index[table.targets], class_names
+    used = np.unique(targets).tolist()
+    if table.class_names is None and table is not train:
+        check_counted_from_0(used, table.path, len(names))
+    found = match_classes([class_names[k] for k in used], names, table.path)
+    index = np.zeros(len(class_names), dtype=np.int64)
+    index[used] = [found[class_names[k]] for k in used]
+    return index[targets], names
+
+
+def named_classes(table: FeatureTable) -> tuple[np.ndarray, list[str]]:
+    """Return the targets of a table, and the names of its classes or else their numbers."""
+    assert table.targets is not None
+    return table.targets, table.class_names or [str(k) for k in range(int(table.targets.max()) + 1)]

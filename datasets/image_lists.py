@@ -149,24 +149,20 @@ def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: 
 
     The order is that of images[]. Without image_id, annotations[n] belongs to images[n]. The rest is as in `read_list`.
     """
-    from pandas import DataFrame
-
     try:
         content = json.loads(read_text(file, advice))
-        images, annotations = DataFrame(content["images"]), DataFrame(content["annotations"])
-        if "image_id" not in annotations:
-            annotations["image_id"], images["id"] = annotations.index, images.index
-        labels = annotations[["image_id", "category_id"]]
-        found = images[["file_name", "id"]].merge(labels, how="outer", left_on="id", right_on="image_id", validate="1:1")
-        found = found.set_index("id").loc[images["id"]]
-        if found.category_id.dtype.kind != "i" or not all(type(name) is str for name in found.file_name):
+        images, annotations = content["images"], content["annotations"]
+        given = any("image_id" in one for one in annotations)
+        label_of = {one["image_id"] if given else k: one["category_id"] for k, one in enumerate(annotations)}
+        ids = [one["id"] if given else k for k, one in enumerate(images)]
+        entries = [(one["file_name"], label_of[own]) for one, own in zip(images, ids, strict=True)]
+        kinds = {(type(path), type(label)) for path, label in entries}
+        if kinds != {(str, int)} or not len(set(ids)) == len(ids) == len(annotations) == len(label_of):
             raise ValueError("an image has no file_name, or no annotation with a category_id of its own")
-        "".join(found.file_name).encode()  # half a surrogate pair is in no file name
+        "".join(path for path, _ in entries).encode()  # half a surrogate pair is in no file name
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{file} is no official json with annotations, or damaged: {said}") from error
-    return checked_list(list(zip(found.file_name, found.category_id.tolist(), strict=True)), f"{file} image", file, root,
-                        num_classes)  # fmt: skip
+        raise UserError(f"{file} is no official json with annotations, or damaged: {error}") from error
+    return checked_list(entries, f"{file} image", file, root, num_classes)
 
 
 def read_tree(

@@ -105,7 +105,7 @@ def test_classes_are_matched_by_name():
     assert feature_lists(two_cats, twice, None, None, 0).test.targets.tolist() == [0, 1]
     by_number = table("n.npz", [1, 0, 1])  # which may count the classes in any order
     for one, two in ((train, by_number), (by_number, train)):
-        assert "must both name their classes" in wrong(feature_lists, one, two, None, None, 0)
+        assert "has classes that the training set does not have" in wrong(feature_lists, one, two, None, None, 0)
 
 
 def good():
@@ -127,7 +127,7 @@ WRONG = {
     "--val_seed -1 makes no sense": {"val": None, "val_fraction": 0.5, "val_seed": -1},
     "b.npz has 4 features a row, a.npz has 3": {"val": table("b.npz", [0, 1], width=4)},
     "m.npz has 2 features a row, a.npz has 3": {"meta": table("m.npz", [0, 1], width=2)},
-    "b.npz: its array labels goes up to 4, but a.npz has the classes 0 to 2": {"val": table("b.npz", [0, 4])},
+    "b.npz has classes that the training set does not have: '4'; name them as": {"val": table("b.npz", [0, 4])},
     "b.npz: its labels run from 1 to 3, but labels count from 0": {"val": table("b.npz", [1, 3])},
     "a.npz holds one class; at least two are needed": {"train": table("a.npz", [0, 0])},
     "a.npz: its array split calls some rows other than train: give one file": {

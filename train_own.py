@@ -11,18 +11,17 @@ Features of any kind, in a file with features (N, A), labels (N,) and split (N,)
 The network stays as it is: its features are computed once and kept, and a linear head is made of them, by logistic
 regression minus the log prior, whose constants are chosen by folds over the training images. MetaSAug is one flag away,
 --way metasaug; scripts/compare_own.py says whether it is worth it. With a GPU or several the whole network can be trained:
-  python3 train_own.py --data_root photographs --finetune --micro_batch 32 --amp bf16
+  python3 train_own.py --data_root photographs --finetune --batch_size 32 --amp bf16
 Afterwards:
   python3 predict.py --checkpoint_path checkpoint/ours/own/head_last.pth.tar new_photographs --out predictions.csv
 """
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:GroupFlags,HeadWords")
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +32,11 @@ from harness.run import Run
 from heads.backbone import make_head
 from heads.choosing import features_of, open_folds
 from heads.feature_scale import FeatureScale, scaled_batches
-from heads.finetune import image_shares, network_notes, network_task, step_cost
-from heads.finetune_step import NetworkTask
+from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
-from heads.head_training import Task, head_task, introduction, train_epochs
+from heads.head_training import Task, fitted_task, introduction, make_task, train_epochs
 from heads.own_flags import OwnFlags, parse_own
-from heads.own_sources import ImageSource, OpenRows, Source, head_weights, read_source
+from heads.own_sources import OpenRows, Source, head_weights, read_source
 from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
@@ -48,13 +46,13 @@ def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
     return {**flags.facts(), **source.digests(), "PyTorch": torch.__version__}
 
 
-def task_of(flags: OwnFlags, source: Source, group: Group) -> Task[Any]:
+def task_of(flags: OwnFlags, source: Source, group: Group) -> Task:
     """Return what is trained."""
     if flags.finetune:
-        assert isinstance(source, ImageSource)
         return network_task(flags, source, group)
     head = make_head(len(source.sets.cls_num_list), flags.seed, source.features)
-    return head_task(flags, source.sets, head, group, flags.stages, flags.logit_adjust, flags.fit, flags.constants)
+    task = make_task(flags, source.sets, head, head, group, flags.stages, flags.logit_adjust)
+    return task if flags.fit is None else fitted_task(task, flags.fit, flags.constants)
 
 
 def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group, run: Run) -> OwnFlags:
@@ -89,7 +87,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             last = scales[0].folded(task.head, task.subtracted)
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
             weights = head_weights(last)
-            if isinstance(source, ImageSource) and flags.whole:
+            if source.backbone is not None and flags.whole:
                 weights = source.backbone.whole(last)
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
@@ -100,14 +98,12 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
                 "dataset": flags.dataset, **source.facts(flags.whole), **sets.facts(),
                 "global_batch_size": task.batch_size, **flags.drawn_facts(sets),
             },
-            steps=lambda _: task.steps, saved=saved, cost=partial(step_cost, flags),
+            steps=lambda _: task.steps, saved=saved,
         )  # fmt: skip
         run.say(*introduction(flags, task, group, source.subject(flags)))
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
-        if isinstance(task, NetworkTask):
-            assert isinstance(source, ImageSource)
-            run.say(*network_notes(flags, task, group))
+        if flags.finetune:
             with run.stoppable("while images were checked"):
                 batches, scale = image_shares(flags, source, task, group)
         else:
@@ -124,7 +120,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: parse_own(__doc__), lambda made: made.facts())
+        flags = group.agree(parse_own, lambda made: made.facts())
         train(flags, group, lambda: read_source(flags))
 
 

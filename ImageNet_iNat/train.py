@@ -24,7 +24,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method an
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:GroupFlags,LargeFlags")
 
 import torch
 from torch import nn
@@ -37,15 +37,15 @@ from harness.errors import run_main
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
-from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights, trained_part
+from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights
 from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.feature_shards import FeatureCache
-from heads.head_training import head_task, introduction, train_epochs
+from heads.head_training import introduction, make_task, train_epochs
 from heads.preparation import preparation_of
-from heads.run_flags import parse_group
+from heads.run_flags import LargeFlags, parse_group
 
 
-def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
+def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
     own_lists = f.train_list, f.val_list, f.meta_list
@@ -57,13 +57,13 @@ def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     return sets, backbone, head, fingerprint(backbone)
 
 
-def must_agree(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
+def must_agree(flags: LargeFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
     """Return what must be the same on all processes."""
     digests = {"backbone weights": weights[:16], "head weights": fingerprint(head)[:16], "PyTorch": torch.__version__}
     return {**flags.facts(), **sets.digests(), **digests}
 
 
-def train(flags: head_flags.HeadFlags, group: Group) -> None:
+def train(flags: LargeFlags, group: Group) -> None:
     """Every epoch is stage 2: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
@@ -71,9 +71,9 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
             sets = readable_sets(sets, flags.drawn, group)
         check = partial(check_readable, sets, group)
         backbone = backbone.to(group.device)
-        task = head_task(flags, sets, head, group)
+        task = make_task(flags, sets, head, head, group)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            trained_part(task.head), task.optimizer, task.estimator, keep=flags.pretrained,
+            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
             extra={"loss": "CE", "global batch size": task.batch_size, **sets.digests(), "backbone weights": weights},
             facts={
                 "dataset": flags.dataset, **sets.facts(), "global_batch_size": task.batch_size, **flags.drawn_facts(sets)
@@ -105,7 +105,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: head_flags.parse_training(__doc__), lambda made: made.facts())
+        flags = group.agree(lambda: head_flags.parse_training(), lambda made: made.facts())
         train(flags, group)
 
 

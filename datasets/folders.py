@@ -57,8 +57,9 @@ def visible_folders(folder: Path) -> list[str]:
 def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images at any depth, class by class, relative to `folder`, and how many other files there are of a kind.
 
-    What a file is is told by its ending. Links are followed, but not to a folder that they lie in. Folders that are hidden
-    are not looked into, nor those of `is_data`. One that cannot be read is an OSError.
+    What a file is is told by its ending; one with that of an image is left out if it is no regular file. Links are followed,
+    but not to a folder that they lie in. Folders that are hidden are not looked into, nor those of `is_data`. One that
+    cannot be read is an OSError.
     """
     endings = readable_endings()
     found: list[str] = []
@@ -77,12 +78,10 @@ def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
             ending = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 left_out["hidden"] += 1
-            elif ending not in endings:
-                left_out[ending or "without an ending"] += 1
-            elif os.path.isfile(os.path.join(place, name)):
+            elif ending in endings and os.path.isfile(os.path.join(place, name)):
                 found.append(os.path.join(inside, name))
             else:
-                left_out["links to nothing, or no regular files"] += 1
+                left_out[ending or "without an ending"] += 1
     return sorted(found, key=lambda path: (path.partition(os.sep)[0], path)), left_out
 
 

@@ -13,7 +13,7 @@ from typing import TextIO
 from datasets.drawn_sets import Lists, Sets
 from datasets.image_lists import ImageList
 from datasets.pictures import RESIZED, decode, done_notes, left_out, unreadable
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.text import say
@@ -75,7 +75,7 @@ def refuse_faults(faults: dict[str, str], parts: Sequence[ImageList], group: Gro
     if faults and group.main:
         raise unreadable(list(faults.values()), len(all_paths(parts)), skippable)
     if faults:
-        sys.exit(2)
+        raise Stopped("", 2)
 
 
 def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, resize_size: int = RESIZED) -> Sets:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import count, islice, tee
+from itertools import chain, count, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from datasets.image_lists import ImageList, found_files
 from datasets.pictures import decode
 from harness.errors import UserError
 from harness.evaluation import Batch
+from harness.machine import workers_that_fit
 from harness.process_group import Group, shard_sizes
 from harness.signals_and_lock import leave_stopping
 from heads.preparation import Preparation, transforms
@@ -102,11 +103,13 @@ def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | U
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
     """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`."""
-    cuda = device.type == "cuda"
+    cuda, batches = device.type == "cuda", iter(batches)
+    first = list(islice(batches, 1))
+    most = max(map(len, first), default=0) * 12 * images.prepared.image_size**2  # bytes
     loader: DataLoader[Any] = DataLoader(
         images,
-        batch_sampler=batches,
-        num_workers=workers,
+        batch_sampler=chain(first, batches),
+        num_workers=workers_that_fit(workers, most),
         collate_fn=partial(collate, size=images.prepared.image_size),
         pin_memory=cuda,
         worker_init_fn=leave_stopping,
@@ -179,37 +182,11 @@ class LiveViews:
         return group.with_barriers(batches, -(-max(shard_sizes(len(self), group.world_size)) // batch_size))
 
 
-class ShardedRows:
-    """Rows of a table that lies in several arrays, in some order; each is read when it is asked for.
-
-    All `shards` but the last have the same number of rows.
-    """
-
-    def __init__(self, shards: Sequence[np.ndarray], order: np.ndarray) -> None:
-        self.shards, self.order = shards, order
-        self.shape, self.dtype = (len(order), shards[0].shape[1]), shards[0].dtype
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of the rows at `index` of the order."""
-        places = self.order[index].tolist()
-        rows = np.empty((len(places), self.shape[1]), self.dtype)
-        for row, place in enumerate(places):
-            shard, inside = divmod(place, len(self.shards[0]))
-            rows[row] = self.shards[shard][inside]
-        return rows
-
-
-Rows = np.ndarray | ShardedRows
-
-
 @dataclass(frozen=True)
 class RowViews:
     """K views (M, A) of a set's rows and its target (M,); every row of a batch comes from a view drawn at random."""
 
-    views: Sequence[Rows]
+    views: Sequence[np.ndarray]
     target: Tensor
 
     def __len__(self) -> int:

@@ -21,10 +21,10 @@ from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
 from heads.backbone import make_head
-from heads.batches import Batches, Rows, RowViews
+from heads.batches import Batches, RowViews
 from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
 from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
-from heads.head_training import head_task, take_step
+from heads.head_training import begin_epoch, make_task, take_step
 from heads.own_flags import OwnFlags
 from heads.own_sources import Source
 from heads.ways import WAYS, Constants, begin_head, constants_of, few_threads, fit_into
@@ -89,7 +89,7 @@ class Folds:
 
     flags: OwnFlags
     sets: Sets
-    rows: Rows
+    rows: np.ndarray
     group: Group
     files: ScoreFiles
     check: Callable[[], object] = lambda: None
@@ -143,7 +143,7 @@ class Folds:
         for fold in range(folds.max() + 1):
             self.check()
             trained, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            scale = feature_scale(self.rows[trained], "", str(constants["transform"]))
+            scale = feature_scale(self.rows[trained], str(constants["transform"]))
             logits[left_out] = self.logits(name, constants, trained, left_out, scale)
         there = folds >= 0
         return scored(logits[there].astype(np.float64), target[there])
@@ -164,7 +164,7 @@ class Folds:
         begin_head(name, head, features, target, constants)
         index, _ = split_meta(images.targets, flags.num_meta, len(counts), HELDOUT_SHARE)
         sets = Sets(images, images.subset(index), images, counts, [])
-        task = head_task(flags, sets, head, self.group, flags.stages)
+        task = make_task(flags, sets, head, head, self.group, flags.stages)
         parts = {
             "train": RowViews([self.rows[trained]], target),
             "meta": RowViews([self.rows[trained[index]]], torch.from_numpy(sets.meta.targets)),
@@ -174,9 +174,10 @@ class Folds:
         train, meta = batches.train(), batches.meta()
         for epoch in range(flags.epochs):
             self.check()
+            lam_t = begin_epoch(flags, task, epoch)
             with few_threads(task.batch_size * tested.shape[1] * len(counts)):
                 for batch in islice(train, task.steps):
-                    take_step(flags, task, batch, meta, epoch)
+                    take_step(flags, task, batch, meta, epoch, lam_t)
         with torch.no_grad():
             return task.classify(tested.to(self.group.device)).cpu().numpy()
 
@@ -187,11 +188,11 @@ def features_of(rows: np.ndarray) -> Tensor:
 
 
 def open_folds(
-    flags: OwnFlags, source: Source, rows: Rows, group: Group, check: Callable[[], object] = lambda: None
+    flags: OwnFlags, source: Source, rows: np.ndarray, group: Group, check: Callable[[], object] = lambda: None
 ) -> Folds:
     """Return the folds of a training set, whose scores lie beside the run's other files."""
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
         raise UserError("no class has two training images, so folds cannot choose constants: give all, see --way")
-    about = [trained.digest(), trained.content, source.digests().get("backbone weights"), source.facts()]
+    about = [trained.digest(), trained.content, source.weights, source.facts()]
     return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)

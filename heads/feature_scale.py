@@ -13,12 +13,11 @@ from datasets.drawn_sets import Sets
 from datasets.image_lists import ImageList
 from harness.errors import UserError
 from harness.process_group import Group
-from harness.text import say
 from heads.backbone import transformed
-from heads.batches import Batches, Rows, RowViews
+from heads.batches import Batches, RowViews
 
 BLOCK = 4096  # rows at once
-ALIKE = 1e-6  # variance over mean square of features that say nothing; EfficientNet-Lite0 trained on ImageNet has 2.4
+ALIKE = 1e-6  # standard deviation over mean of features that say nothing
 TRANSFORMS = {
     "none": "features as they are",
     "unit": "features of unit length",
@@ -60,30 +59,22 @@ class FeatureScale:
         return made
 
 
-def feature_scale(rows: Rows, source: str, transform: str = "none") -> FeatureScale:
-    """Return what takes away the mean of these rows, and makes the mean of their variances one; "standard": each of them.
-
-    `source` is named where they are nearly all the same; "" says nothing of it.
-    """
+def feature_scale(rows: np.ndarray, transform: str = "none") -> FeatureScale:
+    """Return what takes away the mean of these rows, and makes the mean of their variances one; "standard": each of them."""
     sums = np.zeros(rows.shape[1])
     for block in float64_blocks(rows, transform):
         sums += block.sum(axis=0)
     mean = sums / len(rows)
-    if not np.isfinite(mean).all():
-        raise UserError(f"features of {source} are too large for the 16 bits that they are kept in: take another backbone")
     squares = np.zeros(rows.shape[1])
     for block in float64_blocks(rows, transform):
         squares += np.square(block - mean).sum(axis=0)
     variances = squares / len(rows)
-    if source and variances.mean() <= ALIKE * float(np.square(mean).mean()):
-        say(f"note: features of {source} are nearly the same for all: they can tell classes apart only if their network was "
-            "trained, see --pretrained")  # fmt: skip
     same = variances <= ALIKE**2 * np.square(mean)  # of constant features nothing is left but rounding
     variance = np.where(same, np.inf, variances) if transform == "standard" else np.array(variances.mean() or 1.0)
     return FeatureScale(torch.from_numpy(mean).float(), torch.tensor(variance**-0.5).float(), transform)
 
 
-def float64_blocks(rows: Rows, transform: str = "none") -> Iterator[np.ndarray]:
+def float64_blocks(rows: np.ndarray, transform: str = "none") -> Iterator[np.ndarray]:
     """Yield the transformed rows in float64, some at a time."""
     for start in range(0, len(rows), BLOCK):
         block = rows[slice(start, start + BLOCK)].astype(np.float64)
@@ -93,8 +84,8 @@ def float64_blocks(rows: Rows, transform: str = "none") -> Iterator[np.ndarray]:
 
 
 def scaled_batches(
-    sets: Sets, rows: Callable[[ImageList], Sequence[Rows]], group: Group, batch_size: int, test_batch_size: int, seed: int,
-    transform: str = "none",
+    sets: Sets, rows: Callable[[ImageList], Sequence[np.ndarray]], group: Group, batch_size: int, test_batch_size: int,
+    seed: int, transform: str = "none",
 ) -> tuple[Batches, FeatureScale]:  # fmt: skip
     """Return batches of features that are scaled by those of the training list, and that scale.
 
@@ -108,5 +99,5 @@ def scaled_batches(
         for name, part in {**sets.parts, "train": sets.trained}.items()
     }
     plain = (parts["train"].views if sets.joined is None else rows(sets.train))[0]
-    scale = feature_scale(plain, sets.train.source, transform)
+    scale = feature_scale(plain, transform)
     return Batches(parts, group, batch_size, test_batch_size, seed, scale.to(group.device)), scale

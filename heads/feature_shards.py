@@ -29,9 +29,8 @@ from harness.files import replacing, sync, writing
 from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
-from heads.batches import Extract, ListedImages, RowViews, ShardedRows, load, parted
+from heads.batches import Extract, ListedImages, RowViews, load, parted
 
-FORMAT = 2
 SHARD_ROWS = 1000  # 4 MB of 2,048 features
 ABOUT = "about.json"  # in the folder of a set: what its name is the digest of
 
@@ -56,19 +55,13 @@ class Shards:
         return self.folder / f"{k:05}.f16"
 
     def is_there(self, k: int) -> bool:
-        """Return whether shard `k` can be read and has the size that it must have."""
+        """Return whether shard `k` has the size that it must have."""
         path = self.path(k)
-        return os.access(path, os.R_OK) and path.stat().st_size == 2 * len(self.of(k)) * self.features
+        return os.path.isfile(path) and path.stat().st_size == 2 * len(self.of(k)) * self.features
 
     def missing(self) -> list[int]:
         """Return the shards that are not there."""
         return [k for k in range(len(self)) if not self.is_there(k)]
-
-    def begin(self, facts: Mapping[str, Any]) -> None:
-        """Make the folder, and say in it what it is."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.write(self.folder / ABOUT, json.dumps(facts, indent=1).encode())
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file whole; another run may write the same one at the same time."""
@@ -76,21 +69,11 @@ class Shards:
             file.write_bytes(content)
             sync(file)
 
-    def check(self, found: bool) -> None:
-        """Raise a `UserError` if this process does not see what another one made."""
-        if not found:
-            raise UserError(f"files of {self.folder} are not there: --cache_dir must be a folder that all processes share")
-
-    def read(self) -> list[np.ndarray]:
-        """Return the rows of each shard (M, A), memory-mapped."""
-        self.check(not self.missing())
-        return [self._mapped(k) for k in range(len(self))]
-
-    def _mapped(self, k: int) -> np.ndarray:
-        shape = len(self.of(k)), self.features
-        # Not np.memmap, which keeps a file open for each: of all there may be more than a process may have open.
-        flat = torch.from_file(str(self.path(k)), shared=False, size=shape[0] * shape[1], dtype=torch.float16)
-        rows: np.ndarray = flat.view(shape).numpy()
+    def read(self) -> np.ndarray:
+        """Return the rows (M, A)."""
+        rows = np.empty((self.rows, self.features), np.float16)
+        for k in range(len(self)):
+            rows[k * SHARD_ROWS :][:SHARD_ROWS] = np.fromfile(self.path(k), np.float16).reshape(-1, self.features)
         return rows
 
 
@@ -113,7 +96,6 @@ class FeatureCache:
     def facts(self, images: ListedImages, view: int) -> dict[str, Any]:
         """Return everything that a view of the images depends on."""
         return {
-            "format": FORMAT,
             "images": images.digest,
             "rows": len(images),
             "features": self.features,
@@ -126,8 +108,8 @@ class FeatureCache:
             "view": view,
         }
 
-    def open(self, name: str, images: ListedImages, view: int) -> list[np.ndarray]:
-        """Return the features of a view of images, which are called `name`, in shards; compute those that are not there."""
+    def open(self, name: str, images: ListedImages, view: int) -> np.ndarray:
+        """Return the features (M, A) of a view of images, which are called `name`; compute those that are not there."""
         facts = self.group.agree(lambda: self.facts(images, view), dict)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         shards = Shards(self.folder / f"{name}_{view}_{key}", len(images), self.features)
@@ -135,32 +117,34 @@ class FeatureCache:
         missing = self.group.broadcast_object(shards.missing() if self.group.main else [])
         if missing:
             self.check()
-            self.group.agree(lambda: shards.begin(facts) if self.group.main else None)
-            self.group.agree(lambda: shards.check(os.path.isfile(shards.folder / ABOUT)))
+            self.group.agree(lambda: self._begin(shards, facts) if self.group.main else None)
+            self.group.agree(lambda: check_shared(shards.folder / ABOUT))
             self._compute(images, view, shards, missing, what)
         elif self.group.main:
             say(f"{what}: read from {shards.folder}")
-        return self.group.agree(shards.read)
+        return shards.read()
 
     def views(self, images: Mapping[str, ListedImages], count: int) -> dict[str, RowViews]:
         """Return `count` views of the training and the meta images and one of the others."""
         parts = {}
         for name, part in images.items():
-            views = range(count if name in ("train", "meta") else 1)
-            rows = [ShardedRows(self.open(name, part, view), np.arange(len(part))) for view in views]
+            rows = [self.open(name, part, view) for view in range(count if name in ("train", "meta") else 1)]
             parts[name] = RowViews(rows, torch.from_numpy(part.images.targets))
         return parts
+
+    def _begin(self, shards: Shards, facts: Mapping[str, Any]) -> None:
+        with writing(shards.folder):
+            shards.folder.mkdir(parents=True, exist_ok=True)
+        shards.write(shards.folder / ABOUT, json.dumps(facts, indent=1).encode())
 
     def _compute(self, images: ListedImages, view: int, shards: Shards, missing: list[int], what: str) -> None:
         """Compute the shards that are missing, each process its share.
 
         Batches begin at a shard's first row, whoever computes it: so the last bits, too, are always the same.
         """
-        damaged = [path for path in map(shards.path, missing) if os.path.lexists(path)]
         rows, began = sum(len(shards.of(k)) for k in missing), time.monotonic()
-        if self.group.main:
-            notes = [f"{what}: {len(images) - rows} of {len(images)} were computed before"] if rows < len(images) else []
-            say(*notes, *(f"note: {path} is damaged: computed again" for path in damaged[:1]))
+        if self.group.main and rows < len(images):
+            say(f"{what}: {len(images) - rows} of {len(images)} were computed before")
 
         def batches(share: list[int]) -> Iterator[tuple[int, range]]:
             for k in share:
@@ -181,6 +165,12 @@ class FeatureCache:
         self.group.barrier()  # all are written
         if self.group.main:
             say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {shards.folder}")
+
+
+def check_shared(about: Path) -> None:
+    """Raise a `UserError` if this process does not see what another one made."""
+    if not os.path.isfile(about):
+        raise UserError(f"{about} is not there: --cache_dir must be a folder that all processes share")
 
 
 def half(features: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ whole network, see `finetune.py`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from covariance_rules import RULES
 from datasets.drawn_sets import Sets
 from harness.evaluation import Batch, evaluate
-from harness.flags import choice_words, effect_notes
+from harness.flags import STAGE2, choice_words, effect_notes
 from harness.process_group import Group
 from harness.progress import StepFigures
 from harness.run import Run
@@ -29,9 +29,10 @@ from heads.head_step import augmented_head_step, head_step, plain_head_step
 from heads.run_flags import FrozenFlags
 from heads.ways import Constants, Fit, fit_into
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
-from meta_step import STAGE2, PlainStepResult
+from meta_step import PlainStepResult, augmented_step, meta_step, plain_step
+from passes import Passes
 
-B = TypeVar("B", bound=tuple[Any, ...])  # a global batch, whose second entry is the target (N,)
+Step = Callable[..., StepFigures]  # of a global batch, and perhaps a meta batch: (features (N, A) or else, target (N,))
 
 
 @dataclass(frozen=True)
@@ -51,129 +52,92 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Task(ABC, Generic[B]):
-    """A head and what trains it, alone or with the network below; three steps, of which `take_step` chooses.
+class Task:
+    """A head and what trains it, alone or with the network below: `trained` has what a checkpoint holds.
 
     `batch_size` is that of all processes together, `steps` are those of an epoch, and `subtracted` (C,) is taken off the
-    logits in tests.
+    logits in tests. The steps are those of `meta_step.py`, bound to all but the batches and their settings; `at_once` says
+    that `plain` is no step, but makes the head of all rows.
     """
 
     sets: Sets
     head: nn.Linear
-    criterion: MetaSAugCE
+    trained: nn.Module
     estimator: EstimatorCV
     optimizer: torch.optim.Optimizer
     batch_size: int
     steps: int
-    stages: Stages = Stages()
-    subtracted: Tensor | None = None
+    stages: Stages
+    subtracted: Tensor | None
+    plain: Step
+    augmented: Step
+    meta: Step
+    at_once: bool = False
 
     def classify(self, features: Tensor) -> Tensor:
         """Return the logits (N, C) that are tested."""
         logits: Tensor = self.head(features)
         return logits if self.subtracted is None else logits - self.subtracted
 
-    @property
-    @abstractmethod
-    def trained(self) -> nn.Module:
-        """What is trained, its weights under the names that they have in a checkpoint."""
 
-    @abstractmethod
-    def plain(self, batch: B, extra_batch: B | None = None) -> StepFigures:
-        """Take a step of plain cross-entropy."""
-
-    @abstractmethod
-    def augmented(self, batch: B, extra_batch: B | None, lam_t: float) -> StepFigures:
-        """Take a step at the estimated covariances."""
-
-    @abstractmethod
-    def meta(self, batch: B, meta_batch: B, **settings: Any) -> StepFigures:
-        """Take a MetaSAug step; `settings` are the last parameters of `meta_step.meta_step`."""
+def three_steps(
+    model: nn.Module, head: nn.Linear, criterion: MetaSAugCE, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
+    passes: Passes | None,
+) -> tuple[Step, Step, Step]:  # fmt: skip
+    """Return the plain, the augmented and the MetaSAug step of a head on features, or by `passes` of a whole network."""
+    learnt: Any = criterion, estimator, optimizer
+    if passes is None:
+        plain = partial(plain_head_step, head, optimizer)
+        return plain, partial(augmented_head_step, head, *learnt), partial(head_step, head, *learnt)
+    augmented = partial(augmented_step, model, *learnt, passes=passes)
+    meta = partial(meta_step, model, *learnt, passes=passes, virtual="head")
+    return partial(plain_step, passes, optimizer), augmented, meta
 
 
-class HeadTask(Task[Batch]):
-    """A head alone, on batches of features."""
+def make_task(
+    flags: FrozenFlags, sets: Sets, model: nn.Module, head: nn.Linear, group: Group, stages: Stages = Stages(),
+    tau: float = 0.0, passes: Passes | None = None,
+) -> Task:  # fmt: skip
+    """Return what trains all weights of `model` on the device of its group; its last layer is `head`, perhaps all of it.
 
-    @property
-    def trained(self) -> nn.Module:
-        """The head."""
-        return trained_part(self.head)
-
-    def plain(self, batch: Batch, extra_batch: Batch | None = None) -> StepFigures:
-        """Take a step of plain cross-entropy."""
-        return plain_head_step(self.head, self.optimizer, batch, extra_batch)
-
-    def augmented(self, batch: Batch, extra_batch: Batch | None, lam_t: float) -> StepFigures:
-        """Take a step at the estimated covariances."""
-        parts = self.head, self.criterion, self.estimator, self.optimizer
-        return augmented_head_step(*parts, batch, extra_batch, lam_t=lam_t)
-
-    def meta(self, batch: Batch, meta_batch: Batch, **settings: Any) -> StepFigures:
-        """Take a MetaSAug step."""
-        return head_step(self.head, self.criterion, self.estimator, self.optimizer, batch, meta_batch, **settings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FittedTask(HeadTask):
-    """A head that is made at once: an epoch is one step, on all rows."""
-
-    fit: Fit
-    constants: Constants
-
-    def plain(self, batch: Batch, extra_batch: Batch | None = None) -> StepFigures:
-        """Fit the head; the batch is the whole training set."""
-        features, target = batch
-        fit_into(self.head, self.fit, features, target, self.constants)
-        with torch.no_grad():
-            logits = self.classify(features)
-        return PlainStepResult(F.cross_entropy(logits, target), logits)
-
-
-def head_task(
-    flags: FrozenFlags, sets: Sets, head: nn.Linear, group: Group, stages: Stages = Stages(), tau: float = 0.0,
-    fit: Fit | None = None, constants: Constants | None = None,
-) -> HeadTask:  # fmt: skip
-    """Return the head, on the device of its group, with its loss, class statistics and optimizer.
-
-    In tests `tau` times the log of each class's share of the training images is subtracted from its logit. `fit` makes the
-    head at once, at some constants, in place of steps.
+    In tests `tau` times the log of each class's share of the training images is subtracted from its logit. `passes` run a
+    network on images; without, batches are features.
     """
-    parts = parts_of_task(flags, sets, head, head, group, stages, tau)
-    if fit is None:
-        return HeadTask(**parts)
-    return FittedTask(**{**parts, "batch_size": len(sets.trained), "steps": 1}, fit=fit, constants=constants or {})
-
-
-def parts_of_task(
-    flags: FrozenFlags, sets: Sets, model: nn.Module, head: nn.Linear, group: Group, stages: Stages, tau: float
-) -> dict[str, Any]:
-    """Return what a `Task` holds, where all weights of `model`, whose last layer is `head`, are trained."""
     model.to(group.device)
     optimizer = torch.optim.SGD(
         flags.decayed(model, head.in_features, len(sets.trained)), flags.lr, flags.momentum, nesterov=flags.nesterov,
         weight_decay=flags.weight_decay, fused=group.device.type in ("cpu", "cuda"),
     )  # fmt: skip
+    criterion = MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device)
+    estimator = EstimatorCV(head.in_features, len(sets.cls_num_list), diagonal=True).to(group.device)
     batch_size = flags.batch_size * group.world_size
-    return {
-        "sets": sets,
-        "head": head,
-        "criterion": MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device),
-        "estimator": EstimatorCV(head.in_features, len(sets.cls_num_list), diagonal=True).to(group.device),
-        "optimizer": optimizer,
-        "batch_size": batch_size,
-        "steps": -(-len(sets.trained) // batch_size),
-        "stages": stages,
-        "subtracted": logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None,
-    }
+    subtracted = logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None
+    trained = model if passes else trained_part(head)
+    count = -(-len(sets.trained) // batch_size)
+    steps = three_steps(model, head, criterion, estimator, optimizer, passes)
+    return Task(sets, head, trained, estimator, optimizer, batch_size, count, stages, subtracted, *steps)
 
 
-def introduction(flags: FrozenFlags, task: Task[Any], group: Group, subject: str) -> list[str]:
+def fitted_task(task: Task, fit: Fit, constants: Constants) -> Task:
+    """Return a task whose head is made at once: an epoch is one step, on all rows."""
+
+    def plain(batch: Batch, extra_batch: Batch | None = None) -> PlainStepResult:
+        features, target = batch
+        fit_into(task.head, fit, features, target, constants)
+        with torch.no_grad():
+            logits = task.classify(features)
+        return PlainStepResult(F.cross_entropy(logits, target), logits)
+
+    return replace(task, batch_size=len(task.sets.trained), steps=1, plain=plain, at_once=True)
+
+
+def introduction(flags: FrozenFlags, task: Task, group: Group, subject: str) -> list[str]:
     """Return lines that say what is trained, on what and where; `subject` says what."""
     choices, start = choice_words(flags), task.stages.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
     when = f"from epoch {start}" if start else "every epoch"
     what = f"{flags.dataset}, {len(task.sets.cls_num_list)} classes, {subject}, {where}"
-    if isinstance(task, FittedTask):
+    if task.at_once:
         return [what, *task.sets.about()]
     return [
         what,
@@ -184,32 +148,30 @@ def introduction(flags: FrozenFlags, task: Task[Any], group: Group, subject: str
     ]
 
 
-def strength(flags: FrozenFlags, epoch: int) -> float:
-    """Return λ_t."""
+def begin_epoch(flags: FrozenFlags, task: Task, epoch: int) -> float:
+    """Set the rate of an epoch, and return its λ_t."""
+    for group in task.optimizer.param_groups:
+        group["lr"] = task.stages.lr(flags.lr, epoch)
     return 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs
 
 
-def take_step(flags: FrozenFlags, task: Task[B], batch: B, meta: Iterator[B], epoch: int) -> StepFigures:
+def take_step(flags: FrozenFlags, task: Task, batch: Any, meta: Iterator[Any], epoch: int, lam_t: float) -> StepFigures:
     """Take the step that --stage2 says, with the next meta batch if it needs one; before stage 2 a plain one."""
-    lam_t, lr = strength(flags, epoch), task.stages.lr(flags.lr, epoch)
-    for group in task.optimizer.param_groups:
-        group["lr"] = lr
     if epoch < task.stages.meta_start:
         return task.plain(batch)
     if flags.stage2 == "metasaug":
-        return task.meta(
-            batch, next(meta), lam_t=lam_t, virtual_lr=lr, meta_lr=flags.step_size, rule=RULES[flags.meta_update],
-            train_on_meta=flags.trains_on_meta,
-        )  # fmt: skip
+        lr, rule = task.stages.lr(flags.lr, epoch), RULES[flags.meta_update]
+        rates = {"lam_t": lam_t, "virtual_lr": lr, "meta_lr": flags.step_size, "rule": rule}
+        return task.meta(batch, next(meta), train_on_meta=flags.trains_on_meta, **rates)
     extra_batch = next(meta) if flags.trains_on_meta else None
     if flags.stage2 == "none":
         return task.plain(batch, extra_batch)
     if flags.stage2 in ("isda", "reweight"):
-        return task.augmented(batch, extra_batch, lam_t)
+        return task.augmented(batch, extra_batch, lam_t=lam_t)
     raise ValueError(f"heads are not trained by --stage2 {flags.stage2}")
 
 
-def train_epochs(run: Run, flags: FrozenFlags, task: Task[Any], features: Batches, group: Group) -> None:
+def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, group: Group) -> None:
     """Train from where the run stands to its end."""
     sets, head, estimator, stages = task.sets, task.head, task.estimator, task.stages
     batches = features.train(run.epoch * task.steps + run.meter.steps)  # of one epoch after the other
@@ -218,16 +180,15 @@ def train_epochs(run: Run, flags: FrozenFlags, task: Task[Any], features: Batche
     for epoch in run.epochs:
         if epoch == first and flags.writes_lists and group.main:  # earlier files are set aside by now
             run.say(sets.write_lists(flags.folder, flags.save_name))
-        lam_t, lr = strength(flags, epoch), stages.lr(flags.lr, epoch)
-        left = islice(batches, task.steps - run.meter.steps)
+        lam_t, left = begin_epoch(flags, task, epoch), islice(batches, task.steps - run.meter.steps)
         for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):
-            seen = take_step(flags, task, batch, meta, epoch)
+            seen = take_step(flags, task, batch, meta, epoch, lam_t)
             run.after_step(seen, batch[1])
         tested = evaluate(task.classify, run.testing(features.test(), len(sets.test)), group)
-        values = {"lr": lr, "test_acc5": tested.top5}
+        values = {"lr": task.optimizer.param_groups[0]["lr"], "test_acc5": tested.top5}
         if sets.heldout is not None:  # the best epoch is chosen on these images
-            heldout = evaluate(task.classify, run.testing(features.test("heldout"), len(sets.heldout)), group)
-            values["heldout_acc1"] = heldout.accuracy(sets.cls_num_list).mean_over_classes
+            chosen_on = evaluate(task.classify, run.testing(features.test("heldout"), len(sets.heldout)), group)
+            values["heldout_acc1"] = chosen_on.accuracy(sets.cls_num_list).mean_over_classes
         ends, moved = epoch + 1 == flags.epochs, flags.step_size * run.meter.read_grad_trace()
         spread = covariance_traces(estimator, moved if run.meter.has_meta else None) if ends else {}
         run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False)

@@ -5,14 +5,12 @@ A last layer that is an `nn.Linear` is taken off, and its input are the features
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +138,7 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     ----------
     name:
         A name of torchvision's registry or else of timm's, `timm:NAME`, or `package.module:function`; the function may be a
-        method or have arguments, as in `package:Network.from_name('small', depth=3)`.
+        method.
     pretrained:
         A file of weights, DOWNLOADED, or with torchvision the name of other weights that it has; None leaves the weights
         of one's own network as its function gives them, and those of others at random. With a file that has the name of
@@ -183,7 +181,7 @@ def read_pretrained(source: Path) -> dict[str, Any]:
 
 def prepared_as(facts: Mapping[str, Any]) -> Preparation:
     """Return the preparation that `Backbone.facts` say."""
-    known = {field.name: facts[field.name] for field in fields(Preparation) if field.name in facts}
+    known = {key: facts[key] for key in asdict(Preparation())}
     return Preparation(**{**known, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
 
 
@@ -301,28 +299,8 @@ def of_function(name: str) -> Made:
     """Return what a function of one's own returns; by `pretrained_cfg`, as timm's, it may say how images are prepared."""
     from timm.data import resolve_data_config
 
-    model = own_call(name)()
+    model = own_function(name)()  # type: ignore[call-arg]
     if not isinstance(model, nn.Module):
         raise TypeError(f"it returned a {type(model).__name__}, not an nn.Module")
     config = getattr(model, "pretrained_cfg", None)
     return model, of_config(resolve_data_config(pretrained_cfg=config)) if config else Preparation(), None
-
-
-def own_call(name: str) -> Callable[[], object]:
-    """Return the call that `package.module:function` or `package.module:function(arguments)` says.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is none, or there is no such function.
-    """
-    module, _, text = name.partition(":")
-    try:
-        said = ast.parse(text, mode="eval").body
-        call = said if isinstance(said, ast.Call) else ast.Call(said, [], [])
-        given = [ast.literal_eval(value) for value in call.args]
-        named: dict[Any, Any] = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, TypeError, ValueError) as error:
-        form = "write package.module:function, or package.module:function('text', depth=3) with plain values"
-        raise ValueError(f"{text!r} is no call: {form}") from error
-    return partial(own_function(f"{module}:{ast.unparse(call.func)}"), *given, **named)

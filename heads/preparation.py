@@ -84,22 +84,17 @@ def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
     A `UserError` names the flag that makes no sense.
     """
     size = prepared.image_size if images.image_size is None else images.image_size
-    require(LEAST_SIDE <= size <= MOST_SIDE, "--image_size", size, f"from {LEAST_SIDE} to {MOST_SIDE}")
     grown = math.floor(size * prepared.resize_size / prepared.image_size)
     resized = grown if images.resize_size is None else images.resize_size
+    mean, std = images.mean or prepared.mean, images.std or prepared.std
+    require(LEAST_SIDE <= size <= MOST_SIDE, "--image_size", size, f"from {LEAST_SIDE} to {MOST_SIDE}")
     least = LEAST_SIDE if images.resize_size is None else size  # some of timm's networks have a black border
     require(least <= resized <= MOST_SIDE, "--resize_size", resized, f"from the {size} of --image_size to {MOST_SIDE}")
-    mean, std = images.mean or prepared.mean, images.std or prepared.std
-    usual = "of pixels that go from 0 to 1"
-    require(all(0 <= x <= 1 for x in mean), "--mean", numbers(mean), f"three numbers from 0 to 1, {usual}")
-    least = all(LEAST_STD <= x <= 1 for x in std)
-    require(least, "--std", numbers(std), f"three numbers from {LEAST_STD} to 1, {usual}")
+    for flag, values, lowest in (("--mean", mean, 0.0), ("--std", std, LEAST_STD)):
+        words = ",".join(f"{value:g}" for value in values)
+        right = all(lowest <= value <= 1 for value in values)
+        require(right, flag, words, f"three numbers from {lowest:g} to 1, of pixels that go from 0 to 1")
     return replace(prepared, image_size=size, resize_size=resized, mean=mean, std=std)
-
-
-def numbers(values: Triple) -> str:
-    """Return three numbers as --mean and --std have them."""
-    return ",".join(f"{value:g}" for value in values)
 
 
 def preparation_of(dataset: str) -> Preparation:

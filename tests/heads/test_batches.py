@@ -7,8 +7,6 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from support.image_lists import ALONE, CPU, first, listed, noise_sets, save_noise
 from support.refusals import wrong
@@ -16,7 +14,7 @@ from support.refusals import wrong
 from data_utils import seeded
 from datasets.drawn_sets import Sets
 from harness.process_group import Group
-from heads.batches import Batches, ListedImages, LiveViews, RowViews, ShardedRows, drawn_images, extractor, plain_images
+from heads.batches import Batches, ListedImages, LiveViews, RowViews, drawn_images, extractor, plain_images
 from heads.preparation import preparation_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
@@ -239,16 +237,6 @@ def test_each_row_of_a_batch_comes_from_a_view_drawn_at_random(views):
     of = [features[:, 0].long() // 100 for features, _ in batches]
     assert views == 1 or any(len(set(view.tolist())) > 1 for view in of)
     assert (torch.cat(of).bincount() / sum(map(len, of)) - 1 / views).abs().max() < 0.1
-
-
-@given(st.integers(0, 1000), st.integers(1, 9), st.sampled_from([np.float16, np.float32]))
-def test_rows_in_shards_are_read_in_any_order(seed, size, kind):
-    generator = np.random.default_rng(seed)
-    table, order = generator.normal(3, 2, (37, 5)).astype(kind), generator.integers(0, 37, 50)
-    rows = ShardedRows(np.split(table, range(size, 37, size)), order)
-    assert (len(rows), rows.shape, rows.dtype) == (50, (50, 5), kind)
-    for at in (generator.integers(0, 50, 9), slice(3, 20), slice(40, 90), slice(None)):
-        assert np.array_equal(rows[at], table[order][at])
 
 
 def test_batches_keep_the_kind_of_their_rows():

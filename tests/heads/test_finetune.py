@@ -15,7 +15,7 @@ from datasets.large_sets import read_lists
 from harness.process_group import Group
 from heads.backbone import make_head
 from heads.batches import Batches, ListedImages, drawn_images, train_indices
-from heads.finetune import Shares, with_rest_joined
+from heads.finetune import Shares
 from heads.preparation import Preparation
 
 OURS = "checkpoint/ours/own"
@@ -64,7 +64,8 @@ def by_hand(sets, drop):
     model[6] = make_head(len(COUNTS), 3, 24)
     optimizer = torch.optim.SGD(model.train().parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     images = ListedImages(sets.train, Preparation(32, 36), True, 3, TRAIN_STREAM)
-    for epoch, index in islice(with_rest_joined(train_indices(22, 7, 3), 2), 9):  # of 7, 7 and 8 images
+    large = ((epoch, index) for epoch, index in train_indices(22, 7, 3) if len(index) > 1)
+    for epoch, index in islice(large, 9):  # of 7, 7 and 7 images
         optimizer.param_groups[0]["lr"] = 0.005 if epoch >= drop else 0.05
         pixels = torch.stack([images[i, epoch][0] for i in index.tolist()])
         optimizer.zero_grad()
@@ -75,7 +76,7 @@ def by_hand(sets, drop):
 
 def test_plain_training_is_sgd_on_images_that_are_augmented_anew_in_every_epoch(train, folder):
     """In what is saved the log prior is taken off the bias, as asked for."""
-    flags = ["--backbone", "my_network:make_normed(dropout=0.0)", "--batch_size", "7", "--stage2", "none", "--lr", "0.05"]
+    flags = ["--backbone", "my_network:make_still", "--batch_size", "7", "--stage2", "none", "--lr", "0.05"]
     train(*flags, "--seed", "3", "--num_meta", "1", "--logit_adjust", "1", "--save_name", "plain")
     sets = read_lists("custom", str(folder / "photos"), 1, None, None, None, None, 0.3, 0).sets(0)
     expected, control = by_hand(sets, 2), by_hand(sets, 3)
@@ -104,7 +105,7 @@ def normed():
 @pytest.mark.parametrize(
     "more",
     [
-        ["--micro_batch", "3"],
+        ["--micro_batch", "4"],
         ["--stage2", "isda", "--select_on", "heldout", "--num_heldout", "1", "--meta_images", "train"],
     ],
 )
@@ -133,7 +134,7 @@ def test_shares_of_all_processes_are_the_batch_of_one(folder):
         assert torch.equal(torch.cat([one.images for one, _ in found]), share.images)
         assert all(torch.equal(labels, target) and one.total == len(share.images) for one, labels in found)
     assert len({one.seed for part in parts for one, _ in part}) == 36
-    assert {len(target) for _, target in whole} == {5, 6}  # and no rest of an epoch
+    assert {len(target) for _, target in whole} == {5}  # and no rest of an epoch
     assert [share.seed for share, _ in drawn(1, 0, 5)] == [whole[5][0].seed, whole[11][0].seed]
 
 
@@ -160,7 +161,8 @@ def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_th
     flags += ["--save_name", "parted", "--resume", "auto"]
     (status, _, err), (killed, *_) = together(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "8"}])
     assert (status, killed) == (2, 137)
-    assert err == "train_own.py: error: rank 1 of 2 is gone: see what it printed, then start again with --resume auto\n"
+    assert err.startswith("train_own.py: error: rank 1 of 2 is gone, is stopped or took longer")
+    assert err.endswith("then start again with --resume auto\n")
     (status, out, err), _ = together(start, 2, "train_own.py", *flags, cwd=folder)
     assert status == 0, err
     assert "going on in epoch 2 after step 1" in out
@@ -171,7 +173,7 @@ def test_a_process_that_is_late_in_a_backward_pass_is_named(start, folder):
     (folder / "dying.py").write_text(DYING)
     flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4", "--timeout", "12", "--save_name", "late"]
     first, _ = begin(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "5", "LATE": "1"}])
-    assert "error: rank 1 of 2 took longer than --timeout 12 s over a step" in first.communicate()[1]
+    assert "error: rank 1 of 2 is gone, is stopped or took longer than --timeout 12 s over a step" in first.communicate()[1]
 
 
 def test_other_flags_make_another_network(first, train, folder):
@@ -179,25 +181,6 @@ def test_other_flags_make_another_network(first, train, folder):
     for number, more in enumerate((["--micro_batch", "4"], ["--seed", "1"], ["--amp", "bf16"])):
         train(*more, "--save_name", f"other{number}")
         assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
-
-
-@pytest.mark.parametrize(
-    ("script", "flags", "words"),
-    [
-        ("train_own.py", [*NORMED, "--micro_batch", "4"], "--micro_batch goes with --finetune"),
-        ("train_own.py", [*NORMED, "--amp", "bf16"], "--amp goes with --finetune"),
-        ("train_own.py", [*FINE, "--views", "2"], "--views and --finetune do not go together"),
-        ("train_own.py", [*FINE, "--cache_dir", "x"], "--cache_dir and --finetune do not go together"),
-        ("train_own.py", [*FINE, "--micro_batch", "0"], "--micro_batch 0 makes no sense: it must be at least 1"),
-        ("train_own.py", [*FINE, "--micro_batch", "3"], "--micro_batch 3 is too small for batch norm: take 4 or more"),
-        ("train_own.py", [*FINE, "--batch_size", "1"], "a batch of 1 images is too small for this network: it must have 2"),
-        ("train_own.py", ["--features", "f.npz", "--finetune"], "--features and --finetune do not go together"),
-        ("scripts/compare_own.py", FINE, "has no effect with --way logistic"),
-    ],
-)
-def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, script, flags, words):
-    write_photos(tmp_path)
-    assert words in refused(script, *flags)
 
 
 def test_images_that_cannot_be_read_are_named_before_the_first_epoch(refused, run, tmp_path):

@@ -13,7 +13,8 @@ from support.runs import ALONE
 from support.step_problems import ALPHA, LAM_T, META_LR, NETS, Problem
 from torch.nn import functional as F
 
-from heads.finetune_step import NetworkTask, Share, SharedPasses
+from heads.finetune import Share, SharedPasses
+from heads.head_training import three_steps
 from loss import MetaSAugCE
 from meta_layers import frozen_statistics, head_of
 
@@ -24,16 +25,15 @@ SEED = 5
 
 def step(problem, kind, with_meta, group=ALONE, **settings):
     passes = SharedPasses(problem.model, group, **settings)
-    rest = {"sets": None, "head": head_of(problem.model), "batch_size": 12, "steps": 1}
-    parts = {name: getattr(problem, name) for name in ("criterion", "estimator", "optimizer")}
-    task = NetworkTask(**rest, **parts, passes=passes)
+    parts = problem.criterion, problem.estimator, problem.optimizer
+    plain, augmented, meta_step = map(passes.whole, three_steps(problem.model, head_of(problem.model), *parts, passes))
     batch, meta = ((Share(x[group.share(len(y))], len(y), SEED), y) for x, y in (problem.batch, problem.meta))
     if kind == "plain":
-        return task.plain(batch, meta if with_meta else None)
+        return plain(batch, meta if with_meta else None)
     if kind == "metasaug":
         rates = {"lam_t": LAM_T, "virtual_lr": ALPHA, "meta_lr": META_LR}
-        return task.meta(batch, meta, train_on_meta=with_meta, **rates)
-    return task.augmented(batch, meta if with_meta else None, KINDS[kind])
+        return meta_step(batch, meta, train_on_meta=with_meta, **rates)
+    return augmented(batch, meta if with_meta else None, lam_t=KINDS[kind])
 
 
 def reference(problem, kind, with_meta):

@@ -1,4 +1,4 @@
-"""Backbones: their features are those of torchvision and timm, files of every form fit, and heads find them again."""
+"""Backbones: their features are those of timm, files of every form fit, and heads find them again."""
 
 import csv
 import hashlib
@@ -25,13 +25,14 @@ from torchvision.models.densenet import _load_state_dict as load_as_torchvision
 
 from harness.checkpoint import save_checkpoint
 from heads.backbone import make_head
-from heads.networks import downloads, open_backbone, own_call, present_name
+from heads.networks import open_backbone, present_name
 from heads.own_sources import head_weights
 from heads.preparation import IMAGENET, ImageFlags, Preparation
 from inference.classifiers import classifier
+from resnet import own_function
 
 OWN = "support.own_backbones"
-SMALL = "shufflenet_v2_x0_5"
+SMALL, OF_TORCHVISION = "test_resnet", "shufflenet_v2_x0_5"
 SIZE = ImageFlags(image_size=32)  # quick
 
 
@@ -123,26 +124,19 @@ def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size
     check_parts(backbone, network, last, crop, 1e-2)
 
 
-def test_every_network_of_torchvision_can_be_downloaded():
-    for name in models.list_models(module=models):
-        assert downloads(name) == ["DEFAULT", *(entry.name for entry in models.get_model_weights(name))]
-    assert downloads("timm:resnet50") == downloads("vit_small_patch14_dinov2") == ["DEFAULT"]
-    assert downloads("package:function") == []
-
-
 def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named(monkeypatch, hub):
-    network = models.get_model(SMALL)
+    network = models.get_model(OF_TORCHVISION)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
     content = buffer.getvalue()
     url = f"https://example.org/small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    monkeypatch.setattr(models.get_model_weights(SMALL).DEFAULT.value, "url", url)
+    monkeypatch.setattr(models.get_model_weights(OF_TORCHVISION).DEFAULT.value, "url", url)
 
     def opened(given):
         answer = io.BytesIO(given)
         answer.info = Message
         monkeypatch.setattr(torch.hub, "urlopen", lambda _: answer)
-        return open_backbone(SMALL, "DEFAULT", SIZE)
+        return open_backbone(OF_TORCHVISION, "DEFAULT", SIZE)
 
     said = wrong(opened, bytes([*content[:-1], content[-1] ^ 1]))
     assert "invalid hash value" in said
@@ -152,7 +146,47 @@ def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named
     [file] = hub.iterdir()
     for damaged in (b"", b"no archive", content[:-9], content[:500] + bytes([content[500] ^ 1]) + content[501:]):
         file.write_bytes(damaged)
-        assert wrong(open_backbone, SMALL, "DEFAULT", SIZE).startswith(f"{file} is ")
+        assert wrong(open_backbone, OF_TORCHVISION, "DEFAULT", SIZE).startswith(f"{file} is ")
+
+
+def older_vit(name):
+    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{1 + int(found[1]) // 3}.", name)
+
+
+def older_densenet(name):
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name)
+
+
+def read_densenet(model, weights):
+    load_as_torchvision(model, SimpleNamespace(get_state_dict=lambda **_: weights), progress=False)
+
+
+def small_vit():
+    return models.VisionTransformer(16, 8, 2, 2, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "older", "read"),
+    [(models.densenet121, older_densenet, read_densenet), (small_vit, older_vit, nn.Module.load_state_dict)],
+)
+def test_files_of_torchvision_may_have_older_names_which_its_own_readers_know(make, older, read):
+    weights = {name: tensor for name, tensor in make().state_dict().items() if not name.endswith("num_batches_tracked")}
+    renamed, twin = {older(name): tensor for name, tensor in weights.items()}, make()
+    assert renamed.keys() != weights.keys()
+    read(twin, {**renamed})  # the reference
+    present = {present_name(name): tensor for name, tensor in renamed.items()}
+    assert present.keys() == weights.keys()
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in present.items())
+    assert [present_name(name) for name in weights] == list(weights)
+
+
+def test_a_bare_name_is_torchvisions_first_and_then_timms(tmp_path):
+    for name, library in (("resnet18", models), ("timm:resnet18", timm), ("mobilenetv3_small_050", timm)):
+        make = models.get_model if library is models else timm.create_model
+        network = lively(make(name.removeprefix("timm:")))
+        backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
+        check_parts(backbone, network, "classifier" if "mobile" in name else "fc", 32, 1e-2)
+        assert backbone.prepared.interpolation == ("bilinear" if library is models else "bicubic")
 
 
 # Networks of timm
@@ -162,7 +196,7 @@ ENCODERS = [  # name, size of images, classes of the file: 0 is a network withou
     ("mobilenetv3_small_050", 64, 1000), ("vit_small_patch14_dinov2", 56, 0),
     *(pytest.param(*words, marks=pytest.mark.slow) for words in (
         ("vit_base_patch16_clip_224", 64, 0), ("vit_base_patch16_siglip_224", 64, 0), ("vit_small_patch16_dinov3", 64, 0),
-        ("convnext_tiny.dinov3_lvd1689m", 64, 0), ("convnextv2_tiny", 64, 1000), ("timm:resnet50", 64, 1000),
+        ("convnext_tiny.dinov3_lvd1689m", 64, 0), ("convnextv2_tiny", 64, 1000), ("resnet50", 64, 1000),
         ("swin_tiny_patch4_window7_224", 224, 1000), ("deit_tiny_distilled_patch16_224", 64, 1000),
     )),
 ]  # fmt: skip
@@ -172,7 +206,7 @@ ENCODERS = [  # name, size of images, classes of the file: 0 is a network withou
 def test_any_network_of_timm_from_its_weights_to_predictions_and_an_export(run, tmp_path, name, size, classes):
     """Probabilities are those of the head on timm's own features of images that timm's own transform prepares."""
     torch.manual_seed(0)
-    network = timm.create_model(name.removeprefix("timm:"), num_classes=classes).eval()
+    network = timm.create_model(name, num_classes=classes).eval()
     fixed = network.pretrained_cfg["fixed_input_size"]
     network = lively(network) if fixed else network  # as transformers begin, they hardly look at images
     weights = saved_as(tmp_path / ("w.pth" if classes else "w.safetensors"), network.state_dict())
@@ -200,25 +234,15 @@ def test_any_network_of_timm_from_its_weights_to_predictions_and_an_export(run, 
     assert (expected - expected.mean(dim=0)).abs().max() > 0.2  # the control: they tell images apart
 
 
-def test_a_bare_name_is_torchvisions_first_and_then_timms(tmp_path):
-    for name, library in (("resnet18", models), ("timm:resnet18", timm), ("mobilenetv3_small_050", timm)):
-        make = models.get_model if library is models else timm.create_model
-        network = lively(make(name.removeprefix("timm:")))
-        backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
-        check_parts(backbone, network, "classifier" if "mobile" in name else "fc", 32, 1e-2)
-        assert backbone.prepared.interpolation == ("bilinear" if library is models else "bicubic")
-
-
 def test_a_file_of_timm_that_does_not_fit_ends_in_one_line(tmp_path):
-    weights = timm.create_model("mobilenetv3_small_050").state_dict()
+    weights = timm.create_model(SMALL).state_dict()
     for name, change in (
-        ("mobilenetv3_small_050", {"conv_stem.weight": weights["conv_stem.weight"][:5]}),
-        ("mobilenetv3_small_050", {"bn1.bias": None}), ("mobilenetv3_small_050", {"more": torch.ones(3)}), ("resnet18", {}),
+        (SMALL, {"conv1.0.weight": weights["conv1.0.weight"][:5]}), (SMALL, {"bn1.bias": None}),
+        (SMALL, {"more": torch.ones(3)}), ("mobilenetv3_small_050", {}),
     ):  # fmt: skip
         kept = {key: tensor for key, tensor in {**weights, **change}.items() if tensor is not None}
         path = saved_as(tmp_path / "weights.pth", kept)
-        said = wrong(open_backbone, f"timm:{name}", path, SIZE)
-        assert said.startswith(f"{path} does not fit --backbone {name} (RuntimeError: ")
+        assert wrong(open_backbone, name, path, SIZE).startswith(f"{path} does not fit --backbone {name} (RuntimeError: ")
 
 
 def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
@@ -239,7 +263,7 @@ def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_cop
 
 @pytest.fixture(scope="module")
 def small():
-    return lively(models.get_model(SMALL, num_classes=7))
+    return lively(timm.create_model(SMALL, num_classes=7))
 
 
 def headless(weights):
@@ -281,13 +305,6 @@ def test_a_file_of_the_kind_safetensors(small, tmp_path):
     assert wrong(open_backbone, SMALL, str(path), SIZE).startswith(f"{path} cannot be read as .safetensors (")
 
 
-def change(name, to):
-    def changed(weights):
-        return {k: to(v) if k == name else v for k, v in weights.items() if k != name or to is not None}
-
-    return changed
-
-
 def spoilt(tensor):
     return torch.full_like(tensor, float("nan"))
 
@@ -295,68 +312,35 @@ def spoilt(tensor):
 @pytest.mark.parametrize(
     ("name", "to", "told"),
     [
-        ("conv1.0.weight", lambda t: t[:5], "conv1.0.weight is (5, 3, 3, 3), the one here is (24, 3, 3, 3)"),
-        ("conv5.0.weight", lambda t: t.squeeze(), "conv5.0.weight is (1024, 192), the one here is (1024, 192, 1, 1)"),
-        ("stage2.0.branch2.1.bias", None, "does not fit: missing stage2.0.branch2.1.bias, unexpected none"),
-        ("conv1.1.weight", spoilt, "conv1.1.weight holds numbers that are not finite"),
-        ("conv1.1.running_var", lambda t: -t, "conv1.1.running_var holds variances below 0"),
+        ("body.0.weight", lambda t: t[:2], "body.0.weight is (2, 3, 3, 3), the one here is (4, 3, 3, 3)"),
+        ("body.1.bias", None, "does not fit: missing body.1.bias, unexpected none"),
+        ("body.1.weight", spoilt, "body.1.weight holds numbers that are not finite"),
+        ("body.1.running_var", lambda t: -t - 1, "body.1.running_var holds variances below 0"),
+        (None, None, "holds no weights"),
     ],
 )
-def test_what_does_not_fit_is_named(small, tmp_path, name, to, told):
-    path = saved_as(tmp_path / "weights.pth", change(name, to)(small.state_dict()))
-    said = wrong(open_backbone, SMALL, path, SIZE)
-    assert said.startswith(f"{path}, the backbone, ")
-    assert said.endswith(told)
-
-
-def test_the_file_of_another_network_is_named(small, tmp_path):
-    path = saved_as(tmp_path / "weights.pth", small.state_dict())
-    assert "the backbone, does not fit: missing bn1.bias" in wrong(open_backbone, "resnet18", path, SIZE)
-    assert "holds no weights" in wrong(open_backbone, SMALL, saved_as(tmp_path / "list.pth", [1, 2]), SIZE)
-
-
-def older_vit(name):
-    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{1 + int(found[1]) // 3}.", name)
-
-
-def older_densenet(name):
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name)
-
-
-def read_densenet(model, weights):
-    load_as_torchvision(model, SimpleNamespace(get_state_dict=lambda **_: weights), progress=False)
-
-
-def small_vit():
-    return models.VisionTransformer(16, 8, 2, 2, 8, 16)
-
-
-@pytest.mark.parametrize(
-    ("make", "older", "read"),
-    [(models.densenet121, older_densenet, read_densenet), (small_vit, older_vit, nn.Module.load_state_dict)],
-)
-def test_files_of_torchvision_may_have_older_names_which_its_own_readers_know(make, older, read):
-    weights = {name: tensor for name, tensor in make().state_dict().items() if not name.endswith("num_batches_tracked")}
-    renamed, twin = {older(name): tensor for name, tensor in weights.items()}, make()
-    assert renamed.keys() != weights.keys()
-    read(twin, {**renamed})  # the reference
-    present = {present_name(name): tensor for name, tensor in renamed.items()}
-    assert present.keys() == weights.keys()
-    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in present.items())
-    assert [present_name(name) for name in weights] == list(weights)
+def test_what_does_not_fit_a_network_of_ones_own_is_named(tmp_path, name, to, told):
+    weights = own_backbones.network().state_dict()
+    changed = {k: to(v) if k == name else v for k, v in weights.items() if k != name or to is not None}
+    path = saved_as(tmp_path / "weights.pth", changed if name else [1, 2])
+    said = wrong(open_backbone, f"{OWN}:network", path, SIZE)
+    assert said.startswith(f"{path}")
+    assert told in said
 
 
 # Networks of one's own
 
 
 @pytest.mark.parametrize(
-    ("call", "head"),
-    [("network", "fc"), ("Named", "fc"), ("Named.small('out')", "out"), ("network(first='a', last='b', classes=3)", "b"),
-     ("ByName", "fc"), ("wrapped(name='module')", "module.fc")],
+    ("name", "head", "features"),
+    [(f"{OWN}:network", "fc", 16), (f"{OWN}:Named.small", "out", 16), (f"{OWN}:ByName", "fc", 16),
+     (f"{OWN}:in_module", "module.fc", 16), ("torchvision.models:mobilenet_v3_small", "classifier.3", 1024)],
 )  # fmt: skip
-def test_a_function_a_method_or_a_call(call, head):
-    backbone = open_backbone(f"{OWN}:{call}", None, SIZE)
-    assert (backbone.head, backbone.features, backbone.prepared) == (head, 16, Preparation(32, 36))
+def test_features_of_a_function_times_the_last_layer_are_its_logits(tmp_path, name, head, features):
+    network = lively(own_function(name)())
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
+    assert (backbone.features, backbone.prepared) == (features, Preparation(32, 36))
+    check_parts(backbone, network, head, 32, 1e-2)
 
 
 @pytest.mark.parametrize("call", ["stem", "scaled_in_place", "TwoNames", "Asking"])
@@ -377,59 +361,26 @@ def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_network_that_says_how_its_images_are_prepared():
-    name = f"{OWN}:with_config(input_size=(3, 40, 40), crop_pct=1.0, std=[1, 1, 1], interpolation='bilinear')"
-    assert open_backbone(name, None, ImageFlags()).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
+    assert open_backbone(f"{OWN}:configured", None, ImageFlags()).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
     said = ImageFlags(mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5))
-    assert open_backbone(name, None, said).prepared == Preparation(40, 40, (0, 0, 0), (0.5, 0.5, 0.5))
-
-
-@pytest.mark.parametrize("words", ["", "1, [2.5, None], 'a b'", "b'x', depth=-3", "x_1={'a': (True, 1e9)}, a='('"])
-def test_a_call_has_the_arguments_that_are_written(words):
-    own_backbones.RAN.clear()
-    call = own_call(f"{OWN}:recorded({words})")
-    assert own_backbones.RAN == []
-    call()
-    assert [eval(f"(lambda *given, **named: (given, named))({words})")] == own_backbones.RAN
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["recorded(recorded())", "recorded(x)", "recorded(a=open('made', 'w'))", "recorded(*[1])",
-     "recorded(1 + recorded())", "recorded([x for x in (1, 2)])", "recorded(f'{recorded()}')", "recorded(", "recorded)(",
-     "recorded(); recorded()", "recorded() or recorded()", "a = recorded()", "(lambda: 1)()", "recorded()()", "recorded\0",
-     "recorded({[]: 1})", "", " ", "recorded[0]", "recorded.nothing", "nothing", "import os"],
-)  # fmt: skip
-def test_what_is_no_call_with_plain_values_is_refused_and_not_run(text, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    own_backbones.RAN.clear()
-    assert "package.module:function" in wrong(open_backbone, f"{OWN}:{text}", None, ImageFlags())
-    assert own_backbones.RAN == []
-    assert list(tmp_path.iterdir()) == []
+    assert open_backbone(f"{OWN}:configured", None, said).prepared == Preparation(40, 40, (0, 0, 0), (0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(
     ("name", "pretrained", "told"),
     [
         ("no_such_package:f", None, "--backbone no_such_package:f cannot be made (ValueError: 'no_such_package:f'"),
-        (":f", None, "--backbone :f cannot be made ("),
-        (".relative:f", None, "--backbone .relative:f cannot be made ("),
         ("badly_written:f", None, "--backbone badly_written:f cannot be made (SyntaxError: "),
         (f"{OWN}:no_network", None, "cannot be made (TypeError: it returned a list, not an nn.Module): see --backbone"),
         (f"{OWN}:failing", None, "cannot be made (KeyError: 'no such size'): see --backbone"),
-        (f"{OWN}:network(colour=3)", None, "cannot be made (TypeError: "),
-        (f"{OWN}:with_config(crop_pct=1.0, input_size=(3, 'wide'))", None, "cannot be made (ValueError: "),
-        (f"{OWN}:with_config(mean=(0.5, 0.5))", None, "cannot be made (ValueError: "),
-        (f"{OWN}:with_config(crop_mode='border')", None, "crop_mode 'border' of 224 x 224, bicubic, is not known here"),
+        (f"{OWN}:with_border", None, "crop_mode 'border' of 224 x 224, bicubic, is not known here"),
         (f"{OWN}:pair", None, "must return features (N, A), or logits of an nn.Linear, its last layer"),
         (f"{OWN}:not_finite", None, "gives numbers that are not finite: take other weights"),
         (f"{OWN}:OneSize", None, "fails on images of 224 x 224 (ValueError: images must be 24 not 224): see --image_size"),
         (f"{OWN}:network", "DEFAULT", "there is no file DEFAULT: give another by --pretrained"),
         (f"{OWN}:network", "none.pth", "there is no file none.pth: give another by --pretrained"),
         ("ResNet50", "DEFAULT", "--backbone ResNet50 cannot be made (ValueError: timm.list_models() knows the names)"),
-        ("timm:../resnet", "DEFAULT", "--backbone timm:../resnet cannot be made ("),
-        ("googlenet", "DEFAULT", "cannot be used: its weights change its input, which a file does not tell"),
-        ("mobilenet_v2", "IMAGENET1K_V3", "by --pretrained, or DEFAULT to download it, or IMAGENET1K_V1 to download it, or"),
-        ("mobilenet_v2", "IMAGENET1K_V1", "mobilenet_v2-b0353104.pth elsewhere and give the file by --pretrained"),
+        ("no/resnet", "DEFAULT", "--backbone no/resnet cannot be made ("),
     ],
 )
 def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, tmp_path, monkeypatch):
@@ -441,9 +392,8 @@ def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, 
 
 def test_a_size_that_a_network_does_not_take_ends_in_one_line(tmp_path):
     assert open_backbone(f"{OWN}:OneSize", None, ImageFlags(24)).features == 16
-    for name, make in (("vit_b_16", models.get_model), ("timm:convit_tiny", timm.create_model)):
-        path = saved_as(tmp_path / "weights.pth", make(name.removeprefix("timm:")).state_dict())
-        assert "--image_size" in wrong(open_backbone, name, path, ImageFlags(100))
+    path = saved_as(tmp_path / "weights.pth", timm.create_model("convit_tiny").state_dict())
+    assert "--image_size" in wrong(open_backbone, "convit_tiny", path, ImageFlags(100))
 
 
 def global_states():
@@ -489,34 +439,22 @@ def logits_by(read, size=24):
     return read.model(images(size))
 
 
-NAMES = {
-    "plain": "network()",
-    "an inner layer fc": "network(inner='fc', last='out')",
-    "all names begin with fc.": "network(first='fc', last='out')",
-    "in module": "wrapped(name='module')",
-    "in model, the last layer not fc": "wrapped(name='model', last='out', inner='fc')",
-    "model and the last layer": "network(first='model', last='out')",
-    "module and the last layer": "network(first='module', last='model')",
-    "fc in model": "wrapped(name='model', first='fc', last='module')",
-    "model in model": "wrapped(name='model', first='model', last='fc')",
-    "of torch.compile": "wrapped(name='_orig_mod')",
-    "features": "stem()",
-}
+NAMES = ("network", "inner", "in_module", "in_model", "compiled", "stem")
 
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("case", NAMES)
 def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
-    name = f"{OWN}:{NAMES[case]}"
-    network = lively(eval(NAMES[case], vars(own_backbones)))  # the calls above
+    name = f"{OWN}:{case}"
+    network = lively(getattr(own_backbones, case)())
     weights = saved_as(tmp_path / "weights.pth", network.state_dict())
     backbone = open_backbone(name, weights, ImageFlags(24, 29, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
     head = make_head(3, 1, backbone.features)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, head, whole)
-    if whole and case != "features":
+    if whole and case != "stem":
         assert sorted(saved(path)["state_dict"]) == sorted(network.state_dict())
     read = classifier(path, name, None)
-    if case == "features":
+    if case == "stem":
         network = nn.Sequential(network, head)
     else:
         network.set_submodule(backbone.head, head)
@@ -529,20 +467,6 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
         assert again.prepared == backbone.prepared
         assert same_weights(again, backbone.model)
         assert open_backbone(name, str(path), ImageFlags(48)).prepared.resize_size == 58
-        assert open_backbone(f"{OWN}:{NAMES[case]} ", str(path), ImageFlags()).prepared == Preparation()  # of another name
-
-
-def test_whole_networks_of_older_versions_are_read(small, tmp_path):
-    """Their facts have the first eight keys alone."""
-    backbone = open_backbone(SMALL, saved_as(tmp_path / "weights.pth", small.state_dict()), SIZE)
-    path = checkpoint(tmp_path / "own.pth.tar", backbone, make_head(4, 1, backbone.features))
-    state = saved(path)
-    state["backbone"] = dict(list(state["backbone"].items())[:8])
-    assert "jitter" in state["backbone"]
-    assert "squash" not in state["backbone"]
-    save_checkpoint(state, tmp_path / "older.pth.tar")
-    assert torch.equal(*(logits_by(classifier(file, None, None), 32) for file in (path, tmp_path / "older.pth.tar")))
-    assert wrong(classifier, path, None, None, "weights.pth") == f"{path} holds all that it needs: leave --pretrained out"
 
 
 def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypatch):
@@ -567,7 +491,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
     assert wrong(found).startswith(told)
     assert "there is no file gone.pth" in wrong(found, "gone.pth")
     assert found("../moved.pth")
-    other = {**small.state_dict(), "conv1.1.running_mean": small.state_dict()["conv1.1.running_mean"] + 1e-6}
+    other = {**small.state_dict(), "bn1.running_mean": small.state_dict()["bn1.running_mean"] + 1e-6}
     saved_as(tmp_path / "a" / "weights.pth", other)
     told = f"{path} was trained on other weights than those of {tmp_path}/a/weights.pth: give them by --pretrained"
     assert wrong(found) == told
@@ -579,7 +503,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
 def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(tmp_path):
     network = lively(timm.create_model("vit_tiny_patch16_224", num_classes=0))
     weights = saved_as(tmp_path / "w.pth", network.state_dict())
-    backbone = open_backbone("timm:vit_tiny_patch16_224", weights, ImageFlags(64))
+    backbone = open_backbone("vit_tiny_patch16_224", weights, ImageFlags(64))
     network.set_input_size(img_size=64)
     with torch.no_grad():
         torch.testing.assert_close(backbone.model(images(64)), network(images(64)), rtol=1e-4, atol=1e-4)
@@ -605,21 +529,14 @@ USED = "cannot be used: "
     ("change", "told"),
     [
         ({"name": None}, f"{USED}its backbone.name is None"),
-        ({"image_size": 0}, f"{USED}its backbone.image_size is 0"),
         ({"image_size": 7}, "its backbone cannot be made: --image_size 7 makes no sense"),
-        ({"mean": [0.5, 0.5]}, f"{USED}its backbone.mean is"),
         ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be made: --mean 1e+30,0.5,0.5 makes no sense"),
-        ({"std": [0.5, 0.5, 0]}, f"{USED}its backbone.std[2] is 0"),
         ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
-        ({"digest": 1}, f"{USED}its backbone.digest is 1"),
         ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
-        ({"file": [1]}, f"{USED}its backbone.file is [1]"),
         ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be made: there is no file /dev/zero"),
-        ({"more": 1}, USED),
         ({"name": "resnet_of_mine"}, "its backbone cannot be made: --backbone resnet_of_mine "),
-        ({"name": "timm:x", "pretrained": "DEFAULT"}, "its backbone cannot be made: --backbone timm:x cannot be made"),
-        *(({key: ...}, key) for key in ("name", "image_size", "mean", "interpolation", "jitter")),
-        *((facts, "cannot be used") for facts in ("resnet50", torch.zeros(3))),
+        ({"mean": ...}, "mean"),
+        ("resnet50", "cannot be used"),
     ],
 )
 def test_damaged_facts_end_in_one_line(own, change, told):
@@ -640,9 +557,7 @@ def test_damaged_facts_end_in_one_line(own, change, told):
     [
         ({"fc.weight": None}, "has no last layer of 16 features: it does not fit"),
         ({"fc.weight": torch.zeros(3, 9)}, "has no last layer of 16 features: it does not fit"),
-        ({"fc.weight": torch.zeros(16)}, "has no last layer of 16 features: it does not fit"),
         ({"fc.bias": None}, "has no bias"),
-        ({"fc.bias": torch.zeros(4)}, "bias is (4,), the one here is (3,)"),
         ({"fc.weight": torch.full((3, 16), float("inf"))}, "that are not finite"),
         ({"fc.weight": torch.zeros(4, 16), "fc.bias": torch.zeros(4)}, "has 3 entries"),
         ({"body.0.weight": None}, "the backbone, does not fit: missing body.0.weight"),
@@ -661,19 +576,17 @@ def test_weights_that_do_not_fit_what_a_checkpoint_says_end_in_one_line(own, cha
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_checkpoint_does_not_choose_what_is_run(own, whole):
     path, backbone, head = own
-    call = f"{OWN}:recorded('some words')"
-    own_backbones.RAN.clear()
+    call = f"{OWN}:recorded"
     backbone = open_backbone(call, None, ImageFlags(24))
     checkpoint(path, backbone, head, whole)
     own_backbones.RAN.clear()
-    quoted = f"""'{OWN}:recorded('"'"'some words'"'"')'"""
-    told = f"{path} holds the network {call}{{}}: give --arch {quoted} if that is code of yours"
+    told = f"{path} holds the network {call}{{}}: give --arch {call} if that is code of yours"
     assert wrong(classifier, path, None, None) == told.format("")
     assert wrong(classifier, path, f"{OWN}:network", None) == told.format(f", not {OWN}:network")
     assert own_backbones.RAN == []
     before = torch.get_rng_state()
     assert classifier(path, call, None).names == ["class 0", "class 1", "class 2"]
-    assert own_backbones.RAN == [(("some words",), {})]
+    assert len(own_backbones.RAN) == 1
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -697,8 +610,8 @@ def test_flags_that_a_checkpoint_answers_itself_are_refused(small, tmp_path, own
 def test_what_a_run_leaves_is_its_head_or_with_whole_all_weights(run, tmp_path):
     """No file of before is left; predict.py says the same, and of whole networks needs no weights."""
     write_photos(tmp_path)
-    torch.save(network(9, width=5).state_dict(), tmp_path / "w.pth")
-    call = f"{BACKBONE}(width=5)"
+    torch.save(network(9).state_dict(), tmp_path / "w.pth")
+    call = BACKBONE
     flags = ["--data_root", "photos", "--backbone", call, "--pretrained", "w.pth", "--image_size", "32", "--no-cuda"]
     tables = []
     for name in ("alone", "whole"):

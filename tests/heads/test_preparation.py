@@ -1,4 +1,4 @@
-"""What flags say of images, and that images are prepared as torchvision and timm prepare them."""
+"""What flags say of images, and that images are prepared as timm and the published code prepare them."""
 
 from dataclasses import replace
 
@@ -10,22 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from support.refusals import wrong
-from torchvision import models
+from torchvision import transforms as older
 
-from heads.networks import of_torchvision
-from heads.preparation import ImageFlags, Preparation, as_said, of_config, transforms
+from heads.preparation import ImageFlags, Preparation, as_said, of_config, preparation_of, transforms
 from inference.photographs import FromPhotographs
 
 USUAL = Preparation()
 SIZES = [(400, 300), (301, 517), (90, 64), (256, 256)]
-
-
-@pytest.fixture
-def unmade(monkeypatch):
-    """Networks are not made: their preparation alone is looked at. Returns what would have made them."""
-    made = []
-    monkeypatch.setattr(models, "get_model", lambda *given, **named: made.append((given, named)))
-    return made
 
 
 def photo(size, seed=0):
@@ -45,19 +36,6 @@ def check_same(prepared, theirs):
         most, share = (2.01, 0.05) if prepared.squash else (0.01, 1)
         assert difference.max() < most
         assert (difference > 0.01).float().mean() < share
-
-
-# 224 of 256 and bilinear; 224 of 232; 240 of 256 and bicubic; 240 of 255; 256 of 260; 300 of 320; 384, all of it.
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        ("resnet50", "IMAGENET1K_V1"), ("resnet50", "IMAGENET1K_V2"), ("efficientnet_b1", "IMAGENET1K_V1"),
-        ("efficientnet_b1", "IMAGENET1K_V2"), ("swin_v2_t", "DEFAULT"), ("efficientnet_b3", "DEFAULT"),
-        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"), ("vgg16", "IMAGENET1K_FEATURES"),
-    ],
-)  # fmt: skip
-def test_images_are_prepared_as_by_the_transform_of_torchvisions_weights(unmade, name, weights):
-    check_same(of_torchvision(name, weights, None)[1], models.get_model_weights(name)[weights].transforms())
 
 
 # 224 of 256; 224 of 235.8; 518, all of it; 384 of both sides, and a part of them; bilinear; other statistics.
@@ -90,37 +68,6 @@ def test_training_images_have_the_networks_size_and_interpolation():
     assert "bicubic" in said.lower()
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit_b_16", "efficientnet_v2_l", "squeezenet1_0", "regnet_y_16gf"])
-def test_each_of_torchvisions_weights_has_its_own_preparation_by_name_and_by_file(unmade, name):
-    entries = models.get_model_weights(name)
-    first = next(iter(entries)).transforms()
-    for pretrained, of in [
-        *((entry.name, entry) for entry in entries),
-        *((f"some/folder/{entry.url.split('/')[-1]}", entry) for entry in entries),
-        ("DEFAULT", entries.DEFAULT),
-    ]:
-        preset, prepared = of.transforms(), of_torchvision(name, pretrained, None)[1]
-        assert prepared == Preparation(
-            *preset.crop_size, *preset.resize_size, tuple(preset.mean), tuple(preset.std), preset.interpolation.value
-        )
-        assert unmade[-1][1].get("weights") == (None if "/" in pretrained else of)
-    published = "ImageNet_iNat/models/resnet50_uniform_e90.pth"
-    for other in (None, published, "of_mine.pth", f"{entries.DEFAULT.url.split('/')[-1]}.old"):
-        prepared = of_torchvision(name, other, None)[1]
-        assert (prepared.image_size, prepared.resize_size) == (first.crop_size[0], first.resize_size[0])
-        assert "weights" not in unmade[-1][1]
-
-
-def test_a_vision_transformer_is_made_for_the_size_of_its_images(unmade):
-    for pretrained, said, size in (
-        ("vit_b_16_swag-9ac1b537.pth", None, 384), ("mine.pth", None, 224), ("mine.pth", 448, 448), (None, 384, 384),
-    ):  # fmt: skip
-        of_torchvision("vit_b_16", pretrained, said)
-        assert unmade[-1][1] == {"image_size": size}
-    of_torchvision("vit_b_16", "DEFAULT", None)
-    assert "image_size" not in unmade[-1][1]  # torchvision takes the weights' own
-
-
 def test_flags_take_the_place_of_what_the_network_has():
     assert as_said(USUAL, ImageFlags()) == USUAL
     half = (0.5, 0.5, 0.5)
@@ -151,3 +98,35 @@ def test_the_short_side_grows_with_the_crop(size, crop, factor):
 def test_what_pixels_from_0_to_1_do_not_have_is_refused(flags, told):
     assert wrong(as_said, USUAL, ImageFlags(**flags)).startswith(told)
     assert as_said(USUAL, ImageFlags(8, 8, (0.0, 0.5, 1.0), (0.001, 1 / 255, 1.0))).std[0] == 0.001
+
+
+# The transforms of the published code, with torchvision's older ones as it has them, and those of one's own images
+
+
+IMAGENET, INATURALIST = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
+SETS = {"ImageNet_LT": IMAGENET, "iNaturalist17": INATURALIST, "iNaturalist18": INATURALIST, "custom": IMAGENET}
+
+
+def published(dataset, train):
+    first = [older.Resize(256), older.CenterCrop(224)]
+    if train:
+        jitter = [older.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0)]
+        first = [older.RandomResizedCrop(224), older.RandomHorizontalFlip(), *jitter * (SETS[dataset] == IMAGENET)]
+    return older.Compose([*first, older.ToTensor(), older.Normalize(*SETS[dataset])])
+
+
+def drawn(transform, image, seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return transform(image)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dataset", SETS)
+def test_images_are_those_of_the_published_transforms_draw_by_draw(dataset, train):
+    ours, theirs = transforms(preparation_of(dataset), train), published(dataset, train)
+    for seed, size in enumerate([(300, 400), (500, 260), (40, 30)] * 4):
+        image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+        made = drawn(ours, image, seed)
+        assert (made.shape, made.dtype) == ((3, 224, 224), torch.float32)
+        torch.testing.assert_close(made, drawn(theirs, image, seed))

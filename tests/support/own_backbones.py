@@ -34,8 +34,8 @@ class Named(nn.Module):
         return self.get_submodule(self.last)(features)
 
     @classmethod
-    def small(cls, last="fc"):
-        return cls(last=last)
+    def small(cls):
+        return cls(last="out")
 
 
 class Wrapped(nn.Module):
@@ -50,22 +50,39 @@ class Wrapped(nn.Module):
         return self.get_submodule(self.name)(images)
 
 
-def network(**names):
-    return Named(**names)
+def network():
+    return Named()
 
 
-def wrapped(name="model", **names):
-    return Wrapped(name, Named(**names))
+def in_module():
+    return Wrapped("module", Named())
 
 
-def with_config(**config):
+def in_model():
+    return Wrapped("model", Named(last="out", inner="fc"))
+
+
+def compiled():
+    return Wrapped("_orig_mod", Named())
+
+
+def inner():
+    return Named(inner="fc", last="out")
+
+
+def configured(**config):
     made = Named()
-    made.pretrained_cfg = config
+    usual = {"input_size": (3, 40, 40), "crop_pct": 1.0, "std": [1, 1, 1], "interpolation": "bilinear"}
+    made.pretrained_cfg = config or usual
     return made
 
 
-def recorded(*given, **named):
-    RAN.append((given, named))
+def with_border():
+    return configured(crop_mode="border")
+
+
+def recorded():
+    RAN.append(True)
     return Named()
 
 

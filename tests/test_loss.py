@@ -161,24 +161,15 @@ def test_statistics_in_parts_equal_the_whole(monkeypatch):
     torch.testing.assert_close(loss.batch_statistics(features, target, 3), whole)
 
 
-@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20), st.sampled_from([0.0, 0.9, 0.99, 0.9999]))
-def test_class_balanced_weights(counts, beta):
-    raw = [(1 - beta) / (1 - beta**n) for n in counts]
-    expected = [w * len(counts) / sum(raw) for w in raw]
-    torch.testing.assert_close(loss.class_balanced_weights(counts, beta), torch.tensor(expected))
-
-
-@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20), st.floats(0.01, 2))
-def test_margins(counts, max_m):
-    raw = [1 / math.sqrt(math.sqrt(n)) for n in counts]
-    torch.testing.assert_close(loss.ldam_margins(counts, max_m), torch.tensor([max_m * m / max(raw) for m in raw]))
-
-
-@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20))
-def test_the_log_prior_is_the_log_of_each_class_share(counts):
-    expected = [math.log(n / sum(counts)) for n in counts]
-    torch.testing.assert_close(loss.log_prior(counts), torch.tensor(expected), rtol=1e-13, atol=1e-13)
-    assert loss.log_prior(counts).dtype == torch.float64
+@given(st.lists(st.integers(1, 50000), min_size=2, max_size=20), st.sampled_from([0.0, 0.9, 0.9999]), st.floats(0.01, 2))
+def test_weights_margins_and_prior_follow_the_counts(counts, beta, max_m):
+    weights, margins = [(1 - beta) / (1 - beta**n) for n in counts], [1 / math.sqrt(math.sqrt(n)) for n in counts]
+    for ours, expected in (
+        (loss.class_balanced_weights(counts, beta), [w * len(counts) / sum(weights) for w in weights]),
+        (loss.ldam_margins(counts, max_m), [max_m * m / max(margins) for m in margins]),
+        (loss.log_prior(counts), [math.log(n / sum(counts)) for n in counts]),
+    ):
+        torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
 def test_classes_without_images_are_refused():

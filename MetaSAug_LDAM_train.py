@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import torch
 
 from covariance_rules import RULES
-from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
+from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches, sets_on
 from harness.cuda_graphs import StepTaker
 from harness.devices import choose_device
 from harness.errors import blamed_on, run_main
@@ -60,10 +60,10 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
         take = StepTaker(device, (model, criterion, estimator), flags.cuda_graphs == "on")  # as a CUDA graph
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            model, optimizer, estimator, extra={"loss": loss_name, "data": data.digest()}, stage1=flags.stage1,
+            model, optimizer, estimator, extra={"loss": loss_name, **data.digests()}, stage1=flags.stage1,
             facts={"arch": flags.arch, "dataset": flags.dataset, "imb_factor": flags.imb_factor, **data.facts()},
             cost=lambda epoch: META_COST[flags.virtual] if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
-            steps=lambda epoch: -(-len(data.of_stage(epoch >= flags.meta_start).targets) // flags.batch_size),
+            steps=lambda epoch: -(-len(data.trained if epoch >= flags.meta_start else data.train) // flags.batch_size),
         )  # fmt: skip
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
         then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
@@ -71,7 +71,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         if flags.amp == "bf16" and lacks_bf16(device):
             run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 
-        data = data.to(device)
+        data = sets_on(data, device)
         meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken)
         for epoch in run.epochs:
             second = epoch >= flags.meta_start
@@ -81,7 +81,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             optimizer.param_groups[0]["lr"] = lr
             lam_t = 0.0 if method == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             model.train()
-            batches = epoch_batches(data.of_stage(second), flags.batch_size, flags.seed, epoch, run.meter.steps)
+            images = data.trained if second else data.train
+            batches = epoch_batches(images, flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
                 meta_batch = next(meta) if method == "metasaug" or (second and flags.trains_on_meta) else None
                 parts = model, criterion, estimator, optimizer, batch, meta_batch
@@ -97,11 +98,10 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
                 else:
                     raise ValueError(f"networks are not trained by --stage2 {method}")
                 run.after_step(seen, batch[1])
-
             values = {"stage": stage, "lr": lr}
-            tested = validate(model, run.testing(plain_batches(data.test, flags.test_batch_size), len(data.test.targets)))
+            tested = validate(model, run.testing(plain_batches(data.test, flags.test_batch_size), len(data.test)))
             if held := data.heldout:  # the best epoch is chosen on these images
-                heldout = validate(model, run.testing(plain_batches(held, flags.test_batch_size), len(held.targets)))
+                heldout = validate(model, run.testing(plain_batches(held, flags.test_batch_size), len(held)))
                 values["heldout_acc1"] = heldout.accuracy(data.cls_num_list).mean_over_classes
             moved = flags.step_size * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)

@@ -43,7 +43,7 @@ def main() -> None:
     path = Path(args.checkpoint_path)
     state = load_checkpoint(path)
     dataset, imb_factor = tested_set(state, args.dataset, args.imb_factor)
-    test, _ = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
+    test = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
     exported = exported_file(path, args.export) if args.export else None
@@ -55,7 +55,7 @@ def main() -> None:
     model.to(device).to(memory_format=torch.channels_last)
     shift = 0.0 if subtracted is None else subtracted.to(device)
 
-    batches, total = plain_batches(test.to(device), args.test_batch_size), -(-len(test.targets) // args.test_batch_size)
+    batches, total = plain_batches(test.to(device), args.test_batch_size), -(-len(test) // args.test_batch_size)
     shown = progress(batches, total, "testing", file=sys.stderr)
     tested = evaluate(lambda images: model(images)[1] - shift, shown)  # the network is in eval mode
     tested.check(path)

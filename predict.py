@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from datasets.large_sets import LARGE_SETS
-from datasets.pictures import done_notes, numbered
+from datasets.pictures import done_notes
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
 from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
@@ -61,7 +61,7 @@ def main() -> None:
         print_rows(rows)
     else:
         write_rows(rows, args.out, top)
-        say(f"wrote {args.out}: {numbered(total, 'row', 'rows')}")
+        say(f"wrote {args.out}: {total} {'row' if total == 1 else 'rows'}")
     say(*(f"note: {note}" for note in (*notes, *left_out, *done_notes(tally.done))), file=sys.stderr)
     if exported:
         say(export_classifier(network, args.export, exported, shift, args.prior))

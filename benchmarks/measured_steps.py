@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from data_utils import meta_batches
-from datasets.small_sets import ImageSet
+from datasets.small_sets import ImageSet, image_set
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import MetaStepResult, meta_step
 from passes import make_passes
@@ -21,9 +22,8 @@ UNITS = {"metasaug": 10, "metasaug-head": 4, "plain": 3}  # of a forward pass, t
 
 def random_set(count: int, num_classes: int) -> ImageSet:
     """Return random images with every class among them."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    return ImageSet(pixels, torch.arange(count) % num_classes, [str(k) for k in range(num_classes)])
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return image_set(pixels, np.arange(count) % num_classes, [str(k) for k in range(num_classes)])
 
 
 def class_counts(num_classes: int) -> list[int]:
@@ -83,5 +83,5 @@ def make_step(name: str, device: torch.device, batch_size: int, num_classes: int
     batch = random_batch(device, batch_size, num_classes)
     published = PublishedStep(num_classes, class_counts(num_classes), 0.01, 0.1, int(arch[6:]) // 6, device=device)
     meta_set = random_set(10 * num_classes, num_classes)
-    loader = make_loader(meta_set.pixels, meta_set.targets, batch_size)
+    loader = make_loader(meta_set.pixels, meta_set.target, batch_size)
     return lambda: published.step(*batch, loader, lam_t=0.6)

@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import measure, write_rows
 from benchmarks.published_pipeline import make_loader
 from data_utils import epoch_batches
-from datasets.small_sets import ImageSet
+from datasets.small_sets import ImageSet, image_set
 from harness.errors import run_main
 from harness.flags import Parser, require
 from resnet import make_model
@@ -39,10 +40,9 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 def random_images(images: int) -> ImageSet:
     """Return random pixels and labels."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, 32, 32, 3), generator=generator, dtype=torch.uint8)
-    targets = torch.randint(0, CLASSES, (images,), generator=generator)
-    return ImageSet(pixels, targets, [str(k) for k in range(CLASSES)])
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (images, 32, 32, 3), np.uint8)
+    return image_set(pixels, generator.integers(0, CLASSES, images), [str(k) for k in range(CLASSES)])
 
 
 def train(batches: Batches, channels_last: bool, arch: str) -> None:
@@ -86,12 +86,12 @@ def batch_times(data: ImageSet, batch_size: int, repeats: int) -> dict[str, floa
 
     Two batches are fetched ahead of time by the worker, so the first two are left out and all others of an epoch timed.
     """
-    batches = len(data.targets) // batch_size - 4
+    batches = len(data) // batch_size - 4
     ours = endless(data, batch_size)
     own = medians({"ours": partial(take, ours, batches)}, repeats)["ours"]
     published = []
     for _ in range(repeats):
-        loader = iter(make_loader(data.pixels, data.targets, batch_size))
+        loader = iter(make_loader(data.pixels, data.target, batch_size))
         for _ in range(2):
             next(loader)
         published.append(measure(partial(take, loader, batches), CPU))
@@ -115,7 +115,7 @@ def main() -> None:
     epoch = medians(
         {
             "ours": lambda: train(epoch_batches(data, args.batch_size, 0, 0), True, args.arch),
-            "published": lambda: train(iter(make_loader(data.pixels, data.targets, args.batch_size)), False, args.arch),
+            "published": lambda: train(iter(make_loader(data.pixels, data.target, args.batch_size)), False, args.arch),
         },
         args.repeats,
         warm_up=0,

@@ -26,7 +26,9 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import write_rows
-from data_utils import LongTailedData, build_dataset, epoch_batches, meta_batches
+from data_utils import build_dataset, epoch_batches, meta_batches
+from datasets.drawn_sets import Sets
+from datasets.small_sets import ImageSet
 from harness.errors import run_main
 from harness.flags import Parser, require
 from loss import EstimatorCV, MetaSAugLDAM
@@ -37,7 +39,7 @@ from resnet import make_model
 PLAIN_LR = 0.05
 
 
-def batches(data: LongTailedData, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(data: Sets[ImageSet], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield training batches without end."""
     for epoch in count():
         yield from epoch_batches(data.train, batch_size, 0, epoch)
@@ -48,7 +50,7 @@ def make_optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 
 
-def train_plain(model: nn.Module, data: LongTailedData, batch_size: int, steps: int) -> None:
+def train_plain(model: nn.Module, data: Sets[ImageSet], batch_size: int, steps: int) -> None:
     """Take plain cross-entropy steps."""
     optimizer = make_optimizer(model, PLAIN_LR)
     for x, y in islice(batches(data, batch_size), steps):
@@ -58,7 +60,7 @@ def train_plain(model: nn.Module, data: LongTailedData, batch_size: int, steps: 
 
 
 def metasaug_steps(
-    model: nn.Module, data: LongTailedData, batch_size: int, steps: int, lr: float, amp: torch.dtype | None
+    model: nn.Module, data: Sets[ImageSet], batch_size: int, steps: int, lr: float, amp: torch.dtype | None
 ) -> list[MetaStepResult]:
     """Return what each step saw, from a copy of `model`."""
     model = copy.deepcopy(model)
@@ -72,7 +74,7 @@ def metasaug_steps(
     return [step(batch, meta) for batch, meta in pairs]
 
 
-def compare_gradients(model: nn.Module, data: LongTailedData, batch_size: int, lr: float) -> tuple[float, float]:
+def compare_gradients(model: nn.Module, data: Sets[ImageSet], batch_size: int, lr: float) -> tuple[float, float]:
     """Return relative distance and cosine of the second step's meta gradient; at the first the covariances are zero."""
     seconds = (metasaug_steps(model, data, batch_size, 2, lr, amp)[-1] for amp in (None, torch.bfloat16))
     exact, ours = (second.grad_covariance.flatten() for second in seconds)

@@ -1,15 +1,17 @@
-"""Which examples are drawn for the meta set and to choose settings on, by the published rule: the same for all data sets."""
+"""Which examples are drawn for what, by the published rules: the same for all data sets."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.folders import some_of
+from datasets.examples import Self, class_counts
+from datasets.pictures import some_of
 from harness.errors import UserError
 
-META_SEED = 6  # fixed in the published code: --seed does not change the subsets
+META_SEED, SUBSET_SEED = 6, 42  # fixed in the published code: --seed does not change the subsets
 HELDOUT_SEED = 7
 HELDOUT_IMAGES = 2000  # about so many are held out in all, unless --num_heldout says how many a class
 HELDOUT_SHARE = 5  # one of so many training images may be held out
@@ -33,66 +35,81 @@ def split_meta(targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1)
     return meta, np.union1d(np.setdiff1d(np.arange(len(targets)), meta), np.array(shared, dtype=np.int64))
 
 
+def long_tailed_counts(img_max: int, cls_num: int, imb_factor: float) -> list[int]:
+    """Return how many images class k of C keeps: ⌊img_max · imb_factor^(k / (C − 1))⌋."""
+    return [int(img_max * imb_factor ** (k / max(cls_num - 1, 1))) for k in range(cls_num)]
+
+
+def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
+    """Draw `long_tailed_counts` images a class, or all it has when that is fewer; return them, and a note on that."""
+    left, names = class_counts(train), train.class_names
+    wanted = long_tailed_counts(max(left), len(names), imb_factor)
+    if min(wanted) < 1:
+        raise UserError(f"--imb_factor {imb_factor} leaves class {names[wanted.index(0)]} no image: raise it")
+    generator = random.Random(SUBSET_SEED)
+    kept: list[int] = []
+    for k, count in enumerate(wanted):
+        indices = np.flatnonzero(train.targets == k).tolist()
+        generator.shuffle(indices)
+        kept.extend(indices[:count])
+    few = [f"{name} ({n} of {w})" for name, n, w in zip(names, left, wanted, strict=True) if n < w]
+    notes = [f"classes with fewer images than the long tail would keep: {some_of(few)}"] if few else []
+    return train.subset(np.sort(np.array(kept, dtype=np.int64))), notes
+
+
+def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
+    """Draw this share of each class, rounded, at least one image and not all; return their indices in order."""
+    generator = np.random.RandomState(val_seed)
+    drawn: list[int] = []
+    for k in range(cls_num):
+        own = np.flatnonzero(targets == k)
+        generator.shuffle(own)
+        drawn.extend(own[: min(max(round(val_fraction * len(own)), 1), len(own) - 1)].tolist())
+    return np.sort(np.array(drawn, dtype=np.int64))
+
+
+def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int) -> tuple[Self, Self, int]:
+    """Draw up to `num_heldout` images a class to choose on, -1: about HELDOUT_IMAGES in all.
+
+    Return them, what is left to train on, and how many were spare. Spare are images of `source`, where meta images are
+    drawn, that serve nothing else. Where they do not suffice, up to a fifth of the class's training images is held out. No
+    image of `others` is, and a file that is listed several times is one image.
+    """
+    cls_num = len(train.class_names)
+    wished = max(HELDOUT_IMAGES // cls_num, 1) if num_heldout < 0 else num_heldout
+    pool = train.joined(source.without(set(train.items.tolist())))
+    taken = {item for part in others for item in part.items.tolist()}
+    first = np.sort(np.unique(pool.items, return_index=True)[1])
+    free = first[[item not in taken for item in pool.items[first].tolist()]]
+    generator = np.random.RandomState(HELDOUT_SEED)
+    drawn: list[int] = []
+    for k in range(cls_num):
+        own = free[pool.targets[free] == k]
+        spare, trained = own[own >= len(train)], own[own < len(train)]
+        generator.shuffle(spare)
+        generator.shuffle(trained)
+        chosen = spare[:wished].tolist()
+        drawn += chosen + trained[: min(wished - len(chosen), len(trained) // HELDOUT_SHARE)].tolist()
+    index = np.sort(np.array(drawn, dtype=np.int64))
+    kept = pool.subset(index)
+    return kept, train.without(set(kept.items.tolist())), int((index >= len(train)).sum())
+
+
 def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> None:
     """Raise a `UserError` that names the classes without an image; `wanted` says of what kind."""
-    empty = [f"{k} ({name})" for k, (name, count) in enumerate(zip(names, counts, strict=True)) if not count]
-    if empty:
-        told = f"{'class' if len(empty) == 1 else 'classes'} {some_of(empty)}"
+    if empty := [f"{k} ({name})" for k, (name, count) in enumerate(zip(names, counts, strict=True)) if not count]:
         advice = "add some, or remove the class (labels count from 0 without gaps)"
-        raise UserError(f"{told} {'has' if len(empty) == 1 else 'have'} no {wanted}: {advice}")
+        raise UserError(f"no {wanted} for these classes: {some_of(empty)}; {advice}")
 
 
 def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
     """Return a line that names the classes of `num_meta` images or fewer, if any.
 
-    Raises
-    ------
-    UserError
-        If no class has more than a `num_meta` above 1.
+    A `num_meta` above 1 that all classes are no larger than is a `UserError`.
     """
     if 1 < num_meta >= max(counts):
-        raise UserError(
-            f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)}): lower it"
-        )
-    small = small_classes(counts, names, num_meta)
-    if not small:
-        return []
-    return [f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set: {small}"]
-
-
-def small_classes(counts: Sequence[int], names: Sequence[str], most: int) -> str:
-    """Return the names of the classes with `most` images or fewer, the first ten of them, "" if there are none."""
-    small = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= most]
-    more = f" and {len(small) - 10} more" if len(small) > 10 else ""
-    return ", ".join(small[:10]) + more
-
-
-def hold_out(
-    targets: np.ndarray, train: np.ndarray, rest: np.ndarray, num_heldout: int, cls_num: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw up to `num_heldout` images a class to choose settings on, -1: about HELDOUT_IMAGES in all.
-
-    Return their indices and those left to train on.
-
-    First those of `rest` that the long tail leaves out, so that the training set stays what it is; where they do not
-    suffice, up to a fifth of the class's images in `train`.
-    """
-    wished = max(HELDOUT_IMAGES // cls_num, 1) if num_heldout < 0 else num_heldout
-    generator = np.random.RandomState(HELDOUT_SEED)
-    spare = np.setdiff1d(rest, train)
-    heldout: list[int] = []
-    for k in range(cls_num):
-        left_out, trained = spare[targets[spare] == k], train[targets[train] == k]
-        generator.shuffle(left_out)
-        generator.shuffle(trained)
-        chosen = left_out[:wished].tolist()
-        chosen += trained[: min(wished - len(chosen), len(trained) // HELDOUT_SHARE)].tolist()
-        heldout.extend(chosen)
-    kept = np.sort(np.array(heldout, dtype=np.int64))
-    return kept, np.setdiff1d(train, kept)
-
-
-def check_held_out(count: int) -> None:
-    """Raise a `UserError` if no image was held out."""
-    if not count:
-        raise UserError("no class has an image to hold out: add images, lower --num_meta, or leave --select_on heldout out")
+        told = f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)})"
+        raise UserError(f"{told}: lower it")
+    small = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta]
+    told = f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set"
+    return [f"{told}: {some_of(small, 10)}"] if small else []

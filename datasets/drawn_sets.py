@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from datasets.drawing import HELDOUT_SHARE, check_classes, check_held_out, hold_out, shared_note, small_classes, split_meta
-from datasets.examples import Examples, class_counts, first_places, with_meta
+from datasets.drawing import (
+    HELDOUT_SHARE,
+    check_classes,
+    drawn_for_tests,
+    held_out,
+    long_tailed,
+    shared_note,
+    split_meta,
+)
+from datasets.examples import Examples, class_counts, with_meta
 from datasets.image_lists import ImageList, write_list
+from harness.errors import UserError
 from harness.run_files import list_paths
 
 E = TypeVar("E", bound=Examples)
@@ -21,8 +30,8 @@ E = TypeVar("E", bound=Examples)
 class Sets(Generic[E]):
     """The three lists of an experiment, the counts of the training list, and lines for the user.
 
-    `lists` are what the sets were drawn from; `checked` says whether all images were read, and none left that cannot be.
-    `heldout` are images to choose on, `joined` the training and the meta images together, None unless asked for.
+    `lists` are what the sets were drawn from. `heldout` are images to choose on, `joined` the training and the meta images
+    together, None unless asked for.
     """
 
     train: E
@@ -31,7 +40,6 @@ class Sets(Generic[E]):
     cls_num_list: list[int]
     notes: list[str]
     lists: Lists[E] | None = None
-    checked: bool = False
     heldout: E | None = None
     joined: E | None = None
 
@@ -54,13 +62,14 @@ class Sets(Generic[E]):
     def facts(self) -> dict[str, object]:
         """Return what a checkpoint says of the training images."""
         joined = {} if self.joined is None else {"stage2_counts": self.stage2_counts}
-        return {"class_names": self.train.class_names, "cls_num_list": self.cls_num_list, **joined}
+        own = {"class_names": self.train.class_names, "train_digest": self.train.digest()}
+        return {**own, "cls_num_list": self.cls_num_list, **joined}
 
     def about(self) -> list[str]:
         """Return lines that say how many images there are of what."""
         words = "  ".join(f"{name.replace('heldout', 'held out')} {len(part)}" for name, part in self.parts.items())
         counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images a class"
-        both = [] if self.joined is None else [f"trained on: {len(self.joined)} images, training and meta, each once"]
+        both = [] if self.joined is None else [f"training and meta images together, each once: {len(self.joined)}"]
         return [f"{words}  ({counts})", *both, *(f"note: {note}" for note in self.notes)]
 
     def write_lists(self, folder: Path, name: str) -> str:
@@ -86,7 +95,8 @@ class Lists(Generic[E]):
     """The lists of an experiment before its meta images are drawn from `source`.
 
     `draw` says how: `source` is used whole; or the images drawn stay where they are as well, where it is "share" at most a
-    fifth of each class; or they are taken out of the training list.
+    fifth of each class; or they are taken out of the training list. `checked` says whether all images were read, and none
+    left that cannot be.
     """
 
     train: E
@@ -94,9 +104,8 @@ class Lists(Generic[E]):
     test: E
     draw: Literal["whole", "copy", "share", "take out"]
     notes: list[str]
-    use: str = ""  # of images that stay where they are, where that is to be said
-    split: Split[E] | None = None  # what training and test images were drawn from, where they were
     val: E | None = None  # images to choose on, where they need not be held out of training
+    checked: bool = False
 
     @property
     def parts(self) -> list[E]:
@@ -104,14 +113,13 @@ class Lists(Generic[E]):
         return [self.train, self.source, self.test, *([] if self.val is None else [self.val])]
 
     def without(self, bad: Container[Hashable], note: str) -> Lists[E]:
-        """Return the lists without the images `bad`, which `note` speaks of; test images are drawn from what is left."""
-        if self.split is not None:
-            lists = self.split.without(bad).lists()
-            return replace(lists, notes=[*lists.notes, note])
+        """Return the lists without the images `bad`, which `note` speaks of."""
         train, source, test, *val = (part.without(bad) for part in self.parts)
         return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
 
-    def sets(self, num_meta: int, num_heldout: int = 0, join_meta: bool = False) -> Sets[E]:
+    def sets(
+        self, num_meta: int, num_heldout: int = 0, join_meta: bool = False, imb_factor: float | None = None
+    ) -> Sets[E]:
         """Draw `num_meta` meta images a class as published, see `drawing.split_meta`; every class must have one.
 
         With a `num_meta` of 0 none are drawn.
@@ -119,26 +127,24 @@ class Lists(Generic[E]):
         Parameters
         ----------
         num_heldout:
-            Images a class to hold out, see `held_out`; -1: 2,000 in all. Where there is a list `val`, that is all of it.
+            Images a class to hold out, see `drawing.held_out`. Where there is a list `val`, that is all of it.
         join_meta:
             Also make one list of the training and the meta images, each file once; the training list stays what it is.
+        imb_factor:
+            Smallest class over largest of the training images that are kept, see `drawing.long_tailed`; None keeps all.
         """
         names, train, notes = self.train.class_names, self.train, list(self.notes)
         check_classes(class_counts(train), names, f"training image in {train.source}")
         index, left = split_meta(self.source.targets, num_meta, len(names), HELDOUT_SHARE if self.draw == "share" else 1)
         meta = self.source if self.draw == "whole" else self.source.subset(index)
-        counts = class_counts(meta)
         if num_meta:
-            check_classes(counts, names, f"meta image in {self.source.source}")
+            check_classes(class_counts(meta), names, f"meta image in {self.source.source}")
         if self.draw == "take out":
             notes += shared_note(class_counts(train), names, num_meta)
             train = train.subset(left)
-        elif self.draw == "copy":
-            few = small_classes(counts, names, num_meta - 1)
-            notes += [f"classes with fewer meta images than --num_meta {num_meta}: {few}"] if few else []
-        if self.use:
-            among = f"the {len(self.source)} {self.use} images"
-            notes.append(f"the {len(meta)} meta images are also among {among}, as published")
+        if imb_factor is not None:
+            train, few = long_tailed(train, imb_factor)
+            notes += few
         heldout = self.val if num_heldout else None
         if self.val is not None and not num_heldout:
             train = train.joined(self.val)
@@ -146,58 +152,21 @@ class Lists(Generic[E]):
             notes.append(f"{among} are trained on too: --select_on heldout keeps them to choose the best epoch")
         elif num_heldout and heldout is None:
             heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
-            check_held_out(len(heldout))
+            if not len(heldout):
+                advice = "add images, lower --num_meta, or leave --select_on heldout out"
+                raise UserError(f"no class has an image to hold out: {advice}")
             among = f"{spare} of the {len(heldout)} held-out images"
             notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
         joined = with_meta(train, meta) if join_meta and self.draw != "share" else None
-        return Sets(train, meta, self.test, class_counts(train), notes, self, heldout=heldout, joined=joined)
+        return Sets(train, meta, self.test, class_counts(train), notes, self, heldout, joined)
 
 
-@dataclass(frozen=True)
-class Split(Generic[E]):
-    """Images of which a share of each class is drawn for tests, by a seed."""
-
-    images: E
-    val_fraction: float
-    val_seed: int
-
-    def without(self, bad: Container[Hashable]) -> Split[E]:
-        """Return it without the images `bad`."""
-        return replace(self, images=self.images.without(bad))
-
-    def lists(self) -> Lists[E]:
-        """Draw the test images; the others are for training."""
-        images, names = self.images, self.images.class_names
-        drawn = drawn_for_tests(images.targets, len(names), self.val_fraction, self.val_seed)
-        train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
-        single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
-        notes = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
-        return Lists(train, train, test, "take out", [*images.notes, *notes], split=self)
-
-
-def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
-    """Draw this share of each class, rounded, at least one image and not all; return their indices in order."""
-    generator = np.random.RandomState(val_seed)
-    drawn: list[int] = []
-    for k in range(cls_num):
-        own = np.flatnonzero(targets == k)
-        generator.shuffle(own)
-        drawn.extend(own[: min(max(round(val_fraction * len(own)), 1), len(own) - 1)].tolist())
-    return np.sort(np.array(drawn, dtype=np.int64))
-
-
-def held_out(
-    train: E, source: E, others: Sequence[E], num_heldout: int
-) -> tuple[E, E, int]:
-    """Draw up to `num_heldout` images a class to choose on; return them, what is left to train on, and how many were spare.
-
-    Spare are images of `source`, where meta images are drawn, that serve nothing else, as ImageNet_LT's val list has them.
-    Where they do not suffice, up to a fifth of the class's training images is held out, see `drawing.hold_out`. No image
-    of `others` is, and a file that is listed several times is one image.
-    """
-    pool = train.joined(source.without(set(train.ids())))
-    keys, taken = pool.ids(), {key for part in others for key in part.ids()}
-    free = np.array(sorted(place for key, place in first_places(pool).items() if key not in taken), dtype=np.int64)
-    kept, _ = hold_out(pool.targets, free[free < len(train)], free, num_heldout, len(train.class_names))
-    left = train.without({keys[i] for i in kept.tolist()})
-    return pool.subset(kept), left, int((kept >= len(train)).sum())
+def split_lists(images: E, val_fraction: float, val_seed: int, meta: E | None = None) -> Lists[E]:
+    """Draw test images from a list; the others are for training, and the meta images are drawn from them or `meta`."""
+    names = images.class_names
+    drawn = drawn_for_tests(images.targets, len(names), val_fraction, val_seed)
+    train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
+    single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
+    notes = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
+    return Lists(train, train if meta is None else meta, test, "take out" if meta is None else "whole",
+                 [*images.notes, *notes])  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Container, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,70 +13,85 @@ import numpy as np
 Self = TypeVar("Self", bound="Examples")
 
 
-class Examples(ABC):
-    """M examples: targets (M,) int64, class names, the file or folder that they are of, and lines for the user."""
+@dataclass(frozen=True)
+class Examples:
+    """M examples, their class names, the file or folder that they are of, and lines for the user.
 
+    `items` (M,) are paths, digests or numbers of rows: what two entries, also of two lists, have in common that are one
+    example. `targets` (M,) are int64.
+    """
+
+    items: np.ndarray
     targets: np.ndarray
     class_names: list[str]
     source: str
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     @property
-    @abstractmethod
-    def names(self) -> list[str]:
-        """What the examples are called."""
-
-    @property
-    @abstractmethod
     def content(self) -> str:
-        """What tells these examples from others of the same names."""
+        """What tells these examples from others with the same items."""
+        return ""
 
-    @abstractmethod
-    def ids(self) -> Sequence[Hashable]:
-        """Return what two entries, also of two lists, have in common that are one example."""
-
-    @abstractmethod
     def subset(self: Self, index: np.ndarray) -> Self:
         """Return the examples at `index`."""
+        return replace(self, items=self.items[index], targets=self.targets[index])
 
-    @abstractmethod
     def joined(self: Self, other: Self) -> Self:
         """Return these examples and after them those of `other`, of the same classes."""
+        items, targets = ([getattr(part, name) for part in (self, other)] for name in ("items", "targets"))
+        return replace(self, items=np.concatenate(items), targets=np.concatenate(targets))
 
-    def without(self: Self, keys: Container[Hashable]) -> Self:
-        """Return the examples that are none of `keys`."""
-        return self.subset(np.flatnonzero([key not in keys for key in self.ids()]))
+    def without(self: Self, items: Container[Hashable]) -> Self:
+        """Return the examples that are none of `items`."""
+        return self.subset(np.flatnonzero([item not in items for item in self.items.tolist()]))
 
     def digest(self) -> str:
-        """Return a short digest of names and labels."""
-        digest = hashlib.sha256(os.fsencode("\n".join(self.names)))
+        """Return a short digest of items and targets."""
+        digest = hashlib.sha256(os.fsencode("\n".join(map(str, self.items.tolist()))))
         digest.update(np.ascontiguousarray(self.targets).tobytes())
         return digest.hexdigest()[:16]
 
 
-def first_places(examples: Examples) -> dict[Hashable, int]:
-    """Return, of each example, the place where it is listed first."""
-    return {key: place for place, key in reversed(list(enumerate(examples.ids())))}
+def first_places(examples: Examples) -> np.ndarray:
+    """Return where each item is listed first, in the order of the items."""
+    return np.unique(examples.items, return_index=True)[1]
 
 
 def with_meta(train: Self, meta: Self) -> Self:
     """Return the training examples and, after them, the meta examples that are not among them, each once."""
-    others = meta.without(set(train.ids()))
-    return train.joined(others.subset(np.array(sorted(first_places(others).values()), dtype=np.int64)))
+    others = meta.without(set(train.items.tolist()))
+    return train.joined(others.subset(np.sort(first_places(others))))
 
 
 def united(parts: Sequence[Self]) -> Self:
-    """Return all examples of some lists, each once, in the order of their keys whatever list they are of."""
+    """Return all examples of some lists, each once, in the order of their items whatever list they are of."""
     whole = parts[0]
     for part in parts[1:]:
-        whole = with_meta(whole, part)
-    return whole.subset(np.array([place for _, place in sorted(first_places(whole).items())], dtype=np.int64))
+        whole = whole.joined(part)
+    return whole.subset(first_places(whole))
 
 
 def class_counts(examples: Examples) -> list[int]:
     """Return how many examples each class has."""
     counts: list[int] = np.bincount(examples.targets, minlength=len(examples.class_names)).tolist()
     return counts
+
+
+def row_digests(rows: np.ndarray) -> list[str]:
+    """Return a digest of each row (N, ...)."""
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    return [hashlib.blake2b(row.data, digest_size=16).hexdigest() for row in flat]
+
+
+def repeat_notes(train: Sequence[Hashable], targets: np.ndarray, test: Sequence[Hashable]) -> list[str]:
+    """Return lines that count the test examples that are trained on too, and the training examples of two classes."""
+    known, pairs, notes = set(train), set(zip(train, targets.tolist(), strict=True)), []
+    if repeated := sum(one in known for one in test):
+        told = f"{repeated} of the {len(test)} examples of the test set are trained on too"
+        notes.append(f"{told}: the accuracy on them says nothing about new ones")
+    if twice := len(pairs) - len(known):
+        notes.append(f"training examples that are in more than one class: {twice}")
+    return notes

@@ -20,26 +20,23 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
-from datasets.folders import some_of
 from datasets.image_lists import MAX_CLASSES, check_counted_from_0
+from datasets.pictures import some_of
 from harness.errors import UserError
 from harness.text import printable
 
 ARRAY_ENDINGS = (".npz", ".safetensors")
 ARRAYS = ("features", "labels", "split", "class_names", "names", "paths")
-SPLIT_WORDS = ("train", "meta", "val", "test")  # the first three are 0, 1 and 2 in safetensors
-Column = list[str] | np.ndarray  # words, or integers
-Contents = tuple[Sequence[str], dict[str, np.ndarray], dict[str, str]]  # names of all arrays; ARRAYS; metadata
+SPLIT_WORDS = ("train", "meta", "val", "test")
+SPLIT_NUMBERS = {"0": "train", "1": "meta", "2": "val"}  # as safetensors holds no words
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,6 @@ class FeatureTable:
     split: np.ndarray | None
     names: list[str] | None
     digest: str
-    labelled_by_words: bool = False
 
     def __len__(self) -> int:
         return len(self.features)
@@ -68,188 +64,110 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
 
     Labels are read and checked wherever there are some; `labelled` says that there must be.
     """
-    if (ending := path.suffix.lower()) not in ARRAY_ENDINGS:
-        raise UserError(f"{path} ends in neither {' nor '.join(ARRAY_ENDINGS)}: write the arrays into such a file")
-    if not os.path.isfile(path):
-        raise UserError(f"{path} is {'no file' if os.path.exists(path) else 'not there'}: check the path")
-    with reading(path):
-        held, arrays, texts = (read_npz if ending == ".npz" else read_safetensors)(path)
-    if "features" not in arrays:
-        said = printable(", ".join(sorted(held)[:20])) or "nothing"
-        raise UserError(f"{path} has no array features, but {said}: write the features under that name")
-    features = checked_features(path, arrays.pop("features"))
-    columns: dict[str, Column] = {name: read_column(path, name, array) for name, array in arrays.items()}
-    for name in {*ARRAYS[3:]} & {*texts} - {*columns}:
-        columns[name] = read_json_list(path, name, texts[name])
-    for name, column in columns.items():
-        if name != "class_names" and len(column) != len(features):
-            problem = f"has {len(column)} entries, but features has {len(features)} rows"
-            raise wrong_array(path, name, f"{problem}: give one entry a row")
-    if labelled and "labels" not in columns:
-        raise UserError(f"{path} has no array labels: add it, with an integer that counts from 0 for each row")
-    targets, class_names = read_targets(path, columns)
-    split = read_split(path, columns["split"]) if "split" in columns else None
-    names = next((words(columns[name]) for name in ("names", "paths") if name in columns), None)
-    digest = content_digest(features, targets, class_names, None if split is None else split.tolist(), names)
-    by_words = isinstance(columns.get("labels"), list)
-    return FeatureTable(path, features, targets, class_names, split, names, digest, by_words)
-
-
-def wrong_array(path: Path, name: str, problem: str) -> UserError:
-    """Return what is said of an array."""
-    return UserError(f"{path}: its array {name} {problem}")
-
-
-def words(column: Column) -> list[str]:
-    """Return integers as words too."""
-    return column if isinstance(column, list) else [str(number) for number in column.tolist()]
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Make what is wrong with a file into a `UserError`."""
+    if path.suffix.lower() not in ARRAY_ENDINGS or not os.path.isfile(path):
+        raise UserError(f"{path} is no file that ends in {' or '.join(ARRAY_ENDINGS)}: check the path")
     try:
-        yield
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({printable(error.strerror or str(error))}): check the path") from error
-    except Exception as error:  # of zipfile, NumPy or safetensors, a MemoryError too: which one depends on the damage
+        arrays = read_npz(path) if path.suffix.lower() == ".npz" else read_safetensors(path)
+    except Exception as error:  # of zipfile, NumPy, json or safetensors, a MemoryError too: which depends on the damage
         said = printable(" ".join(str(error).split()))[:200]
-        raise UserError(f"{path} is damaged, or no {path.suffix.lower()} file ({said}): write it again") from error
+        advice = "write it again, with words by dtype str and not as objects"
+        raise UserError(f"{path} cannot be read as {path.suffix.lower()} ({said}): {advice}") from error
+    for name in ("features", "labels") if labelled else ("features",):
+        check_array(name in arrays, path, name, "is not there: write it under that name")
+    features = checked_features(path, arrays["features"])
+    for name, array in arrays.items():
+        if name != "features":
+            check_array(array.ndim == 1 and array.dtype.kind in "iuU", path, name, "is not one row of integers or of words")
+            told = f"has {len(array)} entries, but features has {len(features)} rows: give one entry a row"
+            check_array(name == "class_names" or len(array) == len(features), path, name, told)
+    targets, class_names = read_targets(path, arrays)
+    split = read_split(path, arrays["split"]) if "split" in arrays else None
+    names = next((arrays[name].astype(str).tolist() for name in ("names", "paths") if name in arrays), None)
+    digest = content_digest(features, targets, class_names, None if split is None else split.tolist(), names)
+    return FeatureTable(path, features, targets, class_names, split, names, digest)
 
 
-def read_npz(path: Path) -> Contents:
+def check_array(sound: bool, path: Path, name: str, problem: str) -> None:
+    """Raise a `UserError` about an array unless it is sound."""
+    if not sound:
+        raise UserError(f"{path}: its array {name} {problem}")
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read an archive of NumPy, whose checksums must be right."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()  # NumPy reads no further than an array's header says, so not always to the checksum
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
     with np.load(path, allow_pickle=False) as kept:
-        arrays, name = {}, ""
-        try:
-            for name in (name for name in kept.files if name in ARRAYS):
-                arrays[name] = kept[name]
-        except ValueError as error:
-            if "allow_pickle" not in str(error):
-                raise
-            problem = "holds pickled objects, which are not read: write numbers, or words by dtype str"
-            raise wrong_array(path, name, problem) from error
-        return kept.files, arrays, {}
+        return {name: kept[name] for name in ARRAYS if name in kept.files}
 
 
-def read_safetensors(path: Path) -> Contents:
-    """Read a file of tensors, whose words are in its metadata."""
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Read a file of tensors, whose words are in its metadata; kinds that NumPy does not have become float32."""
     with safe_open(path, framework="pt") as kept:
-        names = kept.keys()
-        return names, {name: tensor_array(kept.get_tensor(name)) for name in names if name in ARRAYS}, kept.metadata() or {}
-
-
-def tensor_array(tensor: Tensor) -> np.ndarray:
-    """Return a copy in memory; bfloat16 and shorter kinds, which NumPy does not have, as float32."""
-    of_numpy = tensor.dtype in (torch.float16, torch.float64) or not tensor.is_floating_point()
-    return np.array((tensor if of_numpy else tensor.float()).numpy())
+        tensors = {name: kept.get_tensor(name) for name in ARRAYS if name in kept.keys()}  # noqa: SIM118 - no mapping
+        texts = {name: json.loads(text) for name, text in (kept.metadata() or {}).items() if name in ARRAYS[3:]}
+    halves = (torch.float16, torch.float64)
+    numbers = {
+        name: np.array((one.float() if one.is_floating_point() and one.dtype not in halves else one).numpy())
+        for name, one in tensors.items()
+    }
+    return {**{name: np.array(words) for name, words in texts.items()}, **numbers}
 
 
 def checked_features(path: Path, features: np.ndarray) -> np.ndarray:
     """Return features (N, A) in float16 or float32, which are all finite."""
-    if features.ndim != 2:
-        raise wrong_array(path, "features", f"has {features.ndim} dimensions: give it two, rows x features")
-    if not features.size:
-        problem = f"is empty, {features.shape[0]} x {features.shape[1]}: write at least one row of one feature"
-        raise wrong_array(path, "features", problem)
-    if features.dtype.kind != "f":
-        raise wrong_array(path, "features", f"is of the kind {features.dtype.name}: write it as float32 or float16")
+    whole = features.ndim == 2 and features.size and features.dtype.kind == "f"
+    told = f"is {features.shape} of {features.dtype.name}: write rows x features, in float32 or float16"
+    check_array(bool(whole), path, "features", told)
     with np.errstate(over="ignore"):
         features = np.ascontiguousarray(features, np.float16 if features.dtype.itemsize == 2 else np.float32)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        problem = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, row"
-        advice = "correct these rows or leave them out"
-        raise wrong_array(path, "features", f"{problem} {some_of(list(map(str, bad)))}: {advice}")
+    told = f"has values that are not finite as {features.dtype} in {len(bad)} of {len(features)} rows, row"
+    check_array(not len(bad), path, "features", f"{told} {some_of(bad.astype(str).tolist())}: correct or leave them out")
     return features
 
 
-def read_column(path: Path, name: str, array: np.ndarray) -> Column:
-    """Return an array of one dimension, of integers or words."""
-    if array.ndim != 1:
-        raise wrong_array(path, name, f"has {array.ndim} dimensions: give it one")
-    if array.dtype.kind in "iu":
-        return array
-    if array.dtype.kind not in "US":
-        raise wrong_array(path, name, f"is of the kind {array.dtype.name}: write integers or words")
-    try:
-        return [word.decode() if isinstance(word, bytes) else word for word in array.tolist()]
-    except UnicodeDecodeError as error:
-        raise wrong_array(path, name, f"holds bytes that are no UTF-8 ({error}): write words by dtype str") from error
-
-
-def read_json_list(path: Path, name: str, text: str) -> list[str]:
-    """Read words from the metadata of a safetensors file."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not all(type(word) in (str, int) for word in found):
-        raise UserError(f"{path}: {name} in its metadata is no JSON list of words: write json.dumps of a list of str")
-    return [str(word) for word in found]
-
-
-def read_targets(path: Path, columns: Mapping[str, Column]) -> tuple[np.ndarray | None, list[str] | None]:
+def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, list[str] | None]:
     """Return the targets (N,) and the names of the classes, where there are such."""
-    labels, class_names = columns.get("labels"), words(columns["class_names"]) if "class_names" in columns else None
-    if class_names is not None and (not class_names or len(set(class_names)) < len(class_names)):
-        raise wrong_array(path, "class_names", "is empty or names a class twice: give each class a name of its own")
+    class_names = arrays["class_names"].astype(str).tolist() if "class_names" in arrays else None
+    if class_names is not None:
+        single = 0 < len(class_names) == len(set(class_names))
+        check_array(single, path, "class_names", "is empty or names a class twice: give each class a name of its own")
+    labels = arrays.get("labels")
     if labels is None:
         return None, class_names
-    if isinstance(labels, np.ndarray):
-        check_labels(path, labels, None if class_names is None else len(class_names))
-        return labels.astype(np.int64), class_names
-    class_names = sorted(set(labels)) if class_names is None else class_names
-    number = {name: k for k, name in enumerate(class_names)}
-    strange = [f"{label[:80]!r} in row {i}" for i, label in enumerate(labels) if label not in number]
-    if strange:
-        raise wrong_array(path, "labels", f"has {some_of(strange)}, which is none of class_names: correct one of the two")
-    return np.array([number[label] for label in labels], dtype=np.int64), class_names
-
-
-def check_labels(path: Path, labels: np.ndarray, num_classes: int | None) -> None:
-    """Raise a `UserError` unless all labels lie in [0, num_classes), with None: are sensible, and do not count from 1.
-
-    Where the file does not say how many classes there are, only labels that leave out 0 and no other are taken for such.
-    """
-    ends = int(labels.min()), int(labels.max())
-    if num_classes is not None:
-        check_counted_from_0(ends, path, num_classes)
-    elif 1 < ends[1] <= len(labels) and len(np.unique(labels)) == ends[1]:
-        try:
-            check_counted_from_0(ends, path, ends[1])
-        except UserError as error:
-            raise UserError(f"{error}, or add class_names if no row is of class 0") from error
-    limit = MAX_CLASSES if num_classes is None else num_classes
-    outside = np.flatnonzero((labels < 0) | (labels >= limit))
-    if len(outside):
-        problem = f"has {some_of([f'{labels[i]} in row {i}' for i in outside])}, outside [0, {limit})"
-        unknown = " (leave the array out for prediction, if they are not known)" if ends[0] < 0 else ""
-        raise wrong_array(path, "labels", f"{problem}: labels count from 0{unknown}")
-
-
-def read_split(path: Path, column: Column) -> np.ndarray:
-    """Return the word of `SPLIT_WORDS` for each row."""
-    if isinstance(column, list):
-        wanted, found = "the words train, meta, val or test", column
-    elif path.suffix.lower() == ".npz":
-        raise wrong_array(path, "split", "is of integers: write the words train, meta, val or test")
+    if labels.dtype.kind == "U":
+        class_names = sorted(set(labels.tolist())) if class_names is None else class_names
+        number = {name: k for k, name in enumerate(class_names)}
+        targets = np.array([number.get(label, -1) for label in labels.tolist()], dtype=np.int64)
     else:
-        wanted = "0 for train, 1 for meta, 2 for val"
-        found = [SPLIT_WORDS[number] if number in (0, 1, 2) else str(number) for number in column.tolist()]
-    strange = [f"{word[:80]!r} in row {i}" for i, word in enumerate(found) if word not in SPLIT_WORDS]
-    if strange:
-        raise wrong_array(path, "split", f"has {some_of(strange)}: write {wanted}")
-    return np.array(found)
+        targets = labels.astype(np.int64)
+        # Without class_names, only labels that leave out 0 and no other are taken for such that count from 1.
+        last = len(np.unique(labels)) if class_names is None else len(class_names)
+        if last > 1:
+            check_counted_from_0((int(labels.min()), int(labels.max())), path, last)
+    limit = MAX_CLASSES if class_names is None else len(class_names)
+    advice = f"labels count from 0 and lie below {limit}, or are class_names"
+    check_rows(path, "labels", labels, (targets >= 0) & (targets < limit), advice)
+    return targets, class_names
 
 
-def content_digest(features: np.ndarray, targets: np.ndarray | None, *said: list[str] | None) -> str:
+def check_rows(path: Path, name: str, array: np.ndarray, sound: np.ndarray, advice: str) -> None:
+    """Raise a `UserError` that names the entries that are not sound."""
+    strange = [f"{str(array[i])[:80]!r} in row {i}" for i in np.flatnonzero(~sound)]
+    check_array(not strange, path, name, f"has {some_of(strange)}: {advice}")
+
+
+def read_split(path: Path, array: np.ndarray) -> np.ndarray:
+    """Return the word of `SPLIT_WORDS` for each row."""
+    words = np.array([SPLIT_NUMBERS.get(word, word) for word in array.astype(str).tolist()])
+    check_rows(path, "split", array, np.isin(words, SPLIT_WORDS), "write train, meta, val or test, or as numbers 0, 1 or 2")
+    return words
+
+
+def content_digest(features: np.ndarray, targets: np.ndarray | None, *said: Sequence[str] | None) -> str:
     """Return a short digest of all that a table holds."""
     digest = hashlib.sha256(json.dumps([features.shape, features.dtype.name, *said]).encode())
     digest.update(features.data)

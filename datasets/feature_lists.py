@@ -2,75 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from datasets.drawn_sets import Lists, Split
+from datasets.drawn_sets import Lists, split_lists
 from datasets.examples import Examples
-from datasets.feature_files import SPLIT_WORDS, FeatureTable, wrong_array
-from datasets.folders import same_classes, some_of
+from datasets.feature_files import SPLIT_WORDS, FeatureTable, check_array
+from datasets.folders import match_classes
 from datasets.image_lists import check_counted_from_0
-from datasets.large_sets import check_several_classes, check_val_fraction
+from datasets.large_sets import check_val_fraction
 from harness.errors import UserError
 
 
 @dataclass(frozen=True)
 class FeatureRows(Examples):
-    """Rows (M,) of feature tables: their numbers where all `tables`, by the digests of their files, follow one another."""
+    """Rows of the features of all files of an experiment together, (N, A), whose items are their numbers there."""
 
-    tables: Mapping[str, np.ndarray]
-    rows: np.ndarray
-    targets: np.ndarray
-    class_names: list[str]
-    source: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        """The numbers of the rows."""
-        return [str(row) for row in self.rows.tolist()]
-
-    def ids(self) -> list[int]:
-        """Return the numbers of the rows."""
-        found: list[int] = self.rows.tolist()
-        return found
-
-    def subset(self, index: np.ndarray) -> FeatureRows:
-        """Return the rows at `index`."""
-        return replace(self, rows=self.rows[index], targets=self.targets[index])
-
-    def joined(self, other: FeatureRows) -> FeatureRows:
-        """Return these rows and after them those of `other`, of the same tables."""
-        rows, targets = np.concatenate([self.rows, other.rows]), np.concatenate([self.targets, other.targets])
-        return replace(self, rows=rows, targets=targets)
+    matrix: np.ndarray = field(default_factory=partial(np.empty, 0))
+    files: str = ""
 
     @property
     def content(self) -> str:
-        """How many rows there are, and the digests of their files."""
-        digests = [*self.tables]
-        return f"{len(self)} rows of features ({', '.join(digests[k] for k in np.unique(self._places()[0]))})"
+        """How many rows there are, and digests of the files."""
+        return f"{len(self)} rows of features ({self.files})"
 
     def features(self) -> np.ndarray:
-        """Return the features (M, A), in the order of the rows; of all rows of one table as they are, no copy."""
-        number, inside = self._places()
-        tables = [*self.tables.values()]
-        used = np.unique(number).tolist()
-        if len(used) == 1 and np.array_equal(inside, np.arange(len(tables[used[0]]))):
-            return tables[used[0]]
-        kind = np.result_type(*([tables[k] for k in used] or tables))
-        found = np.empty((len(self), tables[0].shape[1]), kind)
-        for k in used:
-            found[number == k] = tables[k][inside[number == k]]
-        return found
-
-    def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return of each row which table it is of, and its number there."""
-        ends = np.cumsum([len(table) for table in self.tables.values()])
-        number = np.searchsorted(ends, self.rows, side="right")
-        return number, self.rows - np.array([0, *ends])[number]
+        """Return the features (M, A), in the order of the rows; of all rows as they are, no copy."""
+        whole = np.array_equal(self.items, np.arange(len(self.matrix)))
+        return self.matrix if whole else self.matrix[self.items]
 
 
 def feature_lists(
@@ -82,28 +43,28 @@ def feature_lists(
     `val_fraction` of each class, drawn by `val_seed`. Meta rows are all those of `meta`, or all that split calls so, or else
     drawn from the training rows. The classes are those of `train`, see `targets_in`.
     """
-    tables = {table.digest: table.features for table in (train, val, meta) if table is not None}
-    rows = all_rows(train, train, tables)
-    check_several_classes(rows)
-    choose: FeatureRows | None = None
-    source = None if meta is None else all_rows(meta, train, tables, ("meta",))
+    rows, val_rows, source = all_rows(train, val, meta)
+    assert rows is not None
     if val_fraction is not None:
         if val is not None or train.split is not None:
             given = f"{train.path} has an array split" if val is None else f"{val.path} is given"
             raise UserError(f"--val_fraction is for one file without a split, but {given}: leave one of the two out")
         check_val_fraction(val_fraction, val_seed)
-        lists = Split(rows, val_fraction, val_seed).lists()
-        return lists if source is None else replace(lists, source=source, draw="whole", split=None)
-    if val is not None:
-        rows, test = all_rows(train, train, tables, ("train",)), all_rows(val, train, tables, ("val", "test"))
-    else:
-        rows, test, own, choose = split_rows(train, rows)
-        if source is not None and len(own):
-            told = f"{train.path} calls {len(own)} rows meta, but {source.source} is given"
-            raise UserError(f"{told}: leave one of the two out")
-        source = own if len(own) else source
-    draw: Literal["whole", "take out"] = "take out" if source is None else "whole"
-    return Lists(rows, rows if source is None else source, test, draw, [], val=choose)
+        return split_lists(rows, val_fraction, val_seed, source)
+    if val_rows is not None:
+        return feature_lists_of(rows, source, val_rows, None)
+    rows, test, own, choose = split_rows(train, rows)
+    if source is not None and len(own):
+        told = f"{train.path} calls {len(own)} rows meta, but {source.source} is given"
+        raise UserError(f"{told}: leave one of the two out")
+    return feature_lists_of(rows, own if len(own) else source, test, choose)
+
+
+def feature_lists_of(
+    rows: FeatureRows, source: FeatureRows | None, test: FeatureRows, choose: FeatureRows | None
+) -> Lists[FeatureRows]:
+    """Return lists whose meta rows are all of `source`, or drawn from the training rows."""
+    return Lists(rows, source or rows, test, "whole" if source else "take out", [], choose)
 
 
 def split_rows(
@@ -117,64 +78,60 @@ def split_rows(
         advice = "add it, with the words train, val and, if wanted, meta, or give a file of test rows, or --val_fraction"
         raise UserError(f"{table.path} has no array split that says which rows are for tests: {advice}")
     train, val, test, meta = (rows.subset(np.flatnonzero(table.split == part)) for part in ("train", "val", "test", "meta"))
-    for part, found in (("train", train), ("val", test if len(test) else val)):
-        if not len(found):
-            raise wrong_array(table.path, "split", f"calls no row {part}: call some so")
+    check_array(len(train) > 0 < len(test) + len(val), table.path, "split", "calls no row train, or none val: call some so")
     return (train, test, meta, val if len(val) else None) if len(test) else (train, val, meta, None)
 
 
-def all_rows(
-    table: FeatureTable, train: FeatureTable, tables: Mapping[str, np.ndarray], parts: tuple[str, ...] = SPLIT_WORDS
-) -> FeatureRows:
-    """Return the rows of one of the tables, with the classes of `train`; the array split, if any, has `parts` alone."""
-    if table.split is not None:
-        others = [f"row {row} {table.split[row]}" for row in np.flatnonzero(~np.isin(table.split, parts)).tolist()]
-        if others:
-            problem = f"calls {some_of(others)}, but all its rows are to be {parts[0]} rows"
-            raise wrong_array(table.path, "split", f"{problem}: give one file with all rows, or leave split out")
-    own, wanted = table.features.shape[1], train.features.shape[1]
-    if own != wanted:
-        told = f"{table.path} has {own} features a row, {train.path} has {wanted}"
-        raise UserError(f"{told}: both must come from the same network")
-    targets, class_names = targets_in(table, train)
-    digests = [*tables]
-    start = sum(len(tables[digest]) for digest in digests[: digests.index(table.digest)])
-    return FeatureRows(tables, start + np.arange(len(table)), targets, class_names, str(table.path))
+def all_rows(train: FeatureTable, val: FeatureTable | None, meta: FeatureTable | None) -> list[FeatureRows | None]:
+    """Return the rows of each table, with the classes of `train`.
+
+    The array split, if any, calls all rows of `meta` so, those of `val` val or test, and those of `train` then train.
+    """
+    tables = [table for table in (train, val, meta) if table is not None]
+    for table in tables:
+        if table.features.shape[1] != train.features.shape[1]:
+            told = f"{table.path} has {table.features.shape[1]} features a row, {train.path} has {train.features.shape[1]}"
+            raise UserError(f"{told}: both must come from the same network")
+    matrix = train.features if len(tables) == 1 else np.concatenate([table.features for table in tables])
+    digests, start = ", ".join(table.digest for table in tables), 0
+    found: list[FeatureRows | None] = []
+    allowed = SPLIT_WORDS if val is None else ("train",), ("val", "test"), ("meta",)
+    for part, words in zip((train, val, meta), allowed, strict=True):
+        if part is None:
+            found.append(None)
+            continue
+        alone = part.split is None or bool(np.isin(part.split, words).all())
+        advice = "give one file with all rows, or leave split out"
+        check_array(alone, part.path, "split", f"calls some rows other than {words[0]}: {advice}")
+        targets, class_names = targets_in(part, train)
+        rows = np.arange(start, start + len(part))
+        found.append(FeatureRows(rows, targets, class_names, str(part.path), matrix=matrix, files=digests))
+        start += len(part)
+    return found
 
 
 def targets_in(table: FeatureTable, train: FeatureTable) -> tuple[np.ndarray, list[str]]:
     """Return the targets of a table (N,) in the classes of `train`, and the names of these.
 
-    Classes are matched by name, see `folders.same_classes`, or by number where a table has no names; but not the words of
-    one with the numbers of the other, since nothing says which is which.
+    Classes are matched by name, see `folders.match_classes`, or by number where neither table has names.
     """
-    for part in (train, table):
-        if part.targets is None:
-            raise UserError(f"{part.path} has no array labels: add it")
     assert table.targets is not None
     assert train.targets is not None
     class_names = train.class_names or [str(k) for k in range(int(train.targets.max()) + 1)]
+    if len(class_names) < 2:
+        raise UserError(f"{train.path} holds one class; at least two are needed")
     if table is train:
         return table.targets, class_names
-    for words, numbers in ((train, table), (table, train)):
-        if words.labelled_by_words and numbers.class_names is None:
-            told = f"{words.path} has words as labels, {numbers.path} has integers and no array class_names"
-            raise UserError(f"{told}: label both alike, or add class_names")
+    if (table.class_names is None) != (train.class_names is None):
+        told = f"{train.path} and {table.path} must both name their classes, by words as labels or the array class_names"
+        raise UserError(f"{told}, or neither")
+    used = np.unique(table.targets).tolist()
     if table.class_names is None:
-        last = int(table.targets.max())
-        check_counted_from_0((int(table.targets.min()), last), table.path, len(class_names))
-        if last >= len(class_names):
-            problem = f"goes up to {last}, but {train.path} has the classes 0 to {len(class_names) - 1}"
-            raise wrong_array(table.path, "labels", f"{problem}: correct one of the two")
+        check_counted_from_0(used, table.path, len(class_names))
+        told = f"goes up to {used[-1]}, but {train.path} has the classes 0 to {len(class_names) - 1}: correct one of the two"
+        check_array(used[-1] < len(class_names), table.path, "labels", told)
         return table.targets, class_names
-    used = {k: table.class_names[k] for k in np.unique(table.targets).tolist()}
-    found, strange, same = same_classes([*used.values()], class_names)
-    if strange:
-        named = some_of([repr(name[:80]) for name in strange])
-        told = f"{table.path} has rows of the {'class' if len(strange) == 1 else 'classes'} {named}"
-        raise UserError(f"{told}, which {train.path} does not have: name the classes of both alike")
-    if same:
-        raise UserError(f"{table.path} has {' and '.join(same)}, one class of {train.path}: give them one name")
+    found = match_classes([table.class_names[k] for k in used], class_names, table.path)
     index = np.zeros(len(table.class_names), dtype=np.int64)
-    index[[*used]] = [found[name] for name in used.values()]
+    index[used] = [found[table.class_names[k]] for k in used]
     return index[table.targets], class_names

@@ -5,131 +5,79 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.pictures import LISTED, is_image, numbered, readable_endings
+from datasets.pictures import readable_endings, some_of
 from harness.errors import UserError
 
-# Why a file is left out; others by their ending, as ".txt files".
-HIDDEN, STRAY, NO_IMAGE = "hidden", "in no class folder", "not images"
-DEAD_LINK, LOOP, NOT_REGULAR = "links to nothing", "links to a folder above", "not regular files"
-NOT_DATA = "folders of the system or of this program"
-OF_ONE = {
-    NO_IMAGE: "not an image", NOT_REGULAR: "not a regular file", NOT_DATA: "folder of the system or of this program",
-    DEAD_LINK: "link to nothing", LOOP: "link to a folder above",
-}  # fmt: skip
 SYSTEM = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "System Volume Information", "lost+found", "feature_cache")
 SPLITS = {  # the names of folders of a split, in small letters
     "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"), "meta": ("meta",),
 }  # fmt: skip
-NAMED = 5  # endings, classes
+NAMED = 5  # classes
 
 
 class ClassFolders(NamedTuple):
-    """Image files below a folder: M paths relative to it, M labels, class names, how many files are left out by reason."""
+    """Image files below a folder: M paths relative to it, M labels, class names, and lines for the user."""
 
     paths: list[str]
     labels: list[int]
     class_names: list[str]
-    left_out: Counter[str]
-    more: list[str]  # lines about the classes
-
-    def notes(self, folder: Path) -> list[str]:
-        """Return lines for the user: files left out, classes without images, classes that share theirs."""
-        lines = [f"files left out: {counted(self.left_out)}"] if self.left_out else []
-        return [f"{folder}: {line}" for line in lines + self.more]
-
-
-def counted(reasons: Counter[str]) -> str:
-    """Return for instance "3 hidden, 2 .txt files"; of many endings the most frequent."""
-    endings = sorted((reason for reason in reasons if reason.startswith(".")), key=lambda reason: -reasons[reason])
-    other = sum(reasons[reason] for reason in endings[NAMED:])
-    kept = {reason: number for reason, number in reasons.items() if reason not in endings[NAMED:]}
-    kept |= {"other files": other} if other else {}
-    one = {**{reason: reason.removesuffix("s") for reason in (*endings, "other files")}, **OF_ONE}
-    return ", ".join(numbered(number, one.get(reason, reason), reason) for reason, number in sorted(kept.items()))
-
-
-def some_of(names: Sequence[str], most: int = LISTED) -> str:
-    """Return names with commas between, the first of many."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    notes: list[str]
 
 
 def class_folders(folder: Path, class_names: Sequence[str] | None, advice: str) -> ClassFolders:
     """List the images of `folder/<class>/**`; classes, if not given, are the folders with an image, in alphabetical order.
 
-    Links are followed. What is left out is counted by reason. Given names may differ in case, in blanks at their ends and in
-    how Unicode writes a letter. `advice` says what a folder should hold.
+    Given names may differ as `match_classes` says. `advice` says what a folder should hold.
     """
-    endings = readable_endings()
-    left_out: Counter[str] = Counter()
-    chosen: list[tuple[str, str]] = []  # path, and the folder of a class
     try:
         found = visible_folders(folder)
-        for path, reason in files_below(folder, endings):
-            name, _, inside = path.partition(os.sep)
-            if not reason and inside:
-                chosen.append((path, name))
-            elif inside or reason in ("", DEAD_LINK, LOOP, NOT_DATA):  # beside the class folders only images count
-                left_out[reason or STRAY] += 1
+        files, left_out = files_below(folder)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
-    if not chosen:
-        if left_out[STRAY] and not found:
-            told = f"{folder} holds {numbered(left_out[STRAY], 'image', 'images')}, but no folder of a class"
-            raise UserError(f"{told}: {advice}")
-        there = f" (files left out: {counted(left_out)})" if left_out else ""
-        raise UserError(f"{folder} holds no image in a format that can be read{there}: {advice}")
-    full = {name for _, name in chosen}
-    names = [name for name in found if name in full]
-    empty = [name for name in found if name not in full]
-    more = [f"folders without an image, which are no classes: {some_of(empty)}"] if empty else []
+    paths = [path for path in files if os.sep in path]
+    if len(paths) < len(files):
+        left_out["images in no class folder"] = len(files) - len(paths)
+    notes = left_out_note(folder, left_out)
+    if not paths:
+        raise UserError(f"{'; '.join(notes) or folder} holds no class folder with an image that can be read: {advice}")
+    of = [path.partition(os.sep)[0] for path in paths]
+    names = sorted(set(of))
+    if empty := [name for name in found if name not in names]:
+        notes.append(f"{folder}: folders without an image, which are no classes: {some_of(empty)}")
     label_of = {name: label for label, name in enumerate(names)}
     if class_names is not None:
-        label_of, names = matched(folder, names, class_names), list(class_names)
-    labels = [label_of[name] for _, name in chosen]
-    return ClassFolders([path for path, _ in chosen], labels, names, left_out, more + one_folder(folder, found))
+        label_of, names = match_classes(names, class_names, folder), list(class_names)
+    return ClassFolders(paths, [label_of[name] for name in of], names, notes)
 
 
-def matched(folder: Path, names: Sequence[str], class_names: Sequence[str]) -> dict[str, int]:
-    """Return the label of each class folder; a `UserError` names those that the training set does not have."""
-    found, strange, same = same_classes(names, class_names)
-    if strange:
-        told = f"{some_of([str(folder / name) for name in strange])}: no such {'class' if len(strange) == 1 else 'classes'}"
-        raise UserError(f"{told} in the training set, which has {some_of(class_names, NAMED)}: rename or move away")
-    if same:
-        raise UserError(f"{folder} has {' and '.join(same)}, one class of the training set: join them")
-    return found
+def left_out_note(folder: Path, left_out: Counter[str]) -> list[str]:
+    """Return a line about files that are left out below a folder, if any."""
+    kinds = [f"{number} {kind}" for kind, number in left_out.most_common()]
+    return [f"{folder}: files left out: {some_of(kinds)}"] if kinds else []
 
 
-def same_classes(names: Sequence[str], class_names: Sequence[str]) -> tuple[dict[str, int], list[str], list[str]]:
-    """Return the label of each name in `class_names`, the names that have none, and the first names that share one.
+def match_classes(names: Sequence[str], class_names: Sequence[str], source: Path | str) -> dict[str, int]:
+    """Return the label of each name in the class names of the training set; those that have none are a `UserError`.
 
-    Names that are not the same are matched by what `plain_name` leaves of them, unless that is one for two classes.
+    Names may differ in case, in blanks at their ends and in how Unicode writes a letter, unless classes differ by that.
     """
-    label_of = {name: label for label, name in enumerate(class_names)}
-    alike = {plain_name(name): label for name, label in label_of.items()}
-    if len(alike) < len(label_of):
-        alike = {}
-    by_name = {name: label_of.get(name, alike.get(plain_name(name))) for name in names}
-    found = {name: label for name, label in by_name.items() if label is not None}
-    shared = [label for label, number in Counter(found.values()).items() if number > 1][:1]
-    same = [name for name, label in found.items() if label in shared]
-    return found, [name for name, label in by_name.items() if label is None], same
-
-
-def plain_name(name: str) -> str:
-    """Return a name without what is easily mistaken: case, blanks at the ends, how Unicode writes a letter."""
-    return unicodedata.normalize("NFKC", name).casefold().strip()
-
-
-def one_folder(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return a line for each class whose folder is, by a link, that of a class before it."""
-    first: dict[str, str] = {}
-    real = [(name, first.setdefault(os.path.realpath(folder / name), name)) for name in names]
-    return [f"the classes {earlier} and {name} are one folder, by a link" for name, earlier in real if earlier != name]
+    plain = {name: unicodedata.normalize("NFKC", name).casefold().strip() for name in (*names, *class_names)}
+    if len({plain[name] for name in class_names}) < len(class_names):
+        plain = {name: name for name in plain}
+    label_of = {plain[name]: label for label, name in enumerate(class_names)}
+    strange = [repr(name[:80]) for name in names if plain[name] not in label_of]
+    if strange:
+        told = f"{source} has classes that the training set does not have: {some_of(strange)}"
+        raise UserError(f"{told}; name them as there ({some_of(class_names, NAMED)}), or move them away")
+    for name in names:
+        same = [other for other in names if plain[other] == plain[name]]
+        if len(same) > 1:
+            raise UserError(f"{source} has {' and '.join(same)}, one class of the training set: join them")
+    return {name: label_of[plain[name]] for name in names}
 
 
 def is_data(folder: str, name: str) -> bool:
@@ -145,50 +93,42 @@ def visible_folders(folder: Path) -> list[str]:
     return sorted(name for name in names if is_data(str(folder), name))
 
 
-def files_below(folder: Path, endings: Container[str]) -> list[tuple[str, str]]:
-    """Return the files at any depth, in order, as paths relative to `folder`, each with why it is left out, or "".
+def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Return the images at any depth, class by class, relative to `folder`, and how many other files there are of a kind.
 
-    Links are followed, but not to a folder that they lie in. Folders that are hidden are not looked into, nor those of
-    `is_data`. One that cannot be read is an OSError.
+    What a file is is told by its ending. Links are followed, but not to a folder that they lie in. Folders that are hidden
+    are not looked into, nor those of `is_data`. One that cannot be read is an OSError.
     """
-    found: list[tuple[str, str]] = []
-    waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]  # a folder, and those it lies in
-    while waiting:
-        place, above = waiting.pop()
-        for entry in os.scandir(folder / place):
-            path = os.path.join(place, entry.name)
-            if entry.is_symlink() and not os.path.exists(entry.path):
-                found.append((path, DEAD_LINK))
-            elif entry.is_dir():
-                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
-                if entry.name.startswith("."):
-                    found.extend([(path, HIDDEN)] if place else [])
-                elif not is_data(os.path.join(folder, place), entry.name):
-                    found.append((path, NOT_DATA))
-                elif real in above:
-                    found.append((path, LOOP))
-                else:
-                    waiting.append((path, (*above, real)))
+    endings = readable_endings()
+    found: list[str] = []
+    left_out: Counter[str] = Counter()
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if is_data(place, name) and not is_above(os.path.join(place, name))]
+        if len(folders) < len(shown):
+            left_out["folders of the system or of this program, or links to a folder above"] += len(shown) - len(folders)
+        inside = "" if place == str(folder) else os.path.relpath(place, folder)
+        for name in files:
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                left_out["hidden"] += 1
+            elif ending not in endings:
+                left_out[ending or "without an ending"] += 1
+            elif os.path.isfile(os.path.join(place, name)):
+                found.append(os.path.join(inside, name))
             else:
-                found.append((path, why_left_out(entry, endings)))
-    return sorted(found, key=lambda item: (item[0].partition(os.sep)[0], item[0]))  # class by class
+                left_out["links to nothing, or no regular files"] += 1
+    return sorted(found, key=lambda path: (path.partition(os.sep)[0], path)), left_out
 
 
-def why_left_out(entry: os.DirEntry[str], endings: Container[str]) -> str:
-    """Return why a file is not one to read, or "": by its ending, without one by its content.
-
-    Nothing is opened that has an ending, as a look at a million files takes long; nor a pipe, which would be waited for.
-    """
-    if entry.name.startswith("."):
-        return HIDDEN
-    if not entry.is_file():
-        return NOT_REGULAR
-    ending = Path(entry.name).suffix.lower()
-    if ending in endings:
-        return ""
-    if ending:
-        return f"{ending} files"
-    return "" if is_image(Path(entry.path)) else NO_IMAGE
+def is_above(path: str) -> bool:
+    """Return whether a folder is a link to one that it lies in."""
+    real = os.path.realpath(path)
+    return os.path.islink(path) and os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
 
 
 class Layout(NamedTuple):
@@ -201,9 +141,9 @@ class Layout(NamedTuple):
     notes: Sequence[str] = ()
 
     @property
-    def split(self) -> bool:
-        """Whether there is something to test on, so that it need not be drawn."""
-        return self.val is not None or self.test is not None
+    def tested(self) -> Path | None:
+        """The folder to test on, None if test images have to be drawn."""
+        return self.test or self.val
 
 
 def read_layout(root: Path) -> Layout:
@@ -217,28 +157,25 @@ def read_layout(root: Path) -> Layout:
     except OSError:
         return Layout(root)  # to be named by who reads it
     of = {split: [name for name in names if name.lower() in known] for split, known in SPLITS.items()}
-    for split, found in of.items():
-        if len(found) > 1 and of["train"]:
-            raise UserError(f"{root} holds {' and '.join(found)}, which both mean {split}: move one away")
     others = [name for name in names if not any(name in found for found in of.values())]
     tests = [*of["val"], *of["test"]]
-    splits = [*of["train"]] or ([] if others else tests)  # for tests alone those of training need not be there
+    splits = of["train"] or ([] if others else tests)  # for tests alone those of training need not be there
     if not any(holds_classes(root / name) for name in splits) or (others and not tests):
         return Layout(root)
+    for split, found in of.items():
+        if len(found) > 1:
+            raise UserError(f"{root} holds {' and '.join(found)}, which both mean {split}: move one away")
     notes = [f"{root}: folders that are no splits, and not used: {some_of(others)}"] if others else []
     place = {"train": root / "train", **{split: root / found[0] for split, found in of.items() if found}}
-    for split in ("val", "test", "meta"):
-        if split in place and not holds_classes(place[split]):
-            told = f"{place.pop(split)} has no class folders, so that nothing says what is on its images: it is not used"
-            notes.append(f"{told}{' (name them by predict.py)' if split == 'test' else ''}")
-    return Layout(place["train"], place.get("val"), place.get("test"), place.get("meta"), notes)
+    bare = [split for split in ("val", "test", "meta") if split in place and not holds_classes(place[split])]
+    notes += [f"{place.pop(split)} has no class folders to say what is on its images: it is not used" for split in bare]
+    return Layout(**place, notes=notes)
 
 
 def holds_classes(folder: Path) -> bool:
     """Return whether a folder holds folders, and no images beside them."""
     endings = readable_endings()
-    with os.scandir(folder) as entries:
-        images = any(entry.is_file() and Path(entry.name).suffix.lower() in endings for entry in entries)
+    images = any(os.path.splitext(name)[1].lower() in endings for name in os.listdir(folder))
     return not images and bool(visible_folders(folder))
 
 

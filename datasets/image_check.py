@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.drawn_sets import Lists, Sets
 from datasets.image_lists import ImageList
-from datasets.pictures import RESIZED, decode, done_notes, is_thin, left_out, thin, unreadable
+from datasets.pictures import RESIZED, decode, done_notes, left_out, unreadable
 from harness.errors import UserError
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
@@ -38,20 +37,23 @@ class Looks(Dataset[Seen]):
         self.paths, self.resize_size = paths, resize_size
 
     def __getitem__(self, index: int) -> Seen:
-        path = self.paths[index]
         try:
-            image, done = decode(path, upright=False, coarse=True)
+            return Seen("", decode(self.paths[index], upright=False, coarse=True, resize_size=self.resize_size).done)
         except UserError as error:
             return Seen(str(error))
-        return Seen(thin(path, image.size) if is_thin(image.size, self.resize_size) else "", done)
 
 
-def look_at_all(
-    parts: Iterable[ImageList], group: Group, workers: int, resize_size: int, file: TextIO | None = None
-) -> dict[Path, Seen]:
-    """Read all images of the lists, each process its share; return, on every process, what is to be said of some.
+def all_paths(parts: Sequence[ImageList]) -> list[Path]:
+    """Return the images of several lists, each once."""
+    return sorted({part.root / path for part in parts for path in part.paths})
 
-    `resize_size` is what their short side will be made. How far it is is shown on `file`, else on stdout.
+
+def faults_of(
+    parts: Sequence[ImageList], group: Group, workers: int, resize_size: int, file: TextIO | None = None
+) -> dict[str, str]:
+    """Read all images of the lists, each process its share; return what is wrong with some, by path.
+
+    What was done to others, and how far it is, is said on `file`, else on stdout.
     """
     paths = all_paths(parts)
     share = range(len(paths))[group.share(len(paths))]
@@ -63,71 +65,44 @@ def look_at_all(
     rounds = -(-max(shard_sizes(len(paths), group.world_size)) // PER_ANSWER)
     batches = group.with_barriers(loader, rounds)
     shown = progress(batches, len(loader), "checking images", print_freq=0 if group.main else None, file=file)
-    found = [seen for batch in shown for seen in batch]
-    own = {paths[i]: seen for i, seen in zip(share, found, strict=True) if any(seen)}
-    return {path: seen for part in group.all_gather_object(own) for path, seen in part.items()}
+    seen = [one for part in group.all_gather_object([one for batch in shown for one in batch]) for one in part]
+    if group.main:
+        say(*(f"note: {line}" for line in done_notes(one.done for one in seen)), file=file)
+    return {str(path): one.fault for path, one in zip(paths, seen, strict=True) if one.fault}
 
 
-def all_paths(parts: Iterable[ImageList]) -> list[Path]:
-    """Return the images of several lists, each once."""
-    return sorted({part.root / path for part in parts for path in part.paths})
+def check_readable(sets: Sets, group: Group, workers: int, resize_size: int = RESIZED, whole: bool = False) -> None:
+    """Read all images that are drawn, or are on the lists, if `whole`, unless they were read before.
 
-
-def say_done(seen: Mapping[Path, Seen], group: Group, file: TextIO | None = None) -> None:
-    """Say what was done to images besides reading them, on `file`, else on stdout."""
-    for line in done_notes(one.done for one in seen.values()) if group.main else ():
-        say(f"note: {line}", file=file)
-
-
-def check_readable(
-    sets: Sets, group: Group, workers: int, resize_size: int = RESIZED, more: Sequence[ImageList] = ()
-) -> None:
-    """Read all images, if they were not yet; those that cannot be read are a `UserError` that lists them.
-
-    `resize_size` is what their short side will be made, and `more` are lists besides those of the sets.
+    Those that cannot be read are a `UserError` that lists them.
     """
-    if sets.checked:
-        return
-    parts = [*sets.parts.values(), *more]
-    seen = look_at_all(parts, group, workers, resize_size)
-    refuse_faults(list(faults_of(seen).values()), parts, group, skippable=True)
-    say_done(seen, group)
+    if sets.lists is None or not sets.lists.checked:
+        parts = sets.lists.parts if whole and sets.lists else [*sets.parts.values()]
+        refuse_faults(faults_of(parts, group, workers, resize_size), parts, group, skippable=True)
 
 
 def check_tested(images: ImageList, group: Group, workers: int) -> None:
     """Read all images to be tested on; those that cannot be read are a `UserError` that lists them."""
-    seen = look_at_all([images], group, workers, RESIZED, sys.stderr)
-    refuse_faults(list(faults_of(seen).values()), [images], group, skippable=False)
-    say_done(seen, group, sys.stderr)
+    refuse_faults(faults_of([images], group, workers, RESIZED, sys.stderr), [images], group, skippable=False)
 
 
-def faults_of(seen: Mapping[Path, Seen]) -> dict[Path, str]:
-    """Return the images that cannot be read, in order, and what is wrong with them."""
-    return {path: one.fault for path, one in sorted(seen.items()) if one.fault}
-
-
-def refuse_faults(faults: Sequence[str], parts: Iterable[ImageList], group: Group, skippable: bool) -> None:
+def refuse_faults(faults: dict[str, str], parts: Sequence[ImageList], group: Group, skippable: bool) -> None:
     """Raise what `unreadable` makes of the faults, if any, in lists; the processes but the first leave without a word."""
     if faults and group.main:
-        raise unreadable(faults, len(all_paths(parts)), skippable)
+        raise unreadable(list(faults.values()), len(all_paths(parts)), skippable)
     if faults:
         sys.exit(2)
 
 
 def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, workers: int, resize_size: int = RESIZED) -> Sets:
-    """Read all images of the lists, if they were not yet, leave out those that cannot be read, and draw from the others."""
-    if sets.checked:
-        return sets
-    lists = sets.lists
+    """Read all images of the lists, leave out those that cannot be read, and draw from the others."""
+    lists: Lists[ImageList] | None = sets.lists
     assert lists is not None
-    seen = look_at_all(lists.parts, group, workers, resize_size)
-    faults = faults_of(seen)
+    parts = lists.parts
+    faults = faults_of(parts, group, workers, resize_size)
     if faults:
-        whole = lists.parts
-        note = left_out(list(faults.values()), len(all_paths(whole)))
-        lists = lists.without({os.path.normpath(path) for path in faults}, note)
-        for part, good in zip(whole, lists.parts, strict=True):
-            if not len(good):
-                refuse_faults([faults[path] for path in all_paths([part])], [part], group, skippable=False)
-    say_done(seen, group)
-    return replace(group.agree(lambda: draw(lists), Sets.digests), checked=True)
+        bad = {path for part in parts for path in part.paths if str(part.root / path) in faults}
+        lists = lists.without(bad, left_out(list(faults.values()), len(all_paths(parts))))
+        if not all(map(len, lists.parts)):
+            refuse_faults(faults, parts, group, skippable=False)
+    return group.agree(lambda: draw(replace(lists, checked=True)), Sets.digests)

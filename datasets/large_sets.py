@@ -6,9 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from datasets.drawn_sets import Lists, Split
-from datasets.examples import Examples, class_counts
-from datasets.folders import Layout, read_layout, understood
+from datasets.drawn_sets import Lists, split_lists
+from datasets.examples import Examples, class_counts, repeat_notes
+from datasets.folders import read_layout, understood
 from datasets.image_lists import (
     MAX_CLASSES,
     SPLIT_ADVICE,
@@ -19,7 +19,6 @@ from datasets.image_lists import (
     read_list,
     read_tree,
 )
-from datasets.repeats import repeat_notes
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 
@@ -35,10 +34,11 @@ def check_val_fraction(val_fraction: float, val_seed: int) -> None:
     require(0 <= val_seed < 2**32, "--val_seed", val_seed, "from 0 to 4294967295")
 
 
-def check_several_classes(train: Examples) -> None:
-    """Raise a `UserError` if there is one class, before others are measured by it."""
+def check_several_classes(train: Examples, num_classes: int | None = None) -> None:
+    """Raise a `UserError` if there is one class, or not as many as --num_classes says."""
     if len(train.class_names) < 2:
         raise UserError(f"{train.source} holds one class; at least two are needed")
+    check_num_classes(num_classes, len(train.class_names), train.source)
 
 
 def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
@@ -47,30 +47,30 @@ def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes
     `num_classes` is that of the training list, None where this is the one: then its largest label decides.
     """
     file = lists / f"{dataset}_{part}.txt"
-    if dataset != "iNaturalist17" or os.path.isfile(file):
-        return read_list(file, root, num_classes, f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat")
-    places = [folder / f"{part}2017.json" for folder in (lists, root)]
-    found = next((place for place in places if os.path.isfile(place)), None)
-    if found is None:
-        raise UserError(f"{places[0]} and {places[1]} are not there: fetch the file as github.com/visipedia/inat_comp says")
+    official = [folder / f"{part}2017.json" for folder in (lists, root) if dataset == "iNaturalist17"]
+    found = next((place for place in official if os.path.isfile(place)), None)
+    if found is None or os.path.isfile(file):
+        advice = f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat"
+        if official:
+            advice += f", or put {official[0].name} into {root} (github.com/visipedia/inat_comp)"
+        return read_list(file, root, num_classes, advice)
     return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
 def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | None, lists: Path) -> Lists[ImageList]:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
     train = read_published(dataset, "train", root, lists)
-    check_several_classes(train)
+    check_several_classes(train, num_classes)
     classes = len(train.class_names)
-    check_num_classes(num_classes, classes, train.source)
     val = read_published(dataset, "val", root, lists, classes)
     source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
-    k, count = min(enumerate(class_counts(source)), key=lambda pair: pair[1])
-    if count < num_meta:
-        found = f"class {k} has {count} images in {source.source}, fewer than --num_meta {num_meta}"
-        raise UserError(f"{found}: {f'lower it to {count}' if count else 'every class needs a meta image'}")
+    counts = class_counts(source)
+    if min(counts) < num_meta:
+        found = f"class {counts.index(min(counts))} has {min(counts)} images in {source.source}"
+        raise UserError(f"{found}, fewer than --num_meta {num_meta}: lower it (every class needs a meta image)")
     if dataset == "ImageNet_LT":
         return Lists(train, val, read_published(dataset, "test", root, lists, classes), "copy", [])
-    return Lists(train, source, val, "copy", [], use)
+    return Lists(train, source, val, "copy", [f"the meta images are also {use} images, as published"])
 
 
 def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag, meta_list: Flag) -> Lists[ImageList]:
@@ -82,56 +82,49 @@ def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag
     classes = len(train.class_names)
     check_counted_from_0(train.targets.tolist(), train.source, classes - 1)  # --num_classes may be one more
     test = read_list(Path(val_list), root, classes, "check --val_list")
-    notes = repeat_notes(train.identities(), train.targets, test.identities())
-    if meta_list is not None:
-        return Lists(train, read_list(Path(meta_list), root, classes, "check --meta_list"), test, "whole", notes)
-    return Lists(train, train, test, "take out", notes)
+    meta = train if meta_list is None else read_list(Path(meta_list), root, classes, "check --meta_list")
+    return own_lists(train, meta, test, [])
+
+
+def own_lists(
+    train: ImageList, meta: ImageList, test: ImageList, notes: list[str], val: ImageList | None = None
+) -> Lists[ImageList]:
+    """Return lists of one's own; meta images that have none are taken out of the training list."""
+    notes = [*notes, *repeat_notes(train.identities(), train.targets, test.identities())]
+    return Lists(train, meta, test, "take out" if meta is train else "whole", notes, val)
 
 
 def trees(root: Path, num_classes: int | None) -> Lists[ImageList]:
     """Read one's own folders of splits, see `folders.read_layout`; where there are val and test, the second is tested on."""
     layout = read_layout(root)
-    if not layout.split:
+    if layout.tested is None:
         raise UserError(f"{root} has no folders train and val, or test, of class folders: {SPLIT_ADVICE}")
-    train = read_tree(layout.train, None)
-    check_several_classes(train)
-    check_num_classes(num_classes, len(train.class_names), train.source)
-    names, meta, val = train.class_names, train, None
-    test = read_tree(test_folder(layout), names)
-    notes = [*layout.notes, understood(layout.train, names, test.root), *train.notes, *test.notes]
-    if layout.test is not None and layout.val is not None:
-        val = read_tree(layout.val, names)
-        notes += val.notes
-    if layout.meta is not None:
-        meta = read_tree(layout.meta, names)
-        notes += meta.notes
-    notes += repeat_notes(train.identities(), train.targets, test.identities())
-    return Lists(train, meta, test, "take out" if meta is train else "whole", notes, val=val)
-
-
-def test_folder(layout: Layout) -> Path:
-    """Return the folder of the test images of a data set that has one."""
-    found = layout.test or layout.val
-    assert found is not None
-    return found
+    train = read_tree(layout.train, None, root)
+    check_several_classes(train, num_classes)
+    test, meta, val = (
+        None if folder is None else read_tree(folder, train.class_names, root)
+        for folder in (layout.tested, layout.meta, layout.val if layout.test else None)
+    )
+    assert test is not None
+    notes = [*layout.notes, understood(layout.train, train.class_names, layout.tested)]
+    notes += [note for part in (train, test, val, meta) if part for note in part.notes]
+    return own_lists(train, meta or train, test, notes, val)
 
 
 def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists[ImageList]:
-    """Read one folder of classes, and draw the test images from it, see `drawn_sets.Split`."""
+    """Read one folder of classes, and draw the test images from it, see `drawn_sets.split_lists`."""
     layout = read_layout(root)
-    if layout.split:
-        told = f"--val_fraction draws test images from one folder of classes, but {root} has {test_folder(layout)} for tests"
+    if layout.tested is not None:
+        told = f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for tests"
         raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")
-    images = read_tree(layout.train, None, "give the folder that holds one folder of images for each class")
-    check_several_classes(images)
-    check_num_classes(num_classes, len(images.class_names), images.source)
+    advice = "give the folder that holds one folder of images for each class"
+    images = read_tree(layout.train, None, root, advice)
+    check_several_classes(images, num_classes)
     check_listable(images)
-    lists = Split(images, val_fraction, val_seed).lists()
-    lists = replace(lists, notes=[*layout.notes, understood(layout.train, images.class_names, None), *lists.notes])
-    if layout.meta is None:
-        return lists
-    meta = read_tree(layout.meta, images.class_names)
-    return replace(lists, source=meta, draw="whole", split=None, notes=[*lists.notes, *meta.notes])
+    meta = None if layout.meta is None else read_tree(layout.meta, images.class_names, root)
+    lists = split_lists(images, val_fraction, val_seed, meta)
+    notes = [*layout.notes, understood(layout.train, images.class_names, None), *lists.notes, *(meta.notes if meta else ())]
+    return replace(lists, notes=notes)
 
 
 def read_test(
@@ -145,27 +138,24 @@ def read_test(
     if val_list is not None:
         return read_list(Path(val_list), root, num_classes, "check --val_list")
     layout = read_layout(root)
-    if not layout.split:
+    if layout.tested is None:
         raise UserError(f"{root} has no folder val or test of class folders: {SPLIT_ADVICE}")
-    return read_tree(test_folder(layout), class_names)
+    return read_tree(layout.tested, class_names)
 
 
 def training_counts(
     dataset: str, data_root: str | Path, num_classes: int, train_list: Flag, lists: Path = LISTS
 ) -> list[int] | None:
     """Return how many training images each class has, None if their list is not there."""
-    if dataset == "custom":
-        if train_list is None:
+    root = Path(data_root)
+    if dataset != "custom":
+        places = [lists / f"{dataset}_train.txt", lists / "train2017.json", root / "train2017.json"]
+        if not any(map(os.path.isfile, places if dataset == "iNaturalist17" else places[:1])):
             return None
-        train = read_list(Path(train_list), Path(data_root), num_classes, "check --train_list")
-    else:
-        places = [lists / f"{dataset}_train.txt"]
-        if dataset == "iNaturalist17":
-            places += [folder / "train2017.json" for folder in (lists, Path(data_root))]
-        if not any(map(os.path.isfile, places)):
-            return None
-        train = read_published(dataset, "train", Path(data_root), lists, num_classes)
-    return class_counts(train)
+        return class_counts(read_published(dataset, "train", root, lists, num_classes))
+    if train_list is None:
+        return None
+    return class_counts(read_list(Path(train_list), root, num_classes, "check --train_list"))
 
 
 def read_lists(
@@ -186,20 +176,19 @@ def read_lists(
     val_fraction, val_seed:
         Of "custom" without lists: `data_root` has a folder for every class, of which this share is drawn for tests.
     """
-    if dataset not in LARGE_SETS:
-        raise UserError(f"unknown data set {dataset!r}: choose from {', '.join(LARGE_SETS)}")
     require(num_meta >= 1, "--num_meta", num_meta, "at least 1")
     sensible = num_classes is None or 2 <= num_classes <= MAX_CLASSES
     require(sensible, "--num_classes", num_classes, f"from 2 to {MAX_CLASSES}")
-    own = (train_list, val_list, meta_list)
+    root, own = Path(data_root), (train_list, val_list, meta_list)
     given = any(flag is not None for flag in own)
-    if dataset != "custom" and given:
-        raise UserError(f"--train_list, --val_list and --meta_list are not for {dataset}: leave them out or choose custom")
+    if dataset != "custom" and (given or val_fraction is not None):
+        flags = "--train_list, --val_list, --meta_list and --val_fraction"
+        raise UserError(f"{flags} are not for {dataset}: leave them out or choose custom")
+    if dataset != "custom":
+        return published_lists(dataset, root, num_meta, num_classes, lists)
     if val_fraction is not None:
         check_val_fraction(val_fraction, val_seed)
-        if dataset != "custom" or given:
-            raise UserError("--val_fraction is for --dataset custom without lists: leave it out")
-        return split_tree(Path(data_root), num_classes, val_fraction, val_seed)
-    if dataset != "custom":
-        return published_lists(dataset, Path(data_root), num_meta, num_classes, lists)
-    return listed(Path(data_root), num_classes, *own) if given else trees(Path(data_root), num_classes)
+        if given:
+            raise UserError("--val_fraction draws test images from folders: leave it out, or the lists")
+        return split_tree(root, num_classes, val_fraction, val_seed)
+    return listed(root, num_classes, *own) if given else trees(root, num_classes)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.drawn_sets import Sets
 from datasets.image_lists import ImageList, found_files
-from datasets.pictures import decode, is_thin, thin
+from datasets.pictures import decode
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.process_group import Group, shard_sizes
@@ -60,11 +60,9 @@ class ListedImages(Dataset[Any]):
         index, number = key
         path = Path(self.images.root) / self.images.paths[index]
         try:
-            image = decode(path, self.prepared.upright).image
+            image = decode(path, self.prepared.upright, resize_size=self.prepared.resize_size).image
         except UserError as error:
             return error
-        if is_thin(image.size, self.prepared.resize_size):
-            return UserError(thin(path, image.size))
         with torch.random.fork_rng(devices=[]):
             # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
             torch.default_generator.manual_seed(mixed_seed(self.seed, number, self.stream, index + 1))

@@ -13,11 +13,14 @@ P = ∂ℓ/∂o (N, C), whose rows sum to zero, and r = λ_t:
 
 A constant added to all logits of a sample changes neither a softmax nor an arg max, so constants are left out, and W enters
 as its rows' distance from their mean, which keeps digits that expanding a square would lose. That is 18 products of 2·N·C·A
-operations, and only the rows of classes in the batch are moved. Memory beyond the weights is O(NC + CA).
+operations. Everything of shape (C, A) is made block by block, small enough to stay in the processor's cache, and only
+the rows of classes in the batch are moved: memory beyond the weights and their gradient is O(NC + NA),
+with a meta batch of M also O(NM).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +30,32 @@ from covariance_rules import Rule, grad_traces, gradient_rule
 from loss import EstimatorCV, SemanticLoss, negative_trace
 from meta_gradient import Batch
 from meta_step import PlainStepResult
+
+BLOCK_BYTES = 2 << 20  # of W at once on the CPU; two scratch blocks of that size lie beside it
+
+
+class CentredRows:
+    """Iterate over W (C, A) by blocks of rows: (rows, block minus the mean row). The block is only valid until the next."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.mean = weight.mean(dim=0)  # (A,)
+        fitting = max(1, BLOCK_BYTES // (weight.shape[1] * weight.element_size()))
+        self.size = min(len(weight), fitting) if weight.device.type == "cpu" else len(weight)
+        self.block = weight.new_empty(self.size, weight.shape[1])
+        self.scratch = torch.empty_like(self.block), torch.empty_like(self.block)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Yield rows, w (B, A) and two scratch blocks of its shape."""
+        for start in range(0, len(self.weight), self.size):
+            rows = slice(start, min(start + self.size, len(self.weight)))
+            count = rows.stop - rows.start
+            w = torch.sub(self.weight[rows], self.mean, out=self.block[:count])
+            yield rows, w, self.scratch[0][:count], self.scratch[1][:count]
+
+    def at(self, target: Tensor) -> Tensor:
+        """Return the centred rows of the classes in `target`, (N, A)."""
+        return self.weight[target] - self.mean
 
 
 @dataclass(frozen=True)
@@ -66,12 +95,12 @@ def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor
 class Samples:
     """A batch as the step sees it.
 
-    `weight` (C, A) is W centred, `own` (N, A) its rows of the samples' classes, `scale` (N,) as in `cross_entropy`,
-    `margins` (N,) and `log_prior` (C,) what the own and all logits are changed by, if they are, `lam_t` is λ_t, and `logits`
-    (C, N) are those without augmentation, up to a constant a sample.
+    `own` (N, A) are the centred rows of W of the samples' classes, `scale` (N,) as in `cross_entropy`, `margins` (N,) and
+    `log_prior` (C,) what the own and all logits are changed by, if they are, `lam_t` is λ_t, and `logits` (C, N) are those
+    without augmentation, up to a constant a sample.
     """
 
-    weight: Tensor
+    rows: CentredRows
     features: Tensor
     target: Tensor
     own: Tensor
@@ -81,24 +110,34 @@ class Samples:
     lam_t: float
     logits: Tensor
 
+    def towards(self, sigma: Tensor) -> Tensor:
+        """Return z − r s∘w_y (N, A)."""
+        return torch.addcmul(self.features, sigma, self.own, value=-self.lam_t)
+
 
 def prepare(head: nn.Linear, criterion: SemanticLoss | None, batch: Batch, lam_t: float) -> Samples:
     """Return the batch with all that does not depend on Σ; without a criterion the loss is plain cross-entropy."""
     features, target = batch
-    weight = head.weight - head.weight.mean(dim=0)
+    rows = CentredRows(head.weight)
     scale = features.new_ones(len(target)) if criterion is None else criterion.class_weights[target]
-    logits = torch.addmm(head.bias.unsqueeze(1), weight, features.T)  # (C, N)
+    logits = features.new_empty(len(head.weight), len(features))  # (C, N)
+    for block, w, _, _ in rows:
+        torch.addmm(head.bias[block].unsqueeze(1), w, features.T, out=logits[block])
     margins, prior = (None, None) if criterion is None else (criterion.margins[target], criterion.log_prior)
-    return Samples(weight, features, target, weight[target], scale / scale.sum(), margins, prior, lam_t, logits)
+    return Samples(rows, features, target, rows.at(target), scale / scale.sum(), margins, prior, lam_t, logits)
 
 
 def semantic_loss(batch: Samples, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, softmax (C, N) and residuals P (C, N) at the samples' covariances `sigma` (N, A)."""
-    semantic = batch.logits.clone()
     if batch.lam_t:
+        semantic = torch.empty_like(batch.logits)
         crossed = (-2 * sigma * batch.own).T
-        distances = (batch.weight.square() @ sigma.T).addmm_(batch.weight, crossed)
-        semantic += distances.mul_(batch.lam_t / 2)
+        for block, w, square, _ in batch.rows:
+            torch.mm(torch.mul(w, w, out=square), sigma.T, out=semantic[block])
+            semantic[block].addmm_(w, crossed)
+        semantic.mul_(batch.lam_t / 2).add_(batch.logits)
+    else:
+        semantic = batch.logits.clone()
     if batch.margins is not None:
         semantic.scatter_add_(0, batch.target.unsqueeze(0), -batch.margins.unsqueeze(0))
     if batch.log_prior is not None:
@@ -106,36 +145,66 @@ def semantic_loss(batch: Samples, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor
     return cross_entropy(semantic, batch.target, batch.scale)
 
 
-def weight_gradient(batch: Samples, sigma: Tensor, residual: Tensor) -> Tensor:
-    """Return ∂ℓ/∂W (C, A), the own rows' part left out."""
-    towards = torch.addcmul(batch.features, sigma, batch.own, value=-batch.lam_t)  # z − r s∘w_y
-    if not batch.lam_t:
-        return residual @ towards
-    return torch.addmm((residual @ sigma).mul_(batch.weight), residual, towards, beta=batch.lam_t)
+def gradient_blocks(
+    batch: Samples, sigma: Tensor, residual: Tensor, out: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield rows, w, ∂ℓ/∂W of these rows, in `out` if given, and a scratch block; the own rows' part comes on top."""
+    towards = batch.towards(sigma)
+    for block, w, spare, grad in batch.rows:
+        if out is not None:
+            grad = out[block]
+        if batch.lam_t:
+            torch.mm(residual[block], sigma, out=spare).mul_(w)
+        torch.addmm(spare, residual[block], towards, beta=batch.lam_t, out=grad)  # with a beta of 0 spare is not read
+        yield block, w, grad, spare
 
 
-def meta_gradient_rows(
-    batch: Samples, sigma: Tensor, softmax: Tensor, residual: Tensor, bias: Tensor, lr: float, meta_batch: Batch
+def meta_logits(
+    batch: Samples, sigma: Tensor, residual: Tensor, bias: Tensor, lr: float, meta_features: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Take the virtual step; return its loss of the meta batch (scalar) and, for each sample, G / −α (N, A)."""
-    weight, own, lam_t, (meta_features, meta_target) = batch.weight, batch.own, batch.lam_t, meta_batch
-    own_residual = residual.T @ weight  # P W (N, A)
-    stepped = torch.add(weight, weight_gradient(batch, sigma, residual), alpha=-lr)
-    logits = (stepped @ meta_features.T).add_((bias - lr * residual.sum(dim=1)).unsqueeze(1))  # (C, M)
-    logits.index_add_(0, batch.target, (sigma * own_residual) @ meta_features.T, alpha=lr * lam_t)
-    meta_scale = meta_features.new_full((len(meta_target),), 1 / len(meta_target))
-    loss_meta, _, meta_residual = cross_entropy(logits, meta_target, meta_scale)
+    """Take the virtual step; return its logits of the meta features (C, M) and P W (N, A)."""
+    logits = residual.new_empty(len(residual), len(meta_features))
+    residual_weight = torch.zeros_like(batch.features)
+    for block, w, grad, moved in gradient_blocks(batch, sigma, residual):
+        torch.mm(torch.add(w, grad, alpha=-lr, out=moved), meta_features.T, out=logits[block])
+        residual_weight.addmm_(residual[block].T, w)
+    logits += (bias - lr * residual.sum(dim=1)).unsqueeze(1)
+    own_rows = (sigma * residual_weight) @ meta_features.T  # (N, M)
+    return logits.index_add_(0, batch.target, own_rows, alpha=lr * batch.lam_t), residual_weight
 
-    own_v = meta_residual[batch.target] @ meta_features  # (N, A)
-    weight_v = (meta_residual @ meta_features).mul_(weight)  # W∘v (C, A)
-    towards = torch.addcmul(batch.features, sigma, own, value=-lam_t) @ meta_features.T  # (N, M)
-    logits_dot = torch.addmm(meta_residual.sum(dim=1, keepdim=True), meta_residual, towards.T)  # (C, N)
-    logits_dot.addmm_(weight_v, sigma.T, alpha=lam_t).addmm_(weight, (sigma * own_v).T, alpha=-lam_t)
+
+def weight_gradient(batch: Samples, sigma: Tensor, residual: Tensor, out: Tensor) -> Tensor:
+    """Return ∂ℓ/∂W (C, A), written to `out`."""
+    residual_weight = torch.zeros_like(batch.features)
+    for block, w, _, _ in gradient_blocks(batch, sigma, residual, out):
+        if batch.lam_t:
+            residual_weight.addmm_(residual[block].T, w)
+    return out.index_add_(0, batch.target, sigma * residual_weight, alpha=-batch.lam_t)
+
+
+def mixed_gradient_rows(
+    batch: Samples, sigma: Tensor, softmax: Tensor, residual: Tensor, residual_weight: Tensor,
+    meta_features: Tensor, meta_residual: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return, for each sample, ∇_{s_i} of ⟨∂ℓ/∂o, ȯ⟩ + ⟨∂ℓ/∂W, v⟩, (N, A)."""
+    lam_t, own = batch.lam_t, batch.own
+    own_v = meta_residual[batch.target] @ meta_features  # (N, A): v_y
+    towards = batch.towards(sigma) @ meta_features.T  # (N, M)
+    logits_dot = meta_residual.sum(dim=1, keepdim=True).addmm(meta_residual, towards.T)  # (C, N)
+    crossed = (sigma * own_v).T
+    outer = torch.zeros_like(own)  # P (W∘v)
+    for block, w, wv, _ in batch.rows:
+        torch.mm(meta_residual[block], meta_features, out=wv).mul_(w)
+        logits_dot[block].addmm_(wv, sigma.T, alpha=lam_t).addmm_(w, crossed, alpha=-lam_t)
+        outer.addmm_(residual[block].T, wv)
     weighted = softmax * logits_dot
-    curvature = weighted.sub_(softmax * weighted.sum(dim=0)).mul_(batch.scale).T  # R (N, C)
+    curvature = weighted.sub_(softmax * weighted.sum(dim=0)).mul_(batch.scale)  # R (C, N)
+    squares, curved_weight = torch.zeros_like(own), torch.zeros_like(own)  # R (W∘W), R W
+    for block, w, square, _ in batch.rows:
+        squares.addmm_(curvature[block].T, torch.mul(w, w, out=square))
+        curved_weight.addmm_(curvature[block].T, w)
     residual_v = (residual.T @ meta_residual) @ meta_features  # P v
-    first = curvature @ weight.square() / 2 - own * (curvature @ weight)
-    return loss_meta, (first + residual.T @ weight_v - own_v * own_residual - own * residual_v) * lam_t
+    return (squares / 2 - own * curved_weight + outer - own_v * residual_weight - own * residual_v) * lam_t
 
 
 def class_sums(rows: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
@@ -155,10 +224,8 @@ def move_head(
     Return both losses (scalars), of the weights before the step.
     """
     loss, _, residual = semantic_loss(batch, sigma)
-    head.weight.grad = weight_gradient(batch, sigma, residual)
-    if batch.lam_t:
-        own_rows = sigma * (residual.T @ batch.weight)
-        head.weight.grad.index_add_(0, batch.target, own_rows, alpha=-batch.lam_t)
+    out = torch.empty_like(head.weight) if head.weight.grad is None else head.weight.grad
+    head.weight.grad = weight_gradient(batch, sigma, residual, out)
     head.bias.grad = residual.sum(dim=1)
     extra = None
     if extra_batch is not None:
@@ -227,11 +294,15 @@ def head_step(
         Whether the plain cross-entropy of the meta batch at θ is added to the loss of the real step.
     """
     target = batch[1]
+    meta_features, meta_target = meta_batch
     samples = prepare(head, criterion, batch, lam_t)
     sigma = estimator.covariance[target]  # (N, A)
 
     loss_virtual, softmax, residual = semantic_loss(samples, sigma)
-    loss_meta, mixed = meta_gradient_rows(samples, sigma, softmax, residual, head.bias, virtual_lr, meta_batch)
+    stepped, residual_weight = meta_logits(samples, sigma, residual, head.bias, virtual_lr, meta_features)
+    meta_scale = meta_features.new_full((len(meta_target),), 1 / len(meta_target))
+    loss_meta, _, meta_residual = cross_entropy(stepped, meta_target, meta_scale)
+    mixed = mixed_gradient_rows(samples, sigma, softmax, residual, residual_weight, meta_features, meta_residual)
     grad_rows, members = class_sums(mixed, target, len(head.weight))
     grad_rows.mul_(-virtual_lr)
     sigma_hat = rule(sigma, grad_rows, meta_lr)

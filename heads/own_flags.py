@@ -106,7 +106,7 @@ class OwnFlags(FrozenFlags):
     def redrawn(self, sets: Sets) -> Sets:
         """Return the sets that these flags draw from the lists of others."""
         assert sets.lists is not None
-        return replace(self.drawn(sets.lists), checked=sets.checked)
+        return self.drawn(sets.lists)
 
     @property
     def folder(self) -> Path:
@@ -325,6 +325,6 @@ def with_images(values: dict[str, object]) -> dict[str, object]:
         crt = [str(MODELS / name) for name in CRT if backbone == RESNET and os.path.isfile(MODELS / name)]
         found["pretrained"] = next(iter(crt), DOWNLOADED)
     lists = any(values[name] is not None for name in ("train_list", "val_list", "meta_list"))
-    if values["val_fraction"] is None and not lists and not read_layout(Path(str(root))).split:
+    if values["val_fraction"] is None and not lists and read_layout(Path(str(root))).tested is None:
         found["val_fraction"] = USUAL_FRACTION
     return found

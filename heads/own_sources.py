@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from data_utils import TRAIN_STREAM
 from datasets.drawn_sets import Sets
-from datasets.examples import united
+from datasets.examples import repeat_notes, row_digests, united
 from datasets.feature_files import read_features
 from datasets.feature_lists import feature_lists
 from datasets.image_check import check_readable, readable_sets
 from datasets.large_sets import read_lists
-from datasets.repeats import repeat_notes, row_digests
 from harness.process_group import Group
 from harness.weights import network_weights
 from heads.backbone import fingerprint
@@ -75,14 +74,14 @@ class Source:
         assert self.sets.lists is not None
         parts, prepared = self.sets.lists.parts, self.backbone.prepared
         whole, extract = united(parts), extractor(self.backbone.model.to(group.device))
-        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, parts)
+        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, whole=True)
         sizes = self.features, group, flags.test_batch_size, flags.workers
         cache = FeatureCache(flags.cache_folder, extract, str(self.weights), *sizes, check)
         augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
         views = [cache.open("images", plain_images(whole, prepared), 0)]
         views += [cache.open("augmented", augmented, view) for view in range(flags.views)]
-        places = {file: row for row, file in enumerate(whole.ids())}
-        return lambda of: [view[[places[file] for file in of.ids()]] for view in views]
+        places = {file: row for row, file in enumerate(whole.items.tolist())}
+        return lambda of: [view[[places[file] for file in of.items.tolist()]] for view in views]
 
 
 def read_source(flags: OwnFlags) -> Source:

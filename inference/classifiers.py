@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.large_sets import LARGE_SETS
-from datasets.pictures import decode, is_thin, thin
+from datasets.pictures import decode
 from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
@@ -66,9 +66,7 @@ class Classifier:
         if self.prepared is None:
             small = read_image(file)
             return ReadImage(torch.tensor(small.pixels), small.done)
-        image, done = decode(file, upright=True)
-        if is_thin(image.size, self.prepared.resize_size):
-            raise UserError(thin(file, image.size))
+        image, done = decode(file, upright=True, resize_size=self.prepared.resize_size)
         return ReadImage(transforms(self.prepared, train=False)(image), done)
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,8 +20,7 @@ import torch
 from torch import Tensor
 
 from datasets.feature_files import FeatureTable, read_features
-from datasets.folders import counted, files_below
-from datasets.pictures import readable_endings
+from datasets.folders import files_below, left_out_note
 from datasets.small_sets import read_or_fault
 from harness.errors import UserError
 from harness.evaluation import no_answers
@@ -79,17 +77,14 @@ def images_at(path: Path, notes: list[str]) -> list[Path]:
     if not os.path.isdir(path):
         return [path]
     try:
-        below = files_below(path, readable_endings())
+        images, left_out = files_below(path)
     except OSError as error:
         why = f"{error.filename} cannot be read ({error.strerror})"
         raise UserError(f"{why}: make it readable, or move it away") from error
-    images = [path / file for file, reason in below if not reason]
     if not images:
         raise UserError(f"{path} holds no image in a format that can be read: name another folder, or convert them")
-    left_out = Counter(reason for _, reason in below if reason)
-    if left_out:
-        notes.append(f"{path}: files left out: {counted(left_out)}")
-    return images
+    notes += left_out_note(path, left_out)
+    return [path / file for file in images]
 
 
 def read_parts(parts: Sequence[Part], network: Classifier, shown: bool) -> Iterator[ReadBatch]:

@@ -10,6 +10,8 @@ import torch
 from support.golden import GOLDEN, RTOL, Head, assert_close, batch, figures, load_weights
 
 import data_utils
+from datasets.drawn_sets import Lists
+from datasets.examples import Examples
 from heads.head_step import head_step
 from loss import EstimatorCV, SemanticLoss, class_balanced_weights, ldam_margins
 from meta_step import meta_step
@@ -129,10 +131,11 @@ def test_subsets():
         counts = data_utils.get_img_num_per_cls(g["dataset"], g["imb_factor"], num_meta * classes)
         assert counts == g["counts"]
         assert_close(class_balanced_weights(counts), g["class_weights"])
-        meta, rest = data_utils.split_meta(labels, num_meta, classes)
-        train = data_utils.long_tailed_subset(labels, rest, counts)
-        for ours, part in ((train, "train"), (meta, "meta")):
-            indices = np.sort(np.asarray(ours)).astype("<i8")
+        whole = Examples(np.arange(50000), labels, [str(k) for k in range(classes)], "CIFAR")
+        sets = Lists(whole, whole, whole, "take out", []).sets(num_meta, imb_factor=g["imb_factor"])
+        assert sets.cls_num_list == counts
+        for ours, part in ((sets.train, "train"), (sets.meta, "meta")):
+            indices = ours.items.astype("<i8")
             assert len(indices) == g[f"{part}_size"]
             first = g[f"{part}_first"]
             assert indices[: len(first)].tolist() == first

@@ -38,7 +38,7 @@ def test_figures_are_those_of_the_adjusted_logits(trained, run_in, tau, monkeypa
     """Of the images that stage 2 trained on: the meta images are among them, those of a checkpoint of stage 1 are not."""
     root, folder = trained
     monkeypatch.syspath_prepend(root)
-    test, _ = read_images("digits", "", train=False)
+    test = read_images("digits", "", train=False)
     for kind in ("last", "stage1"):
         path = folder / f"a_{kind}.pth.tar"
         state = torch.load(path, weights_only=True)
@@ -49,9 +49,9 @@ def test_figures_are_those_of_the_adjusted_logits(trained, run_in, tau, monkeypa
                for t in (0, tau)}  # fmt: skip
         for t in (0, tau):
             predicted = (logits - t * torch.from_numpy(np.log(counts / counts.sum()))).argmax(1)
-            right = predicted == test.targets
+            right = predicted == test.target
             assert f"\tAccuracy: {100 * right.double().mean():.2f}\t" in out[t]
-            expected = [100 * right[test.targets == c].double().mean().item() for c in range(10)]
+            expected = [100 * right[test.target == c].double().mean().item() for c in range(10)]
             assert accuracies(out[t]) == pytest.approx(expected, abs=0.01)
         assert out[0] != out[tau]
         assert "logits adjusted" not in out[0]

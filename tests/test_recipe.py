@@ -109,7 +109,7 @@ def reference(loss, stage2):
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     meta, log = meta_batches(data.meta, BATCH_SIZE, SEED), []
     seen = [(torch.zeros(0, network[-1].in_features), torch.zeros(0, dtype=torch.int64))]  # nothing before stage 2
-    inputs, target = next(plain_batches(data.test, len(data.test.targets)))
+    inputs, target = next(plain_batches(data.test, len(data.test)))
     for epoch in range(EPOCHS):
         second = epoch >= META_START
         method = stage2 if second and stage2 != "none" else "plain"

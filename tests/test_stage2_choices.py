@@ -128,12 +128,12 @@ def test_what_balances_the_loss(train):
 def test_meta_images_are_trained_on_in_stage_2_alone(train):
     """Joined to the training images an epoch of stage 2 has more steps; their loss makes each step another one."""
     data = build_dataset("digits", 10, 0.1, join_meta=True)
-    steps = {"apart": -(-len(data.train.targets) // 64), "train": -(-len(data.joined.targets) // 64)}
+    steps = {"apart": -(-len(data.train) // 64), "train": -(-len(data.joined) // 64)}
     assert steps["apart"] < steps["train"]
     for stage2 in ("none", "reweight", "metasaug"):
         found = {name: train("--stage2", stage2, "--meta_images", name) for name in ("apart", "train", "loss")}
         for name, (_, _, out) in found.items():
-            said = f"stage 2: {len(data.joined.targets)} images, training and meta, each once\n"
+            said = f"training and meta images together, each once: {len(data.joined)}\n"
             assert (said in out) == (name == "train")
             counts = set(re.findall(r"stage 2  \[\d+/(\d+)\]", out))
             assert counts == {str(steps.get(name, steps["apart"]))}, name
@@ -145,21 +145,20 @@ def test_meta_images_are_trained_on_in_stage_2_alone(train):
 
 def test_joined_images_are_each_there_once_and_no_other_set_changes():
     """Also where a class has so few images that they are in the training and in the meta set."""
-    smallest = int(read_images("digits", "", train=True)[0].targets.bincount().min())
+    smallest = np.bincount(read_images("digits", "", train=True).targets).min()
     for num_meta, imb_factor, heldout in ((10, 0.1, 0), (10, 0.02, -1), (smallest, None, 0)):
         plain, data = (build_dataset("digits", num_meta, imb_factor, "", heldout, False, join) for join in (False, True))
         assert plain.joined is None
-        assert plain.digest() == data.digest()
+        assert plain.digests() == data.digests()
         assert plain.stage2_counts == plain.cls_num_list == data.cls_num_list
         keys = {}
         for name in ("train", "meta", "joined"):
             part = getattr(data, name)
-            keys[name] = sorted(zip(map(bytes, part.pixels.numpy()), part.targets.tolist(), strict=True))
+            keys[name] = sorted(zip(map(bytes, part.pixels.numpy()), part.targets, strict=True))
         assert bool({*keys["train"]} & {*keys["meta"]}) == (num_meta == smallest)
         assert keys["joined"] == sorted({*keys["train"], *keys["meta"]})
-        assert data.stage2_counts == np.bincount(data.joined.targets.numpy(), minlength=10).tolist()
-        assert data.of_stage(True) is data.joined
-        assert (data.of_stage(False), plain.of_stage(True)) == (data.train, plain.train)
+        assert data.stage2_counts == np.bincount(data.joined.targets, minlength=10).tolist()
+        assert (data.trained is data.joined, plain.trained is plain.train) == (True, True)
 
 
 def test_an_interrupted_run_of_the_new_choices_ends_with_the_same_bytes(run_in, stage1, chance):

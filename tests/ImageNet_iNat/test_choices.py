@@ -135,7 +135,7 @@ def test_meta_images_that_are_trained_on(root, train):
     """In the list each image once, with the counts of that list; in the loss beside each batch; compared with SGD."""
     ours = train("joined", "--stage2", "reweight", "--meta_images", "train")
     sets = drawn(root, 0, True)
-    assert "trained on: 28 images, training and meta, each once" in ours.out
+    assert "training and meta images together, each once: 28" in ours.out
     assert (ours.state["cls_num_list"], ours.state["stage2_counts"]) == ([11, 6, 5], [13, 8, 7])
     assert float(ours.state["estimator"]["count"].sum()) == EPOCHS * 28
     assert ours.state["estimator"]["count"].tolist() == [EPOCHS * n for n in (13, 8, 7)]
@@ -165,9 +165,9 @@ def test_the_best_epoch_is_chosen_on_images_that_are_held_out(root, train):
     sets = drawn(root, 2, True)
     assert "train 18  meta 6  test 9  held out 4  (9 to 4 training images a class)" in ours.out
     assert ours.state["cls_num_list"] == [9, 5, 4]
-    files = [set(part.ids()) for part in (sets.heldout, sets.train, sets.meta, sets.test)]
+    files = [set(part.paths) for part in (sets.heldout, sets.train, sets.meta, sets.test)]
     assert len(set.union(*files)) == sum(map(len, files)) == 37
-    assert set(sets.trained.ids()) == files[1] | files[2]
+    assert set(sets.trained.paths) == files[1] | files[2]
     features, labels = rows_of(root, "heldout", sets.heldout)
     right = (features @ ours.weight.double().T + ours.bias.double()).argmax(1) == labels
     mean = np.mean([100 * right[labels == c].double().mean().item() for c in range(3)])

@@ -110,7 +110,7 @@ def test_test_images_are_drawn_from_those_that_can_be_read(train, tmp_path, root
         for i in range(count):
             write_image(tmp_path / "photos" / name / f"{i}.png", len(name))
     sets = read_lists("custom", tmp_path / "photos", 1, val_fraction=0.5).sets(1)
-    (bad,) = [path for path in sets.train.ids() + sets.meta.ids() if f"{os.sep}d{os.sep}" in path][:1]
+    (bad,) = [path for path in sets.train.paths + sets.meta.paths if f"{os.sep}d{os.sep}" in path][:1]
     Path(bad).write_text("no image")
     out = train("readable", "--data_root", tmp_path / "photos", "--val_fraction", "0.5", "--skip_bad", "--fresh_head").stdout
     assert "1 of 8 images cannot be read and was left out" in out

@@ -1,6 +1,5 @@
 """Images held out to choose on, and training and meta images in one list: for any lists, also such that share files."""
 
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +11,11 @@ from hypothesis import strategies as st
 from support.image_lists import class_folders, read_sets
 from support.refusals import wrong
 
-from datasets.drawn_sets import held_out
+from datasets.drawing import held_out, split_meta
 from datasets.examples import united, with_meta
-from datasets.image_lists import ImageList
+from datasets.image_lists import image_list
 
 CLASSES = 3
-ROOTS = (Path("all"), Path("all/inner"), Path("."))
-
-
-def listed(root, rows):
-    """A list of rows (number of a file, label), below `root`; file k lies at all/inner/k.png whatever the root."""
-    paths = [os.path.relpath(f"all/inner/{k}.png", root) for k, _ in rows]
-    targets = np.array([label for _, label in rows], dtype=np.int64)
-    return ImageList(root, paths, targets, [str(k) for k in range(CLASSES)], "a list")
 
 
 def numbers(images):
@@ -37,9 +28,8 @@ def lists(draw):
     """Four lists of some of 40 files, each with its label, that may share files and name some twice."""
     generator = np.random.default_rng(draw(st.integers(0, 10**6)))
     label, sizes = generator.integers(0, CLASSES, 40), draw(st.tuples(*[st.integers(0, 60)] * 4))
-    roots = draw(st.tuples(*[st.sampled_from(ROOTS)] * 4))
-    files = [generator.integers(0, 40, size) for size in sizes]
-    return [listed(root, [(k, label[k]) for k in chosen]) for root, chosen in zip(roots, files, strict=True)]
+    files, names = [generator.integers(0, 40, size) for size in sizes], [str(k) for k in range(CLASSES)]
+    return [image_list(Path("all"), [f"./inner//{k}.png" for k in own], label[own], names, "a list") for own in files]
 
 
 @given(lists(), st.integers(1, 6))
@@ -51,11 +41,8 @@ def test_held_out_images_are_in_no_other_set_and_the_rest_is_trained_on(made, nu
     assert not set(theirs) & {*numbers(meta), *numbers(test), *numbers(left)}
     assert numbers(left) == [k for k in own if k not in theirs]
     assert spare == sum(k not in own for k in theirs)
-    assert [(left.root / p).as_posix() for p in left.paths] == [(train.root / p).as_posix() for p in train.paths
-                                                                if int(Path(p).stem) not in theirs]  # fmt: skip
     label = {k: int(y) for part in made for k, y in zip(numbers(part), part.targets, strict=True)}
     assert [label[k] for k in theirs] == heldout.targets.tolist()
-    assert {os.path.normpath(heldout.root / path) for path in heldout.paths} == {f"all/inner/{k}.png" for k in theirs}
     used = {*numbers(meta), *numbers(test)}
     for c in range(CLASSES):
         free = {k for k in own if label[k] == c and k not in used}
@@ -64,6 +51,23 @@ def test_held_out_images_are_in_no_other_set_and_the_rest_is_trained_on(made, nu
         wanted = min(num_heldout, len(others))
         assert sum(k in others for k in taken) == wanted  # spare ones first, then up to a fifth
         assert sum(k in free for k in taken) == min(num_heldout - wanted, len(free) // 5)
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=5), st.integers(0, 12))
+def test_a_share_of_a_class_bounds_its_meta_images(counts, num_meta):
+    targets = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    meta, left = split_meta(targets, num_meta, len(counts), share=5)
+    assert np.bincount(targets[meta], minlength=len(counts)).tolist() == [min(num_meta, max(n // 5, 1)) for n in counts]
+    assert {*meta} | {*left} == {*range(len(targets))}
+    assert {*meta} <= {*split_meta(targets, num_meta, len(counts))[0]}
+
+
+def test_held_out_images_are_drawn_not_cut():
+    whole = image_list(Path(), map(str, range(99)), [0] * 99, ["x"], "a list")
+    for train in (whole.subset(np.arange(50)), whole):
+        spare = np.setdiff1d(whole.items, train.items)
+        kept, _, _ = held_out(train, whole, [], 9)
+        assert {*kept.items} != {*(spare if len(spare) else whole.items)[:9]}
 
 
 @given(lists())
@@ -75,7 +79,6 @@ def test_training_and_meta_images_in_one_list_are_each_once(made):
     assert numbers(joined) == before + new  # the training list stays what it is
     assert joined.targets.tolist()[: len(before)] == train.targets.tolist()
     assert joined.targets.tolist()[len(before) :] == [meta.targets[found.index(k)] for k in new]
-    assert [os.path.normpath(joined.root / path) for path in joined.paths] == [f"all/inner/{k}.png" for k in before + new]
 
 
 def write_lists(folder, dataset, **rows):
@@ -107,7 +110,8 @@ def test_the_published_sets(dataset, counts, spare, inside, tmp_path):
     assert len(set(sets.meta.paths) & set(sets.train.paths)) == inside
     assert sum(sets.stage2_counts) == len(sets.joined) == len(sets.train) + 6 - inside
     assert [*sets.parts] == [*before.parts, "heldout"]
-    assert (before.stage2_counts, before.facts().keys()) == (before.cls_num_list, {"class_names", "cls_num_list"})
+    assert before.stage2_counts == before.cls_num_list
+    assert before.facts().keys() == {"class_names", "train_digest", "cls_num_list"}
     assert f"held out {len(sets.heldout)}" in sets.about()[0]
     assert any(line.startswith("note: 5 of the 6 held-out images come from") for line in sets.about()) == bool(spare)
 
@@ -117,9 +121,8 @@ def test_folders_and_small_classes(tmp_path):
     class_folders(tmp_path / "three", (11, 6, 2), meta=2)
     sets = read_sets("custom", tmp_path / "three", 2).lists.sets(2, -1, join_meta=True)
     assert (sets.cls_num_list, of_classes(sets.heldout), sets.stage2_counts) == ([9, 5, 2], [2, 1, 0], [11, 7, 4])
-    there = [sets.joined.root / path for path in sets.joined.paths]
-    assert all(path.is_file() for path in there)
-    assert len(set(there)) == 22
+    assert all((sets.joined.root / path).is_file() for path in sets.joined.paths)
+    assert len(set(sets.joined.paths)) == 22
     class_folders(tmp_path / "two", (11, 6, 2), meta=0)
     sets = read_sets("custom", tmp_path / "two", 2).lists.sets(2, join_meta=True)
     assert (sets.cls_num_list, sets.stage2_counts) == ([9, 4, 2], [11, 6, 2])
@@ -145,10 +148,10 @@ def test_meta_images_that_stay_are_a_fifth_of_a_class_at_most(tmp_path):
 @given(st.lists(st.lists(st.sampled_from(["a", "bb", "c", "dd/e"]), max_size=5), min_size=1, max_size=3), st.randoms())
 def test_all_images_of_some_lists_are_the_same_list_however_they_are_shared_out(lists, random):
     labels = [np.array([len(name) for name in names], dtype=np.int64) for names in lists]
-    parts = [ImageList(Path("root"), names, own, ["x"], "a list") for names, own in zip(lists, labels, strict=True)]
+    parts = [image_list(Path("root"), names, own, ["x"], "a list") for names, own in zip(lists, labels, strict=True)]
     whole = united(parts)
-    files = {file: label for part in parts for file, label in zip(part.ids(), part.targets.tolist(), strict=True)}
-    assert dict(zip(whole.ids(), whole.targets.tolist(), strict=True)) == files
-    assert whole.ids() == sorted(files)
+    files = {file: label for part in parts for file, label in zip(part.paths, part.targets.tolist(), strict=True)}
+    assert dict(zip(whole.paths, whole.targets.tolist(), strict=True)) == files
+    assert whole.paths == sorted(files)
     random.shuffle(parts)
     assert united(parts).paths == whole.paths

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import wrong
 
-from datasets.drawn_sets import Split
+from datasets.drawn_sets import split_lists
 from datasets.examples import class_counts
 from datasets.feature_files import FeatureTable, read_features
-from datasets.feature_lists import feature_lists
-from datasets.image_lists import ImageList
+from datasets.feature_lists import all_rows, feature_lists
+from datasets.image_lists import image_list
 
 WIDTH = 3
 
@@ -27,14 +27,8 @@ def table(path, targets, class_names=None, split=None, kind=np.float32, width=WI
     return FeatureTable(Path(path), features.astype(kind), np.array(targets), class_names, words, None, digest)
 
 
-def slow_rows(tables, part):
-    """The rows one by one, of all tables one after the other."""
-    every = [row for one in tables for row in one.features.tolist()]
-    return [every[row] for row in part.rows]
-
-
 def numbers(part):
-    return part.rows.tolist()
+    return part.items.tolist()
 
 
 # Lists
@@ -43,9 +37,9 @@ def numbers(part):
 def test_a_file_for_each_set(tmp_path):
     train, val = table(tmp_path / "a.npz", [0, 1, 0, 2, 1, 0]), table(tmp_path / "b.npz", [2, 0, 1, 1])
     lists = feature_lists(train, val, None, None, 0)
-    assert (lists.draw, lists.source is lists.train, lists.split, lists.notes) == ("take out", True, None, [])
+    assert (lists.draw, lists.source is lists.train, lists.notes) == ("take out", True, [])
     for part, own in ((lists.train, train), (lists.test, val)):
-        assert part.features() is own.features
+        assert part.features().tolist() == own.features.tolist()
         assert (part.source, part.class_names) == (str(own.path), ["0", "1", "2"])
         assert part.targets.tolist() == own.targets.tolist()
     meta = table(tmp_path / "c.npz", [0, 1, 2], split=["meta"] * 3)
@@ -83,13 +77,12 @@ def test_a_share_is_drawn(seed, val_fraction, val_seed, with_meta):
     targets = np.concatenate([np.arange(4), np.random.default_rng(seed).integers(0, 4, 40)])
     meta = table("m.npz", [3, 2, 1, 0]) if with_meta else None
     lists = feature_lists(table("a.npz", targets), None, meta, val_fraction, val_seed)
-    images = ImageList(Path("a.npz"), [str(i) for i in range(len(targets))], targets, list("0123"), "a list")
-    expected = Split(images, val_fraction, val_seed).lists()
-    assert (lists.train.names, lists.test.names) == (expected.train.paths, expected.test.paths)
+    images = image_list(Path("a.npz"), map(str, range(len(targets))), targets, list("0123"), "a list")
+    expected = split_lists(images, val_fraction, val_seed)
+    for part, other in ((lists.train, expected.train), (lists.test, expected.test)):
+        assert [*map(str, numbers(part))] == other.paths
     assert (lists.draw, lists.source.source) == (("whole", "m.npz") if with_meta else ("take out", "a.npz"))
     assert lists.notes == expected.notes
-    if not with_meta:
-        assert numbers(lists.without(set(), "a note").train) == numbers(lists.train)  # drawn anew
 
 
 # Classes of several files
@@ -98,34 +91,21 @@ def test_a_share_is_drawn(seed, val_fraction, val_seed, with_meta):
 def test_classes_are_matched_by_name():
     train = table("a.npz", [0, 1, 2, 0], ["cat", "dog", "cow"])
     val = table("b.npz", [0, 1, 1], ["cow", "cat", "a class without rows"])
-    lists = feature_lists(train, val, table("m.npz", [0, 2, 1]), None, 0)
+    lists = feature_lists(train, val, table("m.npz", [0, 2, 1], ["cat", "dog", "cow"]), None, 0)
     assert (lists.test.targets.tolist(), lists.test.class_names) == ([2, 0, 0], ["cat", "dog", "cow"])
-    assert lists.source.targets.tolist() == [0, 2, 1]  # it has no names: by number
-    by_number = feature_lists(table("a.npz", [0, 1, 2]), table("b.npz", [0, 1], ["2", "0"]), None, None, 0)
-    assert by_number.test.targets.tolist() == [2, 0]
+    assert lists.source.targets.tolist() == [0, 2, 1]
     plainly = table("b.npz", [0, 1, 2], [" Cat", "ＤＯＧ", "cow"])  # case, blanks and forms of letters aside
     assert feature_lists(train, plainly, None, None, 0).test.targets.tolist() == [0, 1, 2]
     other = table("b.npz", [0, 1, 0, 2], ["cat", "bat", "owl"])
     said = wrong(feature_lists, train, other, None, None, 0)
-    assert said == "b.npz has rows of the classes 'bat', 'owl', which a.npz does not have: name the classes of both alike"
-    assert "class 'bat', which a.npz does not" in wrong(feature_lists, train, val, table("m.npz", [0], ["bat"]), None, 0)
+    assert said.startswith("b.npz has classes that the training set does not have: 'bat', 'owl'; name them as there")
     twice = table("b.npz", [0, 1], ["Cat", "cat"])
-    assert "b.npz has Cat and cat, one class of a.npz" in wrong(feature_lists, train, twice, None, None, 0)
+    assert "b.npz has Cat and cat, one class of the training set" in wrong(feature_lists, train, twice, None, None, 0)
     two_cats = table("a.npz", [0, 1], ["Cat", "cat"])
     assert feature_lists(two_cats, twice, None, None, 0).test.targets.tolist() == [0, 1]
-
-
-def test_labels_that_are_words_in_one_file_alone_are_refused():
-    """The numbers of the other may count the classes in any order."""
-    by_words = replace(table("w.npz", [0, 1, 0], ["cat", "dog"]), labelled_by_words=True)
-    by_number = table("n.npz", [1, 0, 1])
-    for train, val in ((by_words, by_number), (by_number, by_words)):
-        assert wrong(feature_lists, train, val, None, None, 0) == (
-            "w.npz has words as labels, n.npz has integers and no array class_names: label both alike, or add class_names"
-        )
-    named = table("n.npz", [1, 0, 1], ["dog", "cat"])
-    assert feature_lists(by_words, named, None, None, 0).test.targets.tolist() == [0, 1, 0]
-    assert feature_lists(named, by_words, None, None, 0).test.targets.tolist() == [1, 0, 1]
+    by_number = table("n.npz", [1, 0, 1])  # which may count the classes in any order
+    for one, two in ((train, by_number), (by_number, train)):
+        assert "must both name their classes" in wrong(feature_lists, one, two, None, None, 0)
 
 
 def good():
@@ -150,19 +130,17 @@ WRONG = {
     "b.npz: its array labels goes up to 4, but a.npz has the classes 0 to 2": {"val": table("b.npz", [0, 4])},
     "b.npz: its labels run from 1 to 3, but labels count from 0": {"val": table("b.npz", [1, 3])},
     "a.npz holds one class; at least two are needed": {"train": table("a.npz", [0, 0])},
-    "a.npz has no array labels": {"train": replace(table("a.npz", [0, 1]), targets=None)},
-    "b.npz has no array labels": {"val": replace(table("b.npz", [0, 1]), targets=None)},
-    "a.npz: its array split calls row 3 val, row 4 meta, row 5 val, but all its rows are to be train rows: give one file": {
+    "a.npz: its array split calls some rows other than train: give one file": {
         "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT)
     },
-    "b.npz: its array split calls row 1 train, but all its rows are to be val rows": {
+    "b.npz: its array split calls some rows other than val": {
         "val": table("b.npz", [0, 1], split=["test", "train"])
     },
-    "m.npz: its array split calls row 0 val, but all its rows are to be meta rows": {
+    "m.npz: its array split calls some rows other than meta": {
         "meta": table("m.npz", [0, 1], split=["val", "meta"])
     },
-    "a.npz: its array split calls no row val": {"train": table("a.npz", [0, 1], split=["train", "train"]), "val": None},
-    "a.npz: its array split calls no row train": {"train": table("a.npz", [0, 1], split=["meta", "val"]), "val": None},
+    "its array split calls no row train, or none val": {"train": table("a.npz", [0, 1], split=["train"] * 2), "val": None},
+    "split calls no row train": {"train": table("a.npz", [0, 1], split=["meta", "val"]), "val": None},
     "a.npz calls 1 rows meta, but m.npz is given": {
         "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT),
         "val": None,
@@ -178,21 +156,18 @@ def test_what_does_not_fit_is_said(words):
 
 
 def test_a_training_class_without_rows_is_named_where_sets_are_drawn():
-    lists = feature_lists(table("a.npz", [0, 2, 0, 2], list("xyz")), table("b.npz", [0, 1]), None, None, 0)
-    assert "class 1 (y) has no training image in a.npz" in wrong(lists.sets, 1)
+    lists = feature_lists(table("a.npz", [0, 2, 0, 2], list("xyz")), table("b.npz", [0, 1], ["x", "z"]), None, None, 0)
+    assert "no training image in a.npz for these classes: 1 (y)" in wrong(lists.sets, 1)
 
 
 # Features of rows
 
 
 def test_all_rows_of_one_table_are_not_copied():
-    train, val = table("a.npz", [0, 1, 1, 0]), table("b.npz", [0, 1])
-    lists = feature_lists(train, val, None, None, 0)
-    for index in ([0, 1, 3, 2], [0, 1, 2], [2, 2], []):
-        found = lists.train.subset(np.array(index, dtype=np.int64)).features()
-        assert not np.shares_memory(found, train.features)
-        assert (found.tolist(), found.dtype) == (train.features[index].tolist(), np.float32)
-        assert found.shape == (len(index), WIDTH)
+    train = table("a.npz", [0, 1, 1, 0], split=["train", "val", "train", "train"])
+    rows = all_rows(train, None, None)[0]
+    assert np.shares_memory(rows.features(), train.features)
+    assert rows.subset(np.array([0, 1, 3, 2])).features().tolist() == train.features[[0, 1, 3, 2]].tolist()
 
 
 @given(st.data(), st.integers(0, 10**6))
@@ -215,23 +190,15 @@ def test_sets_of_rows_are_drawn_as_those_of_images(data, seed):
         0.3 if case == "drawn" else None, seed,
     )  # fmt: skip
     sets = lists.sets(num_meta, count, join_meta=True)
-    used = [one for one in tables if one.digest in sets.train.tables]
+    used = tables[: 1 + ("file" in case) + (case == "meta file")]
+    every = [row for one in used for row in one.features.tolist()]
     for part in (*sets.parts.values(), sets.joined):
-        assert part.features().tolist() == slow_rows(used, part)
-        digests = [one.digest for k, one in enumerate(used) if {*range(k * 43, k * 43 + 43)} & {*part.ids()}]
-        assert part.content == f"{len(part)} rows of features ({', '.join(digests)})"
-    together = [set(part.ids()) for part in sets.parts.values()]
+        assert part.features().tolist() == [every[row] for row in numbers(part)]
+        assert part.content == f"{len(part)} rows of features ({', '.join(one.digest for one in used)})"
+    together = [set(numbers(part)) for part in sets.parts.values()]
     assert sum(map(len, together)) == len(set().union(*together))
     assert class_counts(sets.train) == sets.cls_num_list
     assert len(sets.joined) == len(sets.train) + len(sets.meta)
-
-
-def test_kinds_of_several_files_are_joined():
-    half, single = table("a.npz", [0, 1], kind=np.float16), table("b.npz", [0, 1])
-    lists = feature_lists(half, single, single, None, 0)
-    both = lists.train.joined(lists.test)
-    assert (both.features().dtype, both.subset(np.array([1, 0])).features().dtype) == (np.float32, np.float16)
-    assert feature_lists(half, half, None, None, 0).test.ids() == [0, 1]  # the same file is the same rows
 
 
 def test_digests_tell_contents_apart_and_not_places(tmp_path):
@@ -250,5 +217,5 @@ def test_digests_tell_contents_apart_and_not_places(tmp_path):
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     assert digests(tmp_path / "two") == before
     after, joined, content = digests(tmp_path / "one", 1.0)
-    assert {name for name in after if after[name] != before[0][name]} == {"meta images"}
+    assert {name for name in after if after[name] != before[0][name]} == {"train images", "test images", "meta images"}
     assert (joined == before[1], content == before[2]) == (True, False)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.own import write_features, write_photos
 
-from datasets.repeats import repeat_notes, row_digests
+from datasets.examples import repeat_notes, row_digests
 
-SAME = "examples of the test set {} trained on too: the accuracy on them says nothing about new ones"
+SAME = "examples of the test set are trained on too: the accuracy on them says nothing about new ones"
 
 
 def test_what_is_equal_is_counted(tmp_path):
@@ -16,10 +16,10 @@ def test_what_is_equal_is_counted(tmp_path):
     rows[3] = rows[11]
     known, test = row_digests(rows[:12]), row_digests(np.concatenate([rows[12:], rows[2:5]]))
     target = np.arange(12) % 4  # rows 3 and 11 are of one class
-    assert repeat_notes(known, target, test) == [f"3 of the 11 {SAME.format('are')}"]
+    assert repeat_notes(known, target, test) == [f"3 of the 11 {SAME}"]
     target[11] = 0
-    twice = "1 training example is in more than one class"
-    assert repeat_notes(known, target, test[:1] + test[8:9]) == [f"1 of the 2 {SAME.format('is')}", twice]
+    twice = "training examples that are in more than one class: 1"
+    assert repeat_notes(known, target, test[:1] + test[8:9]) == [f"1 of the 2 {SAME}", twice]
     assert repeat_notes(known[:11], target[:11], test[:8]) == []  # the control
 
 
@@ -47,4 +47,4 @@ def pixels(folder):
 
 @pytest.mark.parametrize(("make", "number"), [(photographs, 32), (features, 25), (pixels, 32)])
 def test_a_test_set_that_is_trained_on_is_said(run, tmp_path, make, number):
-    assert f"note: {number} of the {number} {SAME.format('are')}" in run(*make(tmp_path), "--no-cuda").stdout
+    assert f"note: {number} of the {number} {SAME}" in run(*make(tmp_path), "--no-cuda").stdout

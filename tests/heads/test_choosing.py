@@ -9,7 +9,7 @@ from support.image_lists import ALONE
 from support.levels import level
 
 from datasets.drawn_sets import Sets
-from datasets.image_lists import ImageList
+from datasets.image_lists import image_list
 from heads.choosing import ChosenWay, Folds, choose_way
 from heads.folds import fold_numbers
 from heads.own_flags import parse_own
@@ -74,7 +74,7 @@ class Recorded(Folds):
 
 
 def recorded(rows, target, folder, *more):
-    images = ImageList(Path("x"), list(map(str, range(len(rows)))), target, list("abc"), "a list")
+    images = image_list(Path("x"), map(str, range(len(rows))), target, list("abc"), "a list")
     counts = np.bincount(target).tolist()
     flags = parse_own("", ["--features", "x.npz", "--no-cuda", *more])
     folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, folder, "rows")

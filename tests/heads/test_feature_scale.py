@@ -11,7 +11,7 @@ from support.image_lists import ALONE
 from support.refusals import wrong
 
 from datasets.drawn_sets import Lists, Sets
-from datasets.image_lists import ImageList
+from datasets.image_lists import image_list
 from heads.backbone import make_head
 from heads.feature_scale import TRANSFORMS, feature_scale, scaled_batches
 
@@ -51,7 +51,7 @@ def test_features_that_are_all_the_same_and_features_without_a_square_root():
 
 
 def listed(names, root="root"):
-    return ImageList(Path(root), list(names), np.array([len(name) for name in names]), ["x"], "a list")
+    return image_list(Path(root), names, map(len, names), ["x"], "a list")
 
 
 def test_sets_are_batched_from_their_own_rows():
@@ -59,10 +59,10 @@ def test_sets_are_batched_from_their_own_rows():
     names = [str(k) for k in range(8)]
     train, meta, test, heldout = (listed(names[a:b]) for a, b in ((0, 4), (4, 5), (5, 7), (7, 8)))
     sets = Sets(train, meta, test, [4], [], Lists(train, meta, test, "whole", []), heldout=heldout)
-    place = {file: row for row, file in enumerate(listed(names).ids())}
+    place = {file: row for row, file in enumerate(listed(names).paths)}
 
     def rows(of):
-        return [table[[place[file] for file in of.ids()]]]
+        return [table[[place[file] for file in of.paths]]]
 
     features, scale = scaled_batches(sets, rows, ALONE, 4, 4, 1)
     scaled = scale(torch.from_numpy(table))

@@ -1,79 +1,150 @@
-"""What results/ says of the study, against the figures of its runs."""
+"""The tables and figures of results/ are those of the CSVs beside them."""
 
-import csv
+import math
 import re
+from itertools import pairwise
 
+import pandas as pd
+import pytest
+from scipy import stats
 from support.places import ROOT
 
-from reporting.finished_runs import spread
-
-COLUMNS = {"overall": "acc1", "many": "many", "medium": "medium", "few": "few", "macro-F1": "macro_f1", "ECE": "ece"}
-
-
-def runs_of_the_study():
-    with open(ROOT / "results" / "ablation_short.csv", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["which"] == "last"]
+RESULTS = ROOT / "results"
+SETS = {"CIFAR-100": "cifar100", "CIFAR-10": "cifar10"}
 
 
-def tables_of(file):
-    """Return (heading, rows) of the tables whose first heading begins with `<set>-LT, stage 2`."""
-    found, rows = [], None
-    for line in [*(ROOT / file).read_text(encoding="utf-8").splitlines(), ""]:
-        if line.startswith("|"):
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if rows is None:
-                found.append((cells, rows := []))
-            elif not set(line) <= set("|- "):
-                rows.append(cells)
-        else:
-            rows = None
-    return [(heading, rows) for heading, rows in found if "-LT, stage 2" in heading[0]]
+def table_of(page, heading):
+    """The cells of the table whose first heading is given, by row and column."""
+    lines = (RESULTS / page).read_text(encoding="utf-8").split(f"\n| {heading} |", 1)[1].split("\n\n")[0].splitlines()
+    columns, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in [f"| x |{lines[0]}", *lines[2:]]]
+    return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows}
 
 
-def described(heading, name):
-    """Return the columns of the CSV, as text, that a row stands for."""
-    dataset = "folder " + heading.split("-LT")[0].replace("-", "").lower()
-    from_epoch = re.search(r"from epoch (\d+)", heading)
-    stage2 = re.search(r"none|reweight|isda|metasaug", name).group()
-    wanted = {"dataset": dataset, "meta_start": from_epoch[1] if from_epoch else "24", "stage2": stage2}
-    if stage2 != "none":
-        wanted["loss"] = re.match(r"CE|LDAM", name).group()
-    if stage2 in ("isda", "metasaug"):
-        lam = re.search(r"λ ([\d.]+)", name)
-        wanted["lam"] = str(float(lam[1])) if lam else "0.75"
-    if stage2 == "metasaug":
-        rate = re.search(r"meta_lr ([\d,.]+)", name)
-        wanted["meta_lr"] = str(float(rate[1].replace(",", ""))) if rate else "0.1"
-    return wanted
+def spread(values):
+    """Mean and standard deviation over the seeds, as the tables write them."""
+    if values.isna().any():
+        return "-"
+    return f"{values.mean():.2f}" + (f"±{values.std():.2f}" if len(values) > 1 else "")
 
 
-def test_the_tables_of_the_study_are_the_means_of_its_runs():
-    runs, tables, shown = runs_of_the_study(), tables_of("results/ablation_short.md"), []
-    assert [heading[0].split("-LT")[0] for heading, _ in tables] == [*["CIFAR-100", "CIFAR-10"] * 2, *["CIFAR-100"] * 2]
-    for heading, rows in tables:
-        for name, *cells in rows:
-            shown.append(described(heading[0], name))
-            own = [run for run in runs if shown[-1].items() <= run.items()]
-            if heading[0].endswith("one seed"):
-                own = [run for run in own if run["seed"] == "1"]
-            else:
-                assert sorted(run["seed"] for run in own) == ["1", "2", "3"], (heading[0], name)
-            assert cells == [spread([float(run[COLUMNS[column]]) for run in own]) for column in heading[1:]], name
-    assert [run["run"] for run in runs if not any(wanted.items() <= run.items() for wanted in shown)] == []  # none left out
+def gap(runs, others, key="acc1"):
+    """The mean paired difference over the seeds with half the 95 % interval of Student's t."""
+    gaps = (runs.set_index("seed")[key] - others.set_index("seed")[key]).to_numpy()
+    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
+    return f"{gaps.mean():+.2f}±{half:.2f}"
+
+
+def study(part, dataset, ratio, loss, row):
+    """The runs of a row of the study, one a seed; at the published rate of stage 2 where its name ends so."""
+    runs = pd.read_csv(RESULTS / "meta_study.csv")
+    name = row.removesuffix("_1")
+    found = runs[(runs.part == part) & (runs.dataset == dataset) & (runs.imb_factor == 1 / ratio) & (runs.row == name)]
+    found = found if name == "plain" else found[found.loss == loss]
+    rates = found.stage2_lr
+    return found[rates == (rates.min() if row.endswith("_1") else rates.max())]
+
+
+NETWORKS = {
+    "plain cross-entropy": "plain", "re-weighting, published rate": "reweight_1", "re-weighting": "reweight",
+    "ISDA, published rate": "isda_1", "ISDA": "isda", "MetaSAug, published rule and rate": "published",
+    "MetaSAug, relative rule": "relative_all", "MetaSAug, relative rule, virtual step of the head": "relative_head",
+    "re-weighting, meta images trained on": "meta_train", "re-weighting, meta batch's loss added": "meta_loss",
+    "log prior in place of the weights": "prior",
+}  # fmt: skip
+HEADS = {
+    "plain cross-entropy": "plain", "plain, log prior subtracted when testing": "plain_subtracted",
+    "log prior in stage 2": "prior", "log prior from the start": "prior_throughout", "re-weighting": "reweight",
+    "ISDA": "isda", "MetaSAug, published rule": "published", "MetaSAug, relative rule": "relative",
+    "MetaSAug, relative rule, log prior for the weights": "relative_prior",
+}  # fmt: skip
+ALONE = ("plain", "published", "relative_prior")  # rows that were not run with the meta images trained on
+JOINED = {f"{words}, joined": f"joined_{row}" for words, row in HEADS.items() if row not in ALONE}
+
+
+def test_the_networks_of_the_study_are_those_of_their_runs():
+    table = table_of("meta_study.md", "networks, stage 2")
+    assert list(table) == list(NETWORKS)
+    for words, row in NETWORKS.items():
+        for title, dataset in SETS.items():
+            runs, isda = (study("cifar", dataset, 100, "LDAM", name) for name in (row, "isda"))
+            assert table[words][title] == spread(runs.acc1)
+            assert table[words][f"{title} ECE"] == spread(runs.ece)
+            assert table[words][f"{title} − ISDA"] == ("" if row == "isda" else gap(runs, isda))
+        assert table[words]["CIFAR-100 few"] == spread(study("cifar", "cifar100", 100, "LDAM", row).few)
+
+
+def test_the_heads_of_the_study_are_those_of_their_runs():
+    table = table_of("meta_study.md", "heads, stage 2")
+    assert table.keys() == HEADS.keys() | JOINED.keys()
+    for words, row in {**HEADS, **JOINED}.items():
+        cells = [(title, ratio) for title in SETS for ratio in (100, 10)]
+        own = {(title, ratio): study("features", SETS[title], ratio, "CE", row) for title, ratio in cells}
+        assert [table[words][f"{title} at {ratio}"] for title, ratio in own] == [spread(runs.acc1) for runs in own.values()]
+        reference = "joined_isda" if row.startswith("joined") else "isda"
+        isda = study("features", "cifar100", 100, "CE", reference)
+        assert table[words]["− ISDA, CIFAR-100 at 100"] == ("" if row == reference else gap(own["CIFAR-100", 100], isda))
+
+
+def test_gaps_that_the_reading_names_are_those_of_the_runs():
+    text = (RESULTS / "meta_study.md").read_text(encoding="utf-8")
+    networks, heads = ("cifar", "LDAM"), ("features", "CE")
+    named = [
+        (networks, "cifar100", 100, "relative_head", "reweight"), (networks, "cifar10", 100, "relative_head", "reweight"),
+        (networks, "cifar100", 100, "meta_loss", "reweight"), (networks, "cifar100", 100, "meta_train", "reweight"),
+        (networks, "cifar100", 100, "reweight", "reweight_1"), (heads, "cifar10", 100, "relative", "isda"),
+        (heads, "cifar100", 10, "relative", "isda"), (heads, "cifar10", 10, "relative", "isda"),
+    ]  # fmt: skip
+    for (part, loss), dataset, ratio, row, other in named:
+        assert gap(*(study(part, dataset, ratio, loss, name) for name in (row, other))) in text, (part, dataset, row, other)
+
+
+def test_each_choice_of_the_study_is_the_best_of_its_candidates_on_held_out_images():
+    candidates = pd.read_csv(RESULTS / "meta_study_choices.csv")
+    best = candidates.groupby(["part", "dataset", "imb_factor", "row"]).heldout_acc1.idxmax()
+    assert sorted(best) == list(candidates.index[candidates.chosen == "yes"])
+
+
+def short(dataset, title, seeds=(1, 2, 3)):
+    """The runs of a row of the short study, whose title names loss, stage 2, λ and meta rate where they are unusual."""
+    runs = pd.read_csv(RESULTS / "ablation_short.csv")
+    loss, stage2 = re.match(r"(?:(CE|LDAM), )?(none|reweight|isda|metasaug)", title).groups()
+    lam, rate, start = (re.search(rf"{word} ([\d.e]+)", title) for word in ("λ", "meta_lr", "from epoch"))
+    runs = runs[(runs.which == "last") & (runs.dataset == f"folder {dataset}") & runs.seed.isin(seeds)]
+    found = runs[runs.stage2 == stage2]
+    found = found if loss is None else found[found.loss == loss]
+    found = found if stage2 not in ("isda", "metasaug") else found[found.lam == float(lam[1] if lam else 0.75)]
+    found = found if stage2 != "metasaug" else found[found.meta_lr == float(rate[1] if rate else 0.1)]
+    return found[found.meta_start == int(start[1] if start else 24)].sort_values("seed")
+
+
+@pytest.mark.parametrize("title", SETS)
+def test_the_short_tables_are_those_of_their_runs(title):
+    table = table_of("ablation_short.md", f"{title}-LT, stage 2")
+    assert len(table) == 11
+    for words, cells in table.items():
+        runs = short(SETS[title], words)
+        assert list(runs.seed) == [1, 2, 3]
+        columns = {"overall": "acc1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
+        assert cells == {column: spread(runs[columns[column]]) for column in cells}, words
+
+
+def test_the_single_seeds_of_the_short_study_are_those_of_their_runs():
+    table = table_of("ablation_short.md", "CIFAR-100-LT, seed 1")
+    assert len(table) == 7
+    for words, cells in table.items():
+        runs = short("cifar100", words, [1])
+        assert cells == {"overall": spread(runs.acc1), "few": spread(runs.few)}
 
 
 def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
-    with open(ROOT / "results" / "full_length_gpu.csv", newline="") as file:
-        epochs = [row for row in csv.DictReader(file) if row["stage"] == "2"]
-    text = (ROOT / "results" / "full_length.md").read_text(encoding="utf-8")
-    epoch = r"(\S+) \((\d+)\)"
-    rows = re.findall(rf"^\| (\d+), (\w+), (\w+) \| [\d.]* ?\| {epoch} \| {epoch} \| (.+) \| (\S+) \|$", text, re.M)
-    assert len(rows) == len({(row["imb_factor"], row["loss"], row["stage2"]) for row in epochs}) == 11
-    for ratio, loss, stage2, *told in rows:
-        own = [
-            row for row in epochs if (row["imb_factor"], row["loss"], row["stage2"]) == (str(1 / int(ratio)), loss, stage2)
-        ]
-        figures = []
-        for row in (max(own, key=lambda row: float(row["test_acc1"])), own[-1]):
-            figures += [f"{100 - float(row['test_acc1']):.2f}", row["epoch"]]
-        assert told == [*figures, ", ".join(own[-1][group] for group in ("many", "medium", "few")), own[-1]["ece"]]
+    epochs = pd.read_csv(RESULTS / "full_length_gpu.csv")
+    table = table_of("full_length.md", "ratio, loss, stage 2")
+    runs = epochs[epochs.stage == 2].groupby(["imb_factor", "loss", "stage2"])
+    assert len(table) == len(runs) == 11
+    for (factor, loss, stage2), run in runs:
+        row, best, last = table[f"{round(1 / factor)}, {loss}, {stage2}"], run.loc[run.test_acc1.idxmax()], run.iloc[-1]
+        assert row["best epoch"] == f"{100 - best.test_acc1:.2f} ({best.epoch})"
+        assert row["last epoch"] == f"{100 - last.test_acc1:.2f} ({last.epoch})"
+        assert row["many, medium, few"] == ", ".join(f"{last[group]:.2f}" for group in ("many", "medium", "few"))
+        assert row["ECE"] == f"{last.ece:.2f}"
+    assert all(first.epoch < second.epoch for _, run in runs for first, second in pairwise(run.itertuples()))

@@ -8,7 +8,7 @@ from PIL import Image
 from support.data import write_image
 
 from datasets.drawn_sets import Sets
-from datasets.image_lists import ImageList
+from datasets.image_lists import image_list
 from datasets.large_sets import read_lists
 from harness.process_group import Group
 
@@ -23,7 +23,7 @@ def read_sets(dataset, root, num_meta, *more, **named):
 
 def listed(root, names):
     """A list whose labels are the numbers of the images."""
-    return ImageList(root, list(names), np.arange(len(names)), [str(k) for k in range(len(names))], "a list")
+    return image_list(root, names, range(len(names)), [str(k) for k in range(len(names))], "a list")
 
 
 def save_noise(root, names, seed=0):

@@ -74,7 +74,7 @@ def parser() -> Parser:
     made.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of them; files of "
                       "features, .npz or .safetensors")  # fmt: skip
     made.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
-    made.add_argument("--out", type=Path, help="write a table there instead, .csv or .jsonl: probabilities of 0 to 1")
+    made.add_argument("--out", type=Path, help="write a table there instead, .csv: probabilities of 0 to 1")
     made.add_argument("--prior", help="how frequent the classes are among such images: train (as in training), uniform, or "
                       "a table with a line class,number for each (default: probabilities as they are)")  # fmt: skip
     made.add_argument("--export", choices=tuple(ENDINGS), help="also write the network beside its checkpoint, to be run "

@@ -189,7 +189,7 @@ ROWS = [
     (HEAD_TEST, [*TESTED, "--out", "large"], None, ["large cannot be written (it is a folder, a pipe or a device)"]),
     (HEAD_TEST, [*TESTED, "--out", "text/x.csv"], None, ["text/x.csv cannot be written (Not a directory)"]),
     (HEAD_TEST, [*TESTED, "--out", "n" * 252], None, ["cannot be written (File name too long)"]),
-    (LISTS, ["iNaturalist17"], None, ["--json_dir"]),
+    (LISTS, ["iNaturalist17"], None, ["invalid choice"]),
 ]  # fmt: skip
 
 

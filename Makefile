@@ -2,7 +2,7 @@
 # make test    runs the tests
 # make slow    runs the tests that make test leaves out, some minutes each
 # make lint    ruff and mypy
-# make bench   runs the benchmarks, up to ten minutes, and rewrites benchmarks/RESULTS.md
+# make bench   measures time and memory against the published structure, some minutes
 # make lock    resolves requirements.lock anew (needs uv)
 # All but the last make .venv from requirements.lock first, when that is new.
 PYTHON ?= python3
@@ -25,7 +25,7 @@ lint: $(STAMP)
 	$(PY) -m mypy
 
 bench: $(STAMP)
-	$(PY) benchmarks/run_all.py
+	$(PY) benchmarks/compare.py
 
 # A failed installation leaves no stamp, so the next call goes on with it.
 $(STAMP): requirements.lock

@@ -65,7 +65,8 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             cost=lambda epoch: META_COST[flags.virtual] if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
             steps=lambda epoch: -(-len(data.trained if epoch >= flags.meta_start else data.train) // flags.batch_size),
         )  # fmt: skip
-        run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", *data.about())
+        counts = f"training images a class: {data.cls_num_list}"
+        run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", counts, *data.about())
         then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
         run.say(f"epochs: {flags.epochs}, {then if flags.meta_start < flags.epochs else 'no stage 2'}", *effect_notes(flags))
         if flags.amp == "bf16" and lacks_bf16(device):
@@ -81,8 +82,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             optimizer.param_groups[0]["lr"] = lr
             lam_t = 0.0 if method == "reweight" else flags.lam * epoch / flags.epochs  # λ_t
             model.train()
-            images = data.trained if second else data.train
-            batches = epoch_batches(images, flags.batch_size, flags.seed, epoch, run.meter.steps)
+            batches = epoch_batches((data.train, data.trained)[second], flags.batch_size, flags.seed, epoch, run.meter.steps)
             for batch in run.watch(batches, f"epoch {epoch}/{flags.epochs} stage {stage}"):
                 meta_batch = next(meta) if method == "metasaug" or (second and flags.trains_on_meta) else None
                 parts = model, criterion, estimator, optimizer, batch, meta_batch

@@ -12,40 +12,38 @@ from __future__ import annotations
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
 
-    prepare_process("jinja2", "vl_convert")
+    prepare_process("jinja2", "pandas", "altair", "vl_convert")
 
 import argparse
 import os
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from harness.errors import UserError, run_main
-from harness.files import writing
+from harness.files import replacing, writing
 from harness.flags import Parser
-from harness.progress import progress
-from harness.text import printable, say, shown_names
-from reporting.answers import read_answer
-from reporting.finished_runs import grouped, long_tails, markdown, published_tables, run_table
-from reporting.found_runs import Found, find_runs
-from reporting.page import Block, Page
-from reporting.page_contents import Section, make_section
-from reporting.page_tables import PageTable, from_text, from_words, overview
-from reporting.phrases import quoted
-from reporting.report_files import TABLES, write_figures, write_latex, write_page, write_tables
+from harness.text import say
+from reporting.finished_runs import Found, find_runs
+from reporting.groups import long_tails
+from reporting.page import make_page, write_figures, write_page
+from reporting.sections import Section, Table
+from reporting.tables import (
+    classes_table,
+    latex_table,
+    markdown,
+    means_table,
+    published_table,
+    runs_table,
+    shown_means,
+    shown_runs,
+    write_csv,
+)
+from reporting.verdict import Compared, compare
 
 PAGE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "table.tex", "figures"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is made of the runs, and where."""
-
-    out: Path
-    baseline: str | None
-    figures: bool
-    latex: str | None
+TABLES = ("runs.csv", "means.csv", "classes.csv")
 
 
 def report_parser() -> Parser:
@@ -57,8 +55,7 @@ def report_parser() -> Parser:
     made.add_argument(
         "--baseline",
         metavar="GROUP",
-        help="group whose classes are compared with those of the best, by the "
-        "name that it has in the table (default: plain cross-entropy, else the second)",
+        help="group to compare with, by the name that it has in the table (default: plain cross-entropy, else the second)",
     )
     made.add_argument("--figures", action="store_true", help="write the charts as PNG and SVG too, as wide as a column")
     made.add_argument(
@@ -71,89 +68,66 @@ def report_parser() -> Parser:
     return made
 
 
-def main() -> None:
-    """Read the runs, print the verdict, write the report."""
-    args = report_parser().parse_args()
-    options = Options(args.out, args.baseline, args.figures, args.latex)
-    if not args.force:
-        check_new(options)
-    found = find_runs(args.runs)
-    settings, notes = make(found, options)
-    print_report(found, settings, notes, options)
-
-
-def check_new(options: Options) -> None:
+def check_new(out: Path, more: list[str]) -> None:
     """Refuse to replace a report, or what a user has under the names of its files."""
-    names = [PAGE, *TABLES, *([LATEX_TABLE] if options.latex is not None else [])]
-    there = [path for path in (options.out / name for name in names) if os.path.isfile(path)]
-    figures = options.out / FIGURE_FOLDER
-    if options.figures and os.path.isdir(figures) and any(figures.iterdir()):
-        there.append(figures)
-    if there:
-        raise UserError(f"{there[0]} is there already: give --force to replace it, or another --out")
+    for path in (out / name for name in (PAGE, *TABLES, *more)):
+        if os.path.isfile(path) or (os.path.isdir(path) and any(path.iterdir())):
+            raise UserError(f"{path} is there already: give --force to replace it, or another --out")
 
 
-def make(found: Found, options: Options) -> tuple[list[Section], list[str]]:
-    """Write the report; return what its page shows, and notes to print."""
-    sets = {title: grouped(own) for title, own in long_tails(found.runs).items()}
-    known = [name for groups in sets.values() for name in shown_names(groups)]
-    if options.baseline is not None and options.baseline not in known:
-        named = ", ".join(map(quoted, known))
-        raise UserError(f"--baseline {options.baseline}: there is no such group; there are {named}")
-    shown = progress(enumerate(sets.items()), len(sets), "comparing", file=sys.stderr)
-    settings = [make_section(k, title, groups, options.baseline) for k, (title, groups) in shown]
-    for one, groups in zip(settings, sets.values(), strict=True):
-        one.verdict = read_answer([run.path for own in groups.values() for run in own]) or one.verdict
-    with writing(options.out):
-        options.out.mkdir(parents=True, exist_ok=True)
-    write_page(page_of(found, settings), options.out / PAGE)  # first, as it takes the longest
-    notes = [f"note: --baseline {options.baseline} is the highest group of {one.title}, which is compared with {one.pair[1]}"
-             for one in settings if one.pair and one.pair[0] == options.baseline]  # fmt: skip
-    write_tables(sets, options.out)
-    if options.latex is not None:
-        write_latex(found.runs, options.latex, options.out / LATEX_TABLE)
-    if options.figures:
-        notes += write_figures(settings, options.out / FIGURE_FOLDER)
-    return settings, notes
-
-
-def page_of(found: Found, settings: list[Section]) -> Page:
-    """Return the page: the settings, what is compared beyond one of them, and what is left out."""
-    of = settings[0].title if len(settings) == 1 else f"{len(settings)} data sets"
-    runs = len(found.runs)
-    title = f"{runs} run{'s' * (runs != 1)} on {of}"
-    blocks = []
-    published = published_tables(found.runs)
-    if any("".join(table[2][1:]) for table in published.values()):
-        text = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
-        tables = [from_text(name, table) for name, table in published.items() if "".join(table[2][1:])]
-        blocks.append(Block("published", "Against the publication", text, tables))
-    if found.left_out:
-        rows = [[one.name, str(one.path), one.reason] for one in found.left_out]
-        blocks.append(
-            Block("left-out", "Left out, and why", "", [from_words("Runs and files", ["name", "file", "why"], rows)])
+def compare_all(found: Found, baseline: str | None) -> list[Compared]:
+    """Return what is compared on each long-tailed set."""
+    sets = long_tails(found.runs)
+    known = dict.fromkeys(name for groups in sets.values() for name in groups)
+    if baseline is not None and baseline not in known:
+        raise UserError(
+            f"--baseline {baseline}: there is no such group; there are {', '.join(f'“{name}”' for name in known)}"
         )
+    return [compare(title, groups, baseline) for title, groups in sets.items()]
+
+
+def sections_of_all(found: Found, sets: list[Compared]) -> list[Section]:
+    """Return the sections of the page that are not about one set."""
+    more = []
+    published = published_table(sets)
+    if len(published):
+        words = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
+        more.append(Section("Against the publication", [words, Table("Published and ours", published)]))
+    if found.left_out:
+        rows = pd.DataFrame(
+            [(one.name, str(one.path), one.reason) for one in found.left_out], columns=["name", "file", "why"]
+        )
+        more.append(Section("Left out, and why", [Table("Runs and files", rows)]))
+    return more
+
+
+def main() -> None:
+    """Read the runs, write the report, print the verdict and the tables."""
+    args = report_parser().parse_args()
+    more = [name for name, wanted in ((LATEX_TABLE, args.latex), (FIGURE_FOLDER, args.figures)) if wanted]
+    if not args.force:
+        check_new(args.out, more)
+    found = find_runs(args.runs)
+    sets = compare_all(found, args.baseline)
+    runs = len(found.runs)
+    title = f"Report of {runs} run{'s' * (runs != 1)}" + (f" on {len(sets)} data sets" if len(sets) > 1 else "")
     made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
-    foot = "This page is complete in one file and needs no network."
-    several = overview({one.title: one.means for one in settings}) if len(settings) > 1 else None
-    return Page(printable(title), made, settings, blocks, foot, several)
-
-
-def print_report(found: Found, settings: list[Section], notes: list[str], options: Options) -> None:
-    """Print the verdict, the tables, what is left out, and what was written where."""
-    for setting in settings:
-        if len(settings) > 1:
-            say(setting.title)
-        say(*(f"- {sentence}" for sentence in setting.verdict), "", *markdown(as_text(setting.means)), "")
-    say(*markdown(run_table(found.runs)))
-    say(*notes, *(printable(f"note: left out {one.name}: {one.reason}") for one in found.left_out))
-    more = [name for name, made in ((LATEX_TABLE, options.latex), (f"{FIGURE_FOLDER}/", options.figures)) if made]
-    say(f"wrote {options.out / PAGE}; beside it {', '.join([*TABLES, *more])}")
-
-
-def as_text(table: PageTable) -> list[list[str]]:
-    """Return a table of the page as text."""
-    return [table.heads, *([cell.text for cell in row] for row in table.rows)]
+    page = make_page(title, made, sets, sections_of_all(found, sets))
+    with writing(args.out):
+        args.out.mkdir(parents=True, exist_ok=True)
+    write_page(page, args.out / PAGE)  # first, as it takes the longest
+    for name, table in zip(TABLES, (runs_table(sets), means_table(sets), classes_table(sets)), strict=True):
+        write_csv(table, args.out / name)
+    if args.latex:
+        with replacing(args.out / LATEX_TABLE, shared=True) as part:
+            part.write_text(latex_table(sets, args.latex), encoding="utf-8")
+    if args.figures:
+        write_figures(page, args.out / FIGURE_FOLDER)
+    for one in sets:
+        say(*[one.title] * (len(sets) > 1), *(f"- {sentence}" for sentence in one.sentences), "")
+        say(*markdown(shown_means(one.groups)), "", *markdown(shown_runs(one)), "")
+    say(*(f"note: left out {one.name}: {one.reason}" for one in found.left_out))
+    say(f"wrote {args.out / PAGE}; beside it {', '.join([*TABLES, *more])}")
 
 
 if __name__ == "__main__":

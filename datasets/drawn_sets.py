@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -106,6 +106,7 @@ class Lists(Generic[E]):
     notes: list[str]
     val: E | None = None  # images to choose on, where they need not be held out of training
     checked: bool = False
+    redrawn: Callable[[Container[Hashable]], Lists[E]] | None = None  # where test images were drawn: again, without some
 
     @property
     def parts(self) -> list[E]:
@@ -113,7 +114,10 @@ class Lists(Generic[E]):
         return [self.train, self.source, self.test, *([] if self.val is None else [self.val])]
 
     def without(self, bad: Container[Hashable], note: str) -> Lists[E]:
-        """Return the lists without the images `bad`, which `note` speaks of."""
+        """Return the lists without the images `bad`, which `note` speaks of; test images are drawn from what is left."""
+        if self.redrawn is not None:
+            lists = self.redrawn(bad)
+            return replace(lists, notes=[*lists.notes, note])
         train, source, test, *val = (part.without(bad) for part in self.parts)
         return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
 
@@ -168,5 +172,9 @@ def split_lists(images: E, val_fraction: float, val_seed: int, meta: E | None = 
     train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
     single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
     notes = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
-    return Lists(train, train if meta is None else meta, test, "take out" if meta is None else "whole",
-                 [*images.notes, *notes])  # fmt: skip
+
+    def again(bad: Container[Hashable]) -> Lists[E]:
+        return split_lists(images.without(bad), val_fraction, val_seed, None if meta is None else meta.without(bad))
+
+    draw: Literal["whole", "take out"] = "take out" if meta is None else "whole"
+    return Lists(train, train if meta is None else meta, test, draw, [*images.notes, *notes], redrawn=again)

@@ -27,7 +27,7 @@ from harness.files import replacing
 MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
 SPLIT_ADVICE = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
 LIST_FORM = "a list has one image a line, 'relative/path label', with a blank between the two"
-LINE = re.compile(r"(.*\S)\s+(-?[0-9]{1,18})\s*")
+LIST_LINE = re.compile(r"(.*\S)\s+(-?[0-9]{1,18})\s*")
 UNLISTABLE = re.compile("[\r\n\ud800-\udfff]|^\ufeff|\\s$")  # a list of such a path could not be read again
 
 
@@ -90,7 +90,7 @@ def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "ch
     that cannot be read. A `UserError` names the file and what is wrong, for bad lines "FILE line N: ...".
     """
     lines = read_text(file, advice).rstrip().split("\n")  # not splitlines, which splits at characters that names may hold
-    found = [LINE.fullmatch(line) for line in lines]
+    found = [LIST_LINE.fullmatch(line) for line in lines]
     refuse(f"{file} line", {k: f"{lines[k - 1][:80]!r}" for k, one in enumerate(found, 1) if one is None}, LIST_FORM)
     entries = [(one[1], int(one[2])) for one in found if one]
     return checked_list(entries, f"{file} line", file, root, num_classes)
@@ -106,7 +106,7 @@ def write_list(file: Path, images: ImageList) -> None:
 def check_listable(images: ImageList) -> None:
     """Raise a `UserError` if a list of these images could not be read again."""
     if bad := [str(images.root / path) for path in images.paths if UNLISTABLE.search(path)]:
-        raise UserError(f"names that a list cannot hold: {some_of(bad)}; rename these files")
+        raise UserError(f"names that a list cannot hold: {some_of(bad)}; rename the files")
 
 
 def read_text(file: Path, advice: str) -> str:

@@ -76,9 +76,9 @@ def decode(path: Path, upright: bool, coarse: bool = False, resize_size: int = 0
         raise UserError(
             f"{path} ({os.path.getsize(path)} bytes) cannot be read as an image: remove or replace it ({error})"
         ) from error
-    (short, long), most = sorted(found.image.size), Image.MAX_IMAGE_PIXELS
-    if most is not None and resize_size**2 * long > most * short:
-        raise UserError(f"{path} is absurdly thin ({short} x {long}): remove it or crop it")
+    (width, height), most = found.image.size, Image.MAX_IMAGE_PIXELS
+    if most is not None and resize_size**2 * max(width, height) > most * min(width, height):
+        raise UserError(f"{path} is absurdly thin ({width} x {height}): remove it or crop it")
     return found
 
 

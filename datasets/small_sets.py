@@ -5,6 +5,7 @@ Everything ends as an `ImageSet`: all pixels of a set in memory, 32x32, uint8.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -98,12 +99,11 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
     from torchvision import datasets
 
     reader = datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
-    names = reader.base_folder, reader.filename
-    folders = [folder for name in names for folder in (root, PUBLISHED_FOLDERS[dataset]) if (Path(folder) / name).exists()]
-    found = Path(next(iter(folders), root))
+    places = [Path(f) / n for n in (reader.base_folder, reader.filename) for f in (root, PUBLISHED_FOLDERS[dataset])]
+    found = next((place.parent for place in places if os.path.exists(place)), Path(root))
     unpacked = found / reader.base_folder
     try:
-        data = reader(found, train=train, download=not unpacked.exists())
+        data = reader(found, train=train, download=not os.path.exists(unpacked))
     except (OSError, RuntimeError) as error:
         advice = f"delete what is there, and put {reader.url} into {root}, or name its folder by --data_root"
         raise UserError(f"{dataset} cannot be read from {unpacked} or downloaded ({error}): {advice}") from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor  # a report needs the rest and no PyTorch, which takes seconds to load
 
 MANY, FEW = 100, 20  # many-shot: more than 100 training images; few-shot: fewer than 20 (arXiv 1904.05160)
 SHOTS = ("many", "medium", "few")
@@ -18,6 +18,8 @@ BINS = 15  # of confidence
 
 def confusion_matrix(target: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
     """Return counts (C, C), rows the true and columns the predicted class."""
+    import torch
+
     flat = torch.bincount(target * num_classes + predicted, minlength=num_classes**2)
     return flat.view(num_classes, num_classes)
 
@@ -107,6 +109,8 @@ def calibration_bins(confidence: Tensor, right: Tensor) -> Tensor:
     Confidence is the largest softmax probability. Bins are (0, 1/15], (1/15, 2/15], ... Sums of several parts of a test
     set are those of the whole.
     """
+    import torch
+
     index = (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
     rows = torch.stack([torch.ones_like(confidence).double(), right.double(), confidence.double()])  # (3, M)
     return torch.zeros(3, BINS, dtype=torch.float64, device=confidence.device).index_add_(1, index, rows)

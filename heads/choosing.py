@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from operator import gt, lt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from datasets.examples import class_counts
 from harness.errors import UserError
 from harness.process_group import Group
 from harness.progress import progress
+from harness.text import say
 from heads.backbone import make_head
 from heads.batches import Batches, RowViews
 from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
-from heads.folds import MEASURABLE, Score, fold_numbers, kept, scored
+from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
 from heads.head_training import begin_epoch, make_task, take_step
 from heads.own_flags import OwnFlags
 from heads.own_sources import Source
@@ -84,15 +84,15 @@ def measurable(score: Score, other: Score) -> bool:
 class Folds:
     """Scores of ways on a training set whose features lie in memory: `rows` (N, A) are those of `sets.trained`.
 
-    Scores are kept in `folder`; `about` is what they depend on besides way and constants, of plain types.
+    `check` is called before each fold and while another process is waited for, and may raise.
     """
 
     flags: OwnFlags
     sets: Sets
     rows: np.ndarray
     group: Group
-    folder: Path
-    about: object
+    files: ScoreFiles
+    check: Callable[[], object] = lambda: None
 
     def choose(self, name: str, known: Mapping[str, ChosenWay] = {}) -> ChosenWay:
         """Return a way at the constants that folds choose; those that the user gave stay.
@@ -111,12 +111,12 @@ class Folds:
         for key in (key for key in way.tried if key in open_names):
             for side in sides(way.tried[key], best.constants[key], self.nonnegative):
                 step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
-                for start in range(0, len(side), step):
+                for values in (side[i : i + step] for i in range(0, len(side), step)):
+                    candidates: list[Constants] = [{**best.constants, key: value} for value in values]
                     before = best
-                    candidates: list[Constants] = [{**best.constants, key: value} for value in side[start : start + step]]
                     for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):
                         best = ChosenWay(name, candidate, found) if found.improves(best.score) else best
-                    if best is before:
+                    if best is before and len(values) == TRIED_AT_ONCE:
                         break
         return best
 
@@ -129,11 +129,11 @@ class Folds:
         """Return the score of a way at each of these constants, as they are there or computed."""
         flags = self.flags
         steps = [] if WAYS[name].fit else [flags.binding(), flags.epochs, flags.batch_size * self.group.world_size]
-        keys = [[self.about, [name, constants, *steps]] for constants in candidates]
-        every = zip(keys, candidates, strict=True)
-        found = (kept(self.folder, key, partial(self.score, name, constants)) for key, constants in every)
-        label = f"folds of {WAYS[name].words}"
-        return [*progress(found, len(keys), label, print_freq=0 if self.group.main else None)]
+        keys = [[name, constants, *steps] for constants in candidates]
+        tell = say if self.group.main else str
+        found = self.files.all(keys, lambda i: self.score(name, candidates[i]), tell, self.check)
+        shown = dict(progress(found, len(keys), f"folds of {WAYS[name].words}", print_freq=0 if self.group.main else None))
+        return [shown[i] for i in range(len(keys))]
 
     def score(self, name: str, constants: Constants) -> Score:
         """Return the score of a way at these constants."""
@@ -141,6 +141,7 @@ class Folds:
         folds = fold_numbers(target)
         logits = np.full((len(target), len(self.sets.cls_num_list)), np.nan, np.float32)
         for fold in range(folds.max() + 1):
+            self.check()
             trained, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             scale = feature_scale(self.rows[trained], str(constants["transform"]))
             logits[left_out] = self.logits(name, constants, trained, left_out, scale)
@@ -172,6 +173,7 @@ class Folds:
         batches = Batches(parts, self.group, *sizes, scale.to(self.group.device))
         train, meta = batches.train(), batches.meta()
         for epoch in range(flags.epochs):
+            self.check()
             lam_t = begin_epoch(flags, task, epoch)
             with few_threads(task.batch_size * tested.shape[1] * len(counts)):
                 for batch in islice(train, task.steps):
@@ -185,10 +187,12 @@ def features_of(rows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(rows, np.float32))
 
 
-def open_folds(flags: OwnFlags, source: Source, rows: np.ndarray, group: Group) -> Folds:
+def open_folds(
+    flags: OwnFlags, source: Source, rows: np.ndarray, group: Group, check: Callable[[], object] = lambda: None
+) -> Folds:
     """Return the folds of a training set, whose scores lie beside the run's other files."""
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
         raise UserError("no class has two training images, so folds cannot choose constants: give all, see --way")
     about = [trained.digest(), trained.content, source.weights, source.facts()]
-    return Folds(flags, source.sets, rows, group, flags.folder / "folds", about)
+    return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from harness.files import replacing, writing
+from harness.files import writing
+from harness.record import save_arrays
+from harness.signals_and_lock import HeldError, only_run
+from harness.text import say
 
+T = TypeVar("T")
 FOLDS = 5
 ONE_ERROR = 1.0  # standard errors by which constants must be better than milder ones
 ONE_ROW = 0.25  # squares of rights that are all alike, which of few rows is no certainty
+SECONDS_BETWEEN, TOLD_AFTER = 0.5, 10  # seconds until what others compute is looked for again; looks until that is said
 MEASURABLE = 1.96  # those by which a way must be better than a simpler one: 95 %
 
 
@@ -88,17 +96,37 @@ def scored(logits: np.ndarray, target: np.ndarray) -> Score:
     return Score(target, logits.argmax(axis=1) == target, np.log(np.exp(logits).sum(axis=1)) - own)
 
 
-def kept(folder: Path, key: object, compute: Callable[[], Score]) -> Score:
-    """Return the score that a folder keeps, computed if it is not there; `key`, of plain types, is what it depends on."""
-    words = json.dumps(key, sort_keys=True, default=str)
-    path = folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
+class ScoreFiles:
+    """Scores in a folder, a file each: what is there is not computed again, and several processes share the work."""
+
+    def __init__(self, folder: Path, about: object) -> None:
+        """`about` is what the scores depend on besides their own key, of plain types."""
+        self.folder, self.about = folder, about
+
+    def path(self, key: object) -> Path:
+        """Return the file of a key, of plain types."""
+        words = json.dumps([self.about, key], sort_keys=True, default=str)
+        return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
+
+    def all(
+        self, keys: Sequence[object], compute: Callable[[int], Score], tell: Callable[[str], object] = say,
+        check: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[int, Score]]:  # fmt: skip
+        """Yield index and score of each key, computed where it is not there yet; see `done_between`."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return done_between([partial(kept, self.path(key), partial(compute, i)) for i, key in enumerate(keys)], tell, check)
+
+
+def kept(path: Path, compute: Callable[[], Score]) -> Score:
+    """Return the score in a file, computed if it is not there; a `HeldError` if another process computes it now."""
     found = read_score(path)
     if found is None:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        found = compute()
-        with replacing(path, shared=True) as part, open(part, "wb") as file:
-            np.savez_compressed(file, **vars(found))
+        with only_run(path.with_suffix(".lock")):
+            found = read_score(path)  # another process may just have made it
+            if found is None:
+                found = compute()
+                save_arrays(vars(found), path)
     return found
 
 
@@ -107,3 +135,29 @@ def read_score(path: Path) -> Score | None:
     with suppress(Exception), open(path, "rb") as file:  # whatever a damaged archive raises
         return Score(**np.load(file, allow_pickle=False))
     return None
+
+
+def done_between(
+    works: Sequence[Callable[[], T]], tell: Callable[[str], object], check: Callable[[], object]
+) -> Iterator[tuple[int, T]]:
+    """Do works that several processes share, and yield index and result of each; a `HeldError` says that another is at it.
+
+    While others are at all that is left, `check` is called again and again, and may raise, and `tell` once, after a while.
+    """
+    left, waits = dict(enumerate(works)), 0
+    while left:
+        before, holder = len(left), ""
+        for i, work in list(left.items()):
+            try:
+                result = work()
+            except HeldError as held:
+                holder = held.holder
+                continue
+            del left[i]
+            yield i, result
+        if len(left) == before:
+            waits += 1
+            if waits == TOLD_AFTER:
+                tell(f"waiting for {holder}, which is at what is left")
+            check()
+            time.sleep(SECONDS_BETWEEN)

@@ -1,340 +1,272 @@
-"""The charts of a report as Vega-Lite specifications: plain data, drawn by `drawings`.
+"""The charts of a report, as Vega-Lite specifications made with altair: for the page and for papers.
 
-Every chart is as wide as its place; nothing in it takes a row of pixels for each class where there are many. Colours are
-the names of CSS variables, so that one chart serves light and dark pages; a group has a mark and a dash of its own besides.
+Colours are the names of CSS variables, so that one chart serves light and dark pages; a group has a mark and a dash of its
+own besides. Classes are points or bars, which no line joins. A chart holds the values of all groups that its reader may
+choose; it draws those in the domain of its scales, of which there are at most six.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from harness.metrics import PER_CLASS_MEAN, SHOTS
-from reporting.chart_parts import (
-    EACH_CLASS,
-    NAMED_CLASSES,
-    Chart,
-    Values,
-    as_list,
-    axis_title,
-    binned,
-    by_dash,
-    by_group,
-    by_shape,
-    class_axis,
-    class_order,
-    in_chart,
-    over_epochs,
-)
-from reporting.comparisons import better_and_worse, figure_of_run
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from harness.metrics import BINS
+from reporting.comparisons import mean_figure
 from reporting.finished_runs import FinishedRun
-from reporting.rankings import Groups, compared_figures
-from reporting.reliability import ReliabilityBin
-from reporting.verdict_sentences import class_means
+from reporting.groups import Groups
+from reporting.tables import ACCURACIES, HEADINGS, class_means, figures_of
 
-MATRIX_CLASSES = 100  # at most, of a confusion matrix
-MATRIX_LABEL = 90  # pixels
-FIGURE_WORDS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", **{shot: f"{shot}-shot" for shot in SHOTS}}
+COLOURS = [f"var(--g{k + 1})" for k in range(6)]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4]]
+MOST_GROUPS = len(COLOURS)  # that are drawn at once
+NAMED_CLASSES = 20  # as many as have their names on an axis; of more, points are means of neighbours
+MOST_BARS = 200  # of classes; of more, bars are means of neighbours
+MATRIX_CLASSES = 30  # at most, of a confusion matrix
+FEWEST_IN_BIN = 20  # images, whose accuracy is shown beside their confidence
+LABEL = 110  # pixels, of a name
+SEPARATOR = "\x01"  # which no printable name has
 CURVES = {  # figures of a log line: the title of their chart, and of its axis
     "test_acc1": ("Test accuracy", "accuracy, %"),
     "test_few": ("Test accuracy of few-shot classes", "accuracy, %"),
     "train_loss": ("Training loss", "loss"),
-    "meta_loss": ("Meta loss", "loss"),
-    "lr": ("Learning rate", "rate"),
     "grad_norm": ("Norm of the meta gradient", "norm"),
 }
-POINT = {"type": "point", "filled": True, "size": 50, "opacity": 1}
 
 
-def group_means(runs: Sequence[FinishedRun], key: str) -> tuple[float, float]:
-    """Return mean and standard deviation (n − 1; nan of one run) of a figure of the last epoch."""
-    values = [value for run in runs if not math.isnan(value := figure_of_run(run, key))]
-    if not values:
-        return math.nan, math.nan
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+class Chart(NamedTuple):
+    """A chart: a name for files, a title, a text that says the same, and its Vega-Lite specification without a width."""
+
+    name: str
+    title: str
+    text: str
+    spec: dict[str, Any]
 
 
-def shots(groups: Groups) -> Chart | None:
+def data(frame: pd.DataFrame) -> alt.InlineData:
+    """Return the rows of a table as a chart holds them."""
+    return alt.InlineData(values=json.loads(frame.to_json(orient="records", double_precision=4)))
+
+
+def drawn(groups: Groups) -> list[str]:
+    """Return the groups that are drawn until the reader chooses others."""
+    return list(groups)[:MOST_GROUPS]
+
+
+def scaled(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """Return the scale of an encoding by group, and its legend."""
+    legend = alt.Legend(
+        title=None, orient="top", columns=alt.ExprRef("width < 420 ? 1 : 3"), labelLimit=240, symbolOpacity=1
+    )
+    return {"scale": alt.Scale(domain=names, range=[*values[: len(names)]]), "legend": legend if len(names) > 1 else None}
+
+
+def by_group(names: Sequence[str], lines: bool = False) -> dict[str, Any]:
+    """Return encodings that tell groups apart by colour, and by mark or dash."""
+    colour = alt.Color("group:N", **scaled(names, COLOURS))
+    if lines:
+        return {"color": colour, "strokeDash": alt.StrokeDash("group:N", **scaled(names, DASHES))}
+    return {"color": colour, "shape": alt.Shape("group:N", **scaled(names, SHAPES))}
+
+
+def chosen(chart: Any, names: Sequence[str]) -> Any:
+    """Return a chart of the groups of these names alone."""
+    return chart.transform_filter(alt.FieldOneOfPredicate(field="group", oneOf=list(names)))
+
+
+def shots(groups: Groups) -> Chart:
     """Return overall accuracy and that of the shot groups: means and standard deviations."""
-    values: Values = []
-    words = []
-    places = {name: place for place, name in enumerate(groups)}
-    for key in compared_figures(groups):
-        word = FIGURE_WORDS[key]
-        found = {name: group_means(runs, key) for name, runs in groups.items()}
-        there = {name: pair for name, pair in found.items() if not math.isnan(pair[0])}
-        for name, (mean, deviation) in there.items():
-            low, high = max(mean - deviation, 0), min(mean + deviation, 100)
-            ends = {} if math.isnan(deviation) else {"low": in_chart(low), "high": in_chart(high)}
-            values.append({"figure": word, "group": name, "place": places[name], "mean": in_chart(mean), **ends})
-        if there:
-            words.append(f"{word}: " + ", ".join(f"{name} {mean:.2f}" for name, (mean, _) in there.items()))
-    if not values:
-        return None
-    order = [word for word in FIGURE_WORDS.values() if any(value["figure"] == word for value in values)]
-    y = {
-        "field": "figure",
-        "type": "nominal",
-        "sort": order,
-        "title": None,
-        "axis": {"ticks": False, "domain": False, "minExtent": 86},
-    }
-    offset = {"yOffset": {"field": "place", "type": "ordinal", "sort": list(range(len(groups)))}}
-    x = {"field": "mean", "type": "quantitative", "scale": {"zero": False, "nice": True}, **axis_title("test accuracy, %")}
-    spread: dict[str, Any] = {
-        "mark": {"type": "rule", "strokeWidth": 1.5},
-        "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, **by_group(groups)},
-    }
-    told = [
-        {"field": name, "type": kind}
-        for name, kind in (("group", "nominal"), ("figure", "nominal"), ("mean", "quantitative"))
+    keys = [
+        key for key in figures_of(groups, ACCURACIES) if any(not math.isnan(mean_figure(g, key)) for g in groups.values())
     ]
-    mean_marks = {
-        "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-        "encoding": {"x": x, **by_group(groups), **by_shape(groups), "tooltip": told},
-    }
-    layers = [spread, mean_marks] if any("low" in value for value in values) else [mean_marks]
-    height = len(order) * (14 * len(groups) + 20)
-    spec = {"data": {"values": values}, "height": height, "encoding": {"y": y, **offset}, "layer": layers}
-    return Chart("shots", "Accuracy by training images of the class", "; ".join(words) + ".", spec)
+    rows = pd.DataFrame([
+        {"figure": shot_title(key), "group": name, "value": run.figure(key)}
+        for key in keys for name, runs in groups.items() for run in runs
+    ])  # fmt: skip
+    means = rows.groupby(["figure", "group"], sort=False)["value"].agg(["mean", "std"]).dropna(subset="mean").reset_index()
+    means["low"], means["high"] = (means["mean"] - means["std"]).clip(0), (means["mean"] + means["std"]).clip(upper=100)
+    names = drawn(groups)
+    x = alt.X("mean:Q", title="test accuracy, %", scale=alt.Scale(zero=False))
+    y = alt.Y("figure:N", sort=[*map(shot_title, keys)], title=None, axis=alt.Axis(ticks=False, domain=False, minExtent=70))
+    place = alt.YOffset("group:N", scale=alt.Scale(domain=names))
+    base = alt.Chart(data(means)).encode(y=y, yOffset=place)
+    bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=by_group(names)["color"])
+    marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, **by_group(names))
+    chart = chosen(alt.layer(bars, marks), names).properties(height=len(keys) * (14 * len(names) + 20))
+    text = "; ".join(f"{figure}: " + ", ".join(f"{row.group} {row.mean:.2f}" for row in own.itertuples())
+                     for figure, own in means.groupby("figure", sort=False))  # fmt: skip
+    return Chart("shots", "Accuracy by training images of the class", f"{text}.", chart.to_dict())
 
 
-def class_values(
-    groups: Groups, counts: Sequence[int], names: Sequence[str], order: Sequence[int]
-) -> tuple[Values, list[str]]:
-    """Return the accuracies that `by_class` shows, and in words those of the thirds of the classes."""
-    values: Values = []
-    words = []
-    for name, runs in groups.items():
-        means = class_means(runs).tolist()
-        for place, mean in binned(means, order):
-            value = {"group": name, "place": place, "mean": in_chart(mean)}
-            if len(order) <= EACH_CLASS:
-                index = int(place) - 1
-                value |= {"class": names[order[index]], "images": counts[order[index]]}
-            values.append(value)
-        thirds = [order[i * len(order) // 3 : (i + 1) * len(order) // 3] for i in range(3)]
-        parts = [[means[k] for k in third if not math.isnan(means[k])] for third in thirds]
-        told = ", ".join(f"{statistics.mean(part):.1f}" if part else "-" for part in parts)
-        words.append(f"{name} {told}")
-    return [value for value in values if value["mean"] is not None], words
+def shot_title(key: str) -> str:
+    """Return what a chart calls an accuracy."""
+    return HEADINGS.get(key, f"{key}-shot")
 
 
-def by_class(groups: Groups, counts: Sequence[int], names: Sequence[str], compared: Sequence[str]) -> Chart:
-    """Return the accuracy of each class, or of neighbouring ones, from the most to the fewest training images.
+def class_order(counts: Sequence[int]) -> np.ndarray:
+    """Return the classes (C,) by their training images, most first."""
+    return np.argsort(-np.asarray(counts), kind="stable")
 
-    Of more classes than have names on the axis, single ones are shown for the groups `compared` alone.
+
+def neighbours(values: np.ndarray, most: int) -> pd.DataFrame:
+    """Return place, counted from 1, and mean of neighbouring classes in order, so that there are `most` at most."""
+    places = np.arange(1, len(values) + 1)
+    bins = (places - 1) * min(most, len(values)) // len(values)
+    return pd.DataFrame({"place": places, "value": values}).groupby(bins).mean().dropna()
+
+
+def class_axis(run: FinishedRun, order: np.ndarray) -> alt.X:
+    """Return the axis of the classes by training images; few ones have their names on it, of others the images are told."""
+    size = len(order)
+    if size <= NAMED_CLASSES:
+        text = SEPARATOR.join(["", *(run.summary.class_names[k] for k in order)])
+        labels, title = f"split({json.dumps(text)}, {json.dumps(SEPARATOR)})", None
+        angle = 0 if max(map(len, run.summary.class_names)) < 4 else -40
+        axis = alt.Axis(values=[*range(1, size + 1)], labelExpr=f"{labels}[datum.value]", labelAngle=angle, labelLimit=LABEL,
+                        labelOverlap=False, grid=False)  # fmt: skip
+    else:
+        ticks = sorted({1 + round(i * (size - 1) / 6) for i in range(7)})
+        counts = {tick: run.summary.cls_num_list[order[tick - 1]] for tick in ticks}
+        axis = alt.Axis(values=ticks, labelExpr=f"{json.dumps(counts)}[datum.value]", labelOverlap=True, grid=False)
+        title = "classes, by their training images"
+    return alt.X("place:Q", axis=axis, title=title, scale=alt.Scale(domain=[0.5, size + 0.5], nice=False))
+
+
+def by_class(groups: Groups) -> Chart:
+    """Return the accuracy of each class, of more than 20 means of neighbours, by their training images."""
+    run, names = next(iter(groups.values()))[0], drawn(groups)
+    order = class_order(run.summary.cls_num_list)
+    parts = {name: neighbours(class_means(runs)[order], NAMED_CLASSES) for name, runs in groups.items()}
+    rows = pd.concat([part.assign(group=name) for name, part in parts.items()])
+    y = alt.Y("value:Q", title="test accuracy, %", scale=alt.Scale(domain=[0, 100]))
+    chart = alt.Chart(data(rows)).mark_point(filled=True, size=45, opacity=0.9)
+    chart = chart.encode(x=class_axis(run, order), y=y, **by_group(names))
+    thirds = {name: neighbours(class_means(runs)[order], 3)["value"] for name, runs in groups.items()}
+    told = "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in own)}" for name, own in thirds.items())
+    title = (
+        "Accuracy of each class"
+        if len(order) <= NAMED_CLASSES
+        else f"Accuracy of the classes, in {NAMED_CLASSES} groups of neighbours"
+    )
+    text = f"Mean of the third of the classes with the most, the middle and the fewest training images: {told}."
+    return Chart("classes", title, text, chosen(chart, names).properties(height=260).to_dict())
+
+
+def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -> Chart:
+    """Return by how many points each class, or neighbouring ones, is better or worse with the first of two groups."""
+    order = class_order(run.summary.cls_num_list)
+    rows = neighbours(change[order], MOST_BARS)
+    if len(order) <= MOST_BARS:
+        rows["class"] = [run.summary.class_names[order[int(place) - 1]] for place in rows["place"]]
+    colour = alt.condition("datum.value < 0", alt.value("var(--worse)"), alt.value("var(--better)"))
+    chart = alt.Chart(data(rows)).mark_bar(width=alt.ExprRef(f"max(1, 0.7 * width / {max(min(len(order), MOST_BARS), 4)})"))
+    chart = chart.encode(x=class_axis(run, order), y=alt.Y("value:Q", title="points better or worse"), color=colour,
+                         tooltip=[*(["class:N"] if "class" in rows else []), "value:Q"])  # fmt: skip
+    better, worse = (change > 0).sum(), (change < 0).sum()
+    text = f"With {first} {better:,} classes are better, {worse:,} worse than with {second}."
+    return Chart("differences", f"{first} against {second}, by class", text, chart.properties(height=180).to_dict())
+
+
+def calibration_table(groups: Groups) -> pd.DataFrame:
+    """Return mean confidence and share recognised, in per cent, of each bin of confidence, over the images of all runs.
+
+    The bins are those of the ECE that trainings log (Guo et al., arXiv 1706.04599); those of few images are left out.
     """
-    order = class_order(counts)
-    each = len(order) <= EACH_CLASS
-    kept, words = class_values(groups, counts, names, order)
-    tooltip = [
-        {"field": "class", "type": "nominal"},
-        {"field": "images", "type": "quantitative", **axis_title("training images")},
-        {"field": "group", "type": "nominal"},
-        {"field": "mean", "type": "quantitative", **axis_title("accuracy, %")},
-    ]
-    y = {"field": "mean", "type": "quantitative", "scale": {"domain": [0, 100]}, **axis_title("test accuracy, %")}
-    x = {"field": "place", **class_axis(counts, names, order)}
-    if NAMED_CLASSES < len(order) <= EACH_CLASS:
-        kept = [value for value in kept if value["group"] in compared]
-    spec = {
-        "data": {"values": kept},
-        "height": 260,
-        "mark": {"type": "point", "filled": True, "size": 28, "opacity": 0.8 if each else 1},
-        "encoding": {"x": x, "y": y, **by_group(groups), **by_shape(groups), **({"tooltip": tooltip} if each else {})},
-    }
-    text = "Mean accuracy of the third of the classes with the most, the middle and the fewest training images: "
-    heading = "Accuracy of each class" if each else "Accuracy of the classes, means of neighbours"
-    return Chart("classes", heading, text + "; ".join(words) + ".", spec)
+    tested = []
+    for name, one in ((name, run.tested) for name, runs in groups.items() for run in runs):
+        if one is not None:
+            right = 100.0 * (one.target == one.predicted)
+            tested.append(pd.DataFrame({"group": name, "confidence": 100.0 * one.confidence, "right": right}))
+    if not tested:
+        return pd.DataFrame(columns=["group", "confidence", "right", "images"])
+    rows = pd.concat(tested)
+    bins = np.ceil(rows["confidence"] * BINS / 100).clip(1, BINS).rename("bin")
+    found = rows.groupby(["group", bins], sort=False).agg(
+        confidence=("confidence", "mean"), right=("right", "mean"), images=("right", "size")
+    )
+    return found[found["images"] >= FEWEST_IN_BIN].reset_index().sort_values("bin")
 
 
-def differences(first: Sequence[float], second: Sequence[float], counts: Sequence[int], names: Sequence[str]) -> Chart:
-    """Return by how many points each class, or neighbouring ones, is better or worse in the first of two lists."""
-    order = class_order(counts)
-    gaps = [a - b for a, b in zip(first, second, strict=True)]
-    bins = [(place, gap) for place, gap in binned(gaps, order) if not math.isnan(gap)]
-    values = [
-        {
-            "place": place,
-            "gap": in_chart(gap),
-            **({"class": names[order[int(place) - 1]]} if len(order) <= EACH_CLASS else {}),
-        }
-        for place, gap in bins
-    ]
-    colour = {"condition": {"test": "datum.gap < 0", "value": "var(--worse)"}, "value": "var(--better)"}
-    encoding = {
-        "x": {"field": "place", **class_axis(counts, names, order)},
-        "y": {"field": "gap", "type": "quantitative", **axis_title("points better or worse")},
-        "color": colour,
-        "tooltip": [{"field": "class", "type": "nominal"}, {"field": "gap", "type": "quantitative"}],
-    }
-    bar = {"type": "bar", "width": {"expr": f"max(1, 0.7 * width / {max(len(values), 4)})"}}
-    spec = {"data": {"name": "gaps", "values": values}, "height": 180, "mark": bar, "encoding": encoding}
-    better, worse, _ = better_and_worse(gaps)
-    return Chart("differences", "Difference of each class", f"{better:,} classes are better, {worse:,} worse.", spec)
-
-
-def reliability(bins: Mapping[str, Sequence[ReliabilityBin]], groups: Groups, eces: Mapping[str, str]) -> Chart | None:
-    """Return how often a prediction is right by how sure the network is of it."""
-    values = [
-        {"group": name, "confidence": in_chart(one.confidence), "right": in_chart(one.accuracy), "images": one.images}
-        for name, found in bins.items()
-        for one in found
-    ]
-    if not values:
+def reliability(groups: Groups) -> Chart | None:
+    """Return how often a prediction is right by how sure the network is of it; None where no bin has images enough."""
+    rows, names = calibration_table(groups), drawn(groups)
+    if rows.empty:
         return None
-    scale = {"domain": [0, 100]}
-    x = {
-        "field": "confidence",
-        "type": "quantitative",
-        "scale": scale,
-        "axis": {"tickCount": 6},
-        **axis_title("confidence, %"),
-    }
-    y = {"field": "right", "type": "quantitative", "scale": scale, **axis_title("right, %")}
-    told = [{"field": name} for name in ("group", "confidence", "right", "images")]
-    exact: dict[str, Any] = {
-        "data": {"values": [{"confidence": 0, "right": 0}, {"confidence": 100, "right": 100}]},
-        "mark": {"type": "line", "color": "var(--soft)", "strokeDash": [4, 4]},
-        "encoding": {"x": x, "y": y},
-    }
-    lines = {
-        "data": {"values": values},
-        "mark": {"type": "line", "strokeWidth": 1.6},
-        "encoding": {"x": x, "y": y, **by_group(groups), **by_dash(groups)},
-    }
-    points = {
-        "data": {"values": values},
-        "mark": {"type": "point", "filled": True, "size": 36, "opacity": 1},
-        "encoding": {"x": x, "y": y, **by_group(groups), **by_shape(groups), "tooltip": told},
-    }
-    text = "Expected calibration error in %: " + ", ".join(f"{name} {ece}" for name, ece in eces.items()) + "."
+    scale = alt.Scale(domain=[0, 100])
+    x, y = alt.X("confidence:Q", title="confidence, %", scale=scale), alt.Y("right:Q", title="right, %", scale=scale)
+    ends = pd.DataFrame({"confidence": [0, 100], "right": [0, 100]})
+    exact = alt.Chart(data(ends)).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
+    marks = alt.Chart(data(rows)).mark_point(filled=True, size=45, opacity=0.9)
+    marks = chosen(marks.encode(x=x, y=y, **by_group(names)), names)
+    told = ", ".join(f"{name} {mean_figure(runs, 'ece'):.2f}" for name, runs in groups.items())
+    text = f"Expected calibration error in %: {told}. Bins of fewer than {FEWEST_IN_BIN} images are left out."
     return Chart(
-        "reliability", "Confidence against how often it is right", text, {"height": 260, "layer": [exact, lines, points]}
+        "reliability",
+        "Confidence against how often it is right",
+        text,
+        alt.layer(exact, marks).properties(height=260).to_dict(),
     )
 
 
-def curve(groups: Groups, key: str, stage2_from: Sequence[int] = ()) -> Chart | None:
-    """Return a figure over the epochs: a thin line a run, a thick one for the mean of a group, the begin of stage 2."""
-    single, mean = over_epochs(groups, key)
-    if not mean:
-        return None
-    epochs = Counter(value["group"] for value in mean)
-    words = [f"{value['group']} {value['value']} in epoch {value['epoch']}"
-             for value in {one["group"]: one for one in mean}.values()]  # fmt: skip
-    x = {
-        "field": "epoch",
-        "type": "quantitative",
-        "axis": {"tickMinStep": 1, "format": "d"},
-        "scale": {"zero": False, "nice": False},
-    }
-    y: dict[str, Any] = {"field": "value", "type": "quantitative", "scale": {"zero": False}, **axis_title(CURVES[key][1])}
-    if key in ("grad_norm", "lr"):  # far from 1
-        y["axis"] = {"format": "~e"}
-    encoding = {"x": x, "y": y, **by_group(groups)}
-    thick: dict[str, Any] = {
-        "data": {"values": mean},
-        "encoding": {**encoding, **by_dash(groups)},
-        "mark": {"type": "line", "strokeWidth": 2},
-    }
-    thin = {
-        "data": {"values": single},
-        "mark": {"type": "line", "strokeWidth": 0.8, "opacity": 0.45},
-        "encoding": {**encoding, "detail": {"field": "run"}},
-    }
-    layers = [thin, thick] if len(single) > len(mean) else [thick]
-    begun = [value for value in mean if epochs[value["group"]] == 1]
-    if begun:  # there is no line through one point
-        layers.append({"data": {"values": begun}, "encoding": {**encoding, **by_shape(groups)}, "mark": POINT})
-    if stage2_from:
-        layers.append(
-            {
-                "data": {"values": [{"epoch": epoch} for epoch in stage2_from]},
-                "encoding": {"x": x},
-                "mark": {"type": "rule", "color": "var(--soft)", "strokeDash": [3, 3]},
-            }
+def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
+    """Return what the logs hold over the epochs, means over the runs of a group; a dashed line is where stage 2 begins."""
+    lines = [{"group": name, **{key: getattr(line, key) for key in ("epoch", *CURVES)}}
+             for name, runs in groups.items() for run in runs for line in run.log]  # fmt: skip
+    if not lines:
+        return []
+    means = (
+        pd.DataFrame(lines).astype(dict.fromkeys(CURVES, float)).groupby(["group", "epoch"], sort=False).mean().reset_index()
+    )
+    names, found = drawn(groups), []
+    for key, (title, axis) in CURVES.items():
+        rows = means[["group", "epoch", key]].dropna().sort_values("epoch").rename(columns={key: "value"})
+        if rows.empty:
+            continue
+        few = rows.groupby("group").size().min() < NAMED_CLASSES  # no line goes through one point
+        x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False, nice=False))
+        y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False))
+        base = alt.Chart(data(rows)).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30) if few else False)
+        chart = chosen(base.encode(x=x, y=y, **by_group(names, lines=True)), names)
+        rules = (
+            alt.Chart(data(pd.DataFrame({"epoch": [*begins]}))).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
         )
-    return Chart(f"curve_{key}", CURVES[key][0], f"At the end: {', '.join(words)}.", {"height": 200, "layer": layers})
+        last = rows.groupby("group", sort=False).last()
+        text = (
+            "At the end: "
+            + ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last.itertuples())
+            + "."
+        )
+        found.append(
+            Chart(
+                f"curve_{key}", title, text, (alt.layer(chart, rules) if begins else chart).properties(height=200).to_dict()
+            )
+        )
+    return found
 
 
-def curves_of(shown: Groups) -> tuple[list[Chart], str]:
-    """Return the curves of what the logs hold, and what their dashed lines are."""
-    starts = {
-        run.summary["flags"].get("meta_start") or 0
-        for runs in shown.values()
-        for run in runs
-        if run.summary.get("flags", {}).get("stage2") not in (None, "none")
-    } - {0}  # where there is no stage 1 there is nothing to mark
-    begins = sorted(starts)
-    found = [made for key in CURVES if (made := curve(shown, key, begins)) is not None]
-    note = ""
-    if found and len(begins) == 1:
-        note = f"The upright dashed line is the beginning of stage 2, epoch {begins[0]}. "
-    elif found and begins:
-        told = f"{', '.join(map(str, begins[:-1]))} and {begins[-1]}"
-        note = f"The upright dashed lines are where stage 2 of different groups begins: epochs {told}. "
-    return found, f"{note}Thick: the mean of a group; thin: each run." if found else ""
-
-
-def covariance_changes(
-    changes: Mapping[str, Sequence[float]], groups: Groups, counts: Sequence[int], names: Sequence[str]
-) -> Chart | None:
-    """Return by how many per cent the meta step moved the trace of each class's covariance; `changes` are by group."""
-    order = class_order(counts)
-    values = [
-        {"group": name, "place": place, "change": in_chart(change)}
-        for name, found in changes.items()
-        for place, change in binned(found, order)
-        if not math.isnan(change)
-    ]
-    if not values:
-        return None
-    encoding = {
-        "x": {"field": "place", **class_axis(counts, names, order)},
-        "y": {"field": "change", "type": "quantitative", **axis_title("change of the trace of Σ, %")},
-        **by_group(groups),
-        **by_shape(groups),
-    }
-    spec = {
-        "data": {"values": values},
-        "height": 200,
-        "mark": {"type": "point", "filled": True, "size": 30},
-        "encoding": encoding,
-    }
-    found = {name: [c for c in own if not math.isnan(c)] for name, own in changes.items()}
-    words = ", ".join(f"{name} {statistics.median(own):.3g} %" for name, own in found.items() if own)
-    return Chart("covariances", "What the meta step did to Σ", f"Median over the classes: {words}.", spec)
-
-
-def confusion_chart(runs: Sequence[FinishedRun], names: Sequence[str]) -> Chart | None:
+def confusion(name: str, runs: Sequence[FinishedRun]) -> Chart | None:
     """Return the confusion matrix of a group's runs, rows in per cent of the true class; None of too many classes."""
-    matrices = [matrix for run in runs if (matrix := run.confusion()) is not None]
-    if not matrices or len(names) > MATRIX_CLASSES:
+    tested, names = [run.tested for run in runs if run.tested is not None], runs[0].summary.class_names
+    if not tested or len(names) > MATRIX_CLASSES:
         return None
-    total = sum(matrices[1:], matrices[0])
-    values = [
-        {"true": i, "taken": j, "share": in_chart(100 * int(total[i, j]) / int(total[i].sum()))}
-        for i in range(len(names))
-        if total[i].any()
-        for j in range(len(names))
-        if total[i, j]
-    ]
-    few = len(names) <= NAMED_CLASSES
-    labels = as_list(names, MATRIX_LABEL)
-    axis = {"labelExpr": f"{labels}[datum.value + 1]", "labelLimit": MATRIX_LABEL, "labelOverlap": not few}
-    scale = {"domain": list(range(len(names)))}
-    x = {
-        "field": "taken",
-        "type": "ordinal",
-        "axis": {**axis, "labelAngle": -90},
-        "scale": scale,
-        **axis_title("predicted class"),
-    }
-    y = {"field": "true", "type": "ordinal", "axis": axis, "scale": scale, **axis_title("true class")}
-    colour = {"field": "share", "type": "quantitative", "scale": {"scheme": "blues", "domain": [0, 100]}, **axis_title("%")}
-    spec = {"data": {"values": values}, "height": 220, "mark": "rect", "encoding": {"x": x, "y": y, "color": colour}}
-    return Chart("confusion", "Confusion matrix", "Each row in per cent of the images of its class.", spec)
+    rows = pd.concat([pd.DataFrame({"true": one.target, "predicted": one.predicted}) for one in tested])
+    share = 100 * rows.value_counts().div(rows["true"].value_counts(), level="true")
+    shares = share.rename("share").reset_index().sort_values(["true", "predicted"])
+    labels = f"split({json.dumps(SEPARATOR.join(names))}, {json.dumps(SEPARATOR)})[datum.value]"
+    axis: dict[str, Any] = {"labelExpr": labels, "labelLimit": LABEL, "labelOverlap": True}
+    scale = alt.Scale(domain=[*range(len(names))])
+    colour = alt.Color("share:Q", title="%", scale=alt.Scale(scheme="blues", domain=[0, 100]))
+    chart = alt.Chart(data(shares)).mark_rect().encode(
+        x=alt.X("predicted:O", title="predicted class", axis=alt.Axis(labelAngle=-90, **axis), scale=scale),
+        y=alt.Y("true:O", title="true class", axis=alt.Axis(**axis), scale=scale),
+        color=colour,
+    )  # fmt: skip
+    right = (rows["true"] == rows["predicted"]).mean()
+    text = f"Each row in per cent of the test images of its class; {right:.1%} of all images are on the diagonal."
+    return Chart("confusion", f"Confusion matrix of {name}", text, chart.properties(height=80 + 15 * len(names)).to_dict())

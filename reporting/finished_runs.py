@@ -1,198 +1,313 @@
-"""Finished runs as reports see them: read from disk, grouped over seeds, compared with the publication."""
+"""Finished runs: which lie below the paths that a user names, what their files say, and which are left out and why."""
 
 from __future__ import annotations
 
-import csv
+import json
 import math
 import os
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
+from zipfile import BadZipFile
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
-from harness.flags import PUBLISHED_RULE, in_stage1
-from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
-from harness.text import printable
-from reporting.group_names import group_names
-from reporting.run_contents import (
-    LOG,
-    Tested,
-    distinct_names,
-    no_runs,
-    places_below,
-    read_log,
-    read_summary,
-    read_tested,
-    save_name,
-)
-from reporting.run_facts import RunFacts
+from harness.errors import UserError
+from harness.files import read_bytes, replacing
+from harness.flags import FREE_FLAGS, UNSAID, in_stage1, without_effect
+from harness.metrics import PER_CLASS_MEAN
+from harness.text import printable, shown_names
 
-FIGURES = ("acc1", PER_CLASS_MEAN, *SHOTS, "macro_f1", "ece")
-HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
-FULL_LENGTH = {"arch": "resnet32", "epochs": 200, "batch_size": 100, "stage2": "metasaug", "meta_start": 160, "num_meta": 10,
-               "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "meta_lr": 0.1, "stage2_lr": 1.0,
-               "meta_update": PUBLISHED_RULE, "virtual": "all", "meta_images": "apart", "balance": "weights"}  # fmt: skip
-MOST_CLASSES = 1000  # of a confusion matrix
-Table = list[list[str]]  # the first row is the heading
+SUMMARY, STARTED, LOG, PREDICTIONS = "_summary.json", "_started.json", "_metrics.jsonl", "_last_predictions.npz"
+GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names
+LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
+ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
+Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
+NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Count = Annotated[int, Meta(ge=0, le=10**9)]
+Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
+Plain = bool | int | float | str | None
+
+
+class EpochFigures(msgspec.Struct):
+    """What a summary says of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+
+    epoch: Count
+    acc1: Percent
+    per_class: list[Percent | None]
+    mean_per_class: Percent | None = None
+    many: Percent | None = None
+    medium: Percent | None = None
+    few: Percent | None = None
+    macro_f1: Percent | None = None
+    ece: Percent | None = None
+    trace_estimated: list[Shown | None] | None = None
+    trace_learned: list[Shown | None] | None = None
+
+
+class RunSummary(msgspec.Struct, kw_only=True):
+    """What a report reads of a run's summary."""
+
+    cls_num_list: Annotated[list[Images], Meta(min_length=1)]
+    class_names: list[str]
+    best: EpochFigures
+    last: EpochFigures
+    flags: dict[str, Plain] = {}
+    loss: str | None = None
+    data: Any = None
+    train_list: Any = msgspec.field(default=None, name="train list")
+    meta_list: Any = msgspec.field(default=None, name="meta list")
+    test_list: Any = msgspec.field(default=None, name="test list")
+    commit: str | None = None
+    device: Plain = None
+    processes: Plain = None
+    versions: dict[str, Plain] | None = None
+    machine: dict[str, Plain] | None = None
+    seconds: NotNegative | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        lengths = {"class_names": self.class_names}
+        for which, figures in (("best", self.best), ("last", self.last)):
+            check_epoch(figures.epoch, self.flags, f"{which}.epoch")
+            for key in ("per_class", "trace_estimated", "trace_learned"):
+                lengths[f"{which}.{key}"] = getattr(figures, key) or self.class_names
+        for name, values in lengths.items():
+            if len(values) != len(self.cls_num_list):
+                raise ValueError(f"its {name} has {len(values)} entries for {len(self.cls_num_list)} classes")
+
+
+class EpochLine(msgspec.Struct):
+    """What a report shows of a line of a log."""
+
+    epoch: Count
+    seconds: NotNegative | None = None
+    train_loss: Shown | None = None
+    grad_norm: NotNegative | None = None
+    test_acc1: Percent | None = None
+    test_few: Percent | None = None
+
+
+class Tested(NamedTuple):
+    """What a network said of a test set, in its order: labels (M,), predicted classes (M,) and their probabilities (M,)."""
+
+    target: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclass(frozen=True)
-class FinishedRun(RunFacts):
-    """A finished run: its name, what its summary holds, a dict an epoch of its log, and what it said of its test set."""
+class FinishedRun:
+    """A finished run: its name, what its files say, what the group names of its folder call it ("": nothing).
 
-    tested: Tested | None
+    All names are as a page can show them, letter by letter and no two classes the same.
+    """
+
+    name: str
     path: Path  # of the summary
+    summary: RunSummary
+    log: list[EpochLine]
+    tested: Tested | None
+    words: str = ""
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The loss and flags that change the outcome, without the seed."""
+        given = {**UNSAID, "loss": self.summary.loss, **self.summary.flags}
+        if given.get("dataset") in ("folder", "custom", "own"):  # told apart by the name of the folder, or file of features
+            given["dataset"] = printable(Path(str(given.get("features") or given.get("data_root"))).name)
+        unused = without_effect(given).keys() | FREE_FLAGS - {"epochs"} | {"seed"}
+        return {key: value for key, value in given.items() if key not in unused}
+
+    @property
+    def seed(self) -> Plain:
+        """The seed, None if it is not said."""
+        return self.summary.flags.get("seed")
+
+    @property
+    def kind(self) -> str:
+        """What runs that differ in their seed only share: flags, class sizes, digests of the images or class names."""
+        summary = self.summary
+        digests = [summary.data, summary.train_list, summary.meta_list, summary.test_list]
+        images = digests if any(digests) else summary.class_names
+        return json.dumps([self.flags, summary.cls_num_list, images], sort_keys=True)
+
+    @property
+    def per_class(self) -> np.ndarray:
+        """The last epoch's accuracy of each class (C,), nan of those without test images."""
+        return np.array(self.summary.last.per_class, dtype=np.float64)
 
     def is_plain(self, which: str) -> bool:
         """Whether the "last" or "best" epoch is before stage 2."""
-        return in_stage1(self.summary.get("flags", {}), self.summary[which]["epoch"])
+        return in_stage1(self.summary.flags, getattr(self.summary, which).epoch)
 
-    def confusion(self) -> np.ndarray | None:
-        """Return the last epoch's confusion matrix (C, C), rows the true classes; None without predictions, or too large."""
-        classes = len(self.summary["cls_num_list"])
-        if self.tested is None or classes > MOST_CLASSES:
-            return None
-        places = self.tested.target * classes + self.tested.predicted
-        return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+    def figure(self, key: str, which: str = "last") -> float:
+        """Return a figure, nan where there is none; the mean over classes also where all have as many test images."""
+        found = getattr(self.summary, which)
+        value = getattr(found, key)
+        if value is None and key == PER_CLASS_MEAN:
+            there = [accuracy for accuracy in found.per_class if accuracy is not None]
+            value = statistics.fmean(there) if there else None
+        return math.nan if value is None else float(value)
 
 
-def read_run(name: str, path: Path, words: str = "") -> FinishedRun:
-    """Read the files of a run, of which `path` is the summary; `words` are what a report calls it and its like."""
-    summary, first = read_summary(path), save_name(path)
-    log = read_log(path.with_name(first + LOG), summary)
-    tested = read_tested(path.with_name(f"{first}_last_predictions.npz"), len(summary["cls_num_list"]))
-    return FinishedRun(name, summary, log, tested, path, words=words)
+@dataclass(frozen=True)
+class LeftOut:
+    """A run or folder that is not shown, and why, in one line."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below the paths that were named."""
+
+    runs: list[FinishedRun] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def find_runs(paths: Sequence[Path]) -> Found:
+    """Read the runs of summaries, and of all that lie below folders.
+
+    A run below a folder is left out whole if one of its files is damaged, be it the log or the predictions alone: half of a
+    run would mislead, and files that do not fit together may be of two runs. A file that was named itself is an error
+    instead. Runs that are not finished are left out too.
+    """
+    found = Found()
+    places: dict[Path, tuple[Path, bool]] = {}  # summaries, and whether they were named themselves
+    for path in paths:
+        if os.path.isdir(path):
+            below = summaries_below(path, found.left_out)
+            if not below and not found.left_out:
+                raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
+            for file in below:
+                places.setdefault(file.resolve(), (file, False))
+        else:
+            places[path.resolve()] = (path, True)
+    names = distinct_names([path for path, _ in places.values()])
+    for name, (path, named) in zip(names, places.values(), strict=True):
+        if not named and not os.path.isfile(path):
+            found.left_out.append(LeftOut(name, path, "not finished: its training goes on, or was interrupted"))
+            continue
+        try:
+            found.runs.append(read_run(name, path))
+        except UserError as error:
+            if named:
+                raise
+            found.left_out.append(LeftOut(name, path, str(error)))
+    if not found.runs:
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in found.left_out[:3])
+        raise UserError(f"{', '.join(map(str, paths))}: no finished run that can be shown ({reasons})")
+    return found
 
 
 def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
-    """Read the runs of summaries, and of all those below folders: all their files, of which a damaged one is an error."""
-    different: dict[Path, Path] = {}
-    for path in paths:
-        found = list(filter(os.path.isfile, places_below(path))) if os.path.isdir(path) else [path]
-        for file in found or no_runs(path):
-            different.setdefault(file.resolve(), file)
-    places = list(different.values())
-    return [read_run(name, path) for name, path in zip(distinct_names(places), places, strict=True)]
+    """Return the runs of summaries."""
+    return find_runs(paths).runs
 
 
-def grouped(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs that differ in their seed only, under a name made of what tells the groups apart.
+def summaries_below(folder: Path, left_out: list[LeftOut]) -> list[Path]:
+    """Return where the summaries of the runs below a folder are, or will be, without those that were set aside."""
 
-    Where no two runs belong together, each keeps its own name. A second run of the same seed begins a second group. See
-    `group_names` for the names.
-    """
-    groups: dict[tuple[str, int], list[FinishedRun]] = {}
-    times: Counter[tuple[str, Any]] = Counter()
-    for run in runs:
-        groups.setdefault((run.kind, times[run.kind, run.seed]), []).append(run)
-        times[run.kind, run.seed] += 1
-    members = list(groups.values())
-    return dict(zip(group_names(members), members, strict=True))
+    def unread(error: OSError) -> None:
+        path = Path(error.filename)
+        left_out.append(LeftOut(path.name, path, f"{path} cannot be read ({error.strerror}): check its permissions"))
 
-
-def long_tails(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs by the long-tailed set they were trained on, under a name; one figure can compare those of one set.
-
-    Sets are told apart by data set, imb_factor, class sizes and class names.
-    """
-    sets: dict[tuple[str, str, str], list[FinishedRun]] = {}
-    for run in runs:
-        sets.setdefault((run.long_tail, str(run.summary["cls_num_list"]), str(run.class_names)), []).append(run)
-    names = [name for name, *_ in sets]
-    return {
-        name if names.count(name) == 1 else f"{name}, {len(own[0].class_names)} classes ({own[0].name})": own
-        for (name, *_), own in sets.items()
-    }
+    found = set()
+    for inside, folders, files in os.walk(folder, onerror=unread):
+        folders[:] = [name for name in folders if name != "earlier"]
+        for end in (SUMMARY, STARTED):
+            found |= {Path(inside, name.removesuffix(end) + SUMMARY) for name in files if name.endswith(end)}
+    return sorted(found)
 
 
-def figure(outcome: dict[str, Any], key: str) -> float:
-    """Return a figure of an outcome, nan where it is not there or null."""
-    value = outcome.get(key)
-    return math.nan if value is None else float(value)
+def distinct_names(places: Sequence[Path]) -> list[str]:
+    """Return the save names of the runs with these summaries, with their folders where several have the same."""
+    short = [path.name.removesuffix(SUMMARY) for path in places]
+    common = os.path.commonpath([path.absolute().parent for path in places]) if places else ""
+    long = [os.path.relpath(path.absolute().with_name(name), common) for name, path in zip(short, places, strict=True)]
+    return shown_names(name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True))
 
 
-def figures_of(runs: Iterable[FinishedRun]) -> list[str]:
-    """Return the figures that the runs' tables show; the mean over classes is one where some test set is uneven."""
-    uneven = any(PER_CLASS_MEAN in run.summary["last"] for run in runs)
-    return [key for key in FIGURES if uneven or key != PER_CLASS_MEAN]
+def read_run(name: str, path: Path) -> FinishedRun:
+    """Read the files of a run, of which `path` is the summary."""
+    save_name = path.name.removesuffix(SUMMARY)
+    summary = decoded(path, RunSummary)
+    summary.class_names = shown_names(summary.class_names)
+    log = read_log(path.with_name(save_name + LOG), summary)
+    tested = read_tested(path.with_name(save_name + PREDICTIONS), len(summary.cls_num_list))
+    said = path.with_name(GROUP_NAMES)
+    words: dict[str, str] = decoded(said, dict[str, str]) if os.path.isfile(said) else {}
+    own = next((printable(own) for pattern, own in words.items() if fnmatchcase(save_name, pattern)), "")
+    return FinishedRun(name, path, summary, log, tested, own)
 
 
-def run_table(runs: Sequence[FinishedRun]) -> Table:
-    """Return accuracies in per cent, the last and the best epoch of each run; groups are means over classes."""
-    figures = figures_of(runs)
-    rows = [["run", "epoch", *(HEADINGS.get(key, key) for key in figures)]]
-    for run in runs:
-        for which in ("last", "best"):
-            outcome = run.summary[which]
-            epoch = f"{which} ({outcome['epoch']}{', stage 1' if run.is_plain(which) else ''})"
-            rows.append([run.name, epoch, *(percent(figure(outcome, key)) for key in figures)])
-    return rows
+def decoded(path: Path, form: Any) -> Any:
+    """Return what a JSON file holds in the form that is declared; names that are no UTF-8 have half pairs of UTF-16."""
+    try:
+        return msgspec.convert(json.loads(read_bytes(path)), form)
+    except (ValueError, RecursionError) as error:  # of JSON and of the form
+        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or train anew") from error
 
 
-def long_table(runs: Sequence[FinishedRun]) -> Table:
-    """Return the figures of `run_table` unrounded, with seed, flags, seconds and commit of each run: for other programs."""
-    flags, keys = list({key: None for run in runs for key in run.flags}), figures_of(runs)
-    rows = [["run", "which", "epoch", *keys, "seed", *flags, "seconds", "commit"]]
-    for run in runs:
-        seed = run.summary.get("flags", {}).get("seed")
-        facts = [seed, *(run.flags.get(key) for key in flags), run.summary.get("seconds"), run.summary.get("commit")]
-        words = ["" if fact is None else str(fact) for fact in facts]
-        for which in ("last", "best"):
-            outcome = run.summary[which]
-            figures = (outcome.get(key) for key in keys)
-            rows.append([run.name, which, str(outcome["epoch"]), *("" if x is None else repr(x) for x in figures), *words])
-    return rows
+def told(error: Exception) -> str:
+    """Return in one line what is wrong."""
+    return " ".join(str(error).split())
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return mean ± standard deviation (n − 1), the mean alone of one value, "-" if there is none."""
-    there = [value for value in values if not math.isnan(value)]
-    if len(there) < 2:
-        return percent(there[0] if there else math.nan)
-    return f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
+def check_epoch(epoch: int, flags: Mapping[str, Any], name: str = "epoch") -> None:
+    """Check that an epoch, counted from 0, is one that a run with these flags had."""
+    epochs = flags.get("epochs")
+    if isinstance(epochs, int) and epoch >= epochs:
+        raise ValueError(f"its {name} is {epoch}, the epochs of the run are 0 to {epochs - 1}")
 
 
-def published_tables(runs: Sequence[FinishedRun]) -> dict[str, Table]:
-    """Return, for each loss and set, published error, ours (last epoch, mean ± std) and the difference of the means.
-
-    Only runs at the published length and settings count (λ and the precision are free, for the publication does not give
-    them); cells are empty where there is none. Runs that belong to several groups are not averaged: each has its own figure.
-    """
-    with open(PUBLISHED, encoding="utf-8", newline="") as file:
-        cells = list(csv.DictReader(file))
-    tables: dict[str, Table] = {}
-    for cell in cells:
-        title = f"{cell['loss']}, {cell['dataset'].upper().replace('CIFAR', 'CIFAR-')}-LT"
-        rows = tables.setdefault(title, [["imbalance ratio"], ["published error"], ["ours"], ["difference"]])
-        wanted = {**FULL_LENGTH, "loss": cell["loss"], "dataset": cell["dataset"], "imb_factor": float(cell["imb_factor"])}
-        whole = [run for run in runs if run.flags["select_on"] == "test"]  # the others trained on fewer images
-        groups = grouped(run for run in whole if wanted.items() <= run.flags.items())
-        column = [f"{1 / float(cell['imb_factor']):g}", cell["error"], *compared(groups, float(cell["error"]))]
-        for row, word in zip(rows, column, strict=True):
-            row.append(word)
-    return tables
+def read_log(path: Path, summary: RunSummary) -> list[EpochLine]:
+    """Return the lines of a log, none where there is no log."""
+    if not os.path.isfile(path):
+        return []
+    lines = []
+    for number, content in enumerate(read_bytes(path).splitlines(), 1):
+        try:
+            line = msgspec.json.decode(content, type=EpochLine)
+            check_epoch(line.epoch, summary.flags)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}, cannot be used: {told(error)}: move it away, or train anew") from error
+        lines.append(line)
+    return lines
 
 
-def compared(groups: dict[str, list[FinishedRun]], published: float) -> tuple[str, str]:
-    """Return the groups' errors in the last epoch and their differences from the published one, in words."""
-    ours, difference = [], []
-    for name, runs in groups.items():
-        errors = [100 - run.summary["last"]["acc1"] for run in runs]
-        label = f"{name}: " if len(groups) > 1 else ""
-        ours.append(label + spread(errors))
-        difference.append(f"{statistics.mean(errors) - published:+.2f}")
-    return "; ".join(ours), "; ".join(difference)
+def read_tested(path: Path, classes: int) -> Tested | None:
+    """Return what a network of so many classes said of its test set, None where there is no file of it."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:  # np.load leaves a damaged one open
+            found = Tested(kept["target"], kept["predicted"], kept["confidence"])
+        for name, labels in (("target", found.target), ("predicted", found.predicted)):
+            if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():
+                raise ValueError(f"its {name} holds no labels of {classes} classes")
+        if found.confidence.dtype.kind != "f" or not ((found.confidence >= 0) & (found.confidence <= ROUNDED_ONE)).all():
+            raise ValueError("its confidence holds no probabilities")
+        if len({each.shape for each in found}) > 1:
+            raise ValueError(f"it has {len(found.target)} labels and other numbers of predictions or probabilities")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or train anew") from error
 
 
-def markdown(table: Table, escape: Callable[[str], str] = printable) -> list[str]:
-    """Return the lines of a table as aligned markdown, each cell as `escape` makes it."""
-    table = [[escape(cell) for cell in row] for row in table]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in table]
-    rule = "| " + " | ".join("-" * width for width in widths) + " |"
-    return [lines[0], rule, *lines[1:]]
+def write_group_names(folder: Path, words: Mapping[str, str]) -> None:
+    """Say what reports call the runs of a folder, by patterns of their save names; what is there already stays."""
+    if not os.path.exists(folder / GROUP_NAMES):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / GROUP_NAMES, shared=True) as part:
+            part.write_text(json.dumps(dict(words), indent=1) + "\n", encoding="utf-8")

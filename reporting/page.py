@@ -1,93 +1,86 @@
-"""The page of a report: one HTML file that needs no other and asks nothing of a network."""
+"""The page of a report, one HTML file that needs no other and asks nothing of a network; and its charts as files for papers.
+
+Pictures and the runtime that makes charts interactive come from vl-convert, which draws Vega-Lite without a browser.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.progress import progress
+from harness.files import replacing, writing
 from harness.text import printable
-from reporting.chart_parts import DASHES, Chart
-from reporting.drawings import CONTAINER, GROUPS_DARK, GROUPS_LIGHT, WIDTHS, complete, picture, runtime
-from reporting.page_contents import Section
-from reporting.page_tables import PageTable
+from reporting.charts import MOST_GROUPS, Chart, drawn
+from reporting.sections import Section, Table, offered, sections
+from reporting.verdict import Compared
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-MARKS = (  # the marks of charts.SHAPES, about (0, 0), for the legend
-    "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0Z",
-    "M-4.5,-4.5h9v9h-9Z",
-    "M0,-5L5.5,4.5h-11Z",
-    "M0,-6L5,0L0,6L-5,0Z",
-    "M-5.5,-2h3.5v-3.5h4v3.5h3.5v4h-3.5v3.5h-4v-3.5h-3.5Z",
-    "M0,5L5.5,-4.5h-11Z",
-    "M5,0L-4.5,-5.5v11Z",
-    "M-5,0L4.5,-5.5v11Z",
-)
+VERSION = "6.4"  # of Vega-Lite, the same in the page and in pictures
+STILL = 340  # CSS pixels, the width of a picture, which fits a phone
+FONT, WIDE_FONT = "system-ui, sans-serif", "DejaVu Sans"  # the reader's own; the one in which letters are measured
+COLUMN, PRINT, PPI = 241, 8, 300  # points, the width of a figure in one of two columns; of its letters; of PNG files
+# By group. Any two differ also to those who see no red, green or blue (ΔE of 12 or more after Machado et al. 2009) and, in
+# grey, in lightness; all stand out from the page by 3 : 1 or more.
+GROUPS_LIGHT = ("#004593", "#cf5e06", "#06785a", "#944185", "#734c0b", "#838f9b")
+GROUPS_DARK = ("#89c1ea", "#ff9853", "#4af190", "#e781ca", "#e1f478", "#7ca682")
+PAPER = {"text": "#1a1d21", "soft": "#565d66", "line": "#aab1ba", "grid": "#e3e6ea", "better": "#0b6e4f", "worse": "#b3400a",
+         **{f"g{k + 1}": colour for k, colour in enumerate(GROUPS_LIGHT)}}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Block:
-    """Tables below the settings: a heading, a text, the tables."""
-
-    id: str
-    title: str
-    text: str
-    tables: list[PageTable]
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the template shows."""
+class Page(NamedTuple):
+    """What the template shows: the sets that are compared with their sections, and sections about all of them."""
 
     title: str
     made: str
-    settings: list[Section]
-    blocks: list[Block]
-    foot: str
-    overview: PageTable | None = None
+    sets: list[tuple[Compared, list[Section]]]
+    more: list[Section]
 
 
-@dataclass(frozen=True)
-class DrawnChart:
-    """A chart in a page: pictures of two widths, and its specification for the reader's browser."""
-
-    id: str
-    title: str
-    text: str
-    wide: str
-    narrow: str
-    spec: dict[str, Any]
-
-
-def drawn(setting: Section, chart: Chart) -> DrawnChart:
-    """Draw a chart of a setting."""
-    wide, narrow = (picture(chart, width) for width in WIDTHS)
-    return DrawnChart(f"{setting.id}-{chart.name}", chart.title, chart.text, wide, narrow, complete(chart, CONTAINER))
+def config(letters: int, font: str) -> dict[str, Any]:
+    """Return how charts look, with letters of this size."""
+    size = {"labelFontSize": letters, "titleFontSize": letters, "titleFontWeight": "normal", "labelColor": "var(--text)",
+            "titleColor": "var(--text)"}  # fmt: skip
+    lines = {"gridColor": "var(--grid)", "domainColor": "var(--line)", "tickColor": "var(--line)", "labelSeparation": 6}
+    return {
+        "background": None,
+        "font": font,
+        "aria": False,
+        "mark": {"tooltip": True},
+        "view": {"stroke": None},
+        "axis": {**size, **lines},
+        "legend": size,
+    }
 
 
-def as_shown(setting: Section) -> dict[str, Any]:
-    """Return a setting as the template takes it: charts drawn, the legend of its groups added."""
-    legend = [
-        {"name": printable(name), "dash": " ".join(map(str, dash)) if dash[1] else "none", "path": path}
-        for name, dash, path in zip(setting.shown, DASHES, MARKS, strict=False)
-    ]
-    shown: dict[str, Any] = {"legend": legend}
-    for one in fields(setting):
-        value = getattr(setting, one.name)
-        if isinstance(value, Chart):
-            value = drawn(setting, value)
-        elif one.name == "curves":
-            value = [drawn(setting, chart) for chart in value]
-        shown[one.name] = value
-    return shown
+def complete(chart: Chart, width: int | str, letters: int = 12, font: str = FONT) -> dict[str, Any]:
+    """Return the specification of a chart in so many pixels, or in the width of its "container"."""
+    autosize = {"type": "fit-x", "contains": "padding"}
+    return {**chart.spec, "width": width, "autosize": autosize, "config": config(letters, font)}
+
+
+def picture(chart: Chart) -> Markup:
+    """Return a chart as an SVG element for a page, in whose colours it is."""
+    import vl_convert  # here, as it takes time to load
+
+    svg = str(vl_convert.vegalite_to_svg(complete(chart, STILL, font=WIDE_FONT), vl_version=VERSION))
+    svg = svg.replace(f'font-family="{WIDE_FONT}"', f'font-family="{FONT}"')
+    return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))
+
+
+@cache
+def runtime() -> Markup:
+    """Return the JavaScript of Vega, Vega-Lite and vega-embed, as one text for a script element."""
+    import vl_convert
+
+    bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VERSION))
+    return Markup(bundle.replace("</script", "<\\/script"))
 
 
 def in_script(value: Any) -> Markup:
@@ -100,32 +93,59 @@ def in_script(value: Any) -> Markup:
 
 def breakable(name: str) -> Markup:
     """Return a name that a browser may break after its signs, where it would not."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_+=/.,-])(?=.)", name))
+    return Markup("<wbr>").join(re.split(r"(?<=[_+=/.,-])(?=.)", str(name)))
 
 
-def style() -> str:
+def style() -> Markup:
     """Return the style sheet with the colours of the groups."""
     text = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     for name, colours in (("GROUPS_LIGHT", GROUPS_LIGHT), ("GROUPS_DARK", GROUPS_DARK)):
         text = text.replace(name, " ".join(f"--g{k + 1}: {colour};" for k, colour in enumerate(colours)))
-    return text
-
-
-@cache
-def environment() -> Environment:
-    """Return the templates, with everything escaped that is put into them."""
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    made.filters["in_script"] = in_script
-    made.filters["breakable"] = breakable
-    return made
+    return Markup(text)
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML."""
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    sets = progress(page.settings, len(page.settings), "drawing", file=sys.stderr)
-    shown = {**{one.name: getattr(page, one.name) for one in fields(page)}, "settings": [*map(as_shown, sets)]}
-    template = environment().get_template("report.html.jinja")
-    return template.render(page=shown, style=Markup(style()), runtime=Markup(runtime()), script=Markup(script))
+    """Return the page as HTML, everything escaped that is put into the template."""
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                       lstrip_blocks=True)  # fmt: skip
+    made.filters |= {"in_script": in_script, "breakable": breakable, "picture": picture, "complete": complete}
+    made.tests |= {"table": lambda part: isinstance(part, Table), "chart": lambda part: isinstance(part, Chart)}
+    script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
+    facts = {
+        "style": style(),
+        "runtime": runtime(),
+        "script": script,
+        "most": MOST_GROUPS,
+        "offered": offered,
+        "drawn": drawn,
+    }
+    return made.get_template("report.html.jinja").render(page=page, **facts)
+
+
+def write_page(page: Page, path: Path) -> None:
+    """Write the page."""
+    with replacing(path, shared=True) as part:
+        part.write_text(render(page), encoding="utf-8")
+
+
+def write_figures(page: Page, folder: Path) -> None:
+    """Write every chart as PNG and SVG in the width of a column, in the colours of the light page."""
+    import vl_convert
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, (_, parts) in enumerate(page.sets):
+        for chart in (part for section in parts for part in section.parts if isinstance(part, Chart)):
+            text = json.dumps({**complete(chart, COLUMN, PRINT), "background": "white"})
+            spec = re.sub(r"var\(--(\w+)\)", lambda found: PAPER[found[1]], text)
+            files = {"svg": vl_convert.vegalite_to_svg(spec, vl_version=VERSION).encode(),
+                     "png": vl_convert.vegalite_to_png(spec, vl_version=VERSION, ppi=PPI, scale=1)}  # fmt: skip
+            name = f"set{number}_{chart.name}" if len(page.sets) > 1 else chart.name
+            for end, content in files.items():
+                with replacing(folder / f"{name}.{end}", shared=True) as part:
+                    part.write_bytes(content)
+
+
+def make_page(title: str, made: str, sets: Sequence[Compared], more: Sequence[Section]) -> Page:
+    """Return the page of what is compared."""
+    return Page(printable(title), made, [(one, sections(one)) for one in sets], [*more])

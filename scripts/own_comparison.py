@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from harness.errors import Stopped, UserError
@@ -19,22 +20,22 @@ from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
 from harness.run_files import summary_path
-from harness.signals_and_lock import Interrupted, Signals
+from harness.signals_and_lock import Signals
 from harness.text import say
 from heads.answer import answer
 from heads.choosing import ChosenWay, choose_way, open_folds
+from heads.folds import done_between
 from heads.own_flags import OwnFlags, given_flags, parse_own
 from heads.own_sources import Source, read_source
 from heads.run_flags import parse_group
 from heads.ways import WAYS
-from reporting.answers import ANSWER_FILE, write_answer
-from reporting.group_names import write_group_names
+from reporting.finished_runs import write_group_names
+from reporting.verdict import ANSWER_FILE, write_answer
 from scripts.trainings import Preset
 from train_own import train
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT, RUNS_LOG = "report", "runs.log"
-AGAIN = "stopped; give the same command to resume"
 OWNED = {"way", "resume", "save_name", "C", "transform"}
 
 
@@ -70,40 +71,52 @@ def read_comparison(preset: Preset, more: Sequence[str]) -> Comparison:
     return Comparison(tuple(words), parse_own("", [*words, *place, "--way", ways[0]]), ways)
 
 
+def check_stop(signals: Signals) -> None:
+    """Raise `Stopped` if a signal came."""
+    if signals.asked:
+        raise Stopped("stopped; give the same command to resume", 128 + signals.asked)
+
+
 def choose_all(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
     """Return each way at the constants that folds choose; scores that are there are not computed again."""
     rows = source.open_rows(one.flags, group)(source.sets.trained)[0]
     found: dict[str, ChosenWay] = {}
-    signals = Signals()
-    try:
-        with signals, signals.interruptible():
-            for way in one.ways:
-                found[way] = open_folds(one.flags_of(way), source, rows, group).choose(way, found)
-                say(f"{found[way].words}: {found[way].reached} (mean over classes)")
-    except Interrupted:
-        raise Stopped(AGAIN, 128 + signals.asked) from None
+    with Signals() as signals:
+        for way in one.ways:
+            folds = open_folds(one.flags_of(way), source, rows, group, partial(check_stop, signals))
+            found[way] = folds.choose(way, found)
+            say(f"{found[way].words}: {found[way].reached} (mean over classes)")
     return list(found.values())
 
 
+def train_all(one: Comparison, source: Source, group: Group) -> None:
+    """Train each way on all the training images; what the runs print goes to a file."""
+    with Signals() as signals:
+        check = partial(check_stop, signals)
+        for _ in done_between([partial(train_way, one, way, source, group) for way in one.ways], say, check):
+            check()
+
+
 def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
-    """Train a way on all the training images, unless it is trained already; what the run prints goes to a file."""
+    """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
     own = replace(source, sets=flags.redrawn(source.sets))
+    train_own = partial(train, group=group, read=lambda: own)
     with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
             try:
-                train(flags, group, lambda: own)
+                train_own(flags)
             except OtherRunError:  # of other images, a seed or constants: its files are set aside
-                train(replace(flags, resume=None), group, lambda: own)
+                train_own(replace(flags, resume=None))
         except Stopped as stopped:
             if stopped.status:
-                raise Stopped(AGAIN, stopped.status) from stopped
+                raise Stopped("stopped; give the same command to resume", stopped.status) from stopped
 
 
 def check_alone(group: Group) -> None:
     """Refuse several processes of torchrun."""
     if group.world_size > 1:
-        raise UserError("a comparison is one process: leave torchrun out")
+        raise UserError("a comparison is one process: start it several times, as the commands share the work by its files")
 
 
 def check_folder(folder: Path) -> None:
@@ -130,14 +143,10 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
         source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
         check_folder(one.flags.folder)
         say(*source.sets.about())
-        chosen = choose_all(one, source, group)
-        with Signals() as signals:
-            for way in one.ways:
-                train_way(one, way, source, group)
-                if signals.asked:
-                    raise Stopped(AGAIN, 128 + signals.asked)
-    folder, taken, sets = one.flags.folder, choose_way(chosen), source.sets
-    lines = answer(chosen, sets.stage2_counts, tested(one, taken.name), len(sets.test))
+        ways = choose_all(one, source, group)
+        train_all(one, source, group)
+    folder, taken, sets = one.flags.folder, choose_way(ways), source.sets
+    lines = answer(ways, sets.stage2_counts, tested(one, taken.name), len(sets.test))
     constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]
     command = shlex.join(["python3", os.path.relpath(ROOT / "train_own.py"), *one.words, "--way", taken.name, *constants])
     lines.append(f"To train it: {command}")

@@ -28,15 +28,17 @@ if __name__ == "__main__":
     prepare_process("msgspec", "tqdm")
 
 import msgspec
+import pandas as pd
 
 from harness.errors import UserError, run_main
 from harness.files import read_bytes, replacing
 from harness.flags import Parser
 from harness.record import report_command
 from harness.text import say
-from reporting.comparisons import figures_by_seed, paired
-from reporting.finished_runs import HEADINGS, FinishedRun, markdown, read_runs, spread
-from reporting.group_names import write_group_names
+from reporting.comparisons import figures_by_seed, paired, spread
+from reporting.finished_runs import FinishedRun, read_runs, write_group_names
+from reporting.tables import HEADINGS, markdown
+from reporting.verdict import compare as compared
 from scripts.jobs import do_all
 from scripts.trainings import SUMMARY, Constants, Sweep, Training, filled, read_preset
 
@@ -107,7 +109,8 @@ def tables(runs: Mapping[str, Sequence[FinishedRun]], words: Mapping[str, str], 
         means.append([words[way], *(spread([*figures[key].values()]) for key in SHOWN)])
         gaps.append([words[way], *(str(paired(figures[key], first[key])) for key in SHOWN)])
     gaps[0] = [f"minus {means[1][0]}: mean ± half the 95 % interval (seeds)", *heads]
-    return ["", *markdown(means), "", *(markdown(gaps) if len(gaps) > 1 else [])]
+    both = (pd.DataFrame(rows, columns=head) for head, *rows in (means, gaps) if rows)
+    return [line for table in both for line in ("", *markdown(table))]
 
 
 def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> None:
@@ -119,6 +122,7 @@ def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> None:
         patterns[re.sub(r"{\w+}", "*", sweep.preset.save_name.replace("{way}", way))] = words[way]
         runs[way] = read_runs([run.file(SUMMARY) for run in own])
     say(*tables(runs, words, f"{of or own[0].flags.idx}, test accuracy in %"))
+    say("", *compared("", {words[way]: own for way, own in runs.items()}).sentences)
     for way, constants in chosen.items():
         flags = " ".join(f"--{flag} {value}" for flag, value in constants.items())
         say(f"chosen on held-out images for {words[way]}: {flags}")

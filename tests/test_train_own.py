@@ -66,7 +66,7 @@ def prepared(file):
 def test_from_a_folder_of_photographs_to_a_table_of_predictions(first, run_in, folder):
     assert "own, 4 classes, head of my_network:make, on cpu, 1 process" in first
     assert "train 25  meta 5  test 7  (11 to 2 training images a class)" in first  # a fifth of each class is tested
-    assert "photos: files left out: 1 .pdf file" in first
+    assert "photos: files left out: 1 .pdf" in first
     assert "from epoch 2: MetaSAug, --meta_update relative" in first
     lists = [(folder / OURS / f"head_{part}.txt").read_text(encoding="utf-8").splitlines() for part in ("train", "val")]
     assert Counter(line.split("/")[0] for line in lists[1]) == {name: round(n / 5) for name, n in COUNTS.items()}

@@ -54,7 +54,7 @@ def folder(prepared, tmp_path):
 
 MISTAKES = [
     ([*LISTS, "short.txt"], ["short.txt line 2"]),
-    ([*LISTS, "no_class_1.txt"], ["class 1", "no_class_1.txt"]),
+    ([*LISTS, "no_class_1.txt"], ["for these classes: 1 (1)", "no_class_1.txt"]),
     ([*LISTS, "gone.txt"], ["class1/gone.png is missing"]),
     ([*LISTS, "nowhere.txt"], ["nowhere.txt", "--train_list"]),
     (["--train_list", "good.txt"], ["--val_list"]),
@@ -126,14 +126,14 @@ def test_lists_of_which_images_are_missing_are_trained_without_them_and_not_with
     advice = "remove or replace them, or leave them out by --skip_bad"
     assert lines[20:] == ["and 5 more", f"train.py: error: 25 of 28 images cannot be read, see above: {advice}"]
     out = run(TRAIN, *FLAGS, *lists, "list.txt", "--skip_bad", STOP_AT="1", STOP_BY="15", status=143).stdout
-    assert "note: --skip_bad: 25 of 28 images cannot be read and were left out: my/train/class0/gone 0.png is missing" in out
+    assert "note: --skip_bad: 25 of 28 images cannot be read and are left out: my/train/class0/gone 0.png is missing" in out
     for k in range(3):
         (folder / "my" / "val" / f"class{k}" / "0.png").write_bytes(b"no image")
     (folder / "bad.txt").write_text("".join(f"val/class{k}/0.png {k}\n" for k in range(3)))
     lists[1] = "bad.txt"
     lines = run(TRAIN, *FLAGS, *lists, "list.txt", "--skip_bad", "--save_name", "b", status=2).stderr.splitlines()
-    assert len(lines) == 4
-    assert lines[-1] == "train.py: error: 3 of 3 images cannot be read, see above: remove or replace them"
+    assert len(lines) == 22
+    assert lines[-1] == "train.py: error: 28 of 31 images cannot be read, see above: remove or replace them"
 
 
 def test_testing_lists_all_images_that_cannot_be_read_and_no_flag_that_it_does_not_have(run, folder):

@@ -96,8 +96,8 @@ def test_images_that_cannot_be_read_are_listed_before_the_first_epoch_or_left_ou
     Image.new("RGBA", (40, 32), (1, 2, 3, 4)).save(tmp_path / "my" / "train" / "a" / "00.png")
     for more in ([], ["--cache_features", "1", "--cache_dir", "c"]):
         out = run_in(TRAIN, *flags, "--skip_bad", *more, cwd=tmp_path, CLOCK="1e7").stdout
-        assert "note: --skip_bad: 22 of 56 images cannot be read and were left out: my/train/a/10.png" in out
-        assert out.count("note: 1 image is transparent somewhere: it was laid on white") == 1
+        assert "note: --skip_bad: 22 of 56 images cannot be read and are left out: my/train/a/10.png" in out
+        assert out.count("note: images with transparent parts, which were laid on white: 1") == 1
         assert out.count("checking images  [1/1]") == 1  # all are read once before the first epoch, or before features are
         kept = json.loads((tmp_path / "checkpoint/ours/custom/x_summary.json").read_text())
         assert kept["cls_num_list"] == [11, 11]  # of 16 that can be read five are meta images

@@ -3,7 +3,6 @@
 import csv
 import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,10 +109,10 @@ def test_test_images_are_drawn_from_those_that_can_be_read(train, tmp_path, root
         for i in range(count):
             write_image(tmp_path / "photos" / name / f"{i}.png", len(name))
     sets = read_lists("custom", tmp_path / "photos", 1, val_fraction=0.5).sets(1)
-    (bad,) = [path for path in sets.train.paths + sets.meta.paths if f"{os.sep}d{os.sep}" in path][:1]
-    Path(bad).write_text("no image")
+    (bad,) = [path for path in sets.train.paths + sets.meta.paths if path.startswith("d")][:1]
+    (tmp_path / "photos" / bad).write_text("no image")
     out = train("readable", "--data_root", tmp_path / "photos", "--val_fraction", "0.5", "--skip_bad", "--fresh_head").stdout
-    assert "1 of 8 images cannot be read and was left out" in out
+    assert "1 of 8 images cannot be read and are left out" in out
     assert "note: classes of one image, which is trained on and never tested: d" in out
     assert f"d{os.sep}" not in (root / OURS / "readable_val.txt").read_text()
 
@@ -124,7 +123,7 @@ def test_test_images_are_drawn_from_those_that_can_be_read(train, tmp_path, root
         (["--val_fraction", "1"], "--val_fraction 1.0 makes no sense: it must be above 0 and below 1"),
         (["--val_fraction", "nan"], "--val_fraction nan makes no sense"),
         (["--val_fraction", "0.2", "--val_seed", "-1"], "--val_seed -1 makes no sense"),
-        (["--val_fraction", "0.2", "--train_list", "a.txt", "--val_list", "b.txt"], "without lists: leave it out"),
+        (["--val_fraction", "0.2", "--train_list", "a.txt", "--val_list", "b.txt"], "draws test images from folders"),
         (["--val_fraction", "0.2", "--data_root", "split"], "split has split/val for tests: leave the flag out, or give"),
     ],
 )
@@ -142,7 +141,7 @@ def test_a_name_that_no_list_can_hold_is_refused(tmp_path, name):
     for label in ("\ufeffx" if name[0] == "\ufeff" else "x", "y"):
         for each in (name, "c.png"):
             write_image(tmp_path / "photos" / label / each, 1)
-    with pytest.raises(UserError, match="that a list cannot hold: rename the files"):
+    with pytest.raises(UserError, match=r"(?s)^names that a list cannot hold: .*rename the files"):
         read_lists("custom", tmp_path / "photos", 1, val_fraction=0.5)
 
 
@@ -151,5 +150,5 @@ def test_a_class_may_be_called_train(tmp_path):
         for each in "ab":
             write_image(tmp_path / "photos" / label / f"{each}.png", 1)
     assert read_lists("custom", tmp_path / "photos", 1, val_fraction=0.5).test.class_names == ["car", "train"]
-    with pytest.raises(UserError, match="is for --dataset custom without lists"):
+    with pytest.raises(UserError, match="are not for ImageNet_LT"):
         read_lists("ImageNet_LT", tmp_path, 1, val_fraction=0.5)

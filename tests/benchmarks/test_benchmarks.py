@@ -1,4 +1,4 @@
-"""The benchmarks run and write their rows, and their baselines compute what ours does."""
+"""The versions are measured, and those of the published structure compute what ours do."""
 
 import json
 import re
@@ -11,65 +11,23 @@ from support.golden import Head, assert_close, batch, figures, load_weights
 from benchmarks.published_head import PublishedHead
 from benchmarks.published_pipeline import make_loader
 from benchmarks.published_step import PublishedStep
+from benchmarks.versions import VERSIONS
 from data_utils import CropsAndFlips, augment, normalize
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
-from passes import lacks_bf16
 from resnet import make_model
 
 
-def rows_of(run, tmp_path, script, *flags):
-    out = run(f"benchmarks/{script}.py", *flags, "--json", "rows.json", PYTHONWARNINGS="ignore").stdout
-    return json.loads((tmp_path / "rows.json").read_text()), out
-
-
 @pytest.mark.slow
-def test_steps_are_measured(run, refused, tmp_path):
-    flags = ["--arch", "resnet8", "--batch-size", "8", "--num_classes", "4", "--repeats", "1", "--no-cuda"]
-    rows, out = rows_of(run, tmp_path, "meta_step", *flags)
-    kinds = ("metasaug", "metasaug-head", "plain")
-    names = ["published", *(f"{kind} {precision}" for kind in kinds for precision in ("float32", "bf16"))]
-    if lacks_bf16(torch.device("cpu")):
-        names = [name for name in names if "bf16" not in name]
-        assert "bf16 left out" in out
-    others = ["parts of metasaug float32", "parts of metasaug-head float32", "relative rule"]
-    assert [row["name"] for row in rows] == names + others
-    for row in rows[: len(names)]:
-        assert row["speedup"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
-        assert row["min"] <= row["seconds"] <= row["max"]
-        assert row["peak_mb"] >= 0
-    assert rows[names.index("plain float32")]["ratio_to_ce"] == 1
-    whole, head, rule = rows[len(names) :]
-    two = {"forward: shared", "forward: meta", "directional pass", "backward: virtual", "backward: meta", "mixed_gradient"}
-    assert two < whole["parts"].keys()
-    assert {"forward", "forward: meta", "head_gradient"} < head["parts"].keys()
-    assert not (two - {"forward: meta"}) & head["parts"].keys()
-    assert rule["shares"]["metasaug"] == pytest.approx(rule["seconds"] / rows[names.index("metasaug float32")]["seconds"])
-    assert "sgemm" in out
-    assert "--repeats 0" in refused("benchmarks/meta_step.py", "--repeats", "0")
-
-
-def test_the_head_step_and_epoch_are_measured(run, refused, tmp_path):
-    rows, out = rows_of(run, tmp_path, "head_step", "--cells", "12x6", "--size", "16", "--rounds", "1")
-    assert rows[0]["name"] == "C 12, N 6"
-    assert rows[0]["speedup"] == pytest.approx(rows[0]["baseline_seconds"] / rows[0]["seconds"])
-    assert re.search(r"C 12, N 6 +[\d.]+", out)
-    assert "--cells '12'" in refused("benchmarks/head_step.py", "--cells", "12")
-    rows, _ = rows_of(run, tmp_path, "head_epoch", "--images", "2000", "--num_classes", "5", "--batch_size", "500")
-    assert rows[0]["seconds"] > 0
-    assert rows[0]["peak_mb"] > 0
-
-
-@pytest.mark.slow
-def test_pipeline_and_precision_are_measured(run, tmp_path):
-    flags = ["--images", "60", "--batch-size", "10", "--arch", "resnet8", "--repeats", "1"]
-    rows, _ = rows_of(run, tmp_path, "pipeline", *flags)
-    assert [row["name"] for row in rows] == ["an augmented batch", "an epoch of cross-entropy"]
-    flags = ["--arch", "resnet8", "--batch-size", "4", "--plain", "10", "--steps", "10"]
-    rows, out = rows_of(run, tmp_path, "precision", *flags)
-    assert 0 < rows[0]["relative_norm"] < 1
-    assert rows[0]["change"] == pytest.approx(rows[0]["losses"]["bf16"] / rows[0]["losses"]["float32"] - 1)
-    assert "cosine" in out
+def test_all_versions_are_measured(run, refused, tmp_path):
+    flags = ["--arch", "resnet8", "--batch_size", "4", "--num_classes", "4", "--rounds", "1", "--seconds", "0.1"]
+    out = run("benchmarks/compare.py", *flags, "--no-cuda", "--json", "rows.json", PYTHONWARNINGS="ignore").stdout
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["case"], row["name"]) for row in rows] == [(case, name) for case in VERSIONS for name in VERSIONS[case]]
+    for row in rows:
+        assert row["seconds"] > 0 <= row["mb"]
+        assert re.search(rf"^{row['name']} +{row['seconds']:.4f}", out, re.MULTILINE)
+    assert "CASE" in refused("benchmarks/compare.py", "other")
 
 
 @pytest.mark.usefixtures("float64")
@@ -115,24 +73,3 @@ def test_the_published_pipeline_makes_one_of_our_augmentations():
     for image, label in zip(images, target, strict=True):
         ours = normalize(augment(pixels, label.expand(162), draws))
         assert float((ours - image).abs().amax(dim=(1, 2, 3)).min()) < 1e-5
-
-
-def test_both_ways_to_compute_features_are_measured(run, refused, tmp_path):
-    """On the same images: what one calls logits are the head on what the other calls features, which test_networks shows."""
-    flags = ["--backbone", "mobilenetv3_small_050", "--images", "8", "--repeats", "1"]
-    (row,), out = rows_of(run, tmp_path, "feature_images", *flags)
-    assert row["name"] == "features, mobilenetv3_small_050"
-    assert row["speedup"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
-    assert "8 JPEGs" in out
-    assert "--images 2" in refused("benchmarks/feature_images.py", "--images", "2")
-
-
-def test_reports_are_measured(run, refused, tmp_path):
-    (row,), out = rows_of(run, tmp_path, "report_pages", "--cells", "4x5", "--images", "12", "--epochs", "3")
-    assert row["name"] == "4 runs of 5 classes"
-    assert row["seconds"] > 0
-    assert 0.01 < row["page_mb"] < 5
-    assert 0 < row["tables_mb"] < 0.1
-    assert re.search(r"4 runs of 5 classes +[\d.]+ +[\d.]+ +[\d.]+\n", out)
-    assert "--cells '2x' makes no sense" in refused("benchmarks/report_pages.py", "--cells", "2x")
-    assert "at least 2 runs and 2 classes" in refused("benchmarks/report_pages.py", "--cells", "1x5")

@@ -7,7 +7,6 @@ import re
 import shutil
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,8 +21,11 @@ from harness.files import previous
 from harness.weights import mismatch, oddity
 from inference.trained import restored
 from loss import EstimatorCV
-from reporting.finished_runs import grouped, long_table, read_runs
-from reporting.page_contents import make_section
+from reporting.finished_runs import read_runs
+from reporting.groups import grouped
+from reporting.sections import sections
+from reporting.tables import runs_table
+from reporting.verdict import compare
 from resnet import build_model
 
 
@@ -218,40 +220,11 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
     place, value = data.draw(st.sampled_from(list(places(summary)))), data.draw(st.sampled_from(JSON))
     path.write_text(json.dumps(with_leaf(summary, place, value)))
     try:
-        runs = read_runs([path])
-        make_section(0, "", grouped(runs), None)
-        long_table(runs)
+        one = compare("", grouped(read_runs([path])))
+        sections(one)
+        runs_table([one])
     except UserError as refused:
         check_line(refused)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("a_metrics.jsonl", b'{"epoch": 1, "train_loss": 1' + b"0" * 400 + b"}", "line 1"),
-        ("a_metrics.jsonl", b'{"epoch": 0}\n{"epoch": -1}', "line 2, cannot be used: its epoch is -1: Expected int >= 0"),
-        ("a_metrics.jsonl", b'{"epoch": 0, "acc": [1]}', "line 1, cannot be used"),
-        ("a_metrics.jsonl", b'{"epoch": 0', "jsonl is damaged or no JSON file (Input data was truncated in line 1)"),
-        ("a_metrics.jsonl", b"[" * 10**5, "jsonl is damaged or no JSON file (maximum recursion depth"),
-        ("a_summary.json", b"[" * 10**5, "a_summary.json is damaged or no JSON file (maximum recursion depth"),
-        ("a_summary.json", b'{"x": NaN}', "a_summary.json is damaged or no JSON file (JSON is malformed"),
-        ("a_last_predictions.npz", {"target": [0, 9], "predicted": [0, 1]}, "its target holds no labels of 3 classes"),
-        ("a_last_predictions.npz", {"target": [0, 1], "predicted": [0, -1]}, "its predicted holds no labels of 3 classes"),
-        ("a_last_predictions.npz", {"target": [0.0], "predicted": [0]}, "its target holds no labels of 3 classes"),
-        ("a_last_predictions.npz", {"target": [[0]], "predicted": [[0]]}, "its target holds no labels of 3 classes"),
-        ("a_last_predictions.npz", {"target": [0, 1, 2], "predicted": [0]}, "a_last_predictions.npz cannot be read"),
-    ],
-)
-def test_odd_files_of_a_finished_run_are_named_by_the_report(refused, tmp_path, file, content, words):
-    write_run(tmp_path / "runs", "a")
-    if isinstance(content, bytes):
-        (tmp_path / "runs" / file).write_bytes(content)
-    else:
-        arrays = {name: np.array(values) for name, values in content.items()}
-        np.savez(tmp_path / "runs" / file, confidence=np.ones(len(content["target"])), **arrays)
-    line = refused("report.py", "runs")
-    assert file in line
-    assert words in line
 
 
 @pytest.mark.parametrize(

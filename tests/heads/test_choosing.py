@@ -11,7 +11,7 @@ from support.levels import level
 from datasets.drawn_sets import Sets
 from datasets.image_lists import image_list
 from heads.choosing import ChosenWay, Folds, choose_way
-from heads.folds import fold_numbers
+from heads.folds import ScoreFiles, fold_numbers
 from heads.own_flags import parse_own
 
 CLASSES = 3
@@ -29,7 +29,7 @@ class Table(Folds):
 def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
     """The value that is chosen, and those that were asked for."""
     flags = parse_own("", ["--features", "x.npz", "--way", name, *more])
-    folds = Table(flags, None, np.array([[least]]), ALONE, None, None)
+    folds = Table(flags, None, np.array([[least]]), ALONE, None)
     folds.table, folds.asked = (key, levels), []
     return folds.choose(name, known).constants, folds.asked
 
@@ -77,7 +77,7 @@ def recorded(rows, target, folder, *more):
     images = image_list(Path("x"), map(str, range(len(rows))), target, list("abc"), "a list")
     counts = np.bincount(target).tolist()
     flags = parse_own("", ["--features", "x.npz", "--no-cuda", *more])
-    folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, folder, "rows")
+    folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, ScoreFiles(folder, "rows"))
     folds.said = np.full((len(rows), CLASSES), np.nan)
     return folds
 

@@ -213,7 +213,7 @@ CHANGES = {
     "an image's size": lambda maker: touch(maker, b"x", 0),
     "the order of the list": other_list(lambda images: images.subset(np.array([1, 0, 2, 3, 4, 5, 6]))),
     "an image less": other_list(lambda images: images.subset(np.arange(6))),
-    "the paths": other_list(lambda images: replace(images, paths=images.paths[::-1])),
+    "the paths": other_list(lambda images: replace(images, items=images.items[::-1])),
     "the transform": lambda maker: setattr(maker, "prepared", preparation_of("iNaturalist18")),
     "what EXIF says counts": lambda maker: setattr(maker, "prepared", preparation_of("custom")),
     "the seed": lambda maker: setattr(maker, "seed", 2),

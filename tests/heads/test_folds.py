@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heads.folds import FOLDS, Score, fold_numbers, kept, over_classes, scored
+from heads.folds import FOLDS, Score, ScoreFiles, fold_numbers, over_classes, scored
 
 SEEDS = st.integers(0, 1000)
 ROWS = np.arange(40)
@@ -80,17 +80,17 @@ def test_scores_are_kept_and_what_is_damaged_is_computed_again(tmp_path):
 
     def ask(about, *keys):
         computed.clear()
-        for i, key in enumerate(keys):
-            found = kept(tmp_path / "folds", [about, key], lambda i=i: computed.append(i) or made[i])
-            assert all(map(np.array_equal, vars(found).values(), vars(made[i]).values()))
+        files = ScoreFiles(tmp_path / "folds", about)
+        found = dict(files.all(keys, lambda i: computed.append(i) or made[i]))
+        for i in found:
+            assert all(map(np.array_equal, vars(found[i]).values(), vars(made[i]).values()))
         return computed
 
     one, two, three = ({"C": 1.0, "lam": lam} for lam in (2.0, 3.0, 4.0))
-    assert ask("some rows", one) == [0]
-    [path] = (tmp_path / "folds").iterdir()
-    assert ask("some rows", one, two) == [1]
+    assert ask("some rows", one, two) == [0, 1]
     assert ask("some rows", dict(sorted(one.items(), reverse=True)), three) == [1]
     assert ask("other rows", one) == [0]
+    path = ScoreFiles(tmp_path / "folds", "some rows").path(one)
     path.write_bytes(path.read_bytes()[:-40])
     assert ask("some rows", one, two) == [0]
     assert ask("some rows", one, two) == []

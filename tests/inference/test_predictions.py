@@ -101,12 +101,12 @@ def test_folders_are_read_in_depth_and_what_is_left_out_is_said(run, refused, fo
     assert named == ["in/a.png", "in/deep/\\x1b[31m.png", "in/deep/b.jpg"]
     assert result.stderr.splitlines() == [
         "note: in: files left out: 1 .txt, 1 .nef",
-        "note: 1 image is transparent somewhere: it was laid on white",
+        "note: images with transparent parts, which were laid on white: 1",
     ]
     os.mkfifo(tmp_path / "in" / "pipe.png")
     (tmp_path / "in" / "deep" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     for name, words in (
-        ("in/pipe.png", "in/pipe.png is a pipe, socket or device"),
+        ("in/pipe.png", "in/pipe.png is not an image file"),
         ("in/deep/IMG_1.HEIC", "IMG_1.HEIC (32 bytes) cannot be read as an image"),
         ("empty", "empty holds no image in a format that can be read"),
     ):

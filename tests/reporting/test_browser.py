@@ -3,9 +3,9 @@
 import pytest
 from support import browser as browsers
 from support.browser import opened
-from support.studies import ODD_NAMES, WAYS, write_study
+from support.studies import ODD_NAMES, WAYS, Way, write_study
 
-from reporting.group_names import write_group_names
+from reporting.finished_runs import write_group_names
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason="needs chromium")
 WIDTHS = (390, 1280, 1920)  # a phone, a laptop, a large screen, in CSS pixels
@@ -99,7 +99,7 @@ def test_the_page_at_every_size_in_light_and_dark(browser, report, width):
 def test_the_page_is_one_file_with_a_title_and_the_names_letter_by_letter(seen, report):
     assert [path.name for path in report.parent.iterdir() if path.suffix not in (".csv", ".md")] == [report.name]
     assert len(seen.page.title()) > len("Report")
-    cells = seen.page.locator("table[data-filtered] tbody th").all_inner_texts()
+    cells = seen.page.locator("tbody th").all_inner_texts()
     assert {name for name in ODD_NAMES if "\n" not in name} < {*cells}
 
 
@@ -125,53 +125,63 @@ def test_without_scripts_tables_and_still_pictures_are_there(browser, report):
     with opened(browser, report, scripts=False) as view:
         assert view.faults() == {}
         assert view.page.locator("tbody tr").count() > 24
-        assert view.page.locator("select:visible, input:visible, th button").count() == 0  # what would do nothing
+        assert view.page.locator("input:visible, th button").count() == 0  # what would do nothing
 
 
 def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(browser, report):
     with opened(browser, report) as view:
-        table = view.page.locator("table.sortable").filter(has=view.page.locator("[data-value]")).first
+        table = view.page.locator("table.sortable").first
         head = table.locator("thead th").filter(has_text="overall")
-        button = head.locator("button")
+        button, column = head.locator("button"), head.evaluate("head => head.cellIndex")
 
         def figures():
-            values = "(table, column) => [...table.tBodies[0].rows].map(row => Number(row.cells[column].dataset.value))"
-            return table.evaluate(values, head.evaluate("head => head.cellIndex"))
+            texts = f"table => [...table.tBodies[0].rows].map(row => row.cells[{column}].textContent)"
+            return [float(text.split(" ")[0]) for text in table.evaluate(texts)]
 
         rising = sorted(figures())
         assert len({*rising}) == len(rising) == 3
-        assert head.get_attribute("aria-sort") == "none"
         ways = (button.click, lambda: button.press("Enter"), lambda: button.press("Space"))
         for sort, order, expected in zip(ways, ("descending", "ascending", "descending"), (-1, 1, -1), strict=True):
             sort()
             assert (head.get_attribute("aria-sort"), figures()) == (order, rising[::expected])
-        assert table.locator("thead th[aria-sort]:not([aria-sort=none])").count() == 1
-        groups = sorted(table.locator("tbody th").all_inner_texts())
+        groups = sorted(table.locator("tbody th").all_inner_texts(), key=str.casefold)
         for order, expected in (("ascending", 1), ("descending", -1), ("ascending", 1)):  # words begin with the first
             table.locator("thead button").first.click()
             assert table.locator("thead th").first.get_attribute("aria-sort") == order
             assert table.locator("tbody th").all_inner_texts() == groups[::expected]
+        assert table.locator("thead th[aria-sort]:not([aria-sort=none])").count() == 1
+        signs = view.page.locator("table.sortable").filter(has_text="difference").first  # − is below 0, - is none
+        signs.locator("thead button").filter(has_text="difference").click()
+        texts = [text.replace("−", "-") for text in signs.locator("tbody td:last-child").all_inner_texts()]
+        assert texts[-1] == "-"
+        assert [float(text) for text in texts[:-1]] == sorted((float(text) for text in texts[:-1]), reverse=True)
         assert view.faults() == {}
 
 
-def test_two_chosen_groups_are_compared_and_a_class_is_found(browser, report):
-    with opened(browser, report) as view:
-        table, choice = (view.page.locator(place) for place in ("table[data-filtered]", ".choice select"))
-        names = [" ".join(name.split()) for name in choice.first.locator("option").all_inner_texts()]  # as they are shown
-        assert "isda (two spaces)" in names
-        for place, name in enumerate(names):
-            choice.nth(1).select_option(index=place)
-            assert view.page.locator(".pair").inner_text().startswith(f"{names[0]} against {name}: ")
-        for k, place in enumerate((0, len(names) - 1)):
-            choice.nth(k).select_option(index=place)
-        told, heads = view.page.locator(".pair").inner_text(), table.locator("thead th").all_inner_texts()
-        assert [sum(name in head for head in heads) for name in (names[0], names[-1])] == [1, 1]
-        choice.nth(0).select_option(index=1)
-        assert view.page.locator(".pair").inner_text() != told
-        search = view.page.locator("input[type=search]")
-        for wanted, found in (("", 24), ("鳥", 1), ("no such class", 0)):
-            search.fill(wanted)
-            assert table.locator("tbody tr").count() == found
+def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
+    ways = [Way(f"way {k}", flags=("--lr", str(0.1 + k))) for k in range(8)]
+    write_study(tmp_path / "runs", 10, ways, 2)
+    run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
+    with opened(browser, tmp_path / "out" / "report.html") as view:
+        boxes = view.page.locator(".choice input")
+
+        def drawn():
+            texts = view.page.locator("#set0-classes .live svg .role-legend-label text").all_text_contents()
+            return sorted(text.strip() for text in texts)
+
+        def chosen():
+            return sorted(boxes.evaluate_all("all => all.filter(box => box.checked).map(box => box.value)"))
+
+        assert len(drawn()) == 6
+        assert drawn() == chosen()
+        assert boxes.evaluate_all("all => all.filter(box => box.disabled).length") == 2  # six are chosen
+        first, last = boxes.first, boxes.last
+        first.uncheck()
+        last.check()
+        redrawn = "name => document.querySelector('#set0-classes .live').textContent.includes(name)"
+        view.page.wait_for_function(redrawn, arg=last.get_attribute("value"))
+        assert drawn() == chosen()
+        assert first.get_attribute("value") not in drawn()
         assert view.faults() == {}
 
 
@@ -202,6 +212,6 @@ def test_a_page_of_twenty_runs_of_a_hundred_classes_is_small(browser, run_in, tm
     write_study(tmp_path / "runs", 100, seeds=5, test_per_class=100, epochs=200)
     run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
     page = tmp_path / "out" / "report.html"
-    assert page.stat().st_size < 5e6
+    assert page.stat().st_size < 2.5e6
     with opened(browser, page, 390) as view:
         assert view.faults() == {}

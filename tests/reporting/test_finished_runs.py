@@ -1,125 +1,195 @@
-"""Finished runs: which belong together, how groups are named, what is compared with the publication, what is no run."""
+"""Which runs a report shows and what it says of the others; what their files may hold, found before anything is written."""
 
-import csv
-import statistics
+import json
+import os
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.finished_runs import write_run
 from support.places import ROOT
 from support.refusals import wrong
+from support.runs import end_epoch, files_of, small_run, take_step
 
-from harness.flags import UNSAID
-from reporting.finished_runs import PUBLISHED, grouped, long_tails, published_tables, read_runs
+from harness.record import report_command
+from reporting.finished_runs import find_runs, read_runs, write_group_names
+from reporting.groups import grouped
+
+DAMAGED = [  # the end of a file's name, its content (None: cut), and what is said
+    ("_summary.json", b"[]", "Expected `object`, got `array`"), ("_summary.json", b"{", "cannot be used"),
+    ("_summary.json", b"", "cannot be used"), ("_summary.json", b'{"best": {}}', "missing required field"),
+    ("_summary.json", b"[" * 10**5, "recursion"), ("_metrics.jsonl", None, "line 1"), ("_metrics.jsonl", b"[1]\n", "line 1"),
+    ("_last_predictions.npz", None, "cannot be used"), ("_last_predictions.npz", b"", "cannot be used"),
+    ("group_names.json", b'{"a": 1}', "Expected `str`, got `int`"),
+]  # fmt: skip
+
+
+def left_out(folder):
+    return [(left.name, left.reason) for left in find_runs([folder]).left_out]
 
 
 @pytest.fixture
-def folder(tmp_path):
-    for seed, accuracy in ((1, 80.0), (2, 82.0), (3, 81.5)):
-        write_run(tmp_path / "runs" / "a", f"metasaug_{seed}", seed, accuracy=accuracy)
-        write_run(tmp_path / "runs" / "b", f"plain_{seed}", seed, "CE", 70 + seed, log=seed == 1, stage2="none", lam=0.25)
-    write_run(tmp_path / "runs" / "a" / "earlier" / "1", "metasaug_1", accuracy=1.0)
+def under_way(tmp_path):
+    """The folder of a run of five epochs that was killed after two of them and a step."""
+    with small_run(tmp_path / "runs", "--seed", 3, cut=True) as run:
+        for _ in zip(run.epochs, range(2), strict=False):
+            take_step(run)
+            end_epoch(run)
+        take_step(run)
     return tmp_path / "runs"
 
 
-def members(runs):
-    """The names of the runs of each group."""
-    return {name: [run.name for run in group] for name, group in grouped(runs).items()}
+@pytest.mark.parametrize(("end", "content", "word"), DAMAGED)
+def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_an_error(tmp_path, end, content, word):
+    write_run(tmp_path / "runs" / "deep", "good")
+    write_run(tmp_path / "runs", "bad")
+    path = tmp_path / "runs" / (end if end.startswith("group") else f"bad{end}")
+    path.write_bytes(path.read_bytes()[:40] if content is None else content)
+    found = find_runs([tmp_path / "runs"])
+    assert [run.name for run in found.runs] == ["good"]
+    (left,) = found.left_out
+    assert (left.name, left.path) == ("bad", tmp_path / "runs" / "bad_summary.json")
+    assert left.reason.startswith(str(path))
+    assert word in left.reason
+    assert "\n" not in left.reason
+    for paths in ([left.path], [tmp_path / "runs", left.path], [left.path, tmp_path / "runs"]):
+        assert wrong(find_runs, paths) == left.reason
 
 
-def test_the_published_tables_take_full_length_runs_only(folder):
-    tables = published_tables(read_runs([folder]))
-    own = tables["LDAM, CIFAR-10-LT"]
-    assert [row[0] for row in own] == ["imbalance ratio", "published error", "ours", "difference"]
-    mean, std = statistics.mean([20, 18, 18.5]), statistics.stdev([20, 18, 18.5])
-    column = [row[own[0].index("100")] for row in own]
-    assert column[1:] == ["19.34", f"{mean:.2f} ± {std:.2f}", f"{mean - 19.34:+.2f}"]
-    for title, table in tables.items():
-        assert len([cell for cell in table[2][1:] if cell]) == (title == "LDAM, CIFAR-10-LT")
-    changes = {
-        "epochs": 199, "arch": "resnet20", "stage2": "isda", "imb_factor": 0.03, "batch_size": 64, "lr": 1.0,
-        "weight_decay": 0.0, "nesterov": False, "num_meta": 5, "meta_lr": 1.0, "stage2_lr": 3.0, "meta_update": "relative",
-        "virtual": "head", "meta_images": "train", "balance": "prior",
-    }  # fmt: skip
-    for change in changes.items():
-        write_run(folder / "c", "other", accuracy=50.0, **dict([change]))
-        others = published_tables(read_runs([folder / "c"]))
-        assert not any("".join(table[2][1:]) for table in others.values()), change
+LAST, BEST, LOG = ("last",), ("best",), ("log",)
+REFUSED = [  # where a value stands, and what no run has there
+    *[((which, key), value) for which in ("best", "last") for key, value in (
+        ("per_class", None), ("per_class", [1.0]), ("epoch", 200), ("epoch", -1), ("acc1", -1.0), ("acc1", 101.0),
+        ("acc1", "x"), ("acc1", 1e400), ("acc1", float("nan")))],
+    (("last", "trace_learned"), [1e308] * 3), (("last", "trace_learned"), [1.0]), (("class_names",), ["a"]),
+    (("class_names",), None), (("cls_num_list",), [0, 1, 1]), (("versions",), "3.11"), (("machine",), {"cores": [2]}),
+    (("flags",), {"lam": [1]}), (("log", "epoch"), 200), (("log", "epoch"), -1), (("log", "train_loss"), 1e308),
+    (("log", "grad_norm"), -1.0), (("log", "test_acc1"), 1e6), (("log", "test_few"), [1]), (("log", "train_loss"), 10**400),
+]  # fmt: skip
 
 
-def test_figures_at_several_lam_are_not_averaged(tmp_path):
-    for seed, accuracy in ((1, 80.0), (2, 82.0)):
-        write_run(tmp_path, f"a{seed}", seed, accuracy=accuracy)
-        write_run(tmp_path, f"b{seed}", seed, accuracy=accuracy - 10, lam=0.25)
-    table = published_tables(read_runs([tmp_path]))["LDAM, CIFAR-10-LT"]
-    column = table[0].index("100")
-    assert [row[column] for row in table[2:]] == ["lam 0.75: 19.00 ± 1.41; lam 0.25: 29.00 ± 1.41", "-0.34; +9.66"]
+def changed(folder, place, value):
+    """Write a run, then another value into its summary or log; None takes the key away."""
+    write_run(folder, "a")
+    path = folder / ("a_metrics.jsonl" if place[0] == "log" else "a_summary.json")
+    content = json.loads(path.read_text().splitlines()[0])
+    inner = content[place[0]] if len(place) == 2 and place[0] != "log" else content
+    inner[place[-1]] = value
+    if value is None:
+        del inner[place[-1]]
+    path.write_text(json.dumps(content) + "\n")
+    return path
 
 
-def test_a_seed_counts_once(folder, tmp_path, monkeypatch):
-    write_run(folder / "c", "metasaug_again", 1, accuracy=10.0)
-    assert sorted(map(len, members(read_runs([folder / "a", folder / "c"])).values())) == [1, 3]
-    monkeypatch.chdir(tmp_path)
-    assert len(read_runs([folder.relative_to(tmp_path), folder])) == len(read_runs([folder])) > 0
-
-
-def test_other_images_and_other_classes_are_other_groups(tmp_path):
-    """Own image sets whose folders have the same last name: of three classes, of four, and others of the same sizes."""
-    own = {"dataset": "folder", "imb_factor": None, "data_root": "/a/images", "log": False}
-    write_run(tmp_path, "a1", 1, data="00000001", **own)
-    write_run(tmp_path, "a2", 2, data="00000001", **own)
-    write_run(tmp_path, "b1", 3, data="00000002", **own)
-    write_run(tmp_path, "c1", 4, counts=(300, 50, 40, 6), **own)
-    runs = read_runs([tmp_path])
-    assert sorted(members(runs).values()) == [["a1", "a2"], ["b1"], ["c1"]]
-    tails = {title: [run.name for run in own] for title, own in long_tails(runs).items()}
-    assert tails == {"folder images, 3 classes (a1)": ["a1", "a2", "b1"], "folder images, 4 classes (c1)": ["c1"]}
-
-
-def test_groups_are_named_by_what_tells_them_apart(tmp_path):
-    write_run(tmp_path / "old", "old", seed=1)  # from before there were some flags: as with their defaults
-    write_run(tmp_path / "old", "new", seed=2, **UNSAID)
-    write_run(tmp_path / "old", "held", seed=3, **{**UNSAID, "select_on": "heldout"})
-    found = {name: sorted(runs) for name, runs in members(read_runs([tmp_path / "old"])).items()}
-    assert found == {"select_on heldout": ["held"], "select_on test": ["new", "old"]}
-    for name, flags in {"a": {}, "b": {"lam": 0.5}, "c": {"lam": 0.5, "seed": 2}, "d": {"stage2": "reweight"},
-                        "e": {"stage2": "reweight", "lam": 0.1, "seed": 2}}.items():  # fmt: skip
-        write_run(tmp_path / "five", name, **{"seed": 1, **flags})
-    found = members(read_runs([tmp_path / "five"]))
-    assert found == {"metasaug lam 0.75": ["a"], "metasaug lam 0.5": ["b", "c"], "reweight": ["d", "e"]}
-    for seed, number in ((1, 0.2), (2, 0.5)):  # of a step size that the rule, or the method, does not have
-        write_run(tmp_path / "rules", f"p{seed}", seed, meta_step_size=number)
-        write_run(tmp_path / "rules", f"r{seed}", seed, meta_update="relative", meta_lr=number)
-        write_run(tmp_path / "rules", f"i{seed}", seed, stage2="isda", meta_update="relative", meta_step_size=number)
-    found = {name: sorted(runs) for name, runs in members(read_runs([tmp_path / "rules"])).items()}
-    metasaug = {f"metasaug meta_update {name}": [f"{name[0]}1", f"{name[0]}2"] for name in ("published", "relative")}
-    assert found == {"isda": ["i1", "i2"], **metasaug}
-    for k in (1, 2):
-        write_run(tmp_path / f"own{k}", "same", dataset="folder", data_root=f"/somewhere/images{k}")
-    found = read_runs([tmp_path / "own1", tmp_path / "own2"])
-    assert list(grouped(found)) == [run.name for run in found] == ["own1/same", "own2/same"]
-    write_run(tmp_path / "own1", "again", seed=2, dataset="folder", data_root="/somewhere/images1")
-    found = read_runs([tmp_path / "own1", tmp_path / "own2"])
-    assert list(grouped(found)) == ["folder images1", "folder images2"]
-    assert list(grouped(read_runs([tmp_path / "own1"]))) == ["all"]
-
-
-def test_the_published_errors_are_those_of_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    cells = list(csv.DictReader(PUBLISHED.read_text(encoding="utf-8").splitlines()))
-    assert len(cells) == 20
-    for loss in ("LDAM", "CE"):
-        for dataset, title in (("cifar10", "CIFAR-10-LT"), ("cifar100", "CIFAR-100-LT")):
-            own = [cell["error"] for cell in cells if (cell["loss"], cell["dataset"]) == (loss, dataset)]
-            assert f"| {loss} | {title} | {' | '.join(own)} |" in readme
+@pytest.mark.parametrize(("place", "value"), REFUSED)
+def test_figures_that_no_run_has_are_refused_when_they_are_read(tmp_path, place, value):
+    path = changed(tmp_path, place, value)
+    line = wrong(read_runs, [path.with_name("a_summary.json")])
+    assert line.startswith(str(path))
+    assert place[-1] in line or isinstance(value, int)
+    assert line.endswith(": move it away, or train anew")
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("x_summary.json", "[]"), ("x_summary.json", "{"), ("nowhere", None),
-     ("x_summary.json", '{"best": 1, "last": 2, "cls_num_list": [1]}'),
-     ("x_summary.json", '{"best": {"epoch": 1, "acc1": 1}, "last": {"epoch": 1, "acc1": "x"}, "cls_num_list": [1]}')],
+    ("arrays", "words"),
+    [({"target": [0, 9], "predicted": [0, 1]}, "its target holds no labels of 3 classes"),
+     ({"target": [0, 1], "predicted": [0, -1]}, "its predicted holds no labels of 3 classes"),
+     ({"target": [0.0], "predicted": [0]}, "its target holds no labels"), ({"target": [[0]], "predicted": [0]}, "no labels"),
+     ({"target": [0, 1, 2], "predicted": [0]}, "it has 3 labels and other numbers"),
+     ({"target": [0], "predicted": [0], "confidence": [1.1]}, "no probabilities"), ({"target": [0]}, "predicted")],
 )  # fmt: skip
-def test_files_that_are_no_runs_are_named(tmp_path, name, content):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    assert name in wrong(read_runs, [tmp_path / name])
+def test_predictions_that_are_none_are_refused(tmp_path, arrays, words):
+    write_run(tmp_path, "a")
+    arrays = {"confidence": np.ones(len(arrays["target"])), **arrays}
+    np.savez(tmp_path / "a_last_predictions.npz", **{name: np.array(values) for name, values in arrays.items()})
+    assert words in wrong(read_runs, [tmp_path / "a_summary.json"])
+
+
+def test_a_wrong_or_unfinished_file_that_was_named_and_a_folder_without_runs_are_errors(refused, tmp_path):
+    (tmp_path / "photo.png").write_text("PNG")
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "good", "a")
+    for path, words in (("photo.png", "cannot be used"), ("nowhere", "nowhere"), ("empty", "empty holds no finished run")):
+        assert words in refused("report.py", "good", path)
+    (tmp_path / "good" / "a_summary.json").write_text("{")
+    assert "good: no finished run that can be shown (a: good/a_summary.json cannot be used" in refused("report.py", "good")
+    assert not (tmp_path / "report").exists()
+
+
+def test_runs_that_are_not_finished_are_left_out_until_they_are(under_way):
+    assert "not finished" in wrong(find_runs, [under_way])
+    write_run(under_way, "good")
+    assert left_out(under_way) == [("a", "not finished: its training goes on, or was interrupted")]
+    with small_run(under_way, "--seed", 3, "--resume", "auto") as run:
+        for _ in run.epochs:
+            end_epoch(run)
+    found = find_runs([under_way])
+    assert ([run.name for run in found.runs], found.left_out) == (["a", "good"], [])
+    with small_run(under_way, "--epochs", 1) as run:  # sets the files of the first aside
+        for _ in run.epochs:
+            end_epoch(run)
+    assert [run.name for run in find_runs([under_way]).runs] == ["a", "good"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+    write_run(tmp_path, "a")
+    write_run(tmp_path / "closed", "b")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert left_out(tmp_path) == [
+        ("closed", f"{tmp_path / 'closed'} cannot be read (Permission denied): check its permissions")
+    ]
+
+
+def test_a_run_counts_once_and_runs_of_one_name_have_names_that_differ(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        write_run(tmp_path / folder, "a")
+    monkeypatch.chdir(tmp_path)
+    found = find_runs([tmp_path, tmp_path / "one", (tmp_path / "one" / "a_summary.json").relative_to(tmp_path)])
+    assert [run.name for run in found.runs] == ["one/a", "two/a"]
+
+
+def test_names_that_are_no_text_or_move_the_cursor_are_trained_on_and_reported(run, tmp_path):
+    """A class folder whose name is no UTF-8, and an output folder with an escape sequence and a line break in its name."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("test", 2)):
+        for name in ("a", os.fsdecode(b"b\xff")):
+            folder = tmp_path / "own" / part / name
+            folder.mkdir(parents=True)
+            for k in range(count):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    data, odd = ["--dataset", "folder", "--data_root", "own"], "odd\x1b[31m\nx"
+    train = ["MetaSAug_CE_train.py", *data, "--num_meta", 2, "--arch", "resnet8", "--epochs", 1, "--workdir", odd]
+    checkpoint = tmp_path / odd / "checkpoint" / "ours" / "0" / "name_last.pth.tar"
+    said = [
+        run(*train).stdout,
+        run("report.py", odd, "--out", f"{odd}/out").stdout,
+        run("MetaSAug_test.py", *data, "--checkpoint_path", checkpoint, "--export", "torchscript").stdout,
+    ]
+    assert all("odd\\x1b[31m\\nx/" in text for text in said)
+    assert "\x1b" not in "".join(said)
+    (made,) = find_runs([tmp_path / odd]).runs
+    assert made.summary.class_names == ["a", r"b\udcff"]
+
+
+def test_words_of_the_folder_name_groups_and_stay_as_the_user_has_them(tmp_path):
+    for name, stage2 in (("isda_1", "isda"), ("plain_1", "none"), ("b", "reweight")):
+        write_run(tmp_path, name, stage2=stage2)
+    write_group_names(tmp_path, {"isda_*": "ISDA\n | $x$", "*_1": "the rest"})
+    before = files_of(tmp_path)
+    write_group_names(tmp_path, {"*": "other"})
+    assert files_of(tmp_path) == before
+    assert {*grouped(read_runs([tmp_path]))} == {"ISDA\\n | $x$", "the rest", "b"}
+
+
+def test_the_command_of_a_report_leads_to_the_script_from_where_the_run_was(tmp_path, monkeypatch):
+    summary = tmp_path / "my runs" / "a_summary.json"
+    for place, script in ((ROOT, "report.py"), (ROOT / "ImageNet_iNat", "../report.py"), (tmp_path, ROOT / "report.py")):
+        monkeypatch.chdir(place)
+        assert report_command(summary) == f"python3 {script} '{summary}'"

@@ -1,6 +1,7 @@
 """compare_own.py: the ways to make a head of one's own features, compared by folds, and one answer."""
 
 import json
+import os
 import re
 import shlex
 from html import unescape
@@ -10,6 +11,8 @@ import pytest
 from support.compare import distance
 from support.own import saved, write_features
 from support.places import ROOT
+
+from harness.signals_and_lock import only_run
 
 SCRIPT = "scripts/compare_own.py"
 FLAGS = ["--features", "f.npz", "--no-cuda"]
@@ -87,7 +90,7 @@ def test_other_rows_or_another_seed_are_compared_anew_in_the_same_folder(out, ru
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
-@pytest.mark.parametrize("fault", ["????????????????.npz.*.tmp 9", "lda_summary.json* 1"])  # amid folds, amid trainings
+@pytest.mark.parametrize("fault", ["????????????????.lock 9", "lda_summary.json* 1"])  # amid the folds, amid the trainings
 def test_a_comparison_that_is_killed_goes_on(out, run_in, tmp_path, number, fault):
     write(tmp_path)
     fault = {"FAULT": f"open {fault} {number.name}"}
@@ -97,6 +100,29 @@ def test_a_comparison_that_is_killed_goes_on(out, run_in, tmp_path, number, faul
     assert len(before) >= 8
     assert answer(run_in(SCRIPT, *FLAGS, cwd=tmp_path).stdout) == answer(out)
     assert {path: time for path, time in files(tmp_path).items() if path in before} == before
+
+
+def test_two_at_once_share_the_work(out, start, folder, tmp_path):
+    write(tmp_path)
+    both = [start(SCRIPT, *FLAGS) for _ in range(2)]
+    for said, told in [process.communicate() for process in both]:
+        assert answer(said) == answer(out), told
+    assert [process.returncode for process in both] == [0, 0]
+    assert files(tmp_path).keys() == files(folder).keys()
+    log = (tmp_path / OURS / "runs.log").read_text(encoding="utf-8")
+    assert log.count("done in") == len(WAYS)
+
+
+def test_one_that_waits_for_another_can_be_stopped(out, start, after_line, folder, tmp_path):
+    write(tmp_path)
+    score = min(folder.joinpath(OURS, "folds").glob("*.npz"))
+    (tmp_path / OURS / "folds").mkdir(parents=True)
+    with only_run(tmp_path / OURS / "folds" / f"{score.stem}.lock"):
+        process = start(SCRIPT, *FLAGS)
+        after_line(process, 1, f"waiting for process {os.getpid()}")
+        process.send_signal(SIGTERM)
+        assert "stopped; give the same command to resume" in process.communicate()[1]
+    assert process.returncode == 128 + SIGTERM
 
 
 def put(place, kind):

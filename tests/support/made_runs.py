@@ -3,12 +3,12 @@
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from support.finished_runs import FLAGS
 
 from harness.metrics import class_accuracy
-from reporting.finished_runs import FinishedRun
-from reporting.run_contents import Tested
+from reporting.finished_runs import EpochLine, FinishedRun, RunSummary, Tested
 
 
 def made_run(
@@ -31,7 +31,8 @@ def made_run(
     names = class_names or [*map(str, range(len(counts)))]
     summary = {"loss": loss, "flags": flags, "cls_num_list": [*counts], "class_names": names, "last": outcome,
                "best": outcome}  # fmt: skip
-    return FinishedRun(name=name, summary=summary, log=[*log], tested=kept, path=Path(f"{name}_summary.json"))
+    lines = [msgspec.convert(line, EpochLine) for line in log]
+    return FinishedRun(name, Path(f"{name}_summary.json"), msgspec.convert(summary, RunSummary), lines, kept)
 
 
 def made_group(values, key="acc1", **other):
@@ -43,14 +44,3 @@ def guesses(target, accuracy, draw, classes):
     """Predictions (M,) of which about a share `accuracy`, one number or one for each class, is right."""
     right = draw.random(len(target)) < np.broadcast_to(accuracy, classes)[target]
     return np.where(right, target, (target + 1) % classes)
-
-
-def outcome_run(target, predicted, confidence=None, *, classes=None, name="a", folder=Path("there"), log=(), last=None,
-               flags=None, **summary):  # fmt: skip
-    """A run that was tested with this outcome; `summary` has more of its entries, `flags` those that matter."""
-    target, predicted = np.array(target, dtype=np.int64), np.array(predicted, dtype=np.int64)
-    confidence = np.full(len(target), 0.5, dtype=np.float32) if confidence is None else np.array(confidence)
-    size = max([*target.tolist(), *predicted.tolist(), 0]) + 1 if classes is None else classes
-    whole = {"cls_num_list": [10] * size, "class_names": [*map(str, range(size))], "flags": flags or {},
-             "last": {"epoch": 0, **(last or {})}, **summary}  # fmt: skip
-    return FinishedRun(name, whole, list(log), Tested(target, predicted, confidence), folder / f"{name}_summary.json")

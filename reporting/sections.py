@@ -1,0 +1,254 @@
+"""What a report's page shows of each long-tailed set: sections of words, tables and charts.
+
+A section is a function of SECTIONS that takes what is compared and returns its parts; one without parts is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from harness.flags import FREE_FLAGS, in_stage1
+from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent, shot_of
+from harness.text import printable
+from reporting import charts
+from reporting.charts import Chart, class_order
+from reporting.comparisons import ALPHA, ROUNDING, mean_figure
+from reporting.finished_runs import FinishedRun
+from reporting.groups import Groups
+from reporting.tables import best_cells, class_means, shown_means, shown_runs
+from reporting.verdict import Compared
+
+MOST_OFFERED = 24  # groups that a reader can choose to see in charts
+MOST_CLASSES = 200  # of a table
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # of a trace above 0
+MOST_PAIRS = 10  # of classes taken for one another
+NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}
+EXPLAINED = (
+    f"many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, fewer than {FEW} training images. "
+    "ECE: expected calibration error, smaller is better. Bold: significantly better than every other group."
+)
+PAIRED_WORDS = (
+    "Differences are paired by the seeds that both groups have, if there are two or more and they change something "
+    "(Student's t); such intervals do not cover the choice of the test images. Else they are paired by test image, which "
+    "says nothing of other seeds. Without either, nothing can be said: train with two or more common seeds (--seed)."
+)
+META_WORDS = (
+    "Seconds: median over the epochs, the first of each stage left out, tests included; they depend on the machine and on "
+    "what else ran there. Σ moved: how far the meta steps of the last epoch moved the trace of a class's covariance, median "
+    "over classes. Near 0 %, MetaSAug and ISDA must come out alike."
+)
+FACTS = ("loss", "commit", "versions", "machine", "device", "processes")
+
+
+class Table(NamedTuple):
+    """A table of texts; the first cell of a row says what the row is of. `bold` are rows by heading."""
+
+    caption: str
+    rows: pd.DataFrame
+    folded: bool = False
+    bold: Mapping[str, str] = MappingProxyType({})
+
+
+PagePart = str | Table | Chart
+
+
+class Section(NamedTuple):
+    """A heading and what stands below it."""
+
+    title: str
+    parts: list[PagePart]
+
+
+def offered(one: Compared) -> Groups:
+    """Return the groups that the charts offer, the one that the verdict is about and its reference first."""
+    names = dict.fromkeys([*one.pair, *one.groups])
+    return {name: one.groups[name] for name in list(names)[:MOST_OFFERED]}
+
+
+def sections(one: Compared) -> list[Section]:
+    """Return the sections of a page about one long-tailed set."""
+    found = (Section(title, list(make(one))) for title, make in SECTIONS.items())
+    return [section for section in found if section.parts]
+
+
+def runs_section(one: Compared) -> Iterable[PagePart]:
+    """Means and runs."""
+    groups = one.groups
+    yield Table(
+        "Last epoch, mean ± standard deviation over seeds, in per cent", shown_means(groups), bold=best_cells(groups)
+    )
+    uneven = one.key == PER_CLASS_MEAN
+    yield charts.shots(offered(one))
+    yield "Mean over classes: of those that have test images, for some have more of them than others. " * uneven + EXPLAINED
+    yield Table("Each run: the last and the best epoch", shown_runs(one), folded=True)
+
+
+def classes_section(one: Compared) -> Iterable[PagePart]:
+    """The accuracy of each class."""
+    run, change = one.runs[0], one.change()
+    names, order = np.array(run.summary.class_names), class_order(run.summary.cls_num_list)
+    untested = names[np.isnan(change)]
+    if len(untested):
+        told = ", ".join(untested[:10]) + (f" and {len(untested) - 10:,} more" if len(untested) > 10 else "")
+        yield f"{len(untested):,} of {len(names):,} classes have no test images and are in none of the figures: {told}."
+    yield charts.by_class(offered(one))
+    if one.reference is not None:
+        yield charts.differences(change, run, *one.pair)
+    if len(order) > MOST_CLASSES:
+        changed = np.argsort(-np.nan_to_num(np.abs(change)), kind="stable")[:MOST_CLASSES]
+        order = order[np.isin(order, changed)]
+        yield f"The table has {MOST_CLASSES} of {len(names):,} classes, those that changed most; all are in classes.csv."
+    rows = {"class": names[order], "training images": np.array(run.summary.cls_num_list)[order]}
+    tested = next((run.tested for run in one.runs if run.tested is not None), None)
+    if tested is not None:
+        rows["test images"] = np.bincount(tested.target, minlength=len(names))[order]
+    rows |= {name: [*map(percent, class_means(one.groups[name])[order])] for name in charts.drawn(offered(one))}
+    if one.reference is not None:
+        rows["difference"] = [*map(signed, change[order])]
+    yield Table("Accuracy of each class, %", pd.DataFrame(rows))
+
+
+def signed(value: float) -> str:
+    """Return points with their sign, which 0 has none of."""
+    return "-" if math.isnan(value) else f"{value:+.2f}".replace("-", "−") if abs(value) > ROUNDING else "0.00"
+
+
+def mistakes_section(one: Compared) -> Iterable[PagePart]:
+    """The classes that the group confuses most often, and how often the reference does."""
+    found = {name: confused(one.groups[name]) for name in one.pair}
+    first, names = found[one.pair[0]], one.runs[0].summary.class_names
+    most = first.sort_values(ascending=False, kind="stable").head(MOST_PAIRS)
+    if len(most):
+        rows = [{"class": names[true], "taken for": names[predicted],
+                 **{name: f"{own.get((true, predicted), 0.0):.1f}" for name, own in found.items() if len(own)}}
+                for true, predicted in most.index]  # fmt: skip
+        yield Table("Classes most confused: test images, mean over runs", pd.DataFrame(rows))
+    matrix = charts.confusion(one.taken, one.groups[one.taken])
+    yield from [matrix] if matrix is not None else []
+
+
+def confused(runs: Sequence[FinishedRun]) -> pd.Series[float]:
+    """Return by true and predicted class how many test images the runs take for another class, the mean over the runs."""
+    tested = [run.tested for run in runs if run.tested is not None]
+    rows = [pd.DataFrame({"true": one.target, "predicted": one.predicted})[one.target != one.predicted] for one in tested]
+    frame = pd.concat(rows) if rows else pd.DataFrame({"true": [], "predicted": []})
+    return frame.groupby(["true", "predicted"]).size() / max(len(rows), 1)
+
+
+def calibration_section(one: Compared) -> Iterable[PagePart]:
+    """How far confidences can be believed."""
+    chart = charts.reliability(offered(one))
+    if chart is not None:
+        yield chart
+
+
+def training_section(one: Compared) -> Iterable[PagePart]:
+    """What the logs hold."""
+    staged = [run.summary.flags for run in one.runs if run.summary.flags.get("stage2") not in (None, "none")]
+    begins = sorted({start for flags in staged if isinstance(start := flags.get("meta_start"), int) and start > 0})
+    found = charts.curves(offered(one), begins)
+    if found:
+        stage2 = f" Stage 2 begins at the dashed line, epoch {' and '.join(map(str, begins))}." if begins else ""
+        yield f"Each line is the mean over the runs of a group; TensorBoard shows single runs.{stage2}"
+        yield from found
+
+
+def meta_section(one: Compared) -> Iterable[PagePart]:
+    """What the meta step did, and what an epoch costs."""
+    rows = [{"group": name, **epoch_seconds(runs), **moved(runs)} for name, runs in one.groups.items()]
+    table = pd.DataFrame(rows)
+    if (table.iloc[:, 1:] != "-").any(axis=None):
+        yield Table("Cost of an epoch, and what the meta step did", table)
+        yield META_WORDS
+
+
+def epoch_seconds(runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """Return the median seconds of an epoch by stage, without the first of each run's stage, which does some things once."""
+    found: dict[str, list[float]] = {"stage 1, s": [], "stage 2, s": []}
+    for run in runs:
+        for stage, own in zip((True, False), found.values(), strict=True):
+            seconds = [line.seconds for line in run.log if in_stage1(run.summary.flags, line.epoch) == stage][1:]
+            own.extend(value for value in seconds if value is not None)
+    return {name: f"{np.median(own):.3g}" if own else "-" for name, own in found.items()}
+
+
+def moved(runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """Return how far the meta steps moved the traces of Σ, in per cent: medians over all classes and few-shot ones."""
+    found = [run.summary.last for run in runs if run.summary.last.trace_learned]
+    few = [shot_of(count) == "few" for count in runs[0].summary.cls_num_list]
+    learned, estimated = (np.array([getattr(last, key) for last in found], dtype=np.float64).reshape(-1, len(few))
+                          for key in ("trace_learned", "trace_estimated"))  # fmt: skip
+    change = pd.DataFrame(100 * (learned - estimated) / np.where(estimated >= SMALLEST, estimated, np.nan)).mean()
+    values = {"Σ moved, %": change.median(), "few-shot, %": change[few].median()}
+    return {name: "-" if math.isnan(value) else f"{value:+.3g}".replace("-", "−") for name, value in values.items()}
+
+
+def details_section(one: Compared) -> Iterable[PagePart]:
+    """How the group differs from each other one, and what the intervals do not say."""
+    rows = []
+    for name, found in one.gaps.items():
+        mean = mean_figure(one.groups[one.taken], one.key) - mean_figure(one.groups[name], one.key)
+        row = {"group": name, "difference": signed(mean), "interval": "-", "by": "-", "significant": "cannot be said"}
+        if found is not None:
+            low, high = map(signed, found.interval(one.alpha))
+            row |= {"difference": signed(found.mean), "interval": f"{low} to {high}", "by": f"{found.number:,} {found.unit}",
+                    "significant": "yes" if found.significant(one.alpha) else "no"}  # fmt: skip
+        rows.append(row)
+    if rows:
+        yield Table(f"{one.taken} minus each other group, in points", pd.DataFrame(rows))
+        several = (
+            f" The highest of {len(rows) + 1} groups stands out by chance more often, so each interval is at the level "
+        )
+        several += f"1 − 0.05 / {len(rows)} (Bonferroni)."
+        yield PAIRED_WORDS + several * (one.alpha < ALPHA)
+    early = [
+        name
+        for name, runs in one.groups.items()
+        if all(run.is_plain("last") and run.flags.get("stage2") != "none" for run in runs)
+    ]
+    yield from [f"Not come to stage 2, and so plain cross-entropy: {', '.join(early)}."] if early else []
+
+
+def settings_section(one: Compared) -> Iterable[PagePart]:
+    """Flags, commits, versions, machines, hours."""
+    flags = pd.DataFrame([runs[0].flags for runs in one.groups.values()]).map(setting_words)
+    differing = flags.loc[:, flags.nunique() > 1]
+    differing.insert(0, "group", [*one.groups])
+    if len(differing.columns) > 1:
+        yield Table("Settings that differ", differing)
+    facts = [
+        {f"--{key}": setting_words(value) for key, value in run.summary.flags.items() if key not in NOT_SETTINGS}
+        | {key: setting_words(getattr(run.summary, key)) for key in FACTS}
+        for run in one.runs
+    ]  # fmt: skip
+    table = pd.DataFrame(facts)
+    rows = [{"setting": key, "value": "; ".join(table[key].dropna().unique()[:MOST_PAIRS])} for key in table]
+    seconds = sum(run.summary.seconds or 0 for run in one.runs)
+    rows.append({"setting": "time", "value": f"{seconds / 3600:.2f} hours in all"})
+    yield Table("All settings, commit, versions, machine, hours", pd.DataFrame(rows), folded=True)
+
+
+def setting_words(value: Any) -> str:
+    """Return a flag's value, or a fact, as one reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {setting_words(own)}" for key, own in value.items() if own is not None)
+    return printable(value) if isinstance(value, str) else "-" if value is None or value != value else json.dumps(value)
+
+
+SECTIONS: dict[str, Callable[[Compared], Iterable[PagePart]]] = {
+    "Runs": runs_section,
+    "Classes": classes_section,
+    "Mistakes": mistakes_section,
+    "Calibration": calibration_section,
+    "Training": training_section,
+    "The meta step": meta_section,
+    "Details of the comparison": details_section,
+    "Settings": settings_section,
+}

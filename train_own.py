@@ -34,7 +34,7 @@ from heads.choosing import features_of, open_folds
 from heads.feature_scale import FeatureScale, scaled_batches
 from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
-from heads.head_training import Task, fitted_task, introduction, make_task, train_epochs
+from heads.head_training import Task, begin, fitted_task, make_task, train_epochs
 from heads.own_flags import OwnFlags, parse_own
 from heads.own_sources import OpenRows, Source, head_weights, read_source
 from heads.run_flags import parse_group
@@ -91,16 +91,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
                 weights = source.backbone.whole(last)
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
-        run.begin(  # resumes an interrupted run, or ends here if it is finished
-            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
-            extra={"loss": "CE", "global batch size": task.batch_size, **source.digests()},
-            facts={
-                "dataset": flags.dataset, **source.facts(flags.whole), **sets.facts(),
-                "global_batch_size": task.batch_size, **flags.drawn_facts(sets),
-            },
-            steps=lambda _: task.steps, saved=saved,
-        )  # fmt: skip
-        run.say(*introduction(flags, task, group, source.subject(flags)))
+        begin(run, flags, task, group, source.subject(flags), source.digests(), saved, source.facts(flags.whole))
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         if flags.finetune:

@@ -40,7 +40,7 @@ from harness.run import Run
 from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights
 from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.feature_shards import FeatureCache
-from heads.head_training import introduction, make_task, train_epochs
+from heads.head_training import begin, make_task, train_epochs
 from heads.preparation import preparation_of
 from heads.run_flags import parse_group
 
@@ -72,16 +72,11 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
         check = partial(check_readable, sets, group, flags.workers)
         backbone = backbone.to(group.device)
         task = make_task(flags, sets, head, head, group)
-        run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
-            extra={"loss": "CE", "global batch size": task.batch_size, **sets.digests(), "backbone weights": weights},
-            facts={
-                "dataset": flags.dataset, **sets.facts(), "global_batch_size": task.batch_size, **flags.drawn_facts(sets)
-            },
-            steps=lambda _: task.steps,
-            saved=lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
+        begin(
+            run, flags, task, group, f"head of the ResNet-50 in {flags.pretrained}",
+            {**sets.digests(), "backbone weights": weights},
+            lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
         )  # fmt: skip
-        run.say(*introduction(flags, task, group, f"head of the ResNet-50 in {flags.pretrained}"))
         run.say(*([SPLIT_NOTE] if flags.split is not None else []))
 
         images, extract = drawn_images(sets, preparation_of(flags.dataset), flags.seed), extractor(backbone)

@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.random_states import kept_apart
 from harness.weights import StateDict, fit_weights, network_weights, stripped
 from heads.backbone import fingerprint, restored_head
-from heads.preparation import ImageFlags, Preparation, as_said, of_config
+from heads.preparation import Preparation, of_config, resized
 from resnet import own_function
 
 DOWNLOADED = "DEFAULT"  # of --pretrained: timm's own weights
@@ -96,7 +96,9 @@ def is_library(name: str) -> bool:
 
 
 @torch.no_grad()
-def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepared: Preparation | None = None) -> Backbone:
+def open_backbone(
+    name: str, pretrained: str | None, image_size: int | None = None, prepared: Preparation | None = None
+) -> Backbone:
     """Return a backbone with its weights; a `UserError` names the flag that is wrong.
 
     Parameters
@@ -106,6 +108,8 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     pretrained:
         A file of weights, or DOWNLOADED for timm's; None leaves the weights of one's own network as its function gives
         them, and those of others at random.
+    image_size:
+        Pixels a side that it takes; None is as the weights have it.
     prepared:
         How its images are prepared; None is as the weights want it, which a file of train_own.py for this network says.
     """
@@ -121,11 +125,11 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     advice = "see --backbone, --pretrained and --image_size"
     with kept_apart(seed=0), told_as(f"--backbone {name} cannot be made", advice):  # drawn alike on all processes
         if is_library(name):
-            size = images.image_size or (prepared.image_size if prepared else None)
+            size = image_size or (prepared.image_size if prepared else None)
             model, usual, head = of_timm(name, pretrained, size, weights)
         else:
             model, usual, head = of_function(name)
-    backbone = without_head(name, pretrained, model, head, as_said(prepared or usual, images))
+    backbone = without_head(name, pretrained, model, head, resized(prepared or usual, image_size))
     if weights is not None and not is_library(name):  # those of timm are in it
         backbone.fit(weights, Path(str(pretrained)))
     return backbone
@@ -158,7 +162,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
     place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
-        backbone = open_backbone(name, place if alone else None, ImageFlags(), prepared)
+        backbone = open_backbone(name, place if alone else None, None, prepared)
     except UserError as error:
         raise UserError(f"{source}: its backbone cannot be made: {error}") from error
     if not alone:

@@ -28,7 +28,7 @@ from harness.flags import (
 from heads.feature_scale import TRANSFORMS
 from heads.head_training import Stages
 from heads.networks import DOWNLOADED, is_library
-from heads.preparation import ImageFlags, Preparation, Triple, as_said
+from heads.preparation import Preparation, resized
 from heads.run_flags import (
     FrozenFlags,
     add_group_flags,
@@ -45,8 +45,8 @@ CRT = ("resnet50_uniform_e90.pth", "ImageNet_LT_cRT.pth")  # weights of ImageNet
 MODELS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "models"
 USUAL_FRACTION = 0.2
 USUAL_RULE = "relative"
-OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size", "resize_size",
-             "mean", "std", "views", "cache_dir", "finetune", "whole")  # fmt: skip
+OF_IMAGES = ("data_root", "train_list", "val_list", "meta_list", "backbone", "pretrained", "image_size",
+             "views", "cache_dir", "finetune", "whole")  # fmt: skip
 OF_FINETUNING = ("amp",)
 OF_STEPS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "lam", "stage2", "meta_update", "meta_lr",
             "meta_step_size", "meta_images", "balance", "num_meta", "meta_start", "lr_drop", "logit_adjust", "views",
@@ -63,9 +63,6 @@ class OwnFlags(FrozenFlags):
     by_folds: str
     backbone: str | None
     image_size: int | None
-    resize_size: int | None
-    mean: str | None
-    std: str | None
     views: int
     cache_dir: str | None
     finetune: bool
@@ -119,11 +116,6 @@ class OwnFlags(FrozenFlags):
         return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
 
     @property
-    def images(self) -> ImageFlags:
-        """What is said of the backbone's images."""
-        return ImageFlags(self.image_size, self.resize_size, triple("--mean", self.mean), triple("--std", self.std))
-
-    @property
     def feature_files(self) -> tuple[str | None, str | None, str | None]:
         """The files of features for training, tests and the meta set."""
         return self.features, self.val_features, self.meta_features
@@ -142,17 +134,6 @@ class OwnFlags(FrozenFlags):
 def processors() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def triple(flag: str, text: str | None) -> Triple | None:
-    """Read three numbers with commas between."""
-    if text is None:
-        return None
-    try:
-        red, green, blue = map(float, text.split(","))
-    except ValueError as error:
-        raise UserError(f"{flag} {text} makes no sense: it must be three numbers with commas between") from error
-    return red, green, blue
 
 
 def last_third(epochs: int) -> int:
@@ -208,11 +189,6 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
                         f"(default: {DOWNLOADED}, with {RESNET} cRT's file in ImageNet_iNat/models if it is there; "
                         "of a function, the weights as it gives them)")  # fmt: skip
     parser.add_argument("--image_size", type=int, help="pixels a side that the backbone takes (default: the network's own)")
-    parser.add_argument("--resize_size", type=int, help="what the short side is made before the middle is cut out "
-                        "(default: the network's own)")  # fmt: skip
-    for name in ("mean", "std"):
-        parser.add_argument(f"--{name}", metavar="R,G,B", help=f"{name} of the pixels, which go from 0 to 1 "
-                            "(default: the network's own)")  # fmt: skip
     parser.add_argument("--views", type=int, default=0, metavar="K", help="train on K randomly augmented views of each "
                         "image besides the plain one (default: %(default)s)")  # fmt: skip
     parser.add_argument("--cache_dir", help="folder of the computed features (default: WORKDIR/feature_cache)")
@@ -249,7 +225,7 @@ def parse_own(description: str | None, argv: Sequence[str] | None = None) -> Own
     check_learning(flags)
     check_workers(flags.workers)
     check_idx(flags.idx)
-    as_said(Preparation(), flags.images._replace(resize_size=None))  # checked now
+    resized(Preparation(), flags.image_size)  # checked now
     check_lists_stay(flags)
     check_logit_adjust(flags.logit_adjust)
     require(flags.C is None or 0 < flags.C < 1e30, "--C", flags.C, "a number above 0")

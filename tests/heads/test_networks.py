@@ -20,13 +20,13 @@ from harness.checkpoint import save_checkpoint
 from heads.backbone import make_head
 from heads.networks import open_backbone
 from heads.own_sources import head_weights
-from heads.preparation import IMAGENET, ImageFlags, Preparation
+from heads.preparation import IMAGENET, Preparation
 from inference.classifiers import classifier
 from resnet import own_function
 
 OWN = "support.own_backbones"
 SMALL = "test_resnet"
-SIZE = ImageFlags(image_size=32)  # quick
+SIZE = 32  # quick
 
 
 def lively(model, size=32, seed=0):
@@ -244,9 +244,7 @@ def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_network_that_says_how_its_images_are_prepared():
-    assert open_backbone(f"{OWN}:configured", None, ImageFlags()).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
-    said = ImageFlags(mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5))
-    assert open_backbone(f"{OWN}:configured", None, said).prepared == Preparation(40, 40, (0, 0, 0), (0.5, 0.5, 0.5))
+    assert open_backbone(f"{OWN}:configured", None, None).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -270,13 +268,13 @@ def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "badly_written.py").write_text("def f(:\n")
-    assert told in wrong(open_backbone, name, pretrained, ImageFlags())
+    assert told in wrong(open_backbone, name, pretrained, None)
 
 
 def test_a_size_that_a_network_does_not_take_ends_in_one_line(tmp_path):
-    assert open_backbone(f"{OWN}:OneSize", None, ImageFlags(24)).features == 16
+    assert open_backbone(f"{OWN}:OneSize", None, 24).features == 16
     path = saved_as(tmp_path / "weights.pth", timm.create_model("convit_tiny").state_dict())
-    assert "--image_size" in wrong(open_backbone, "convit_tiny", path, ImageFlags(100))
+    assert "--image_size" in wrong(open_backbone, "convit_tiny", path, 100)
 
 
 def global_states():
@@ -331,7 +329,7 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     name = f"{OWN}:{case}"
     network = lively(getattr(own_backbones, case)())
     weights = saved_as(tmp_path / "weights.pth", network.state_dict())
-    backbone = open_backbone(name, weights, ImageFlags(24, 29, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    backbone = open_backbone(name, weights, 24)
     head = make_head(3, 1, backbone.features)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, head, whole)
     if whole and case != "stem":
@@ -346,10 +344,10 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     assert read.prepared == backbone.prepared
     assert logits_by(read).std(dim=0).min() > 1e-3  # the control: they tell images apart
     if whole:  # as --pretrained, for another training
-        again = open_backbone(name, str(path), ImageFlags())
+        again = open_backbone(name, str(path), None)
         assert again.prepared == backbone.prepared
         assert same_weights(again, backbone.model)
-        assert open_backbone(name, str(path), ImageFlags(48)).prepared.resize_size == 58
+        assert open_backbone(name, str(path), 48).prepared.resize_size == 54
 
 
 def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypatch):
@@ -386,7 +384,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
 def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(tmp_path):
     network = lively(timm.create_model("vit_tiny_patch16_224", num_classes=0))
     weights = saved_as(tmp_path / "w.pth", network.state_dict())
-    backbone = open_backbone("vit_tiny_patch16_224", weights, ImageFlags(64))
+    backbone = open_backbone("vit_tiny_patch16_224", weights, 64)
     network.set_input_size(img_size=64)
     with torch.no_grad():
         torch.testing.assert_close(backbone.model(images(64)), network(images(64)), rtol=1e-4, atol=1e-4)
@@ -401,7 +399,7 @@ def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(
 @pytest.fixture
 def own(tmp_path):
     """A checkpoint of a small network of one's own, its backbone and its head."""
-    backbone = open_backbone(f"{OWN}:network", None, ImageFlags(24))
+    backbone = open_backbone(f"{OWN}:network", None, 24)
     return tmp_path / "own.pth.tar", backbone, make_head(3, 1, 16)
 
 
@@ -413,7 +411,6 @@ USED = "cannot be used: "
     [
         ({"name": None}, f"{USED}its backbone.name is None"),
         ({"image_size": 7}, "its backbone cannot be made: --image_size 7 makes no sense"),
-        ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be made: --mean 1e+30,0.5,0.5 makes no sense"),
         ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
         ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
         ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be made: there is no file /dev/zero"),
@@ -460,7 +457,7 @@ def test_weights_that_do_not_fit_what_a_checkpoint_says_end_in_one_line(own, cha
 def test_a_checkpoint_does_not_choose_what_is_run(own, whole):
     path, backbone, head = own
     call = f"{OWN}:recorded"
-    backbone = open_backbone(call, None, ImageFlags(24))
+    backbone = open_backbone(call, None, 24)
     checkpoint(path, backbone, head, whole)
     own_backbones.RAN.clear()
     told = f"{path} holds the network {call}{{}}: give --arch {call} if that is code of yours"

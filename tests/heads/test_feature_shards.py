@@ -154,7 +154,7 @@ def test_a_folder_that_is_not_shared_is_named_before_features_are_computed(maker
 # What is computed again
 
 
-HARM = [lambda raw: raw[:-1], lambda raw: raw * 2, lambda _: b"", None]  # None: the file is removed
+HARM = [lambda raw: raw[:-1], lambda raw: raw * 2, None]  # None: the file is removed
 
 
 @pytest.mark.parametrize("harm", HARM)

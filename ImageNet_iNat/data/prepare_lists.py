@@ -55,7 +55,7 @@ def download(url: str) -> bytes:
         raise UserError(f"downloading {url} failed ({reason}): fetch it by hand, and put it where it belongs") from error
 
 
-def prepare(name: str, wanted: str, url: str, out: Path) -> str:
+def put_list(name: str, wanted: str, url: str, out: Path) -> str:
     """Put a list of the git blob id `wanted` into `out`, so that it is absent or whole; return a line that says so."""
     path = out / name
     there = os.path.lexists(path)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="default: %(default)s")
     args = parser.parse_args()
     for name, wanted in BLOB_IDS[args.dataset].items():
-        say(prepare(name, wanted, f"{BASE}/{args.dataset}/{name}", args.out))
+        say(put_list(name, wanted, f"{BASE}/{args.dataset}/{name}", args.out))
 
 
 if __name__ == "__main__":

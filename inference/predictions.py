@@ -29,7 +29,7 @@ from harness.text import WRITTEN_OUT, say
 from inference.classifiers import Classifier, ReadImage
 
 BATCH, ROWS = 32, 1024  # images and rows of features at once
-HEADING = r"path(,class \d+,probability \d+)+(,error)?"  # of a table
+TABLE_HEADING = r"path(,class \d+,probability \d+)+(,error)?"  # of a table
 Part = FeatureTable | list[Path]  # rows of features or images
 Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable classes and their probabilities, an error
 ReadBatch = list[tuple[str, ReadImage | UserError]]  # what inputs are called, and what was read of them or why nothing
@@ -165,4 +165,4 @@ def check_out(out: Path, inputs: Sequence[Path | str | None]) -> None:
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} makes no sense: its name must end in .csv")
     check_output(out, inputs=inputs)
-    check_is_table(out, HEADING)
+    check_is_table(out, TABLE_HEADING)

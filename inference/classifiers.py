@@ -17,7 +17,6 @@ from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
-from harness.weights import StateDict
 from heads.backbone import load_network, parted_weights, restored_head
 from heads.networks import is_library, restored_network
 from heads.preparation import Preparation, preparation_of, transforms
@@ -114,7 +113,10 @@ def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Cla
 def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> Classifier:
     """Return a head of ImageNet_iNat with its backbone, which takes images as its test does, turned as their EXIF says."""
     weights = parted_weights(state)
-    classes = classes_of(state, weights[1], path)
+    matrix = weights[1].get("weight")
+    if matrix is None or matrix.dim() != 2:
+        raise UserError(f"{path} holds no head: it is a backbone alone")
+    classes = len(matrix)
     of, notes = state.get("dataset", dataset), []
     if dataset not in (None, of):
         raise UserError(f"{path} was trained with --dataset {of}, not {dataset}: leave the flag out")
@@ -124,27 +126,16 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
     if of not in LARGE_SETS:
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
     backbone, head = load_network(weights, classes, path)
-    return of_photographs(state, nn.Sequential(backbone, head), classes, preparation_of(of), notes)
+    return of_network(state, path, nn.Sequential(backbone, head), head, preparation_of(of), notes)
 
 
 def own_classifier(state: dict[str, Any], path: Path, pretrained: str | None) -> Classifier:
     """Return a network of train_own.py, which takes images as its test does, or a head alone, which takes features."""
     if state[BACKBONE] is not None:
         backbone, head = restored_network(state, path, pretrained)
-        check_class_count(state, path, head.out_features)
-        return of_photographs(state, nn.Sequential(backbone.model, head), head.out_features, backbone.prepared)
+        return of_network(state, path, nn.Sequential(backbone.model, head), head, backbone.prepared)
     head = restored_head(parted_weights(state)[1], path, state.get("transform", "none"))
-    check_class_count(state, path, head.out_features)
-    return Classifier(names_of_classes(state, head.out_features), state, head, head)
-
-
-def classes_of(state: dict[str, Any], head: StateDict, path: Path) -> int:
-    """Return for how many classes the weights of a head are, checked against what else the checkpoint says."""
-    matrix = head.get("weight")
-    if matrix is None or matrix.dim() != 2:
-        raise UserError(f"{path} holds no head: it is a backbone alone")
-    check_class_count(state, path, len(matrix))
-    return len(matrix)
+    return of_network(state, path, head, head)
 
 
 def check_asked(facts: Mapping[str, Any] | None, path: Path, arch: str | None, dataset: str | None) -> None:
@@ -161,10 +152,10 @@ def check_asked(facts: Mapping[str, Any] | None, path: Path, arch: str | None, d
         raise UserError(f"{path} holds the network {name}{told}: give --arch {quote(str(name))} if that is code of yours")
 
 
-def of_photographs(
-    state: dict[str, Any], model: nn.Sequential, num_classes: int, prepared: Preparation, notes: Sequence[str] = ()
-) -> Classifier:
-    """Return a network that takes the middle of images, its last part being a head."""
-    last = model[-1]
-    assert isinstance(last, nn.Linear)
-    return Classifier(names_of_classes(state, num_classes), state, model.eval(), last, prepared, notes)
+def of_network(
+    state: dict[str, Any], path: Path, model: nn.Module, head: nn.Linear, prepared: Preparation | None = None,
+    notes: Sequence[str] = (),
+) -> Classifier:  # fmt: skip
+    """Return a network whose last part, or all of it, is a head; it takes the middle of images, or features."""
+    check_class_count(state, path, head.out_features)
+    return Classifier(names_of_classes(state, head.out_features), state, model.eval(), head, prepared, notes)

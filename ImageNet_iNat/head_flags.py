@@ -10,7 +10,6 @@ from pathlib import Path
 
 from covariance_rules import RULES
 from datasets.large_sets import LARGE_SETS, NUM_META
-from harness.errors import UserError
 from harness.flags import (
     Parser,
     add_learning_flags,
@@ -55,14 +54,6 @@ class HeadFlags(FrozenFlags):
     def cache_folder(self) -> Path:
         """Where the cached features are."""
         return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
-
-
-def check_pretrained(path: Path, dataset: str) -> None:
-    """Say where checkpoints come from if there is none."""
-    if not os.path.isfile(path):
-        places = " or ".join(PRETRAINED[dataset])
-        advice = f"name a cRT, MetaSAug or torchvision ResNet-50 by --pretrained, or put cRT's into {places}"
-        raise UserError(f"there is no checkpoint {path}: {advice} (github.com/facebookresearch/classifier-balancing)")
 
 
 def add_list_flags(parser: argparse.ArgumentParser, dataset: str | None, dataset_help: str) -> None:

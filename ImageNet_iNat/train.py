@@ -52,7 +52,6 @@ def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
-    head_flags.check_pretrained(path, f.dataset)
     backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
     return sets, backbone, head, fingerprint(backbone)
 

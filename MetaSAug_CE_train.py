@@ -9,12 +9,12 @@ To compare with: --stage2 isda (no meta-learning), reweight (no augmentation eit
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="harness.flags:TrainingFlags")
 
 from harness.errors import run_main
 from harness.training_flags import parse_training
 from loss import MetaSAugCE
-from MetaSAug_LDAM_train import RULES, STAGE2, train
+from MetaSAug_LDAM_train import train
 
 if __name__ == "__main__":
-    run_main(lambda: train(parse_training(__doc__, STAGE2, RULES), MetaSAugCE, "CE"))
+    run_main(lambda: train(parse_training(), MetaSAugCE, "CE"))

@@ -12,7 +12,7 @@ Your own images in my/train/<class>/* and my/test/<class>/*:
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="harness.flags:TrainingFlags")
 
 import torch
 
@@ -22,14 +22,14 @@ from harness.cuda_graphs import StepTaker
 from harness.devices import choose_device
 from harness.errors import blamed_on, run_main
 from harness.evaluation import validate
-from harness.flags import check_num_classes, choice_words, effect_notes
+from harness.flags import STAGE2, TrainingFlags, check_num_classes, choice_words, effect_notes
 from harness.process_group import Group
 from harness.run import Run
-from harness.training_flags import TrainingFlags, parse_training
+from harness.training_flags import parse_training
 from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
-from meta_step import META_COST, STAGE2, augmented_step, meta_step, plain_step
-from passes import lacks_bf16, make_passes
+from meta_step import META_COST, augmented_step, meta_step, plain_step
+from passes import Passes, lacks_bf16
 from resnet import check_arch, make_model
 
 
@@ -57,7 +57,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         )  # fmt: skip
         criterion = make_criterion(data.stage2_counts, balance=flags.balance).to(device)
         estimator = EstimatorCV(head_of(model).in_features, classes).to(device)  # empty until stage 2
-        passes = make_passes(model, torch.bfloat16 if flags.amp == "bf16" else None, flags.compile)
+        passes = Passes(model, torch.bfloat16 if flags.amp == "bf16" else None)
         take = StepTaker(device, (model, criterion, estimator), flags.cuda_graphs == "on")  # as a CUDA graph
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
             model, optimizer, estimator, extra={"loss": loss_name, **data.digests()}, stage1=flags.stage1,
@@ -113,4 +113,4 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
 
 
 if __name__ == "__main__":
-    run_main(lambda: train(parse_training(__doc__, STAGE2, RULES)))
+    run_main(lambda: train(parse_training()))

@@ -11,7 +11,7 @@ all of it, and what --export writes, is of logits adjusted for the long tail (ar
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="harness.command_flags:CifarTestFlags")
 
 import sys
 from collections.abc import Sequence
@@ -23,14 +23,16 @@ from torch import nn
 from data_utils import get_img_num_per_cls, plain_batches
 from datasets.small_sets import PUBLISHED_FOLDERS, read_images
 from harness.checkpoint import load_checkpoint
+from harness.command_flags import CifarTestFlags
 from harness.devices import choose_device
 from harness.errors import run_main
 from harness.evaluation import adjustment_notes, evaluate, prior_counts
+from harness.flag_parser import parse_flags
 from harness.flags import stage1_note
 from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
 from harness.text import printable, say
-from harness.training_flags import parse_test, tested_set
+from harness.training_flags import tested_set
 from inference.exports import Shifted, export, exported_file
 from inference.trained import FromPixels, restored
 from loss import logit_adjustment
@@ -38,7 +40,7 @@ from loss import logit_adjustment
 
 def main() -> None:
     """Load, evaluate, print, and write the network in another form if that is asked for."""
-    args = parse_test(__doc__)
+    args = parse_flags(CifarTestFlags)
     device = choose_device(args.gpu, args.no_cuda)
     path = Path(args.checkpoint_path)
     state = load_checkpoint(path)

@@ -1,7 +1,7 @@
 """Layers and modules that can run with weights other than their own.
 
 Meta-learning runs a network at weights it does not hold (θ' of the virtual step). Here the parameters are ordinary
-`nn.Parameter`s, so that optimizers, `.to()`, DDP and `torch.compile` see an ordinary network, and `run_with` evaluates
+`nn.Parameter`s, so that optimizers, `.to()` and DDP see an ordinary network, and `run_with` evaluates
 the module at given weights as a pure function: neither the parameters nor the batch-norm statistics change. The
 published code (github.com/BIT-DA/MetaSAug) keeps its weights as buffers and replaces them in place; the names of the
 layers and of their weights are the same.
@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -116,42 +114,8 @@ def head_of(model: nn.Module) -> nn.Linear:
     return head
 
 
-class MetaModule(nn.Module):
-    """An `nn.Module` that can be evaluated at other weights; see `run_with`."""
-
-    def run_with(self, weights: Mapping[str, Tensor], *inputs: Tensor) -> Any:
-        """Return `self(*inputs)` at `weights`, leaving parameters and batch-norm statistics alone."""
-        return run_with(self, weights, *inputs)
-
-
-class MetaConv2d(nn.Conv2d, MetaModule):
-    """`nn.Conv2d` that can run with other weights."""
-
-
-class MetaLinear(nn.Linear, MetaModule):
-    """`nn.Linear` that can run with other weights: x (N, A) -> x Wᵀ + b (N, C), W (C, A)."""
-
-
-class MetaLinear_Norm(MetaModule):  # noqa: N801 (the published name)
-    """Cosine classifier: x (N, A) -> (N, C), both the features and the classes' columns scaled to length one.
-
-    The weight is (A, C) as in LDAM-DRW (arXiv 1906.07413) and in the published MetaSAug code, without bias.
-    """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_features, out_features))
-        with torch.no_grad():
-            self.weight.uniform_(-1, 1)
-            self.weight.copy_(F.normalize(self.weight, dim=0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the cosines (N, C) between features and class columns."""
-        return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=0)
-
-
-class MetaBatchNorm2d(nn.BatchNorm2d, MetaModule):
-    """`nn.BatchNorm2d` that can run with other weights and whose state dict is the published one.
+class MetaBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose state dict is the published one.
 
     The published layers have no `num_batches_tracked`; it only matters for a cumulative average (momentum None), which
     is not offered here.

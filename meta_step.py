@@ -33,12 +33,6 @@ from loss import EstimatorCV, negative_trace
 from meta_gradient import Batch, Criterion, head_virtual_step, trained_weights, whole_virtual_step
 from passes import Passes
 
-STAGE2 = {  # the choices of stage 2, the default first
-    "metasaug": "MetaSAug",
-    "isda": "ISDA, estimated covariances without meta-learning",
-    "reweight": "re-weighting without augmentation",
-    "none": "plain cross-entropy carried on",
-}
 META_COST = {"all": 10 / 3, "head": 4 / 3}  # a MetaSAug step against a plain one, in forward passes, by --virtual
 
 

@@ -16,30 +16,28 @@ name_ckpt.onnx beside the checkpoint, which needs none of this code and takes pi
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="harness.command_flags:PredictFlags")
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 
-from datasets.large_sets import LARGE_SETS
 from datasets.pictures import done_notes
+from harness.command_flags import PredictFlags
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
-from harness.flags import Parser, add_checkpoint_flags, add_device_flags, require
+from harness.flag_parser import parse_flags
 from harness.text import say
 from inference.classifiers import classifier
-from inference.exports import ENDINGS, export_classifier, exported_file
+from inference.exports import export_classifier, exported_file
 from inference.predictions import Tally, check_out, predictions, print_rows, read_inputs, read_parts, write_rows
 from inference.priors import prior_shift
 
 
 def main() -> None:
     """Load the network, print or write what it says of the inputs, export it."""
-    args = parser().parse_args()
-    require(args.top >= 1, "--top", args.top, "at least 1")
+    args = parse_flags(PredictFlags)
     if not args.images and (args.out or not args.export):
         raise UserError("no image is given: name files, or folders of them")
     path = Path(args.checkpoint_path)
@@ -66,26 +64,6 @@ def main() -> None:
     if exported:
         say(export_classifier(network, args.export, exported, shift, args.prior))
     tally.check(total, status=1)
-
-
-def parser() -> Parser:
-    """Return the parser of the flags."""
-    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image files, or folders of them; files of "
-                      "features, .npz or .safetensors")  # fmt: skip
-    made.add_argument("--top", type=int, default=5, help="how many classes to name (default: %(default)s)")
-    made.add_argument("--out", type=Path, help="write a table there instead, .csv: probabilities of 0 to 1")
-    made.add_argument("--prior", help="how frequent the classes are among such images: train (as in training), uniform, or "
-                      "a table with a line class,number for each (default: probabilities as they are)")  # fmt: skip
-    made.add_argument("--export", choices=tuple(ENDINGS), help="also write the network beside its checkpoint, to be run "
-                      "without this code: pixels or features in, logits out, with what --prior adds")  # fmt: skip
-    made.add_argument("--dataset", choices=LARGE_SETS, help="of a released head, which does not say it (default: by its "
-                      "number of classes)")  # fmt: skip
-    made.add_argument("--pretrained", help="file of the weights that a head of train_own.py was trained on (default: where "
-                      "training found them)")  # fmt: skip
-    add_checkpoint_flags(made)
-    add_device_flags(made)
-    return made
 
 
 if __name__ == "__main__":

@@ -12,23 +12,23 @@ from __future__ import annotations
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
 
-    prepare_process("jinja2", "pandas", "altair", "vl_convert")
+    prepare_process("jinja2", "pandas", "altair", "vl_convert", help_of="harness.command_flags:ReportFlags")
 
-import argparse
 import os
 import time
 from pathlib import Path
 
 import pandas as pd
 
+from harness.command_flags import ReportFlags
 from harness.errors import UserError, run_main
 from harness.files import replacing, writing
-from harness.flags import Parser
+from harness.flag_parser import parse_flags
 from harness.text import say
 from reporting.finished_runs import Found, find_runs
 from reporting.groups import long_tails
-from reporting.page import make_page, write_figures, write_page
-from reporting.sections import Section, Table
+from reporting.page import Page, write_figures, write_page
+from reporting.sections import Section, Table, sections
 from reporting.tables import (
     classes_table,
     latex_table,
@@ -44,28 +44,6 @@ from reporting.verdict import Compared, compare
 
 PAGE, LATEX_TABLE, FIGURE_FOLDER = "report.html", "table.tex", "figures"
 TABLES = ("runs.csv", "means.csv", "classes.csv")
-
-
-def report_parser() -> Parser:
-    """Return the parser of the flags."""
-    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="<save_name>_summary.json of a run, or a folder")
-    made.add_argument("--out", type=Path, default=Path("report"), help="folder to write to (default: %(default)s)")
-    made.add_argument("--force", action="store_true", help="replace a report, or files of its names, in the folder of --out")
-    made.add_argument(
-        "--baseline",
-        metavar="GROUP",
-        help="group to compare with, by the name that it has in the table (default: plain cross-entropy, else the second)",
-    )
-    made.add_argument("--figures", action="store_true", help="write the charts as PNG and SVG too, as wide as a column")
-    made.add_argument(
-        "--latex",
-        nargs="?",
-        const="accuracy",
-        choices=("accuracy", "error"),
-        help="write the table of a paper, table.tex: accuracy (so if nothing is named) or error in %%",
-    )
-    return made
 
 
 def check_new(out: Path, more: list[str]) -> None:
@@ -103,7 +81,7 @@ def sections_of_all(found: Found, sets: list[Compared]) -> list[Section]:
 
 def main() -> None:
     """Read the runs, write the report, print the verdict and the tables."""
-    args = report_parser().parse_args()
+    args = parse_flags(ReportFlags)
     more = [name for name, wanted in ((LATEX_TABLE, args.latex), (FIGURE_FOLDER, args.figures)) if wanted]
     if not args.force:
         check_new(args.out, more)
@@ -112,7 +90,7 @@ def main() -> None:
     runs = len(found.runs)
     title = f"Report of {runs} run{'s' * (runs != 1)}" + (f" on {len(sets)} data sets" if len(sets) > 1 else "")
     made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
-    page = make_page(title, made, sets, sections_of_all(found, sets))
+    page = Page(title, made, [(one, sections(one)) for one in sets], sections_of_all(found, sets))
     with writing(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
     write_page(page, args.out / PAGE)  # first, as it takes the longest

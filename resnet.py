@@ -1,4 +1,4 @@
-"""CIFAR ResNets of 6n + 2 layers (He et al., arXiv 1512.03385, section 4.2) made of meta layers.
+"""CIFAR ResNets of 6n + 2 layers (He et al., arXiv 1512.03385, section 4.2).
 
 Shortcuts between stages are the parameter-free ones (option A): every second pixel, zero channels added on both
 sides. `forward` returns the features before the classifier as well as the logits. The names of the weights are those
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule, WithFeatures, last_linear
+from meta_layers import MetaBatchNorm2d, WithFeatures, last_linear
 
 DEEPEST = 1202  # of the paper
 
 
-class BasicBlock(MetaModule):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around an identity or option A shortcut."""
 
     def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = MetaConv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = MetaBatchNorm2d(planes)
-        self.conv2 = MetaConv2d(planes, planes, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = MetaBatchNorm2d(planes)
         self.stride = stride
         self.added_planes = planes - in_planes
@@ -45,7 +45,7 @@ class BasicBlock(MetaModule):
         return F.relu(out + x)
 
 
-class ResNet(MetaModule):
+class ResNet(nn.Module):
     """A ResNet for 32x32 images, width 16-32-64, `num_blocks` blocks a stage.
 
     Parameters
@@ -60,14 +60,14 @@ class ResNet(MetaModule):
 
     def __init__(self, num_classes: int, num_blocks: int = 5) -> None:
         super().__init__()
-        self.conv1 = MetaConv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = MetaBatchNorm2d(16)
         self.layer1 = self._stage(16, 16, num_blocks, stride=1)
         self.layer2 = self._stage(16, 32, num_blocks, stride=2)
         self.layer3 = self._stage(32, 64, num_blocks, stride=2)
-        self.linear = MetaLinear(64, num_classes)
+        self.linear = nn.Linear(64, num_classes)
         for m in self.modules():
-            if isinstance(m, MetaConv2d | MetaLinear):
+            if isinstance(m, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(m.weight)
 
     @staticmethod

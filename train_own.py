@@ -18,7 +18,7 @@ Afterwards:
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:GroupFlags,HeadWords")
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,7 +86,8 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
-        begin(run, flags, task, group, source.subject(flags), source.digests(), saved, source.facts(flags.whole))
+        subject, facts = source.subject(flags), source.facts(flags.whole)
+        begin(run, flags, task, group, subject, source.digests(), saved, facts, flags.pretrained)
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
@@ -99,7 +100,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: parse_own(__doc__), lambda made: made.facts())
+        flags = group.agree(parse_own, lambda made: made.facts())
         train(flags, group, lambda: read_source(flags))
 
 

@@ -8,7 +8,6 @@ between, then the mean accuracy over many-, medium- and few-shot classes, and wr
 With --logit_adjust TAU the figures are those of logits adjusted for the long tail (arXiv 2007.07314, eq. 9).
 """
 
-import argparse
 import csv
 import sys
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method an
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:GroupFlags,LargeTestFlags")
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ from harness.text import WRITTEN_OUT, say
 from heads.backbone import fingerprint, load_network, read_weights
 from heads.batches import LiveViews, extractor, plain_images
 from heads.preparation import preparation_of
-from heads.run_flags import parse_group
+from heads.run_flags import LargeTestFlags, parse_group
 from loss import logit_adjustment
 
 HEADING = ("class", "name", "training images", "shot", "accuracy")  # of the table of classes
@@ -47,11 +46,11 @@ def main() -> None:
     """Load, evaluate, print, write."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        args = group.agree(lambda: head_flags.parse_test(__doc__), head_flags.shared_facts)
+        args = group.agree(head_flags.parse_test, lambda made: made.facts())
         test_set(args, group)
 
 
-def test_set(args: argparse.Namespace, group: Group) -> None:
+def test_set(args: LargeTestFlags, group: Group) -> None:
     """Test the checkpoint that the flags name."""
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
@@ -91,7 +90,7 @@ class Subject:
         return {"test list": self.images.digest(), **weights}
 
 
-def read_subject(args: argparse.Namespace, path: Path, out: Path) -> Subject:
+def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     """Read the checkpoint and the list of test images; none of them may be `out`."""
     check_output(out, inputs=(path, args.train_list, args.val_list, args.meta_list))  # now, not when all images are read
     check_is_table(out, ",".join(HEADING))

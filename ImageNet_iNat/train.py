@@ -24,7 +24,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method an
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:GroupFlags,LargeFlags")
 
 import torch
 from torch import nn
@@ -42,10 +42,10 @@ from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.feature_shards import FeatureCache
 from heads.head_training import begin, make_task, train_epochs
 from heads.preparation import preparation_of
-from heads.run_flags import parse_group
+from heads.run_flags import LargeFlags, parse_group
 
 
-def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
+def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
     own_lists = f.train_list, f.val_list, f.meta_list
@@ -56,13 +56,13 @@ def read(flags: head_flags.HeadFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     return sets, backbone, head, fingerprint(backbone)
 
 
-def must_agree(flags: head_flags.HeadFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
+def must_agree(flags: LargeFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
     """Return what must be the same on all processes."""
     digests = {"backbone weights": weights[:16], "head weights": fingerprint(head)[:16], "PyTorch": torch.__version__}
     return {**flags.facts(), **sets.digests(), **digests}
 
 
-def train(flags: head_flags.HeadFlags, group: Group) -> None:
+def train(flags: LargeFlags, group: Group) -> None:
     """Every epoch is stage 2: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
@@ -75,6 +75,7 @@ def train(flags: head_flags.HeadFlags, group: Group) -> None:
             run, flags, task, group, f"head of the ResNet-50 in {flags.pretrained}",
             {**sets.digests(), "backbone weights": weights},
             lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
+            keep=flags.pretrained,
         )  # fmt: skip
         run.say(*([SPLIT_NOTE] if flags.split is not None else []))
 
@@ -99,7 +100,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: head_flags.parse_training(__doc__), lambda made: made.facts())
+        flags = group.agree(lambda: head_flags.parse_training(), lambda made: made.facts())
         train(flags, group)
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.versions import VERSIONS, Sizes
 from harness.devices import choose_device
 from harness.errors import run_main
-from harness.flags import Parser, require
+from harness.flag_parser import Parser, require
 from harness.machine import processor
 
 USUAL = {"step": (100, 100), "head": (64, 1000), "pipeline": (100, 100)}  # batch size, classes

@@ -18,7 +18,7 @@ from datasets.small_sets import ImageSet, image_set
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
 from meta_step import meta_step, plain_step
-from passes import make_passes
+from passes import Passes
 from resnet import make_model
 
 Step = Callable[[], object]
@@ -57,7 +57,7 @@ def our_step(sizes: Sizes, virtual: str | None, amp: torch.dtype | None = None) 
     images, target = random_batch(sizes, 3, 32, 32)
     batch = images.contiguous(memory_format=torch.channels_last), target
     model = make_model(sizes.arch, sizes.num_classes).to(sizes.device).to(memory_format=torch.channels_last).train()
-    passes = make_passes(model, amp, None)
+    passes = Passes(model, amp)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     if virtual is None:
         return lambda: plain_step(passes, optimizer, batch)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.drawn_sets import Lists, Sets
 from datasets.image_lists import ImageList
 from datasets.pictures import RESIZED, decode, done_notes, left_out, unreadable
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
 from harness.process_group import Group, shard_sizes
 from harness.progress import progress
 from harness.signals_and_lock import leave_stopping
@@ -91,7 +91,7 @@ def refuse_faults(faults: dict[str, str], parts: Sequence[ImageList], group: Gro
     if faults and group.main:
         raise unreadable(list(faults.values()), len(all_paths(parts)), skippable)
     if faults:
-        sys.exit(2)
+        raise Stopped("", 2)
 
 
 def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, workers: int, resize_size: int = RESIZED) -> Sets:

@@ -18,7 +18,7 @@ import struct
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from harness import schemas
 from harness.errors import UserError
-from harness.files import previous, replacing
+from harness.files import read_bytes, replacing
 from harness.text import say
 from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
 
@@ -94,68 +94,33 @@ def unpickled(content: bytes) -> Any:
             with torch.serialization.safe_globals([(kind, name) for name, kind in unknown.items()]):
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except UnpicklingError as error:  # noqa: PERF203  (a time for each kind of object)
-            named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
-            if named is None or named[1] in unknown:
-                kinds = [name for name in unknown if not name.startswith("builtins.")]
-                raise UnpicklingError(why_unread(str(error), kinds)) from error
+            named = re.search(r"GLOBAL (\S+) (was not an allowed global|whose module)", str(error))
+            if named is None or named[1] in unknown or named[2] == "whose module":  # the last is code that would be run
+                held = [named[1]] if named else [name for name in unknown if not name.startswith("builtins.")]
+                raise UnpicklingError(f"it holds {' and '.join(held) or 'another kind of pickle'}") from error
             kind = type(named[1], (Unread,), {})
             unknown |= {named[1]: kind, f"builtins.{named[1]}": kind}
-
-
-def why_unread(said: str, kinds: Sequence[str]) -> str:
-    """Return what PyTorch could not read, without its advice to trust the file and run its code.
-
-    `kinds` are those of the objects that it did not know.
-    """
-    code = re.search(r"GLOBAL (\S+) whose module", said)
-    if code:
-        return f"it holds code, a call of {code[1]}"
-    return f"an object of kind {' or '.join(kinds)}" if kinds else "it is another kind of pickle"
-
-
-def other_archive(content: bytes) -> str | None:
-    """Return what a zip archive is that torch.save did not write; None of one that it did."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = archive.namelist()
-    if any("/code/" in name for name in names):
-        return "a TorchScript file: give the checkpoint that it was made from"
-    return None if any(name.endswith("data.pkl") for name in names) else "an archive of another kind: give a checkpoint"
 
 
 def read_file(path: Path) -> Any:
     """Read what torch.save wrote, onto the CPU, without running code of the file."""
     if not os.path.isfile(path):  # False, not an error, where the path cannot be looked at
-        there = f"{path} is no file, but a folder or a pipe" if os.path.exists(path) else f"there is no checkpoint {path}"
-        raise UserError(f"{there}: check the path")
+        raise UserError(f"there is no checkpoint {path}: check the path")
+    content = read_bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles; what matters is said below
-            content = path.read_bytes()
             damaged = damage(content)
             state = None if damaged else unpickled(content)
     except Exception as error:  # a file of any other kind can fail anywhere in the reader
-        if isinstance(error, OSError) and error.filename:
-            raise UserError(f"{path} cannot be read ({error.strerror})") from error
         reason = [*str(error).strip().splitlines(), type(error).__name__][0][:200]
-        reason = reason if re.search("[a-z]", reason) else type(error).__name__
-        if zipfile.is_zipfile(io.BytesIO(content)):  # whole, by its checksums
-            if other := other_archive(content):
-                raise UserError(f"{path} is {other}") from error
-            what = f"{path} holds more than tensors and plain values ({reason})"
-            raise UserError(f"{what}: save its state_dict() alone") from error
-        what = f"{path} is not a file that torch.save wrote, or it is cut ({reason})"
-        raise UserError(f"{what}: {advice(path)}") from error
+        what = f"{path} is no file of tensors and plain values that torch.save wrote ({reason})"
+        raise UserError(f"{what}: save the state_dict() alone, or fetch the file again") from error
     if isinstance(state, dict) and CHECKED in state and content[-DIGEST - len(MARK) : -DIGEST] != MARK:
         damaged = "its checksum is gone; if you saved it anew yourself, take the key 'checksum' out of the dict"
     if damaged:
-        raise UserError(f"{path} is damaged ({damaged}): {advice(path)}")
+        raise UserError(f"{path} is damaged ({damaged}): fetch or make it again")
     return state
-
-
-def advice(path: Path) -> str:
-    """Return what to do about a damaged file."""
-    before = previous(path)
-    return f"the file before it is {before}" if os.path.isfile(before) else "fetch or make it again"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -179,9 +144,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def is_tensors(value: Any) -> bool:
     """Return whether `value` is a state dict: named tensors, at least one."""
-    return isinstance(value, Mapping) and len(value) > 0 and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()
-    )  # fmt: skip
+    named = isinstance(value, Mapping) and len(value) > 0 and all(isinstance(name, str) for name in value)
+    return named and all(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def only_tensors(value: Any, path: Path) -> Any:
@@ -191,14 +155,14 @@ def only_tensors(value: Any, path: Path) -> Any:
     """
     if not isinstance(value, Mapping) or not any(str(name).endswith(".weight") for name in value):
         return value
-    kept = {
-        name: one for name, one in value.items()
-        if isinstance(one, Tensor) or (one is not None and not str(name).endswith(COUNTER))
-    }  # fmt: skip
-    odd = next((name for name, one in kept.items() if not isinstance(name, str) or not isinstance(one, Tensor)), None)
-    if odd is not None:
-        kind = type(kept[odd]).__name__.rpartition(".")[2]
-        raise UserError(f"{path} cannot be used: its {schemas.shown(odd)} is of kind {kind}; weights are tensors with names")
+    kept = {}
+    for name, one in value.items():
+        if isinstance(name, str) and isinstance(one, Tensor):
+            kept[name] = one
+        elif one is not None and not str(name).endswith(COUNTER):
+            kind = type(one).__name__.rpartition(".")[2]
+            told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
+            raise UserError(f"{path} cannot be used: {told}")
     return kept
 
 
@@ -207,10 +171,8 @@ def find_weights(state: Any, path: Path) -> StateDict:
 
     Prefixes that code of others puts before every name are taken off. A large network may lack its head.
     """
-    if not isinstance(state, Mapping):
-        kind = type(state).__name__
-        raise UserError(f"{path} holds no weights of a network, but an object of kind {kind}: save its state_dict() instead")
-    inner = next((state[key] for key in WEIGHTS_IN if isinstance(state.get(key), Mapping)), state)
+    parts = state if isinstance(state, Mapping) else {}
+    inner = next((parts[key] for key in WEIGHTS_IN if isinstance(parts.get(key), Mapping)), parts)
     weights = only_tensors(inner, path)
     if is_tensors(weights) and {BACKBONE, CHECKED} <= state.keys():  # ours: names stay as they are
         return dict(weights)
@@ -224,8 +186,5 @@ def find_weights(state: Any, path: Path) -> StateDict:
         if is_tensors(body) and (is_tensors(head) or classifier not in inner):
             last = {f"fc.{name.removeprefix('fc.')}": tensor for name, tensor in stripped(head or {}).items()}
             return {**stripped(body), **last}
-    whole = next((key for key in WEIGHTS_IN if isinstance(state.get(key), Unread)), None)
-    if whole:
-        raise UserError(f"{path} holds a whole network under {whole}, no weights: save its state_dict() instead")
-    held = few_names(sorted(map(str, inner)))
-    raise UserError(f"{path} holds no weights of a network under a name known here: it holds {held}")
+    held = few_names(sorted(map(str, inner))) if isinstance(state, Mapping) else f"an object of kind {type(state).__name__}"
+    raise UserError(f"{path} holds no weights of a network under a name known here, but {held}: save its state_dict()")

@@ -1,15 +1,16 @@
-"""Mistakes of the user: one line, exit status 2, no traceback; so for a stop on request. All else keeps its traceback."""
+"""What ends a command in one line: mistakes of the user, faults of the machine, a stop on request. Else a traceback."""
 
 from __future__ import annotations
 
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.before_loading import fill_closed_streams, keyboard_interrupts
-from harness.streams import OutputLostError, watch_streams
-from harness.text import printable
+from harness.before_loading import libraries_are_loaded
+from harness.text import OutputLostError, say
 
 
 class UserError(Exception):
@@ -27,7 +28,7 @@ class UserError(Exception):
 class Stopped(Exception):  # noqa: N818  (no error)
     """The run ends before its end: it was asked to, and has saved, or (`status` 0) there is nothing left to do.
 
-    The message says how to go on; `status` is the exit status.
+    The message says how to go on, if it is not empty; `status` is the exit status.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -44,50 +45,85 @@ def blamed_on(flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: {error}") from error
 
 
-def tell(name: str, message: str, lines: Sequence[str] = ()) -> None:
-    """Print lines and a message of the script `name` on stderr, after all that it printed on stdout."""
-    with suppress(OutputLostError):
-        sys.stdout.flush()
-    for line in (*lines, f"{name}: {message}"):
-        print(printable(line), file=sys.stderr)
+# Faults of the machine, and numbers that it has not: what the name and the words of an exception match, and what to do.
+FAULTS = (
+    (
+        r"unable to allocate shared memory|Bus error",
+        "/dev/shm is full, by which loading processes hand images over: --workers 0, or docker run --shm-size 8g",
+    ),
+    (
+        r"CUDA out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED",
+        "the GPU's memory is full: take a smaller --batch_size, or stop what else computes on it",
+    ),
+    (
+        r"MemoryError|bad_alloc|Storage size|(not enough|can't allocate|[Cc]annot allocate|[Uu]nable to allocate) .*memory",
+        "there is not enough memory: take fewer data or --workers, a smaller --batch_size or fewer --views",
+    ),
+    (
+        r"DataLoader worker .*(killed|exited)",
+        "a loading process was killed, as a system does that lacks memory: take fewer --workers or a smaller --batch_size",
+    ),
+    (
+        r"without overflow",
+        "a flag is beyond what float32 holds, as a rate or strength of 1e39 is: lower it",
+    ),
+)
+
+def fault(error: BaseException) -> str | None:
+    """Return a fault of the machine, or of code that the user named, in one line; None for a fault of ours."""
+    if isinstance(error, SystemExit):
+        left = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{left.filename}, line {left.lineno}, ended the process by sys.exit: code that is called must not"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or "a file"
+        return f"{where} cannot be read or written ({error.strerror}): check the path, or make room or rights"
+    said = f"{type(error).__name__}: {error}"
+    words = next((words for pattern, words in FAULTS if re.search(pattern, said)), None)
+    reason = next((line for line in reversed(said.splitlines()) if line.strip()), "")[:200]
+    return words and f"{words} ({reason})"
 
 
-def completed(name: str, main: Callable[[], None]) -> None:
-    """Run main to its end, or to one before with status 0, and see that all it printed is written."""
-    try:
-        main()
-    except Stopped as stopped:
-        if stopped.status:
-            raise
-        print(f"{name}: {printable(str(stopped))}")
-    except SystemExit as left:  # after --help
-        if left.code:
-            raise
-    sys.stdout.flush()
+def ending(error: BaseException) -> tuple[str, int] | None:
+    """Return what a command that ends by `error` says, and its exit status; None for a fault of ours."""
+    if isinstance(error, UserError):
+        return f"error: {error}", error.status
+    if isinstance(error, Stopped):
+        return str(error), error.status
+    if isinstance(error, BrokenPipeError):
+        return "", 141
+    if isinstance(error, OutputLostError):  # who has stopped reading wants no line
+        return f"error: {error}" if error.status == 2 else "", error.status
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", 130
+    found = fault(error)
+    return (f"error: {found}", 2) if found else None
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a script's main; a `UserError` becomes one line on stderr and its exit status, 2 as a rule; Ctrl-C 130.
+    """Run a script's main; what `ending` knows becomes one line on stderr and an exit status, 2 as a rule.
 
-    `Stopped` becomes one line and its own status, 128 and the number of the signal, or 0 and a line on stdout. Where nobody
-    reads stdout the command ends quietly with status 141, as one that SIGPIPE ends; a full disk is a mistake as any other.
+    A stop with status 0 is told on stdout.
     """
     name = Path(sys.argv[0]).name
-    fill_closed_streams()
-    watch_streams()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, or another than Python begins with
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        with keyboard_interrupts():
-            completed(name, main)
-    except UserError as error:
-        tell(name, f"error: {error}", error.lines)
-        sys.exit(error.status)
-    except Stopped as stopped:
-        tell(name, str(stopped))
-        sys.exit(stopped.status)
-    except OutputLostError as lost:
-        if lost.status == 2:
-            tell(name, f"error: {lost}")
-        sys.exit(lost.status)
-    except KeyboardInterrupt:
-        tell(name, "stopped")
-        sys.exit(130)
+        libraries_are_loaded()
+        try:
+            main()
+        except Stopped as stopped:
+            if stopped.status:
+                raise
+            say(*([f"{name}: {stopped}"] if str(stopped) else []))
+        say()
+    except BaseException as error:
+        end = ending(error)
+        if end is None:
+            raise
+        line, status = end
+        with suppress(OutputLostError):
+            say()
+        told = [*getattr(error, "lines", ()), *([f"{name}: {line}"] if line else [])]
+        say(*told, file=sys.stderr)
+        sys.exit(status)

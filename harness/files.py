@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -16,7 +15,6 @@ from harness.errors import UserError
 
 TEMPORARY, PREVIOUS = ".tmp", ".previous"  # ends of names: a file that is being written, and the one before it
 MOST_HEADING = 2**22  # characters of a table's first line
-DEEPER = 140  # characters of a path below a run's folder, as of an event file, at the most
 
 
 @contextmanager
@@ -153,21 +151,11 @@ def output_folder(folder: Path, save_name: str, end: str = TEMPORARY) -> Path:
     """Make `folder` and check that files named `save_name` and an end can be written there; `end` is the longest of them."""
     probe = folder / f"{save_name}{end}"
     try:
+        str(folder).encode()  # as TensorBoard must
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        with suppress(FileNotFoundError):
-            os.lstat(folder / f"{save_name}_" / ("x" * DEEPER))
-    except OSError as error:
-        limit = name_limit(folder, end) if error.errno == errno.ENAMETOOLONG else ""
-        raise UserError(f"{probe} cannot be written ({error.strerror}){limit}: choose another --workdir or name") from error
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", "its name is no text")
+        raise UserError(f"{probe} cannot be written ({reason}): choose another --workdir or name") from error
     return folder
-
-
-def name_limit(folder: Path, end: str) -> str:
-    """Return in words how many bytes a --save_name may have in `folder`, or any name if the folder's own is too long."""
-    if not os.path.isdir(folder):
-        return "; a name may have 255 bytes"
-    room = os.pathconf(folder, "PC_PATH_MAX") - len(os.fsencode(folder)) - len("/_/") - 1 - DEEPER
-    most = min(os.pathconf(folder, "PC_NAME_MAX") - len(end), room)
-    return f"; --save_name may have {most} bytes there" if most > 0 else "; the path is too long"

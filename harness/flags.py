@@ -1,93 +1,97 @@
-"""Flags that several scripts share, and their checks.
-
-Dashes and underscores in flag names are the same. A wrong value ends in one line on stderr and exit status 2.
-"""
+"""The flags of every training and of those of CIFAR's networks, and what is said of flags without effect."""
 
 from __future__ import annotations
 
-import argparse
-import math
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from harness.errors import UserError
+from harness.flag_parser import (
+    ABOVE_0,
+    COUNT,
+    FILE_NAME,
+    FOLDER_NAME,
+    FROM_0,
+    SHARE,
+    Check,
+    FlagSet,
+    between,
+    data_flag,
+    declared,
+    free_data_flag,
+    free_network_flag,
+    free_training_flag,
+    network_flag,
+    output_flag,
+    require,
+    stage2_flag,
+    training_flag,
+)
 
 PUBLISHED_RULE = "published"  # of --meta_update; its step size is --meta_lr
-META_LR = 0.1
-MOST_TAU = 1000  # of --logit_adjust, for which the published value is 1
-META_IMAGES = ("apart", "train", "loss")  # the choices of --meta_images, the default first
-BALANCE = ("weights", "prior", "none")
 SPLIT_NOTE = "note: --split has no effect, as in the published code"
+IMB_FACTOR, TESTED_IMB_FACTOR = 0.005, 0.1  # the published defaults of --imb_factor, in training and in testing
+DIGITS_IMB_FACTOR = 0.1  # the digits are too few for 0.005
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
+DATASETS = (*NUM_CLASSES, "folder")
+STAGE2 = {  # the choices of stage 2; of a head every epoch is one
+    "metasaug": "MetaSAug",
+    "isda": "ISDA, estimated covariances without meta-learning",
+    "reweight": "re-weighting without augmentation",
+    "none": "plain cross-entropy carried on",
+}
+META_UPDATES = {  # the names of `covariance_rules.RULES`
+    "published": "by --meta_lr times the meta gradient",
+    "relative": "by the share --meta_step_size of their norm against its direction, staying positive semi-definite",
+}
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser with one-line errors in which --batch-size and --batch_size are the same.
+class DeviceFlags(FlagSet):
+    """Where a command of one process computes."""
 
-    Flags are not to be cut short: a script that looks at the flags it passes on would not know them.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse after bringing each flag to its declared spelling."""
-        declared = {o.replace("_", "-"): o for a in self._actions for o in a.option_strings if o.startswith("--")}
-        spelled = []
-        for token in sys.argv[1:] if args is None else args:
-            name, equals, value = token.partition("=")
-            known = declared.get(name.replace("_", "-")) if token.startswith("--") else None
-            spelled.append(known + equals + value if known else token)
-        return super().parse_known_args(spelled, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a `UserError` instead of printing the usage and leaving."""
-        raise UserError(f"{message} (--help lists the flags)")
+    gpu: int = output_flag(0, "which CUDA device")
+    no_cuda: bool = output_flag(False, "use the CPU")
 
 
-def truth(text: str) -> bool:
-    """Read true/false, yes/no, 1/0."""
-    if text.lower() in ("true", "yes", "1"):
-        return True
-    if text.lower() in ("false", "no", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-@dataclass(frozen=True)
-class LearningFlags:
+class LearningFlags(FlagSet):
     """What every training script has."""
 
     dataset: str
-    data_root: str
-    num_classes: int | None
-    num_meta: int
-    skip_bad: bool
-    batch_size: int
-    test_batch_size: int
-    epochs: int
-    lr: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    lam: float
-    stage2: str
-    meta_update: str
-    meta_lr: float
-    meta_step_size: float
-    meta_images: str
-    balance: str
-    select_on: str
-    num_heldout: int | None
-    seed: int
-    print_freq: int
-    no_cuda: bool
-    workdir: str
-    save_name: str
-    resume: str | None
-    save_every: float
+    data_root: str = free_data_flag("data", "folder of the data")
+    num_meta: int = data_flag(10, "meta images a class", COUNT)
+    skip_bad: bool = free_data_flag(False, "leave out images that cannot be read, instead of ending with a list of them")
+    select_on: str = data_flag("test", "what the best epoch, of those of stage 2 if there are any, is chosen on", choices={
+        "test": "as published", "heldout": "images that are not trained on, whose accuracy is logged too"})  # fmt: skip
+    num_heldout: int | None = data_flag(None, "held-out images a class: first those that serve nothing else, then up to a "
+                                        "fifth of it (default: 2,000 in all)", COUNT)  # fmt: skip
+    batch_size: int = training_flag(100, "of one process, also of the meta batch", COUNT)
+    test_batch_size: int = training_flag(100, "of one process", COUNT)
+    epochs: int = free_training_flag(200, "may grow at --resume", COUNT)
+    lr: float = training_flag(0.1, "learning rate", ABOVE_0, "--lr", "--learning-rate")
+    momentum: float = training_flag(0.9, "of SGD", Check(lambda value: 0 <= value < 1, "at least 0 and below 1"))
+    nesterov: bool = training_flag(True, "true or false")
+    weight_decay: float = training_flag(5e-4, "of SGD", FROM_0, "--weight_decay", "--wd")
+    seed: int = training_flag(42, "of weights, order, crops and flips", between(0, 2**63 - 1))
+    stage2: str = stage2_flag("metasaug", "what stage 2, of a head every epoch, is", choices=STAGE2)
+    balance: str = stage2_flag("weights", "what makes up for the long tail in the loss of stage 2", choices={
+        "weights": "class-balanced, as published", "prior": "the log of the class shares added to the logits "
+        "(arXiv 2007.07314)", "none": "nothing"})  # fmt: skip
+    lam: float = stage2_flag(0.25, "strength λ of the augmentation, which grows as λ · epoch / epochs", FROM_0)
+    meta_update: str = stage2_flag("published", "how the covariances move", choices=META_UPDATES)
+    meta_lr: float = stage2_flag(0.1, "step size of the published rule", FROM_0)
+    meta_step_size: float = stage2_flag(0.5, "step size of any other rule", FROM_0)
+    meta_images: str = stage2_flag("apart", "what stage 2 does with them besides meta batches", choices={
+        "apart": "nothing", "train": "trains on them as on the others", "loss": "adds the cross-entropy of a meta batch to "
+        "each step's loss"})  # fmt: skip
+    print_freq: int = output_flag(100, "steps between lines", COUNT, "--print_freq", "-p")
+    workdir: str = output_flag(".", "files go to WORKDIR/checkpoint/ours, into a folder for the run")
+    save_name: str = output_flag("name", "first part of the file names", FILE_NAME)
+    resume: str | None = output_flag(None, "go on with an interrupted run: auto, with its own files if there are any, or "
+                                     "the path of another _resume.pth.tar", Check(bool, "auto or a path"))  # fmt: skip
+    save_every: float = output_flag(10, "minutes between saves for --resume, besides after each epoch; 0: after every step",
+                                    FROM_0)  # fmt: skip
 
     @property
     def step_size(self) -> float:
@@ -114,31 +118,78 @@ class LearningFlags:
         """How many images a class to hold out, -1 for a number that the data set decides."""
         return (self.num_heldout or -1) if self.select_on == "heldout" else 0
 
+    def check(self) -> None:
+        """Check each flag, then those that depend on one another."""
+        super().check()
+        if self.num_heldout is not None and self.select_on == "test":
+            raise UserError(f"--num_heldout {self.num_heldout} holds nothing out unless --select_on is heldout: add that")
+        require(self.momentum > 0 or not self.nesterov, "--momentum", 0, "above 0 unless --nesterov false is given")
+
     def binding(self) -> dict[str, object]:
         """Return the flags that a resumed run must have as the interrupted one had them, by name."""
-        return {f"--{name}": value for name, value in asdict(self).items() if name not in FREE_FLAGS}
+        return {f"--{name}": value for name, value in asdict(self).items() if name not in free_flags(type(self))}
 
     def resumed(self, before: Mapping[str, Any]) -> LearningFlags:
         """Return the flags to go on with where a run with the flags `before` was interrupted."""
         return self
 
 
-# The values of flags that files of older versions do not have.
-UNSAID = {
-    "stage2": "metasaug", "select_on": "test", "num_heldout": None, "meta_update": PUBLISHED_RULE, "meta_step_size": 0.5,
-    "meta_images": META_IMAGES[0], "balance": BALANCE[0], "stage2_lr": 1.0, "virtual": "all",
-}  # fmt: skip
+class TwoStageFlags(LearningFlags):
+    """Trainings that begin with plain cross-entropy."""
+
+    amp: str = network_flag("off", "bf16: the passes in bfloat16; losses, statistics and updates stay in float32",
+                            choices=("off", "bf16"))  # fmt: skip
+    meta_start: int = stage2_flag(None, "first epoch of stage 2, from 0; --epochs: never (default: after four fifths of the "
+                                  "epochs, of a head two thirds)", between(0, 2**31))  # fmt: skip
+    idx: str = output_flag("0", "folder of the run", FOLDER_NAME)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files go."""
+        return Path(self.workdir) / "checkpoint" / "ours" / self.idx
+
+
+class TrainingFlags(TwoStageFlags, DeviceFlags):
+    """The flags of a CIFAR training script."""
+
+    dataset: str = data_flag("cifar100", "data set", choices=DATASETS)
+    imb_factor: float | None = data_flag(None, "smallest class over largest (default: 0.005; digits: 0.1; folder: as it "
+                                         "is)", SHARE)  # fmt: skip
+    num_classes: int | None = free_data_flag(None, "only checked")
+    split: int | None = free_data_flag(None, "accepted for published command lines, without effect there and here")
+    arch: str = network_flag("resnet32", "resnet and a depth of 6n + 2, or package.module:function, called with the class "
+                             "count, for a network of your own")  # fmt: skip
+    cuda_graphs: str = free_network_flag("on", "record each step on CUDA as a graph, which one call starts",
+                                         choices=("on", "off"))  # fmt: skip
+    threads: int = free_network_flag(0, "of the CPU; 0: PyTorch's choice", between(0, 1024))
+    stage1: str | None = free_training_flag(None, "go on from the <save_name>_stage1.pth.tar of another run")
+    meta_start_given: bool = False
+    stage2_lr: float = stage2_flag(1.0, "factor of the rate in stage 2", ABOVE_0)
+    virtual: str = stage2_flag("all", "what the virtual step moves", choices={
+        "all": "all weights, as published", "head": "the last layer alone, in less than half the time"})  # fmt: skip
+    def check(self) -> None:
+        """Check the class count besides, as far as no data are needed."""
+        super().check()
+        check_num_classes(self.num_classes, NUM_CLASSES.get(self.dataset), self.dataset)
+
+    def resumed(self, before: Mapping[str, Any]) -> TrainingFlags:
+        """Let stage 2 begin where it did before the run grew, unless another epoch is asked for."""
+        start = before.get("meta_start")
+        if isinstance(start, int) and not self.meta_start_given and not before.get("meta_start_given"):
+            return replace(self, meta_start=start)
+        return self
+
+
+def free_flags(of: type[LearningFlags]) -> set[str]:
+    """Return the flags that a resumed run may have otherwise: they change where and how it runs, not what comes out."""
+    return {one.name for one in declared(of) if not one.metadata["binds"]} | {"meta_start_given"}
+
+
 CHOICES = ("meta_update", "meta_step_size", "virtual", "meta_images", "balance", "stage2_lr")  # of stage 2, besides --stage2
+# What files of older versions do, which do not say it.
+UNSAID = {key: getattr(TrainingFlags, key) for key in (*CHOICES, "stage2", "select_on", "num_heldout")}
 META = {"meta_lr", "meta_update", "meta_step_size", "virtual"}  # flags of metasaug alone
 UNUSED = {"isda": META, "reweight": META | {"lam"}, "none": META | {"lam", "loss", "balance"}}  # by --stage2
-# Flags that a resumed run may have otherwise: they change where and how it runs, not what comes out.
-FREE_FLAGS = {
-    *("data_root", "num_classes", "workdir", "save_name", "idx", "print_freq", "gpu", "no_cuda", "threads", "workers"),
-    *("cuda_graphs", "resume", "save_every", "epochs", "meta_start_given", "stage1", "cache_dir", "split", "pretrained"),
-    "whole",
-    *("skip_bad", "val_fraction", "val_seed"),
-    *("train_list", "val_list", "meta_list"),  # what they read is compared, not where it stands
-}
 
 
 def without_effect(flags: Mapping[str, Any]) -> dict[str, str]:
@@ -150,16 +201,16 @@ def without_effect(flags: Mapping[str, Any]) -> dict[str, str]:
 
 def effect_notes(flags: LearningFlags) -> list[str]:
     """Return a line for each choice of a method that is not the default and changes nothing; of λ nothing is said."""
-    given, usual = asdict(flags), {**UNSAID, "meta_lr": META_LR}
-    idle = {name: why for name, why in without_effect(given).items() if name in given and name in usual}
-    other = {name: why for name, why in idle.items() if given[name] != usual[name]}
-    return [f"note: --{name} {given[name]} has no effect with --{why} {given[why]}" for name, why in other.items()]
+    given, usual = asdict(flags), {**UNSAID, "meta_lr": 0.1}
+    idle = without_effect(given)
+    other = [name for name in idle if given.get(name, usual.get(name)) != usual.get(name, given.get(name))]
+    return [f"note: --{name} {given[name]} has no effect with --{idle[name]} {given[idle[name]]}" for name in other]
 
 
 def choice_words(flags: LearningFlags) -> str:
     """Return the choices of stage 2 besides --stage2 that are not the default and have an effect, each after a comma."""
     given, idle = asdict(flags), without_effect(asdict(flags))
-    names = [name for name in CHOICES if name in given and name not in idle and given[name] != UNSAID[name]]
+    names = [name for name in CHOICES if name not in idle and given.get(name, UNSAID[name]) != UNSAID[name]]
     return "".join(f", --{name} {given[name]}" for name in names)
 
 
@@ -177,124 +228,7 @@ def stage1_note(flags: Mapping[str, Any], epochs: int | None) -> list[str]:
     return [f"{told}: these weights are of plain cross-entropy, without MetaSAug"]
 
 
-def add_device_flags(parser: Parser) -> None:
-    """Add the flags that `devices.choose_device` takes."""
-    parser.add_argument("--gpu", type=int, default=0, help="which CUDA device (default: %(default)s)")
-    parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
-
-
-def add_checkpoint_flags(parser: Parser) -> None:
-    """Add the flags that name a trained network."""
-    parser.add_argument("--arch", help="of code of one's own, package.module:function; default: the "
-                        "checkpoint's, else resnet32")  # fmt: skip
-    parser.add_argument("--checkpoint_path", required=True, help="a released checkpoint or one of the training scripts")
-
-
-def add_method_flags(parser: Parser, stage2: Mapping[str, str], rules: Mapping[str, object]) -> None:
-    """Add the flags that choose a method: `stage2` has its choices, the default first, and their meanings; `rules` for Σ̂.
-
-    Of a head on frozen features every epoch is stage 2.
-    """
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in stage2.items())
-    parser.add_argument("--stage2", choices=stage2, default=next(iter(stage2)), help="what stage 2, of a head "
-                        f"every epoch, is. {meanings} (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--lam", type=float, default=0.25, help="strength λ of the augmentation (default: %(default)s)")
-    parser.add_argument("--meta_update", choices=tuple(rules), default=PUBLISHED_RULE, help="how the covariances move: by "
-                        "--meta_lr times the meta gradient, as published, or by --meta_step_size of their norm against its "
-                        "direction, staying positive semi-definite (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--meta_lr", type=float, default=META_LR, help="step size of the published rule "
-                        "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--meta_step_size", type=float, default=0.5, help="the share of a class's covariance by which any "
-                        "other rule moves it (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--meta_images", choices=META_IMAGES, default=META_IMAGES[0], help="what stage 2, of a head "
-                        "every epoch, does with them besides meta batches. apart: nothing; train: trains on them as on the "
-                        "others; loss: adds the plain cross-entropy of a meta batch to each step's loss "
-                        "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--balance", choices=BALANCE, default=BALANCE[0], help="what makes up for the long tail in the loss "
-                        "of stage 2: class-balanced weights, the log of the class shares added to the logits, or nothing "
-                        "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--select_on", choices=("test", "heldout"), default="test", help="what the best epoch is chosen on: "
-                        "the test set, or images that are held out of training (default: %(default)s)")  # fmt: skip
-
-
-def add_learning_flags(parser: Parser, epochs: int, lr: float) -> None:
-    """Add the flags of every training script, with its own defaults of --epochs and --lr."""
-    parser.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be read")
-    parser.add_argument("--epochs", type=int, default=epochs, help="default: %(default)s")
-    parser.add_argument("--lr", "--learning-rate", type=float, default=lr, help="default: %(default)s")
-    parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
-    parser.add_argument("--nesterov", type=truth, default=True, help="true or false (default: %(default)s)")
-    parser.add_argument("--weight-decay", "--wd", type=float, default=5e-4, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=42, help="weights, order, crops and flips (default: %(default)s)")
-    parser.add_argument("--print-freq", "-p", type=int, default=100, help="steps between lines (default: %(default)s)")
-    parser.add_argument("--resume", metavar="auto|PATH", help="go on with an interrupted run: auto takes this run's own "
-                        "file, if there is one, PATH another <save_name>_resume.pth.tar")  # fmt: skip
-    parser.add_argument("--save_every", type=float, default=10, metavar="MINUTES", help="save what --resume needs so often, "
-                        "besides after each epoch; 0: after every step (default: %(default)s)")  # fmt: skip
-
-
-def add_split_flag(parser: Parser) -> None:
-    """Add the flag of the published scripts that does nothing."""
-    parser.add_argument("--split", type=int, help="accepted for published command lines, whose default is "
-                        "1000; it has no effect there and here")  # fmt: skip
-
-
-def add_logit_adjust_flag(parser: Parser) -> None:
-    """Add the flag by which testing makes up for the long tail."""
-    parser.add_argument("--logit_adjust", type=float, default=0.0, metavar="TAU", help="subtract TAU times the log of each "
-                        "class's share of the training images from its logit (default: 0, as they are)")  # fmt: skip
-
-
-def check_logit_adjust(tau: float) -> None:
-    """Check --logit_adjust."""
-    require(0 <= tau <= MOST_TAU, "--logit_adjust", tau, f"a number from 0 to {MOST_TAU}")
-
-
-def require(condition: bool, flag: str, value: object, rule: str) -> None:
-    """Raise a `UserError` that names the flag unless the condition holds."""
-    if not condition:
-        raise UserError(f"{flag} {value} makes no sense: it must be {rule}")
-
-
-def check_sizes(num_meta: int | None, test_batch_size: int) -> None:
-    """Check what training and testing share."""
-    require(num_meta is None or num_meta >= 1, "--num_meta", num_meta, "at least 1")
-    require(test_batch_size >= 1, "--test-batch-size", test_batch_size, "at least 1")
-
-
-def check_learning(flags: LearningFlags) -> None:
-    """Check what every training script has."""
-    check_sizes(flags.num_meta, flags.test_batch_size)
-    require(flags.batch_size >= 1, "--batch-size", flags.batch_size, "at least 1")
-    require(flags.epochs >= 1, "--epochs", flags.epochs, "at least 1")
-    require(flags.print_freq >= 1, "--print-freq", flags.print_freq, "at least 1")
-    every = flags.save_every
-    require(math.isfinite(every) and every >= 0, "--save_every", every, "a number of minutes, 0 or more")
-    require(flags.resume != "", "--resume", "''", "auto or a path")
-    require(0 <= flags.seed < 2**63, "--seed", flags.seed, "0 or more, below 2^63")
-    require(flags.num_heldout is None or flags.num_heldout >= 1, "--num_heldout", flags.num_heldout, "at least 1")
-    if flags.num_heldout is not None and flags.select_on == "test":
-        raise UserError(f"--num_heldout {flags.num_heldout} holds nothing out unless --select_on is heldout: add that")
-    rates = {"--lam": flags.lam, "--meta_lr": flags.meta_lr, "--meta_step_size": flags.meta_step_size}
-    for flag, value in {**rates, "--weight-decay": flags.weight_decay}.items():
-        require(math.isfinite(value) and value >= 0, flag, value, "a number of 0 or more")
-    require(math.isfinite(flags.lr) and flags.lr > 0, "--lr", flags.lr, "a number above 0")
-    require(0 <= flags.momentum < 1, "--momentum", flags.momentum, "at least 0 and below 1")
-    require(flags.momentum > 0 or not flags.nesterov, "--momentum", 0, "above 0 unless --nesterov false is given")
-    name = flags.save_name
-    require(bool(name) and Path(name).name == name, "--save_name", repr(name), "a file name without folders")
-    plain = name.isprintable() and name.strip() == name and name[0] not in "-."
-    require(plain, "--save_name", repr(name), "of printable characters, with no - or . before and no blank before or after")
-
-
-def check_num_classes(num_classes: int | None, known: int, dataset: str) -> None:
+def check_num_classes(num_classes: int | None, known: int | None, dataset: str) -> None:
     """Raise a `UserError` when --num_classes contradicts the data's own count."""
-    if num_classes is not None and num_classes != known:
+    if None not in (num_classes, known) and num_classes != known:
         raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave it out")
-
-
-def check_idx(idx: str) -> None:
-    """Check --idx."""
-    inside = Path(idx)
-    require(bool(idx) and not inside.is_absolute() and ".." not in inside.parts, "--idx", repr(idx), "a name")
-    require(idx.isprintable(), "--idx", repr(idx), "of printable characters")

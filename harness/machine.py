@@ -1,14 +1,18 @@
-"""Where a run was made: versions, machine and commit."""
+"""Where a run is made: versions, machine and commit, and the memory by which processes hand over what they load."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from harness.text import say
 
 
 def processor() -> str:
@@ -20,17 +24,12 @@ def processor() -> str:
 
 def commit() -> str | None:
     """Return the commit of this code, with "+" if files differ from it; None outside a checkout."""
-    here = Path(__file__).resolve().parent.parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout
-
+    words = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
     try:
-        if Path(git("rev-parse", "--show-toplevel").strip()).resolve() != here:
-            return None  # a copy of the files within another repository
-        return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+        found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
+    return found.stdout.strip()
 
 
 def machine_facts() -> dict[str, Any]:
@@ -42,3 +41,17 @@ def machine_facts() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "commit": commit(),
     }
+
+
+def workers_that_fit(workers: int, most: int, shared: Path = Path("/dev/shm")) -> int:
+    """Return of `workers` loading processes how many can hand over batches of `most` bytes by the memory in `shared`.
+
+    Each has two batches there at a time, and there is the one in use. A container has 64 MB of it if nothing else is said.
+    """
+    free = shutil.disk_usage(shared).free if os.path.isdir(shared) else None
+    if free is None or not workers or most * (2 * workers + 1) <= free:
+        return workers
+    fitting = max(0, (free // most - 1) // 2)
+    told = f"note: {shared} has {free // 2**20} MB free, too little for {workers} loading processes: there are {fitting}"
+    say(f"{told}; docker run --shm-size gives more", file=sys.stderr)
+    return fitting

@@ -9,11 +9,11 @@ O(NA), not the (C, A) gradients: 4 MB instead of 200 for 256 images and the 8,14
 from __future__ import annotations
 
 import os
-import socket
-import sys
+import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,11 +25,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.devices import choose_device
-from harness.errors import UserError
-from harness.place import Place, read_place
-from harness.roll_call import RollCall, named
+from harness.errors import Stopped, UserError
 
 T = TypeVar("T")
+UNANSWERED = r"[Tt]imed out|[Cc]onnection|[Ss]ocket|peer|NCCL"  # what collectives say of others that do not answer
+MOST = 4096  # processes
+TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes srun and mpirun have started
 
 
 class RankGoneError(UserError):
@@ -51,14 +52,17 @@ class Group:
         Which process this is, and how many there are.
     device:
         Where it computes.
-    roll_call:
-        Whom to ask when the processes no longer come together; None for a single process.
+    timeout:
+        Seconds after which a process that does not answer is given up.
+    store:
+        Where processes can say something to one another besides.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    roll_call: RollCall | None = None
+    timeout: float = 0.0
+    store: Any = None
 
     @property
     def main(self) -> bool:
@@ -134,48 +138,49 @@ class Group:
 
         Else the main process raises the first mistake or difference, and the others leave quietly with status 2.
         """
+        if self.world_size == 1:
+            return make()
         made: list[T] = []
         mistake, seen = None, {}
         try:
             made.append(make())
             seen = {key: str(value) for key, value in facts(made[0]).items()}
         except UserError as error:
-            if self.world_size == 1:
-                raise  # as it is: a caller may know its kind
             mistake = str(error)
-        outcomes = self.all_gather_object((mistake, seen))
-        line = disagreement(outcomes)
+        line = disagreement(self.all_gather_object((mistake, seen)))
         if line is not None:
-            if self.main:
-                raise UserError(line)
-            sys.exit(2)
+            raise UserError(line) if self.main else Stopped("", 2)
         return made[0]
 
-    def together(self, operation: Callable[[], T], waits: bool = True) -> T:
-        """Return what a collective returns; where it fails, name who is at fault.
-
-        Of work that holds several and computes in between (not `waits`), each says by itself when it begins to wait.
-        """
-        if self.roll_call is None:
-            return operation()
-        if self.roll_call.told is not None:  # who told it takes part no more
-            raise RankGoneError(self.roll_call.told)
-        if waits:
-            self.begin_to_wait()
+    def together(self, operation: Callable[[], T]) -> T:
+        """Return what a collective returns, or a work that holds several; where another process is at fault, say so."""
         try:
-            made = operation()
+            return operation()
         except RuntimeError as error:
-            verdict = None if isinstance(error, NotImplementedError) else self.roll_call.verdict()
-            if verdict is None:
+            if self.world_size == 1 or not re.search(UNANSWERED, str(error)):
                 raise
-            raise RankGoneError(verdict) from error
-        self.roll_call.waiting_since = None
-        return made
+            raise RankGoneError(f"{self.absent()} then start again") from error
 
-    def begin_to_wait(self) -> None:
-        """Note that from now on only the others can be at fault for a delay."""
-        assert self.roll_call is not None
-        self.roll_call.waiting_since = time.monotonic()
+    def absent(self) -> str:
+        """Return which processes do not answer, and why that may be: each that asks says in the store that it is there."""
+        grace, missing = min(5.0, self.timeout / 3), [0]  # rank 0 holds the store, if no launcher does
+
+        def ask() -> None:
+            nonlocal missing
+            with suppress(RuntimeError):
+                self.store.set(f"here {self.rank}", "")
+                end = time.monotonic() + (2 * grace if self.main else grace)  # the others begin a little later
+                while missing := [r for r in range(self.world_size) if not self.store.check([f"here {r}"])]:
+                    if time.monotonic() > end:
+                        return
+                    time.sleep(0.05)
+
+        asking = threading.Thread(target=ask, daemon=True)  # which waits for ever where rank 0 is stopped
+        asking.start()
+        asking.join(2 * grace)
+        who = f"rank {', '.join(map(str, missing))} of {self.world_size}" if missing else "another process"
+        late = f"took longer than --timeout {self.timeout:g} s over a step"
+        return f"{who} is gone, is stopped or {late}: see what it printed,"
 
 
 def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> str | None:
@@ -192,6 +197,25 @@ def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> st
     return None
 
 
+def whole(variables: Mapping[str, str], name: str, usual: int, most: int) -> int:
+    """Return a variable that must be a whole number from 0; one that is empty is a mistake, as `RANK=$ID` leaves it."""
+    text = variables.get(name, str(usual))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise UserError(f"{name} is {text!r}: it must be a whole number from 0 to {most}")
+    return int(text)
+
+
+def read_place(variables: Mapping[str, str], local_rank: int | None) -> tuple[int, int, int]:
+    """Return rank, number of processes and local rank (else the flag's) as a launcher says them; without one 0, 1, 0."""
+    local = whole(variables, "LOCAL_RANK", max(local_rank or 0, 0), MOST)
+    launched = [name for name in ("RANK", *TASKS) if name in variables and (name == "RANK" or variables[name] != "1")]
+    if launched and "WORLD_SIZE" not in variables:
+        found = f"{launched[0]} is {variables[launched[0]]!r}, but WORLD_SIZE is not set"
+        raise UserError(f"{found}: start the processes by torchrun, as in srun torchrun, or set WORLD_SIZE=1 for runs apart")
+    world = whole(variables, "WORLD_SIZE", 1, MOST)
+    return whole(variables, "RANK", 0, max(world - 1, 0)), world, local
+
+
 @contextmanager
 def process_group(gpu: int | None, no_cuda: bool, local_rank: int | None, timeout: float) -> Iterator[Group]:
     """Join the processes that torchrun or torch.distributed.launch started; without them, be the only one.
@@ -199,88 +223,26 @@ def process_group(gpu: int | None, no_cuda: bool, local_rank: int | None, timeou
     Uses nccl where there is CUDA and gloo elsewhere (and for small objects). `timeout`: seconds after which a process that
     does not answer is given up. A `UserError` inside is passed on with this process's rank, and the others learn of it.
     """
-    place = read_place(os.environ, local_rank)
-    if place.world_size == 1:
-        yield Group(0, 1, choose_device(place.local_rank if gpu is None else gpu, no_cuda))
+    rank, world, local = read_place(os.environ, local_rank)
+    device = choose_device(local if gpu is None else gpu, no_cuda)
+    if world <= 1:
+        yield Group(0, 1, device)
         return
-    device = choose_device(place.local_rank if gpu is None else gpu, no_cuda)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         device = torch.device("cpu")  # Apple's GPU has no collectives
-    with meeting(place, device, timeout) as roll_call:
-        try:
-            yield Group(place.rank, place.world_size, device, roll_call)
-        except UserError as error:
-            raise error if place.rank == 0 else UserError(f"rank {place.rank}: {error}", error.lines) from error
-
-
-@contextmanager
-def meeting(place: Place, device: torch.device, timeout: float) -> Iterator[RollCall]:
-    """Find the other processes, and part from them at the end."""
+    backend, limit = ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"), timedelta(seconds=timeout)
     try:
-        with ExitStack() as held:
-            store = find_all(place, timeout)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=dist.PrefixStore("collectives", store),
-                rank=place.rank, world_size=place.world_size, timeout=timedelta(seconds=timeout),
-            )  # fmt: skip
-            held.callback(dist.destroy_process_group)
-            roll_call = RollCall(place.rank, place.master, timeout)
-            held.callback(roll_call.close)
-            addresses: list[Any] = [None] * place.world_size
-            dist.all_gather_object(addresses, roll_call.address)
-            roll_call.meet(addresses)
-            dist.all_gather_object(addresses, None)  # nobody leaves before all have asked it
-            parting = held.pop_all()
+        store = next(iter(dist.rendezvous("env://", timeout=limit)))[0]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     except (OSError, RuntimeError, ValueError) as error:
-        if "EADDRINUSE" in str(error):
-            port, others = place.master[1], "by another run, or by another process with RANK 0"
-            raise UserError(f"MASTER_PORT {port} is in use {others}: stop that one or choose another port") from error
-        found = f"the {place.world_size} processes did not find each other within --timeout {timeout:g} s"
-        raise UserError(f"{found} ({error}): see what the others printed") from error
-    with parting:
-        try:
-            yield roll_call
-        finally:
-            roll_call.leaving = True  # before the others see the connections close
-
-
-def find_all(place: Place, timeout: float) -> dist.Store:
-    """Return the store of a run once all its processes have come; within `timeout` for each of the two steps.
-
-    It is waited for here since PyTorch, when it waits in vain, prints a page on stderr.
-    """
-    if place.rank > 0:
-        await_listener(place.master, timeout)
-    else:
-        try:
-            socket.getaddrinfo(*place.master)
-        except (OSError, UnicodeError) as error:
-            raise UserError(f"MASTER_ADDR {place.master[0]} is not known here ({error}): name this machine") from error
-    store: dist.Store = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=timeout))))[0]
-    if store.add(f"joined/{place.rank}", 1) > 1:
-        raise UserError(f"RANK {place.rank}: another process has it too, or another run has the same MASTER_PORT")
-    # Rank 0 holds the store: it leaves after the others, which began a little later, and would lose it amid a question.
-    end = time.monotonic() + (timeout if place.rank > 0 else 1.5 * timeout)
-    while absent := [rank for rank in range(place.world_size) if not store.check([f"joined/{rank}"])]:
-        if time.monotonic() > end:
-            absent = [rank for rank in absent if rank > 0] or absent  # rank 0 itself waits for the others first
-            late = f"{named(absent, place.world_size)} did not come within --timeout {timeout:g} s"
-            raise UserError(f"{late}: see what it printed, or start it")
-        time.sleep(0.05)
-    return store
-
-
-def await_listener(address: tuple[str, int], timeout: float) -> None:
-    """Wait until somebody listens there."""
-    end = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection(address, max(0.1, end - time.monotonic())).close()
-            return
-        except (OSError, UnicodeError) as error:
-            if time.monotonic() > end or isinstance(error, UnicodeError):
-                where = f"MASTER_ADDR {address[0]}, MASTER_PORT {address[1]} within --timeout {timeout:g} s"
-                raise UserError(f"nobody listens at {where} ({error}): see whether rank 0 runs there") from error
-        time.sleep(0.1)
+        found = f"the {world} processes did not find each other within --timeout {timeout:g} s"
+        check = "see what the others printed, and RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+        raise UserError(f"{found} ({str(error).splitlines()[0]}): {check}") from error
+    try:
+        yield Group(rank, world, device, timeout, store)
+    except UserError as error:
+        raise error if rank == 0 else UserError(f"rank {rank}: {error}", error.lines) from error
+    finally:
+        dist.destroy_process_group()

@@ -58,100 +58,87 @@ class Meter:
     OF_CLASSES = ("grad_trace", "present")
 
     def __init__(self) -> None:
-        self.steps = 0
-        self.count = 0
-        self.loss: Tensor | float = 0.0
-        self.correct: Tensor | float = 0.0
-        self.meta_loss: Tensor | float = 0.0
-        self.grad_norm: Tensor | float = 0.0
-        self.grad_trace: Tensor | float = 0.0
-        self.present: Tensor | float = 0.0
-        self.negative_traces: Tensor | float = 0.0  # steps
+        self.steps = self.count = 0
         self.has_meta = False
-        self.first_bad: Tensor | int = 0  # none
+        self.sums: dict[str, Any] = {**dict.fromkeys(self.SUMS, 0.0), "first_bad": 0}
+
+    @property
+    def first_bad(self) -> int:
+        """The first step whose figures were not finite, 0 if there is none."""
+        return int(self.sums["first_bad"])
 
     def update(self, result: StepFigures, target: Tensor) -> None:
         """Take in what a step on target (N,) saw."""
         self.steps += 1
         self.count += len(target)
-        self.loss = self.loss + result.loss * len(target)
-        self.correct = self.correct + (result.logits.argmax(1) == target).sum()
         seen = result.loss
+        more = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
         if result.loss_meta is not None:
             seen = seen + result.loss_meta
         if result.loss_meta is not None and result.grad_norm is not None:
             self.has_meta = True
-            self.meta_loss, self.grad_norm = self.meta_loss + result.loss_meta, self.grad_norm + result.grad_norm
+            more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
             seen = seen + result.grad_norm
         if result.grad_trace is not None:
-            self.grad_trace = self.grad_trace + result.grad_trace
-            self.present = self.present + torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
+            present = torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
+            more |= {"grad_trace": result.grad_trace, "present": present}
         if result.negative_trace is not None:
-            self.negative_traces = self.negative_traces + result.negative_trace
-        first = torch.as_tensor(self.first_bad, device=seen.device)
-        self.first_bad = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
+            more["negative_traces"] = result.negative_trace
+        self.sums |= {name: self.sums[name] + value for name, value in more.items()}
+        first = torch.as_tensor(self.sums["first_bad"], device=seen.device)
+        self.sums["first_bad"] = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
 
     def read(self) -> tuple[float, float]:
         """Return the mean loss and the accuracy in per cent so far."""
         count = max(self.count, 1)
-        return float(self.loss) / count, 100 * float(self.correct) / count
-
-    def read_meta(self) -> tuple[float, float]:
-        """Return the mean meta loss and the mean norm of the meta gradient so far, nan where no step had one."""
-        if not self.has_meta:
-            return math.nan, math.nan
-        return float(self.meta_loss) / self.steps, float(self.grad_norm) / self.steps
+        return float(self.sums["loss"]) / count, 100 * float(self.sums["correct"]) / count
 
     def figures(self) -> dict[str, float]:
-        """Return what the log has of an epoch; the number of negative traces only where there were meta steps."""
-        (loss, acc1), (meta_loss, grad_norm) = self.read(), self.read_meta()
-        negative = {"negative_traces": int(self.negative_traces)} if self.has_meta else {}
-        return {"train_loss": loss, "train_acc1": acc1, "meta_loss": meta_loss, "grad_norm": grad_norm, **negative}
+        """Return what the log has of an epoch; figures of the meta steps are nan, or missing, where there were none."""
+        loss, acc1 = self.read()
+        steps = self.steps if self.has_meta else math.nan
+        meta = {name: float(self.sums[name]) / steps for name in ("meta_loss", "grad_norm")}
+        negative = {"negative_traces": int(self.sums["negative_traces"])} if self.has_meta else {}
+        return {"train_loss": loss, "train_acc1": acc1, **meta, **negative}
 
     def read_grad_trace(self) -> Tensor | float:
         """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""
-        return self.grad_trace / torch.as_tensor(self.present).clamp(min=1)
+        trace: Tensor | float = self.sums["grad_trace"] / torch.as_tensor(self.sums["present"]).clamp(min=1)
+        return trace
 
     def trace_note(self) -> list[str]:
         """Return a line if steps moved the covariances too far."""
-        steps = int(self.negative_traces)
+        steps = int(self.sums["negative_traces"])
         told = f"note: in {steps} of {self.steps} steps the learned covariance of some class had a negative trace"
         return [f"{told}, which no covariance has: lower --meta_lr"] if steps else []
 
     def state(self) -> dict[str, Any]:
         """Return everything, to be saved."""
-        sums = {name: torch.as_tensor(getattr(self, name)).cpu() for name in self.SUMS}
+        sums = {name: torch.as_tensor(value).cpu() for name, value in self.sums.items()}
         return {"steps": self.steps, "count": self.count, "has_meta": self.has_meta, **sums}
 
     @classmethod
     def load(cls, state: Mapping[str, Any], classes: int, device: torch.device) -> Meter:
-        """Return the meter that `state` was made of; a ValueError says which sum is none, of `classes` or of the epoch."""
+        """Return the meter that `state` was made of; a ValueError says which sum is none, or of other `classes`."""
         meter = cls()
         meter.steps, meter.count, meter.has_meta = state["steps"], state["count"], state["has_meta"]
         for name in cls.SUMS:
-            value = state.get(name, torch.zeros(())) if name == "negative_traces" else state[name]  # older states lack it
+            value = state[name]
             shape = (classes,) if name in cls.OF_CLASSES and value.dim() else ()
             kind = torch.float64 if value.is_floating_point() else torch.int64
             check_tensors({name: value}, {name: torch.zeros(shape, dtype=kind)})
-            setattr(meter, name, value.to(device))
-        right = float(meter.correct)
-        if not (0 <= right <= meter.count >= meter.steps) or (meter.count and not meter.steps):
-            raise ValueError(f"{right:g} of {meter.count} images in {meter.steps} steps cannot be")
-        if int(meter.first_bad):
-            raise ValueError(f"its numbers are not finite from step {int(meter.first_bad)} on")
+            meter.sums[name] = value.to(device)
         return meter
 
     def __str__(self) -> str:
-        loss, acc1 = self.read()
-        return f"Loss {loss:.4f}  Acc@1 {acc1:.2f}"
+        return "Loss {:.4f}  Acc@1 {:.2f}".format(*self.read())
 
 
 def epoch_line(meter: Meter, test_loss: float, values: Mapping[str, float]) -> str:
     """Return how an epoch's line says its figures: those in SHOWN, as far as `values` have them, and the losses."""
     loss, acc1 = meter.read()
-    figures = {"train loss": f"{loss:.4f}", "train acc": f"{acc1:.2f}", "test loss": f"{test_loss:.4f}"}
-    figures |= {name: f"{values[key]:.2f}" for key, name in SHOWN.items() if key in values}
-    return "  ".join(f"{name} {value}" for name, value in figures.items())
+    said = [f"train loss {loss:.4f}", f"train acc {acc1:.2f}", f"test loss {test_loss:.4f}"]
+    return "  ".join([*said, *(f"{name} {values[key]:.2f}" for key, name in SHOWN.items() if key in values)])
 
 
 def duration(seconds: float) -> str:

@@ -14,29 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from harness.checkpoint import save_checkpoint
+from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
-from harness.event_files import EventFile
 from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, Accuracy, mean_words, percent, shot_of, shots_line
 from harness.progress import duration
 from harness.run_files import (
-    checkpoint_paths,
+    BOARD_FOLDER,
+    CHECKPOINTS,
+    LOG_FILE,
+    PREDICTION_FILES,
+    STARTED_FILE,
+    TESTED,
     copy_run,
-    exported_paths,
-    fault_of,
-    list_paths,
-    prediction_paths,
-    remove_unfit,
-    restore_best,
-    set_damaged_aside,
-    started_path,
+    own_files,
+    run_file,
     summary_path,
     with_previous,
-    written,
-)
+)  # fmt: skip
 from harness.schemas import replaced
 from harness.text import say
 
@@ -86,17 +83,13 @@ class RunLog:
 
     def __init__(self, folder: Path, name: str, first_epoch: int = 0) -> None:
         """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
-        self.path, board = self.files(folder, name)
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        self.path = run_file(folder, name, LOG_FILE)
         kept = lines_before(self.path, first_epoch)
-        self.lacking = first_epoch - min(kept, default=0) - len(kept)  # epochs
         with replacing(self.path) as part:
             part.write_text("".join(kept.values()), encoding="utf-8")
-        self.events = EventFile(board, first_epoch)
-
-    @staticmethod
-    def files(folder: Path, name: str) -> tuple[Path, Path]:
-        """Return the paths of both."""
-        return folder / f"{name}_metrics.jsonl", folder / f"{name}_tensorboard"
+        self.events = SummaryWriter(str(run_file(folder, name, BOARD_FOLDER)), purge_step=first_epoch)
 
     def epoch(self, epoch: int, values: dict[str, Any]) -> None:
         """Write the values of an epoch; what is not finite becomes null."""
@@ -105,7 +98,10 @@ class RunLog:
             file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a resumed run does not write this line again
-        self.events.write(epoch, {key: value for key, value in clean.items() if isinstance(value, int | float)})
+        for name, value in clean.items():
+            if isinstance(value, int | float):
+                self.events.add_scalar(name, value, epoch)
+        self.events.flush()
 
 
 class Record:
@@ -126,67 +122,52 @@ class Record:
         those of the interrupted run copied.
     since:
         The epoch that a run which was not interrupted begins with.
-    binding:
-        The flags, by name, of a run whose checkpoints these are.
-    remade:
-        Makes the last epoch's checkpoint out of what is trained; None while epochs are left.
     """
 
     def __init__(
         self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
         resumed: Mapping[str, Any] | None = None, source: Path | None = None, since: int = 0,
-        binding: Mapping[str, Any] = {}, remade: Callable[[Record], dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.cls_num_list = list(cls_num_list)
-        self.paths, self.predictions = checkpoint_paths(folder, name), prediction_paths(folder, name)
-        self.summary_path, self.started_path = summary_path(folder, name), started_path(folder, name)
-        resume = self.paths["resume"]
-        own = source is not None and source.resolve() in (f.resolve() for f in with_previous(resume))
-        if not own:
-            files = [f for path in self.paths.values() for f in with_previous(path)]
-            files += [*self.predictions.values(), self.summary_path, *RunLog.files(folder, name), *list_paths(folder, name)]
-            files += [self.started_path, *exported_paths(folder, name)]
-            kept = Path(keep).resolve() if keep else None
-            aside = set_earlier_aside(folder, [f.name for f in files if f.resolve() != kept])
-            if aside:
-                say(f"note: the files of an earlier run {name} are now in {aside}")
-        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": {}}
+        self.cls_num_list, self.keep = list(cls_num_list), keep
+        self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
+        self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
+        self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED_FILE)
+        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: dict[str, Any] = found["best"]
         self.last: dict[str, Any] = found["last"]
         self.since: int = found["since"]
-        self.start = time.time() - found["seconds"]
+        self.start = time.monotonic() - found["seconds"]
         with writing(folder):
-            if source is not None and not own:
-                copy_run(source, folder, name)
-            if source is not None:
-                self._mend(found["epoch"], binding, remade)
-                self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
-            if own and source is not None and source.resolve() != resume.resolve() and os.path.exists(resume):
-                # It is damaged, and must not take the place of the good one when the next is saved.
-                os.replace(resume, resume.with_name(resume.name + ".damaged"))
+            self._take_over(folder, name, source)
         self.log = RunLog(folder, name, found["epoch"])
-        if self.last and self.log.lacking:
-            say(f"note: {self.log.path} is damaged or was removed: it lacks {self.log.lacking} epochs")
 
-    def _mend(self, epoch: int, binding: Mapping[str, Any], remade: Callable[[Record], dict[str, Any]] | None) -> None:
-        """See that files of earlier epochs are there and whole; say what is done about those that are not."""
-        path, best = self.paths["ckpt"], self.best["epoch"]
-        lines = set_damaged_aside(self.paths["stage1"])
-        if remade is not None and (fault := fault_of(self.paths["last"], self.last, binding, best=False)):
-            save_checkpoint(remade(self), self.paths["last"])
-            lines.append(f"note: {fault}: it is made again")
-        restored = restore_best(self.paths, self.best, binding) if best >= 0 else []
-        if restored is None:
-            lost = f"{path} is missing or damaged, the checkpoint of the best epoch, {best}"
-            if remade is not None:
-                raise UserError(f"{lost}, and no epoch is left to make another: put it back, or train anew")
-            lines += [*set_damaged_aside(path), f"note: {lost}: the best one is now chosen from epoch {epoch} on"]
-            self.best, self.since = NONE_YET, epoch
-        lines += restored or []
-        for kind, outcome in (("ckpt", self.best), ("last", self.last)):
-            lines += remove_unfit(self.predictions[kind], outcome.get("acc1", -1.0))
-        say(*lines)
+    def _take_over(self, folder: Path, name: str, source: Path | None) -> None:
+        """Set the files of an earlier run aside, copy those of one that goes on here, or go on with one's own."""
+        resume = self.paths["resume"]
+        if source is None or source.resolve() not in (f.resolve() for f in with_previous(resume)):
+            kept = Path(self.keep).resolve() if self.keep else None
+            aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
+            if aside:
+                say(f"note: the files of an earlier run {name} are now in {aside}")
+            if source is not None:
+                copy_run(source, folder, name)
+        elif source.resolve() != resume.resolve():
+            os.replace(source, resume)  # of the damaged file that was there, which must not become the one before
+        if source is not None:
+            self._check_best()
+            self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
+
+    def _check_best(self) -> None:
+        """Put the best checkpoint back that was there when the state was saved, if a kill came between the two."""
+        path, epoch = self.paths["ckpt"], self.best["epoch"]
+        places = [place for place in with_previous(path) if os.path.isfile(place)] if epoch >= 0 else []
+        right = next((place for place in places if load_checkpoint(place).get("epoch") == epoch + 1), None)
+        if epoch >= 0 and right is None:
+            raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or train anew")
+        if right is not None and right != path:
+            os.replace(right, path)
+            self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
 
     @property
     def chosen_by(self) -> str:
@@ -195,7 +176,7 @@ class Record:
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Return what a resumed run needs of this; `epoch` is the one it goes on in."""
-        seconds = time.time() - self.start
+        seconds = time.monotonic() - self.start
         return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
 
     def epoch(
@@ -228,26 +209,25 @@ class Record:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write `facts` and the outcome as the summary, print best and last epoch, what was written, how to report it."""
-        seconds = time.time() - self.start
-        found = {"cls_num_list": self.cls_num_list, "best": self.best, "last": self.last, "seconds": seconds}
-        found["since"] = self.since
+        seconds = time.monotonic() - self.start
+        outcomes = {"best": self.best, "last": self.last}
+        found = {"cls_num_list": self.cls_num_list, **outcomes, "seconds": seconds, "since": self.since}
         save_facts({**facts, **found, **self.machine}, self.summary_path)
         with writing(self.started_path):
             self.started_path.unlink(missing_ok=True)
             for path in self.paths.values():
                 previous(path).unlink(missing_ok=True)
-        for which, outcome in (("best", self.best), ("last", self.last)):
+        for which, outcome in outcomes.items():
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
             say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
         sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
         untested = sum(map(math.isnan, self.last.get("per_class", [])))
         sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
-        from_epoch = f" from epoch {self.since} on" if self.since else ""
-        chosen_on = CHOSEN_ON[self.chosen_by] + from_epoch
+        chosen_on = CHOSEN_ON[self.chosen_by] + (f" from epoch {self.since} on" if self.since else "")
         say(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
         notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         say(*next((note for note in notes if note), []))
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
-        say(f"done in {duration(seconds)}; wrote {written(files)}")
+        say(f"done in {duration(seconds)}; wrote {', '.join(str(file) for file in files if os.path.exists(file))}")
         say(f"to make its report: {report_command(self.summary_path)}")

@@ -1,54 +1,41 @@
-"""What a run goes on from: where its state is found, and what must be the same."""
+"""What lets a run go on to the same bytes: its state, found, taken and put back, and what must be the same.
+
+Which images a step sees, and how they are cropped, follows from the seed and from how many batches were taken before. So the
+state of a run is: weights, optimizer, class statistics, epoch and step, sums of the epoch so far, best epoch, and the states
+of the global random generators, for networks and criteria that draw from them.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.files import previous
-from harness.flags import UNSAID, LearningFlags
-from harness.run_files import NEWER, finished_faults, read_finished, resume_path, summary_path
-from harness.run_state import numerics
+from harness.progress import Meter
+from harness.random_states import random_states, set_random_states
 from harness.text import say
+from harness.weights import check_tensors
 
-# What stage 1 depends on besides the data and the architecture.
-STAGE1_FLAGS = ("batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp")
+RESUME_END = "_resume.pth.tar"
+# What stage 1 depends on.
+STAGE1_FACTS = (
+    "dataset", "class_names", "cls_num_list", "train_digest",
+    "batch_size", "epochs", "lr", "momentum", "nesterov", "weight_decay", "seed", "amp",
+)  # fmt: skip
 
-# What runs did whose state does not say it: flags that there were not yet, and heads, whose loss was not recorded.
-BEFORE = {**{f"--{name}": value for name, value in UNSAID.items()}, "loss": "CE"}
 
-
-def find_run(
-    flags: LearningFlags, folder: Path, extra: Mapping[str, Any], class_names: Sequence[str] | None, device: torch.device
-) -> tuple[dict[str, Any], Path] | str | None:
-    """Return the state that --resume goes on from and its file; None without any; or a line if the run has ended.
-
-    `extra` is what must be the same besides flags and class names.
-    """
-    name, wanted = flags.save_name, flags.resume or "auto"
-    own = {**flags.binding(), **extra, "class_names": class_names}
-    summary = read_finished(folder, name, own, flags.epochs) if wanted == "auto" else None
-    faults = finished_faults(folder, name, summary, flags.binding()) if summary else []
-    if summary and not faults:
-        return f"{name} is finished: see {summary_path(folder, name)}"
-    found = find_state(wanted, resume_path(folder, name))
-    if faults and not found:
-        raise UserError(f"{name} is finished, but {faults[0]}: put it back, or train anew without --resume")
-    if found:
-        state, source = found
-        before = state.get("flags", {})
-        may_go_on(state, {**flags.resumed(before).binding(), **extra}, class_names, flags.epochs, source, device)
-        skipped = before.get("skip_bad", flags.skip_bad)
-        if skipped != flags.skip_bad:
-            say(f"note: --skip_bad {flags.skip_bad}, before the interruption {skipped}: the images are the same")
-    return found
+class OtherRunError(UserError):
+    """A state is of other flags or data than the run that was to resume from it."""
 
 
 def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
@@ -60,93 +47,99 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
         "auto" looks at `path`, where this run keeps its own; anything else is the path of a file, which must be there.
     """
     file = path if wanted == "auto" else Path(wanted)
-    if not file.name or os.path.isdir(file):
-        raise UserError(f"--resume {file} is a folder: give the path of a file that ends in _resume.pth.tar, or auto")
-    candidates = [f for f in (file, previous(file)) if os.path.isfile(f)]
-    if not candidates:
-        if wanted == "auto":
-            return None
-        raise UserError(f"--resume {file} is not there: check the path, or write --resume auto")
-    mistakes = []
-    for candidate in candidates:
-        try:
-            state = load_checkpoint(candidate)
-        except UserError as mistake:
-            mistakes.append(str(mistake))
-            continue
-        if not isinstance(state.get("resume"), dict):
-            raise UserError(f"--resume {candidate} holds no run to go on with: take the file that ends in _resume.pth.tar")
-        if not candidate.name.removesuffix(".previous").endswith("_resume.pth.tar"):
-            lost = "is not named <save_name>_resume.pth.tar, by which the run's log and best epoch are found"
-            raise UserError(f"--resume {candidate} {lost}: give it its own name back, beside them")
-        if mistakes:
-            say(f"note: {mistakes[0]}; going on from {candidate}")
-        check_state(state["resume"], candidate)
-        return state, candidate
-    raise UserError("; ".join(mistakes))
-
-
-class OtherRunError(UserError):
-    """A state is of other flags or data than the run that was to resume from it."""
-
-
-def check_state(inner: Mapping[str, Any], source: Path) -> None:
-    """Check what a state holds besides weights and optimizer; parts may be missing."""
+    found = [f for f in (file, previous(file)) if file.name and os.path.isfile(f)]
+    if not found and wanted == "auto":
+        return None
+    if not found or not file.name.removesuffix(".previous").endswith(RESUME_END):
+        named = f"there is no such file named <save_name>{RESUME_END}"
+        raise UserError(f"--resume {file}: {named}; check the path, or write auto")
     try:
-        record = schemas.without_nan(inner.get("record"))  # figures that are not defined
-    except RecursionError:
-        record = None
-    if isinstance(record, dict) and record.get("last") == {}:  # no epoch has ended
-        record = {**record, "last": {"epoch": schemas.NOT_YET, "acc1": -1.0}}
-    sound = {**inner, "record": record} if "record" in inner else inner
-    schemas.check(sound, schemas.ResumeState, f"--resume {source}", "resume")
+        state, source = load_checkpoint(found[0]), found[0]
+    except UserError as damaged:
+        if len(found) == 1:
+            raise
+        say(f"note: {damaged}; going on from {found[1]}")
+        state, source = load_checkpoint(found[1]), found[1]
+    inner = {**state.get("resume", {})}
+    try:
+        inner["record"] = schemas.replaced(inner.get("record"), math.isnan)  # figures that are not defined
+    except RecursionError as error:
+        raise UserError(f"--resume {source} cannot be used: its record is nested too deeply") from error
+    schemas.check(inner, schemas.ResumeState, f"--resume {source}", "resume")
+    return state, source
 
 
-def must_match(inner: Mapping[str, Any], own: Mapping[str, Any], source: Path, device: torch.device) -> None:
-    """Refuse to go on with other flags or data than those in `inner`, a state's "resume"; say if last bits may differ."""
-    recorded = {**BEFORE, **inner.get("binding", {})}
-    for key, value in own.items():
-        if key not in recorded and key in NEWER:
-            continue
-        if key not in recorded:
-            raise UserError(f"--resume {source} does not say its {key}: it is of another version, train anew")
-        if recorded[key] != value:
-            made = f"--resume {source} was made with {key} {schemas.shown(recorded[key])}"
-            raise OtherRunError(f"{made}, this run has {value}: they must be the same")
-    before = inner.get("surroundings", {})
-    for key, value in numerics(device).items():
-        if key in before and before[key] != value:
-            say(f"note: {key} {value}, before the interruption {schemas.shown(before[key])}: the last bits may differ")
+def numerics(device: torch.device) -> dict[str, Any]:
+    """Return what the last bits depend on, besides the flags."""
+    return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
 
 
-def may_go_on(
-    state: Mapping[str, Any], own: Mapping[str, Any], class_names: Sequence[str] | None, epochs: int, source: Path,
-    device: torch.device,
-) -> None:  # fmt: skip
-    """Refuse to go on with other flags, data or classes than those of `state`, or to fewer epochs."""
+def must_match(state: Mapping[str, Any], own: Mapping[str, Any], epochs: int, source: Path, device: torch.device) -> None:
+    """Refuse to go on with other flags, data or classes, or to fewer epochs; say if last bits may differ.
+
+    `own` are the values that must be the same, by name, the class names among them.
+    """
     inner = state["resume"]
-    may_only_grow(inner, epochs, source)
-    classes_must_match(state.get("class_names"), class_names or [], source)
-    must_match(inner, own, source, device)
+    if epochs < inner["epochs"]:
+        grow = f"this run has {epochs}: it may only grow"
+        raise UserError(f"--resume {source} is a run of --epochs {inner['epochs']}, {grow}")
+    recorded = {**inner["binding"], "class_names": state.get("class_names")}
+    for key, value in own.items():
+        before = recorded.get(key)
+        if before != value:
+            place = key
+            if isinstance(before, list) and isinstance(value, list):
+                pairs = enumerate(zip_longest(before, value))
+                place, before, value = next((f"{key}[{k}]", a, b) for k, (a, b) in pairs if a != b)
+            made = f"--resume {source} was made with {place} {schemas.shown(before)}"
+            raise OtherRunError(f"{made}, this run has {schemas.shown(value)}: they must be the same")
+    for key, value in numerics(device).items():
+        if (before := inner["surroundings"].get(key)) != value:
+            say(f"note: {key} {value}, before the interruption {schemas.shown(before)}: the last bits may differ")
 
 
-def classes_must_match(recorded: object, own: Sequence[str], source: Path) -> None:
-    """Refuse to go on with other classes than those that a state names; the data may be the same under other names."""
-    if not isinstance(recorded, list) or not own:  # a state of an older version, or a script without names
-        return
-    made = f"--resume {source} was made with"
-    if len(recorded) != len(own):
-        raise OtherRunError(f"{made} {len(recorded)} classes, this run has {len(own)}: see --data_root")
-    for k, (before, now) in enumerate(zip(recorded, own, strict=True)):
-        if before != now:
-            raise OtherRunError(f"{made} class {k} named {schemas.shown(before)}, this run has {now}: see --data_root")
+def collect(
+    estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
+    return {
+        "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
+        "meter": meter.state(), "meta_taken": meta_taken, "record": dict(record), "random": random_states(),
+        "surroundings": numerics(device),
+    }  # fmt: skip
 
 
-def may_only_grow(inner: Mapping[str, Any], epochs: int, source: Path) -> None:
-    """Raise a `UserError` if the run would be shorter than the interrupted one, whose state's "resume" is `inner`."""
-    before = inner.get("epochs")
-    if before is None or epochs < before:
-        raise UserError(f"--resume {source} is a run of --epochs {before}, this run has {epochs}: it may only grow")
+def restore(
+    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int, device: torch.device
+) -> Meter:
+    """Put optimizer, class statistics and generators back; return the sums of the epoch."""
+    inner = state["resume"]
+    try:
+        meter = Meter.load(inner["meter"], classes, device)
+        check_tensors(inner["estimator"], estimator.state_dict())
+        load_optimizer(optimizer, state["optimizer"])
+        estimator.load_state_dict(inner["estimator"])
+        set_random_states(inner["random"])
+    except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError, AttributeError) as error:
+        words = schemas.shown(f"{type(error).__name__}: {error}", 200)
+        raise UserError(f"--resume: the state does not fit this run ({words}): train anew") from error
+    return meter
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Put back what the optimizer keeps of each weight, as its momentum; its settings stay those of this run.
+
+    A KeyError, TypeError or ValueError says that the state is of another optimizer or of other weights.
+    """
+    if found := schemas.problem(state, schemas.OptimizerState, "optimizer"):
+        raise TypeError(found)
+    own = optimizer.state_dict()["param_groups"]
+    if [group.get("params") for group in state["param_groups"]] != [group["params"] for group in own]:
+        raise ValueError("its optimizer has other weights")
+    weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
+    for index, kept in state["state"].items():
+        check_tensors(kept, {name: torch.zeros(()) if name == "step" else weights[index] for name in kept})
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 
 def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> int:
@@ -160,19 +153,12 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
         This run's flags, class names and images a class.
     """
     recorded = {**state, **state.get("flags", {})}
-    start = recorded.get("meta_start")
-    epoch, end = state.get("epoch"), min(own["meta_start"], own["epochs"] - 1)
-    if not epoch:
-        take = "take a <save_name>_stage1.pth.tar of a training script"
-        raise UserError(f"--stage1 {path} does not say its epoch, or is of none: {take}")
-    if epoch > end:
-        raise UserError(f"--stage1 {path} stands at epoch {epoch}, this run can go on from {end} at most: see --meta_start")
-    if start is not None and epoch > start:
-        raise UserError(f"--stage1 {path} is past the stage 1 of its run, which ended at epoch {start}")
-    if "train_digest" not in recorded and own["select_on"] == "heldout":
-        raise UserError(f"--stage1 {path} is of an older version, which does not say what it was trained on: train it anew")
-    for key in ("dataset", "class_names", "cls_num_list", "train_digest", *STAGE1_FLAGS):
-        if key in recorded and recorded[key] != own[key]:
-            theirs = schemas.shown(recorded[key])
-            raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {own[key]}")
+    epoch, end = state.get("epoch", 0), min(own["meta_start"], own["epochs"] - 1, recorded.get("meta_start", 0))
+    if not 0 < epoch <= end:
+        most = f"stands at epoch {epoch}, which must be one of stage 1, from 1 to {end} here"
+        raise UserError(f"--stage1 {path} {most}: take the <save_name>_stage1.pth.tar of a training, or see --meta_start")
+    for key in STAGE1_FACTS:
+        if recorded.get(key) != own[key]:
+            theirs = schemas.shown(recorded.get(key))
+            raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {schemas.shown(own[key])}")
     return epoch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,12 +24,10 @@ from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
-from harness.resume import find_run, stage1_epoch
-from harness.run_files import LONGEST_END, check_kept
-from harness.run_state import Limits, collect, load_optimizer, restore
-from harness.signals_and_lock import Interrupted, Lock, Signals, only_run
-from harness.streams import OutputLostError
-from harness.text import say
+from harness.resume import collect, find_state, load_optimizer, must_match, restore, stage1_epoch
+from harness.run_files import LONGEST_END, check_kept, read_finished, summary_path
+from harness.signals_and_lock import Interrupted, Signals, only_run
+from harness.text import OutputLostError, say
 from harness.weights import fit_weights, network_weights
 
 T = TypeVar("T")
@@ -52,17 +49,16 @@ class Run:
         self.meter, self.meta_taken, self.epoch = Meter(), 0, 0
         self.signals, self.contexts = Signals(), ExitStack()
         self.record: Record | None = None
-        self.found: tuple[State | None, Path | None] = None, None
+        self.found: tuple[State, Path] | None = None
         self.saved_at: float | None = None  # none before the loop
         self.in_step = False
-        self.lock: Lock | None = None
         self.path = folder / f"{flags.save_name}_resume.pth.tar"
 
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
                 output_folder(self.folder, self.flags.save_name)  # not by the name of a run's file, as another may hold it
-                self.lock = held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
                 output_folder(self.folder, self.flags.save_name, LONGEST_END)
 
         with ExitStack() as held:
@@ -75,19 +71,19 @@ class Run:
         with self.contexts:
             if kind is None and self.record is not None:
                 try:
-                    self.check_lock()
                     self.record.finish(self._told())
                 except OutputLostError as lost:
                     error = lost
+            if not isinstance(error, RankGoneError | OutputLostError):
+                return
             # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
-            whole = isinstance(error, RankGoneError) or (isinstance(error, OutputLostError) and not self.in_step)
-            if whole and self.looping:
+            if self.looping and (isinstance(error, RankGoneError) or not self.in_step):
                 if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
                 self.save()
             if isinstance(error, OutputLostError):
                 raise Stopped(f"{error}; to go on, give the same command with --resume auto", error.status) from error
-            if isinstance(error, RankGoneError) and self.looping:
+            if self.looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
@@ -117,12 +113,9 @@ class Run:
         self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
         self.extra, self.facts, self.steps, self.keep = extra, facts, steps, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
-        self.binding = {**self.flags.binding(), **extra}
         found = self.group.broadcast_object(self.group.agree(self._find))
         if isinstance(found, str):
-            if not self.group.main:
-                sys.exit(0)
-            raise Stopped(found, 0)
+            raise Stopped(found if self.group.main else "", 0)
         if found:
             self.found = found
             self._go_on(*found)
@@ -156,21 +149,28 @@ class Run:
             say(*lines)
 
     def _find(self) -> tuple[State, Path] | str | None:
-        f = self.flags
-        if not self.group.main:
+        """Return the state to go on from and its file; None without any; or a line if the run has ended."""
+        f, folder = self.flags, self.folder
+        if self.group.main and not f.resume and self.keep:
+            check_kept(self.keep, folder, f.save_name)
+        if not self.group.main or not f.resume:
             return None
-        if not f.resume:
-            if self.keep:
-                check_kept(self.keep, self.folder, f.save_name)
-            return None
-        return find_run(f, self.folder, self.extra, self.facts.get("class_names"), self.group.device)
+        own = {**f.binding(), **self.extra, "class_names": self.facts.get("class_names")}
+        if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
+            return f"{f.save_name} is finished: see {summary_path(folder, f.save_name)}"
+        if found := find_state(f.resume, self.path):
+            state, source = found
+            resumed = f.resumed(state["flags"]).binding()
+            must_match(state, {**own, **resumed}, f.epochs, source, self.group.device)
+        return found
 
     def _go_on(self, state: State, source: Path) -> None:
-        self.flags = self.flags.resumed(state.get("flags", {}))
-        self.binding = {**self.flags.binding(), **self.extra}
+        inner = state["resume"]
+        self.flags = self.flags.resumed(state["flags"])
         fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
-        limits = Limits(self.flags.epochs, self.steps, len(self.facts["cls_num_list"]))
-        self.meter, self.meta_taken, self.epoch = restore(state, self.optimizer, self.estimator, limits, self.group.device)
+        classes = len(self.facts["cls_num_list"])
+        self.meter = restore(state, self.optimizer, self.estimator, classes, self.group.device)
+        self.meta_taken, self.epoch = inner["meta_taken"], inner["record"]["epoch"]
 
     def _begin_after(self, path: Path) -> None:
         """Take weights and optimizer from a checkpoint of stage 1, which is the same for every loss and every stage 2.
@@ -182,7 +182,7 @@ class Run:
         self.epoch = stage1_epoch(state, {**asdict(self.flags), **self.facts}, path)
         fit_weights(self.model, state["state_dict"], path, getattr(self.model, "head", None))
         try:
-            load_optimizer(self.optimizer, state.get("optimizer"), stepped=True)
+            load_optimizer(self.optimizer, state.get("optimizer"))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
 
@@ -199,25 +199,18 @@ class Run:
     @property
     def epochs(self) -> Iterator[int]:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
-        state, source = self.found
         if self.group.main:
+            state, source = self.found or (None, None)
             resumed = state["resume"]["record"] if state else None
-            remade = self._last_state if self.epoch == self.flags.epochs else None
-            self.record = Record(
-                self.folder, self.flags.save_name, self.facts["cls_num_list"], self.keep, resumed, source, self.epoch,
-                self.flags.binding(), remade,
-            )  # fmt: skip
+            counts = self.facts["cls_num_list"]
+            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
             self.record.announce(self._told())
-        self.found = None, None
+        self.found = None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
-            self.began = time.time()
+            self.began = time.monotonic()
             yield epoch
-
-    def _last_state(self, record: Record) -> State:
-        self.record = record
-        return self.state(self.epoch - 1)
 
     def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
         """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
@@ -292,7 +285,7 @@ class Run:
         self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]],
         stage2_from: int,
     ) -> None:  # fmt: skip
-        counts, seconds = self.facts["cls_num_list"], time.time() - self.began
+        counts, seconds = self.facts["cls_num_list"], time.monotonic() - self.began
         accuracy = tested.accuracy(counts)
         left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
         line = epoch_line(self.meter, tested.loss, {**accuracy.figures(), **values})
@@ -303,24 +296,20 @@ class Run:
         more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
         record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more, stage2_from)
 
-    def common(self, epoch: int) -> State:
-        """Return what every checkpoint holds beside the weights."""
+    def state(self, epoch: int) -> State:
+        """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
         best = self.record.best if self.record else {"acc1": -1.0}
         means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
         own = {"epoch": epoch + 1, "best_acc1": best["acc1"], **means, "optimizer": self.optimizer.state_dict()}
-        return {**own, **self.facts, "flags": asdict(self.flags)}
-
-    def state(self, epoch: int) -> State:
-        """Return a checkpoint in the published form, with what testing needs to know."""
-        return {**self.common(epoch), **self.saved()}
+        return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
     def resume_state(self) -> State:
         """Return a checkpoint with all that going on needs."""
         assert self.record is not None
         record = self.record.state(self.epoch)
         kept = collect(self.estimator, self.meter, self.meta_taken, record, self.group.device)
-        inner = {"binding": self.binding, "epochs": self.flags.epochs, **kept}
-        return {**self.common(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
+        inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
+        return {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
 
     def save(self) -> None:
         """Check, and save the state now, on the process that writes."""
@@ -329,24 +318,15 @@ class Run:
             save_checkpoint(self.resume_state(), self.path)
         self.saved_at = time.monotonic()
 
-    def check_lock(self) -> None:
-        """Raise a `UserError` if the lock is gone."""
-        if self.lock is not None:
-            self.lock.check()
-
     def check(self) -> None:
-        """Raise a `UserError` if a loss of this epoch was not finite, a weight is not, or the lock is gone."""
-        self.check_lock()
-        bad = int(self.meter.first_bad)
+        """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
+        bad = self.meter.first_bad
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
-            good = good if self.group.main else "rank 0 knows the last good checkpoint"
-            rate = "--lr" if getattr(self.flags, "stage2_lr", 1) <= 1 else "--lr, --stage2_lr"
-            raise UserError(
-                f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}; {good}. "
-                f"Train anew with a lower {rate}, --lam or {self.flags.step_size_flag}"
-            )
+            where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
+            first = self.epoch == 0 and bad == 1 and not self.meter.has_meta
+            raise UserError(f"{where}; {good}. {remedy(self.flags, first)}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""
@@ -354,3 +334,13 @@ class Run:
         number = self.signals.asked
         where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
         raise Stopped(f"{where}; to go on, give the same command with --resume auto", 128 + number)
+
+
+def remedy(flags: LearningFlags, first: bool) -> str:
+    """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
+    if first:
+        return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
+    if flags.lr * flags.weight_decay >= 1:
+        return f"Train anew with a lower --weight-decay: {flags.weight_decay:g} times --lr is more than a whole weight"
+    stage2_lr = "--stage2_lr, " if getattr(flags, "stage2_lr", 1) > 1 else ""
+    return f"Train anew with a lower --lr, {stage2_lr}--lam or {flags.step_size_flag}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from torch import Tensor
 
 from harness.errors import UserError
 
@@ -24,14 +21,12 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
-A_TENSOR = "is or holds a tensor where there should be none"
-NOT_YET = -1  # the best epoch of a run that has ended none
 
 
 class Outcome(msgspec.Struct):
     """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
 
-    epoch: Annotated[int, Meta(ge=NOT_YET, le=10**9)]
+    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
     acc1: Chosen
     heldout_acc1: Chosen | None = None
     mean_per_class: Percent | None = None
@@ -40,9 +35,7 @@ class Outcome(msgspec.Struct):
     few: Percent | None = None
     macro_f1: Percent | None = None
     ece: Percent | None = None
-    per_class: list[Percent | None] | UnsetType = UNSET
-    trace_estimated: list[Finite | None] | UnsetType = UNSET
-    trace_learned: list[Finite | None] | UnsetType = UNSET
+    per_class: list[Percent | None] = []
 
 
 class RecordState(msgspec.Struct):
@@ -56,42 +49,24 @@ class RecordState(msgspec.Struct):
 
 
 class Sums(msgspec.Struct):
-    """How far an epoch is."""
+    """How far an epoch is, besides its sums."""
 
     steps: Count
     count: Count
     has_meta: bool
-    loss: Tensor
-    correct: Tensor
-    meta_loss: Tensor
-    grad_norm: Tensor
-    grad_trace: Tensor
-    present: Tensor
-    first_bad: Tensor
-    negative_traces: Tensor | UnsetType = UNSET
-
-
-class RandomStates(msgspec.Struct):
-    """States of the random generators; those of Python and numpy are Mersenne twisters of 624 words and a position."""
-
-    torch: Tensor
-    numpy: tuple[Literal["MT19937"], Tensor, Annotated[int, Meta(ge=0, le=624)], Literal[0, 1], Finite]
-    python: tuple[Literal[3], Tensor, Finite | None]
-    cuda: list[Tensor] = []
-    mps: Tensor | None = None
 
 
 class ResumeState(msgspec.Struct):
-    """What a resume file holds besides a checkpoint; states of older versions lack some of it."""
+    """What a resume file holds besides a checkpoint; tensors in it are checked where they are put back."""
 
-    binding: dict[str, Plain] | UnsetType = UNSET
-    epochs: Images | UnsetType = UNSET
-    estimator: dict[str, Tensor] | UnsetType = UNSET
-    meter: Sums | UnsetType = UNSET
-    meta_taken: Count | UnsetType = UNSET
-    record: RecordState | UnsetType = UNSET
-    random: RandomStates | UnsetType = UNSET
-    surroundings: dict[str, Plain] | UnsetType = UNSET
+    binding: dict[str, Plain]
+    epochs: Images
+    estimator: dict[str, Any]
+    meter: Sums
+    meta_taken: Count
+    record: RecordState
+    random: dict[str, Any]
+    surroundings: dict[str, Plain]
 
 
 class Flags(msgspec.Struct):
@@ -106,9 +81,6 @@ class Flags(msgspec.Struct):
     data_root: Name | UnsetType = UNSET
     dataset: Name | UnsetType = UNSET
     features: Name | UnsetType | None = UNSET
-
-
-Setting = Plain | list[Finite]  # of an optimizer
 
 
 class OptimizerState(msgspec.Struct):
@@ -145,43 +117,15 @@ CHECKPOINT: tuple[tuple[str, Any], ...] = (
 )  # fmt: skip
 
 
-class Started(msgspec.Struct, kw_only=True):
-    """What a report reads of a run that is not finished."""
-
-    cls_num_list: Annotated[list[Images], Meta(min_length=1)]
-    flags: Flags | UnsetType = UNSET
-    class_names: list[Name] | None = None
-    commit: Name | None = None
-    versions: dict[str, Plain] | None = None
-    machine: dict[str, Plain] | None = None
-    loss: Name | None = None
-
-
-class Summary(Started, kw_only=True):
-    """What a report reads of a run's summary."""
-
-    best: Outcome
-    last: Outcome
-    seconds: Annotated[float, Meta(ge=0)] | None = None
-    since: Count | None = None
-
-
-# An epoch of a log, `epoch` among it; figures that were not finite are null.
-LOG_LINE = dict[str, Finite | None]
-
-
 def problem(value: Any, form: Any, name: str = "") -> str | None:
     """Return what in `value`, called `name`, is not as `form` declares it, in words; None if nothing is."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors that are looked into
             msgspec.convert(value, form, strict=True)
-    except msgspec.ValidationError as error:
-        return in_words(str(error), value, name)
-    except RecursionError:
-        return f"its {name} is nested too deeply"
-    except AttributeError:  # msgspec takes a tensor for a mapping
-        return f"its {name} {A_TENSOR}"
+    except (msgspec.ValidationError, RecursionError, AttributeError) as error:  # the last of a tensor in place of a mapping
+        what, _, place = str(error).replace("`", "").partition(" - at $")
+        return f"its {name}{place} is of another kind or range: {what}"
     return None
 
 
@@ -190,23 +134,6 @@ def check(value: Any, form: Any, source: Path | str, name: str = "") -> None:
     found = problem(value, form, name)
     if found:
         raise UserError(f"{source} cannot be used: {found}")
-
-
-def in_words(said: str, value: Any, name: str) -> str:
-    """Return msgspec's message with the place and, where it can be found, the value that it is about."""
-    what, _, place = said.replace("`", "").partition(" - at ")
-    place = place.removeprefix("$")
-    where = f"{name}{place}".lstrip(".")
-    if not what.startswith("Expected"):
-        return f"{what[0].lower()}{what[1:]}" + (f" in its {where}" if where else "")
-    told = f"{f'its {where}' if where else 'what it holds'} is "
-    if not re.fullmatch(r"(?:\.\w+|\[\d+\])*", place):
-        return f"{told}of another kind: {what}"
-    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
-        if isinstance(value, Tensor):
-            return f"its {name} {A_TENSOR}"
-        value = value[key or int(index)]
-    return f"{told}{shown(value)}: {what}"
 
 
 def shown(value: Any, longest: int = 60) -> str:
@@ -225,8 +152,3 @@ def replaced(value: Any, odd: Callable[[float], bool]) -> Any:
     if isinstance(value, list | tuple):
         return [replaced(inner, odd) for inner in value]
     return None if isinstance(value, float) and odd(value) else value
-
-
-def without_nan(value: Any) -> Any:
-    """Return plain data with None for nan."""
-    return replaced(value, math.isnan)

@@ -6,24 +6,24 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO, TypeVar
 
 from harness.errors import UserError
 from harness.files import writing
-from harness.streams import HANGUP, is_ignored
 from harness.text import say
 
 S = TypeVar("S", bound="Signals")
-SIGNALS = [signal.SIGTERM, signal.SIGINT, *([HANGUP] if HANGUP else [])]
+# What asks a run to end: a terminal, a launcher, and schedulers before a time limit. Windows has the first two alone.
+ASKING = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def heeded() -> list[signal.Signals]:
     """Return the signals that ask a run to end, without those that whoever started it has had ignored, as nohup does."""
-    return [number for number in SIGNALS if not is_ignored(number)]
+    known = [signal.Signals[name] for name in ASKING if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def leave_stopping(_: int) -> None:
@@ -44,14 +44,12 @@ class HeldError(UserError):
     """Another process holds a lock: `holder` says which."""
 
     def __init__(self, path: Path, holder: str) -> None:
-        super().__init__(
-            f"{path} is held by {holder}, which writes the same files: wait for it or choose another --save_name"
-        )
+        super().__init__(f"{path} is held by {holder}, which writes the same files: wait or choose another --save_name")
         self.holder = holder
 
 
 class Signals:
-    """Within this context SIGTERM, SIGINT and SIGHUP do not end the process: they are remembered until the step is done.
+    """Within this context signals that ask for an end do not end the process: they are remembered until the step is done.
 
     Within `interruptible` they raise `Interrupted` at once. Further signals change nothing: a launcher sends its own after
     that of the terminal. `asked` is the number of the first one, 0 before. From then on loading processes may die of the
@@ -92,12 +90,6 @@ class Signals:
                 outer.asked = outer.asked or self.asked
 
 
-def open_lock(path: Path) -> TextIO:
-    """Open the lock file, or say that it cannot be."""
-    with writing(path):
-        return open(path, "a+", encoding="utf-8")
-
-
 def is_at(file: TextIO, path: Path) -> bool:
     """Return whether an open file is the one at `path`."""
     try:
@@ -106,55 +98,36 @@ def is_at(file: TextIO, path: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Lock:
-    """A lock file, and the open file that holds it: None on Windows and on file systems without locks."""
-
-    path: Path
-    file: TextIO | None
-
-    def check(self) -> None:
-        """Raise a `UserError` if the file is not there any more, as when its folder was removed or replaced.
-
-        Then another run may hold another one at the same place.
-        """
-        if self.file is not None and not is_at(self.file, self.path):
-            gone = f"{self.path}, which keeps other runs off these files, was removed or replaced during the run"
-            raise UserError(f"{gone}: nothing more is written; see what is there, then start again")
-
-
 @contextmanager
-def only_run(path: Path) -> Iterator[Lock]:
+def only_run(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, so that no other run writes the same files; it goes when the process does.
 
-    If another process holds it, that is a `HeldError`.
+    If another process holds it, that is a `HeldError`. Windows, and file systems without locks, keep nobody out.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has none
-        yield Lock(path, None)
-        return
-    while True:
-        with open_lock(path) as file:
+    with ExitStack() as opened:
+        while True:
+            with writing(path):
+                file = opened.enter_context(open(path, "a+", encoding="utf-8"))
             try:
+                import fcntl
+
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's not held on by loading processes
             except (BlockingIOError, PermissionError) as error:
                 file.seek(0)
                 raise HeldError(path, file.read().strip() or "another process") from error
-            except OSError as error:
-                say(f"note: no lock on {path} ({error.strerror}): see that no other run writes the same files")
-                yield Lock(path, None)
-                return
-            if not is_at(file, path):
-                continue  # the run before removed it just now
-            with writing(path):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {os.uname().nodename}")
-                file.flush()
-            try:
-                yield Lock(path, file)
-            finally:
-                if is_at(file, path):
-                    with suppress(OSError):  # it can stay: nobody holds it
-                        path.unlink()
-            return
+            except (ImportError, OSError) as error:
+                say(f"note: no lock on {path} ({error}): see that no other run writes the same files")
+            else:
+                if not is_at(file, path):
+                    continue  # the run before removed it just now
+                with writing(path):
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()} on {os.uname().nodename}")
+                    file.flush()
+            break
+        try:
+            yield
+        finally:
+            if is_at(file, path):
+                with suppress(OSError):  # it can stay: nobody holds it
+                    path.unlink()

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 JOINERS = "\u200c\u200d"  # letters of Persian and Indic words, and parts of emoji, stand apart or together by these
 WRITTEN_OUT = "backslashreplace"  # `errors` of a text file with names in it: bytes that are no text become \\udcff and so on
+# The end of a command whose output nobody takes any more, by the error of writing it: as signals would end it.
+LOST = {errno.EPIPE: ("nobody reads its output", 141), errno.EIO: ("its terminal is gone", 129)}
+
+
+class OutputLostError(Exception):
+    """Stdout cannot be written any more. `status` is the exit status: that of the signal a system has for it, else 2."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def printable(text: str) -> str:
@@ -30,6 +43,15 @@ def shown_names(names: Iterable[str]) -> list[str]:
 
 
 def say(*lines: str | Sequence[str], file: TextIO | None = None) -> None:
-    """Print lines, letter by letter, on stdout or `file`; a line given as several fields has tabs between them."""
-    for line in lines:
-        print("\t".join(map(printable, [line] if isinstance(line, str) else line)), file=file, flush=True)
+    """Print lines, letter by letter, on stdout or `file`; a line given as several fields has tabs between them.
+
+    Without lines what waits to be written is. Where it cannot be, an `OutputLostError` says so once; then it is dropped.
+    """
+    shown = ["\t".join(map(printable, [line] if isinstance(line, str) else line)) + "\n" for line in lines]
+    try:
+        print("".join(shown), end="", file=file, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (file or sys.stdout).fileno())
+        if file is not sys.stderr:
+            full = f"stdout cannot be written ({error.strerror})", 2
+            raise OutputLostError(*LOST.get(error.errno or 0, full)) from error

@@ -81,20 +81,21 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
     """
     own = model.state_dict()
     short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
-    counted = {name for name in {*short, *weights} if name.endswith(COUNTER)}
     check_bias(short, weights, source)
-    missing, unexpected = sorted(short.keys() - weights.keys() - counted), sorted(weights.keys() - short.keys() - counted)
+    missing, unexpected = (
+        sorted(name for name in some - others if not name.endswith(COUNTER))
+        for some, others in ((short.keys(), weights.keys()), (weights.keys(), short.keys()))
+    )
     if missing or unexpected:
         raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
-    kept = {name: weights[name] for name in short if name in weights}
-    for name, theirs in kept.items():
-        ours, of_head = own[short[name]], head and f"{head}.weight".endswith(short[name])
+    for name, long in short.items():
+        theirs, ours = weights.get(name, own[long]), own[long]
+        of_head = head and f"{head}.weight".endswith(name)
         if of_head and theirs.shape[1:] == ours.shape[1:] and len(theirs) != len(ours):
             raise UserError(f"{source} was trained on {len(theirs)} classes, the data set has {len(ours)}: see --dataset")
         if found := mismatch(theirs, ours, name):
             raise UserError(f"{source} cannot be used: {found}")
-    for name, long in short.items():
-        own[long] = kept.get(name, own[long])
+        own[long] = theirs
     model.load_state_dict(own)  # and no other dict: this one holds the versions that some layers ask for
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import count, islice, tee
+from itertools import chain, count, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from datasets.image_lists import ImageList, found_files
 from datasets.pictures import decode
 from harness.errors import UserError
 from harness.evaluation import Batch
+from harness.machine import workers_that_fit
 from harness.process_group import Group, shard_sizes
 from harness.signals_and_lock import leave_stopping
 from heads.preparation import Preparation, transforms
@@ -102,11 +103,13 @@ def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | U
 
 def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
     """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`."""
-    cuda = device.type == "cuda"
+    cuda, batches = device.type == "cuda", iter(batches)
+    first = list(islice(batches, 1))
+    most = max(map(len, first), default=0) * 12 * images.prepared.image_size**2  # bytes
     loader: DataLoader[Any] = DataLoader(
         images,
-        batch_sampler=batches,
-        num_workers=workers,
+        batch_sampler=chain(first, batches),
+        num_workers=workers_that_fit(workers, most),
         collate_fn=partial(collate, size=images.prepared.image_size),
         pin_memory=cuda,
         worker_init_fn=leave_stopping,

@@ -20,6 +20,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from data_utils import mixed_seed
 from datasets.drawn_sets import Sets
@@ -36,6 +37,8 @@ from meta_layers import WithFeatures
 from passes import Passes
 
 ImageBatch = tuple[Any, Tensor]  # a `Share`, and the target (N,) of the whole batch
+Buffers = dict[str, Tensor]
+LEAST_CHUNK = 4  # images, where there is batch norm: two chunks of a share, which may be one image smaller, have two each
 
 
 class Share(NamedTuple):
@@ -49,20 +52,29 @@ class Share(NamedTuple):
     seed: int
 
 
-class Still(nn.Module):
-    """A network that leaves its buffers, as running statistics, as they are, and returns what they would become."""
+class Chunked(nn.Module):
+    """A network that takes its images in chunks, leaves its buffers, as running statistics, as they are, and returns both.
+
+    Of several chunks none keeps its graph: each goes through again in the backward pass, with the same random numbers.
+    """
 
     def __init__(self, model: nn.Module, bf16: bool) -> None:
         super().__init__()
         self.model, self.bf16 = model, bf16
         self.unused = nn.Parameter(torch.zeros(1))  # else DDP, told to look for such ones, warns that there is none
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return features (n, A), logits (n, C) and the buffers."""
+    def forward(self, images: Tensor, chunks: int) -> tuple[Tensor, Tensor, Buffers]:
+        """Return features (n, A), logits (n, C) and the buffers that chunks leave, their mean."""
+        run = self.whole if chunks == 1 else partial(checkpoint, self.whole, use_reentrant=False)
+        features, logits, buffers = zip(*(run(part) for part in images.tensor_split(chunks)), strict=True)
+        return torch.cat(features), torch.cat(logits), {n: sum(one[n] for one in buffers) / chunks for n in buffers[0]}
+
+    def whole(self, images: Tensor) -> tuple[Tensor, Tensor, Buffers]:
+        """Take images at once."""
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with torch.autocast(images.device.type, torch.bfloat16, self.bf16):
             features, logits = functional_call(self.model, buffers, (images,))
-        return features, logits, buffers
+        return features, logits, {name: buffer for name, buffer in buffers.items() if buffer.dtype != torch.bool}
 
 
 def distributed(network: nn.Module, group: Group) -> nn.Module:
@@ -75,8 +87,6 @@ def distributed(network: nn.Module, group: Group) -> nn.Module:
     ddp.broadcast_buffers = False  # they are the same everywhere
 
     def averaged(_, bucket):  # type: ignore[no-untyped-def]
-        if bucket.is_last():
-            group.begin_to_wait()
         return allreduce_hook(dist.group.WORLD, bucket)
 
     ddp.register_comm_hook(None, averaged)
@@ -86,12 +96,13 @@ def distributed(network: nn.Module, group: Group) -> nn.Module:
 class SharedPasses(Passes):
     """The passes of a network in train mode on the processes of a group, perhaps in bfloat16.
 
-    `model` returns (features (n, A), logits (n, C)), see `meta_layers.WithFeatures`.
+    `model` returns (features (n, A), logits (n, C)), see `meta_layers.WithFeatures`; at most `micro_batch` images of a
+    process go through it at once.
     """
 
-    def __init__(self, model: nn.Module, group: Group, bf16: bool = False) -> None:
+    def __init__(self, model: nn.Module, group: Group, bf16: bool = False, micro_batch: int | None = None) -> None:
         super().__init__(model)
-        self.group, self.alone = group, Still(model, bf16)
+        self.group, self.alone, self.micro_batch = group, Chunked(model, bf16), micro_batch
         self.synced: nn.Module = self.alone
         self.moves: dict[str, Tensor] = {}
         if group.world_size > 1:
@@ -105,9 +116,8 @@ class SharedPasses(Passes):
         torch.manual_seed(inputs.seed)
         features, logits, buffers = self.run(self.synced, inputs)
         with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                if buffer.dtype != torch.bool:
-                    self.moves[name] = self.group.all_reduce(buffers[name] - buffer) / self.group.world_size
+            for name, left in buffers.items():
+                self.moves[name] = self.group.all_reduce(left - self.model.get_buffer(name)) / self.group.world_size
         return features, logits
 
     def moved(self, weights: Any, inputs: Any) -> tuple[Tensor, Tensor]:
@@ -115,10 +125,12 @@ class SharedPasses(Passes):
         features, logits, _ = self.run(self.alone, inputs)
         return features, logits
 
-    def run(self, network: nn.Module, share: Share) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def run(self, network: nn.Module, share: Share) -> tuple[Tensor, Tensor, Buffers]:
         """Return features (N, A) and logits (N, C), and what this process's images make of the buffers."""
         sizes = shard_sizes(share.total, self.group.world_size)
-        features, logits, buffers = network(share.images)
+        most = max(sizes)
+        chunks = min(-(-most // (self.micro_batch or most)), min(sizes))  # as many everywhere: SyncBatchNorm waits for all
+        features, logits, buffers = network(share.images, chunks)
         return self.gathered(features.to(self.dtype), sizes), self.gathered(logits.to(self.dtype), sizes), buffers
 
     def gathered(self, rows: Tensor, sizes: list[int]) -> Tensor:
@@ -137,7 +149,7 @@ class SharedPasses(Passes):
         """
 
         def taken(*batches: Any, **settings: Any) -> Any:
-            seen = self.group.together(partial(step, *batches, **settings), waits=False)
+            seen = self.group.together(partial(step, *batches, **settings))
             for name, move in self.moves.items():
                 buffer = self.model.get_buffer(name)
                 buffer += move.to(buffer.dtype)
@@ -178,6 +190,8 @@ def check_batches(flags: OwnFlags, sets: Sets, model: nn.Module, group: Group) -
         if 0 < min(count, batch_size) < least:
             told = f"a batch of {min(count, batch_size)} images is too small for this network: it must have {least}"
             raise UserError(f"{told}, {least // group.world_size} for each process; raise {flag} or take fewer processes")
+    if flags.micro_batch and flags.micro_batch < LEAST_CHUNK and has_batch_norm(model):
+        raise UserError(f"--micro_batch {flags.micro_batch} is too small for batch norm: take {LEAST_CHUNK} or more")
 
 
 def tested_features(model: nn.Module) -> Extract:
@@ -208,7 +222,7 @@ def network_task(flags: OwnFlags, source: Source, group: Group) -> Task:
         from timm.layers import convert_sync_batchnorm  # PyTorch's own drops what timm's batch norms do besides
 
         convert_sync_batchnorm(model)
-    passes = SharedPasses(model.to(group.device), group, flags.amp == "bf16")
+    passes = SharedPasses(model.to(group.device), group, flags.amp == "bf16", flags.micro_batch)
     task = make_task(flags, sets, model, head, group, flags.stages, flags.logit_adjust, passes)
     whole, rest = divmod(len(sets.trained), task.batch_size)
     steps = whole + (rest >= least_images(model, group))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from covariance_rules import RULES
 from datasets.drawn_sets import Sets
 from harness.evaluation import Batch, evaluate
-from harness.flags import choice_words, effect_notes
+from harness.flags import STAGE2, choice_words, effect_notes
 from harness.process_group import Group
 from harness.progress import StepFigures
 from harness.run import Run
@@ -29,7 +29,7 @@ from heads.head_step import augmented_head_step, head_step, plain_head_step
 from heads.run_flags import FrozenFlags
 from heads.ways import Constants, Fit, fit_into
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
-from meta_step import STAGE2, PlainStepResult, augmented_step, meta_step, plain_step
+from meta_step import PlainStepResult, augmented_step, meta_step, plain_step
 from passes import Passes
 
 Step = Callable[..., StepFigures]  # of a global batch, and perhaps a meta batch: (features (N, A) or else, target (N,))
@@ -133,15 +133,16 @@ def fitted_task(task: Task, fit: Fit, constants: Constants) -> Task:
 
 def begin(
     run: Run, flags: FrozenFlags, task: Task, group: Group, subject: str, digests: dict[str, str],
-    saved: Callable[[], dict[str, Any]], more: Mapping[str, Any] = {},
+    saved: Callable[[], dict[str, Any]], more: Mapping[str, Any] = {}, keep: str | None = None,
 ) -> None:  # fmt: skip
     """Go on with an interrupted run, or end here if it is finished; say what is trained, on what and where.
 
-    `subject` says what, `digests` tell the data and the backbone from others, `more` is what else checkpoints say.
+    `subject` says what, `digests` tell the data and the backbone from others, `more` is what else checkpoints say, `keep` a
+    file that stays.
     """
     sets, size = task.sets, task.batch_size
     run.begin(
-        task.trained, task.optimizer, task.estimator, keep=flags.pretrained, steps=lambda _: task.steps,
+        task.trained, task.optimizer, task.estimator, keep=keep, steps=lambda _: task.steps,
         extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
         facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **flags.drawn_facts(sets)},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Encoders by name, of timm or a function of one's own, whose features a head takes.
+"""Backbones by name: networks of torchvision, of timm, or of one's own, whose features a head takes.
 
 A last layer that is an `nn.Linear` is taken off, and its input are the features; of a network without one its answers are.
 """
@@ -6,9 +6,10 @@ A last layer that is an `nn.Linear` is taken off, and its input are the features
 from __future__ import annotations
 
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,26 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision import models
 
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
 from harness.random_states import kept_apart
 from harness.weights import StateDict, fit_weights, network_weights, stripped
 from heads.backbone import fingerprint, restored_head
-from heads.preparation import Preparation, of_config, resized
+from heads.preparation import ImageFlags, Preparation, as_said, of_config
 from resnet import own_function
 
-DOWNLOADED = "DEFAULT"  # of --pretrained: timm's own weights
+TIMM = "timm:"
+DOWNLOADED = "DEFAULT"  # of --pretrained: the library's own weights
+# Their weights come with a change of the input inside the network, which a file of weights does not tell.
+CHANGING_INPUTS = ("googlenet", "inception_v3")
+# Names in torchvision's files that its networks no longer have: its own download changes them too.
+OLDER_NAMES = (
+    (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),
+    (r"(encoder_layer_\d+\.mlp)\.linear_1\.", r"\1.0."),
+    (r"(encoder_layer_\d+\.mlp)\.linear_2\.", r"\1.3."),
+)
 Made = tuple[nn.Module, Preparation, str | None]  # a network, its usual images, where its last layer was if that is known
 
 
@@ -72,6 +83,8 @@ class Backbone:
 
     def fit(self, weights: StateDict, source: Path) -> None:
         """Copy weights of a file in, with or without those of a last layer; a `UserError` says what does not fit."""
+        if is_torchvision(self.name):
+            weights = {present_name(name): tensor for name, tensor in weights.items()}
         own, [short] = stripped(self.model.state_dict()), stripped({self.head: torch.empty(0)})
         heads = {f"{part}.{name}" for part in (self.head, short) for name in ("weight", "bias")}
         body = {name: tensor for name, tensor in weights.items() if name not in heads or name in own}
@@ -79,58 +92,81 @@ class Backbone:
 
 
 @contextmanager
-def told_as(what: str, advice: str) -> Iterator[None]:
-    """Make an error of other code into a `UserError`."""
+def told_as(what: str, advice: str, address: str | None = None) -> Iterator[None]:
+    """Make an error of other code into a `UserError`; if it is one of weights of an address, a damaged copy is named."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # whatever it raises
+        for file in downloaded(address) if address else ():
+            read_pretrained(file)
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{what} ({said}): {advice}") from error
 
 
+def downloaded(address: str) -> list[Path]:
+    """Return the files in which PyTorch and the hub keep weights of an address."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
+    of_hub = Path(HF_HUB_CACHE, f"models--{address.replace('/', '--')}").glob("snapshots/*/*model*.*")
+    return [file for file in (own, *of_hub) if os.path.isfile(file)]
+
+
 def is_library(name: str) -> bool:
-    """Return whether a name is one of timm's, and no function's."""
-    return ":" not in name
+    """Return whether a name is one of torchvision's or timm's, and no function's."""
+    return name.startswith(TIMM) or ":" not in name
+
+
+def is_torchvision(name: str) -> bool:
+    """Return whether a name is one of torchvision's, which come before timm's."""
+    return name in models.list_models(module=models)
+
+
+def downloads(name: str) -> list[str]:
+    """Return what --pretrained can have downloaded for a network."""
+    known = models.get_model_weights(name).__members__ if is_torchvision(name) else [DOWNLOADED] * is_library(name)
+    return sorted(known, key=DOWNLOADED.__ne__)
 
 
 @torch.no_grad()
-def open_backbone(
-    name: str, pretrained: str | None, image_size: int | None = None, prepared: Preparation | None = None
-) -> Backbone:
+def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepared: Preparation | None = None) -> Backbone:
     """Return a backbone with its weights; a `UserError` names the flag that is wrong.
 
     Parameters
     ----------
     name:
-        A name of timm's registry, or `package.module:function`; the function may be a method.
+        A name of torchvision's registry or else of timm's, `timm:NAME`, or `package.module:function`; the function may be a
+        method.
     pretrained:
-        A file of weights, or DOWNLOADED for timm's; None leaves the weights of one's own network as its function gives
-        them, and those of others at random.
-    image_size:
-        Pixels a side that it takes; None is as the weights have it.
+        A file of weights, DOWNLOADED, or with torchvision the name of other weights that it has; None leaves the weights
+        of one's own network as its function gives them, and those of others at random. With a file that has the name of
+        one of torchvision's, images are prepared as for that.
     prepared:
         How its images are prepared; None is as the weights want it, which a file of train_own.py for this network says.
     """
-    weights = None
-    if pretrained is not None and not (is_library(name) and pretrained == DOWNLOADED):
+    offered, weights = downloads(name), None
+    if pretrained is not None and pretrained not in offered:
         if not os.path.isfile(pretrained):
-            more = f", or {DOWNLOADED} to download it" if is_library(name) else ""
-            raise UserError(f"there is no file {pretrained}: give another by --pretrained{more}")
+            advice = "".join(f", or {word} to download it" for word in offered)
+            raise UserError(f"there is no file {pretrained}: give another by --pretrained{advice}")
         state = read_pretrained(Path(pretrained))
         weights, facts = state["state_dict"], state.get(BACKBONE)
         if prepared is None and facts is not None and facts["name"] == name:
             prepared = prepared_as(facts)
+    size = images.image_size or (prepared.image_size if prepared else None)
     advice = "see --backbone, --pretrained and --image_size"
     with kept_apart(seed=0), told_as(f"--backbone {name} cannot be made", advice):  # drawn alike on all processes
-        if is_library(name):
-            size = image_size or (prepared.image_size if prepared else None)
+        if is_torchvision(name):
+            model, usual, head = of_torchvision(name, pretrained, size)
+        elif is_library(name):
             model, usual, head = of_timm(name, pretrained, size, weights)
+            weights = None  # they are in it
         else:
             model, usual, head = of_function(name)
-    backbone = without_head(name, pretrained, model, head, resized(prepared or usual, image_size))
-    if weights is not None and not is_library(name):  # those of timm are in it
+    backbone = without_head(name, pretrained, model, head, as_said(prepared or usual, images))
+    if weights is not None:
         backbone.fit(weights, Path(str(pretrained)))
     return backbone
 
@@ -162,7 +198,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
     place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
-        backbone = open_backbone(name, place if alone else None, None, prepared)
+        backbone = open_backbone(name, place if alone else None, ImageFlags(), prepared)
     except UserError as error:
         raise UserError(f"{source}: its backbone cannot be made: {error}") from error
     if not alone:
@@ -205,28 +241,58 @@ def last_layer(model: nn.Module, images: Tensor, answers: Tensor) -> tuple[str, 
     return "", answers
 
 
+def of_torchvision(name: str, pretrained: str | None, size: int | None) -> Made:
+    """Return a network of torchvision, and the preparation of those of its weights that `pretrained` says."""
+    if name in CHANGING_INPUTS:
+        raise UserError(f"--backbone {name} cannot be used: its weights change its input, which a file does not tell")
+    known = models.get_model_weights(name).__members__
+    of_file = (entry for entry in known.values() if entry.url.rpartition("/")[2] == Path(pretrained or "").name)
+    weights = known.get(str(pretrained))
+    preset = (weights or next(of_file, next(iter(known.values())))).transforms()
+    ([crop], [resized]), statistics = (preset.crop_size, preset.resize_size), (tuple(preset.mean), tuple(preset.std))
+    usual = Preparation(crop, resized, *statistics, preset.interpolation.value)
+    sizes = {"image_size": size or crop} if name.startswith("vit_") and weights is None else {}  # made for one size
+    if weights is None:
+        return models.get_model(name, **sizes), usual, None
+    with downloading(name, weights.url):
+        return models.get_model(name, weights=weights), usual, None
+
+
 def of_timm(name: str, pretrained: str | None, size: int | None, weights: StateDict | None) -> Made:
     """Return a network of timm, which makes weights of a file fit it as its own."""
     import timm
 
+    name = name.removeprefix(TIMM)
     known: Any = timm.get_pretrained_cfg(name)
     if known is None:
         raise ValueError("timm.list_models() knows the names")
     changes: dict[str, Any] = {} if size is None else {"input_size": (3, size, size)}
-    classes, advice = 0, f"fetch {known.hf_hub_id or known.url} elsewhere and give the file by --pretrained"
-    blame = f"the weights of {name} could not be downloaded"
+    classes, blame = 0, downloading(name, known.hf_hub_id or known.url)
     if weights is not None:  # with its classifier, by which timm tells forms of files apart
         weights = stripped(weights)
         first = known.classifier if isinstance(known.classifier, str) else next(iter(known.classifier or ()), "")
         classes = len(weights.get(f"{first}.weight", ()))
         changes |= {"state_dict": weights, "num_classes": classes, "label_offset": 0}
-        blame, advice = f"{pretrained} does not fit --backbone {name}", "give the file of that network, or see --image_size"
-    with told_as(blame if pretrained else f"--backbone {name} cannot be made", advice):
+        blame = told_as(f"{pretrained} does not fit --backbone {name}", "give the file of that network, or see --image_size")
+    with blame if pretrained else nullcontext():
         model: Any = timm.create_model(name, pretrained is not None, num_classes=classes, pretrained_cfg_overlay=changes)
     model.reset_classifier(0)
     last = dict(model.named_modules()).get(known.classifier)
     usual = of_config(timm.data.resolve_model_data_config(model))
     return model, usual, known.classifier if isinstance(last, nn.Identity) else ""
+
+
+def downloading(name: str, address: str) -> AbstractContextManager[None]:
+    """Say so if weights cannot be fetched from an address, or are not those that they should be."""
+    advice = f"fetch {address} elsewhere and give the file by --pretrained"
+    return told_as(f"the weights of {name} could not be downloaded", advice, address)
+
+
+def present_name(name: str) -> str:
+    """Return the name that weights of a file of torchvision have in its network."""
+    for older, present in OLDER_NAMES:
+        name = re.sub(older, present, name)
+    return name
 
 
 def of_function(name: str) -> Made:

@@ -97,7 +97,7 @@ def read_source(flags: OwnFlags) -> Source:
     lists = read_lists("custom", flags.data_root, flags.num_meta, None, *own_lists, flags.val_fraction, flags.val_seed)
     sets = flags.drawn(lists)
     assert flags.backbone is not None
-    backbone = open_backbone(flags.backbone, flags.pretrained, flags.image_size)
+    backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)
     return Source(sets, backbone.features, backbone, f"{flags.backbone} {fingerprint(backbone.model)}")
 
 

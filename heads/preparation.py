@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -15,6 +15,7 @@ from harness.flags import require
 
 CROP = 224  # of the published networks and most others
 LEAST_SIDE, MOST_SIDE = 8, 4096  # pixels a side
+LEAST_STD = 1e-3  # 1 / 255 is that of networks for pixels from 0 to 255
 Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 INATURALIST: tuple[Triple, Triple] = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
@@ -52,6 +53,15 @@ class Preparation:
     squash: bool = False
 
 
+class ImageFlags(NamedTuple):
+    """What the flags say of a backbone's images; None is as the network has it."""
+
+    image_size: int | None = None
+    resize_size: int | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
 def of_config(config: Mapping[str, Any]) -> Preparation:
     """Return what timm's own transform of test images does, by a data config of timm.
 
@@ -64,18 +74,27 @@ def of_config(config: Mapping[str, Any]) -> Preparation:
     if height != width or mode not in ("center", "squash") or interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"crop_mode {mode!r} of {height} x {width}, {interpolation}, is not known here")
     (r, g, b), (of_r, of_g, of_b) = (map(float, config[key]) for key in ("mean", "std"))
-    short = math.floor(width / config["crop_pct"])
-    return Preparation(width, short, (r, g, b), (of_r, of_g, of_b), interpolation, squash=mode == "squash")
+    resized = math.floor(width / config["crop_pct"])
+    return Preparation(width, resized, (r, g, b), (of_r, of_g, of_b), interpolation, squash=mode == "squash")
 
 
-def resized(prepared: Preparation, image_size: int | None) -> Preparation:
-    """Return the preparation with another crop, with which the short side grows; None leaves it as it is.
+def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
+    """Return the preparation with what the flags say; the short side grows with the crop unless it is said.
 
-    A `UserError` says so if it makes no sense.
+    A `UserError` names the flag that makes no sense.
     """
-    size = prepared.image_size if image_size is None else image_size
+    size = prepared.image_size if images.image_size is None else images.image_size
+    grown = math.floor(size * prepared.resize_size / prepared.image_size)
+    resized = grown if images.resize_size is None else images.resize_size
+    mean, std = images.mean or prepared.mean, images.std or prepared.std
     require(LEAST_SIDE <= size <= MOST_SIDE, "--image_size", size, f"from {LEAST_SIDE} to {MOST_SIDE}")
-    return replace(prepared, image_size=size, resize_size=math.floor(size * prepared.resize_size / prepared.image_size))
+    least = LEAST_SIDE if images.resize_size is None else size  # some of timm's networks have a black border
+    require(least <= resized <= MOST_SIDE, "--resize_size", resized, f"from the {size} of --image_size to {MOST_SIDE}")
+    for flag, values, lowest in (("--mean", mean, 0.0), ("--std", std, LEAST_STD)):
+        words = ",".join(f"{value:g}" for value in values)
+        right = all(lowest <= value <= 1 for value in values)
+        require(right, flag, words, f"three numbers from {lowest:g} to 1, of pixels that go from 0 to 1")
+    return replace(prepared, image_size=size, resize_size=resized, mean=mean, std=std)
 
 
 def preparation_of(dataset: str) -> Preparation:

@@ -1,42 +1,79 @@
-"""Flags of the commands that train or test heads of frozen backbones, on one process or many."""
+"""The flags of the commands that train or test heads of frozen backbones, on one process or many."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+from harness.command_flags import ADJUSTED, TAU
+from harness.flag_parser import (
+    ABOVE_0,
+    COUNT,
+    FILE_NAME,
+    SHARE,
+    Check,
+    FlagSet,
+    between,
+    data_flag,
+    free_data_flag,
+    free_network_flag,
+    free_training_flag,
+    network_flag,
+    output_flag,
+    parse_known,
+    training_flag,
+)
+from harness.flags import LearningFlags, TrainingFlags, TwoStageFlags, free_flags
 
-from datasets.drawn_sets import Lists, Sets
-from harness.errors import UserError
-from harness.flags import LearningFlags, Parser, require
-from harness.run_files import list_paths
+# Where --pretrained is looked for, inside ImageNet_iNat: cRT's files by the names that they are downloaded with, then ours.
+PRETRAINED = {
+    "ImageNet_LT": ("models/resnet50_uniform_e90.pth", "models/ImageNet_LT_cRT.pth"),
+    "iNaturalist18": ("models/iNat18/resnet50_uniform_e200.pth", "models/iNaturalist18_cRT.pth"),
+    "iNaturalist17": ("models/iNaturalist17_cRT.pth",),
+    "custom": ("models/custom_cRT.pth",),
+}
+WORKERS = between(0, 1024)
+VIEWS = between(0, 1000)
 
 
-@dataclass(frozen=True)
-class GroupFlags:
+class GroupFlags(FlagSet):
     """What a process needs to find the others."""
 
-    gpu: int | None
-    no_cuda: bool
-    local_rank: int | None
-    timeout: float
+    gpu: int | None = output_flag(None, "which CUDA device (default: the process's local rank)")
+    no_cuda: bool = output_flag(False, "use the CPU")
+    local_rank: int | None = output_flag(None, "given by torch.distributed.launch")
+    timeout: float = output_flag(600, "seconds to wait for another process", between(1, 1e6))
 
 
-@dataclass(frozen=True)
-class FrozenFlags(LearningFlags):
+class ListFlags(FlagSet):
+    """Lists of images in place of folders, and how images are read."""
+
+    train_list: str | None = free_data_flag(None, "lines of 'relative/path label' in place of folders")
+    val_list: str | None = free_data_flag(None, "the list of the test images")
+    meta_list: str | None = free_data_flag(None, "the list of the meta images (default: some of the training list)")
+    test_batch_size: int = training_flag(100, "of one process", COUNT)
+    workers: int = free_training_flag(4, "loading processes for each process", WORKERS)
+
+
+class LargeSetFlags(FlagSet):
+    """The data sets of ImageNet_iNat."""
+
+    dataset: str = data_flag(None, "data set (default: ImageNet_LT, or the checkpoint's)", choices=tuple(PRETRAINED))
+    data_root: str = free_data_flag(None, "folder of the images (default: ../DATASET)")
+    num_classes: int | None = free_data_flag(None, "only checked")
+    num_meta: int = data_flag(None, "meta images a class (default: 10; iNaturalist18: 2, iNaturalist17: 5)", COUNT)
+
+
+class FrozenFlags(ListFlags, LearningFlags):
     """What all trainings of heads have; `batch_size` is that of one process."""
 
-    train_list: str | None
-    val_list: str | None
-    meta_list: str | None
-    val_fraction: float | None
-    val_seed: int
-    workers: int
-    pretrained: str | None
+    val_fraction: float | None = free_data_flag(
+        None, "DATA_ROOT has the class folders themselves, and this share of each is drawn for tests; the lists that were "
+        "drawn lie beside the checkpoints", Check(lambda value: 0 < value < 1, "above 0 and below 1"),
+    )  # fmt: skip
+    val_seed: int = free_data_flag(0, "of that draw", between(0, 2**32 - 1))
+    cache_dir: str | None = free_network_flag(None, "folder of the computed features (default: WORKDIR/feature_cache)")
 
     @property
     def folder(self) -> Path:
@@ -44,11 +81,16 @@ class FrozenFlags(LearningFlags):
         return Path(self.workdir) / "checkpoint" / "ours" / self.dataset
 
     @property
+    def cache_folder(self) -> Path:
+        """Where the features of images are kept."""
+        return Path(self.cache_dir or Path(self.workdir) / "feature_cache")
+
+    @property
     def needs_meta(self) -> bool:
         """Whether steps take meta batches."""
         return self.stage2 == "metasaug" or self.trains_on_meta
 
-    def decayed(self, model: nn.Module, features: int, rows: int) -> Any:
+    def decayed(self, model: Any, features: int, rows: int) -> Any:
         """Return the parameters for the optimizer of a head of so many features and training rows."""
         return model.parameters()
 
@@ -57,11 +99,11 @@ class FrozenFlags(LearningFlags):
         """Whether the lists that were drawn are written beside the checkpoints."""
         return self.val_fraction is not None
 
-    def drawn(self, lists: Lists) -> Sets:
+    def drawn(self, lists: Any) -> Any:
         """Return the sets that are drawn from the lists."""
         return lists.sets(self.num_meta, self.heldout, self.joins_meta)
 
-    def drawn_facts(self, sets: Sets) -> dict[str, object]:
+    def drawn_facts(self, sets: Any) -> dict[str, object]:
         """Return what a checkpoint says of test images that were drawn."""
         return {} if self.val_fraction is None else {"test_list": sets.test.digest()}
 
@@ -69,54 +111,81 @@ class FrozenFlags(LearningFlags):
         """Leave the batch of one process out: the global one is compared."""
         return {name: value for name, value in super().binding().items() if name != "--batch_size"}
 
-    def facts(self) -> dict[str, object]:
-        """Return the values by flag, as all processes must have them."""
-        return {f"--{name}": value for name, value in asdict(self).items()}
+
+class LargeFlags(LargeSetFlags, FrozenFlags):
+    """The flags of ImageNet_iNat/train.py: the published names and short forms, the values of the published command."""
+
+    usual: ClassVar[Mapping[str, Any]] = {"batch_size": 256, "epochs": 20, "lr": 0.0003}
+    split: int | None = free_data_flag(None, "accepted, without effect")
+    pretrained: str = free_network_flag(None, "a cRT, MetaSAug or torchvision checkpoint (default: cRT's)")
+    fresh_head: bool = network_flag(False, "begin with a new head, take only the backbone")
+    cache_features: int = network_flag(0, "compute the features of so many views of each training image once, and train "
+                                       "from them; 0: from the images", VIEWS)  # fmt: skip
+    save_name: str = output_flag(None, "first part of the file names (default: MetaSAug_DATASET)", FILE_NAME)
 
 
-def add_group_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `GroupFlags`."""
-    parser.add_argument("--gpu", type=int, help="which CUDA device (default: the process's local rank)")
-    parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="given by torch.distributed.launch")
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds to wait for another process (default: %(default)s)"
-    )
+class LargeTestFlags(LargeSetFlags, ListFlags):
+    """The flags of ImageNet_iNat/test.py."""
+
+    loading_path: str = network_flag(None, "a released checkpoint, one of train.py, or a cRT one; needed", required=True)
+    logit_adjust: float = network_flag(0.0, ADJUSTED, TAU)
+    out: str | None = output_flag(None, "file of the accuracy per class (default: <loading_path>_classes.csv)")
+
+
+class HeadWords(TwoStageFlags, FrozenFlags):
+    """The flags of train_own.py as they are given; `OwnFlags` says what follows from them."""
+
+    usual: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 128, "epochs": 30, "lr": 0.01, "lam": 2.0, "meta_update": "relative", "meta_images": "train",
+        "save_name": "head", "idx": "own",
+    }  # fmt: skip
+    dataset: str = "own"
+    data_root: str = free_data_flag(None, "folder of the images: <class>/*; or train/<class>/*, val/<class>/* and, if any, "
+                                    "meta/<class>/* and test/<class>/*; or that of the lists")  # fmt: skip
+    features: str | None = data_flag(None, "in place of images: .npz or .safetensors with features (N, A), labels (N,) and, "
+                                     "if there are no other files, split")  # fmt: skip
+    val_features: str | None = data_flag(None, "those to test on, if they are in a file of their own")
+    meta_features: str | None = data_flag(None, "those of the meta set, if they are in a file of their own")
+    workers: int = free_training_flag(None, "loading processes for each process (default: one a processor, 4 at most)",
+                                      WORKERS)  # fmt: skip
+    backbone: str | None = network_flag(None, "a network of torchvision or else of timm, timm:NAME, or "
+                                        "package.module:function (default: resnet50)")  # fmt: skip
+    pretrained: str | None = free_network_flag(None, "file of its weights, or the name of weights that torchvision has; "
+                                               "DEFAULT: the library's own are downloaded (default: DEFAULT; of a function, "
+                                               "as it gives them)")  # fmt: skip
+    image_size: int | None = network_flag(None, "pixels a side that it takes (default: the network's own)")
+    resize_size: int | None = network_flag(None, "what the short side is made before the middle is cut out (default: the "
+                                           "network's own)")  # fmt: skip
+    mean: str | None = network_flag(None, "of the pixels, from 0 to 1, as 0.485,0.456,0.406 (default: the network's own)")
+    std: str | None = network_flag(None, "of the pixels (default: the network's own)")
+    views: int = network_flag(0, "train on so many randomly augmented views of each image besides the plain one", VIEWS)
+    whole: bool = free_network_flag(False, "checkpoints hold the weights of the whole network, not those of the head alone")
+    finetune: bool = network_flag(False, "train the whole network; images are augmented anew in every epoch")
+    micro_batch: int | None = network_flag(None, "images of a process that go through the network at once, with batch "
+                                           "norm's statistics of their own, so that memory is that of so many (default: "
+                                           "all)", COUNT)  # fmt: skip
+    way: str = training_flag(None, "how the head is made; recipe: by steps, as these flags say (default: logistic, or "
+                             "recipe if one of steps is given)", choices=(
+                                 "logistic", "balanced", "nearest_mean", "lda", "isda", "metasaug", "recipe"))  # fmt: skip
+    C: float | None = training_flag(None, "inverse regularisation as scikit-learn's, of features whose variances sum to one "
+                                    "(default: chosen by folds)", ABOVE_0)  # fmt: skip
+    transform: str = training_flag(None, "what is done to features first (default: chosen by folds, with recipe none)",
+                                   choices=("none", "unit", "sqrt", "standard"))  # fmt: skip
+    by_folds: str = ""  # the constants that folds choose, with blanks between
+    lr_drop: float = training_flag(0.1, "factor of the rate in the last third of the epochs", SHARE)
+    logit_adjust: float = training_flag(0.0, f"{ADJUSTED}, in tests and in the network that is saved", TAU)
+
+
+class CompareFlags(FlagSet):
+    """The flags of scripts/compare_own.py besides those of train_own.py."""
+
+    ways: str | None = training_flag(None, "some of the ways, with commas between (default: all)")
+
+
+# FlagSet that runs may have otherwise and still be of the same training.
+FREE_FLAGS = free_flags(TrainingFlags) | free_flags(LargeFlags) | free_flags(HeadWords)
 
 
 def parse_group(argv: Sequence[str] | None = None) -> GroupFlags:
     """Read only what is needed to find the other processes, so that all else can be checked together with them."""
-    parser = Parser(add_help=False)
-    add_group_flags(parser)
-    known, _ = parser.parse_known_args(argv)
-    require(1 <= known.timeout <= 1e6, "--timeout", known.timeout, "a number of seconds from 1 to 1,000,000")
-    return GroupFlags(**vars(known))
-
-
-def add_val_fraction_flags(parser: argparse.ArgumentParser, whose: str) -> None:
-    """Add the flags of test images that are drawn from one folder of classes; `whose` begins their help."""
-    parser.add_argument("--val_fraction", type=float, help=f"{whose}DATA_ROOT has the class folders, and this share of each "
-                        "class is drawn for tests; the lists are written beside the checkpoints")  # fmt: skip
-    parser.add_argument("--val_seed", type=int, default=0, help="seed of that draw (default: %(default)s)")
-
-
-def add_test_batch_flags(parser: argparse.ArgumentParser, workers: int | None = 4, words: str = "%(default)s") -> None:
-    """Add the flags of how images are loaded; `workers` is the default, which `words` tell of."""
-    parser.add_argument("--test_batch_size", type=int, default=100, help="of one process (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=workers, help="loading processes for each process "
-                        f"(default: {words})")  # fmt: skip
-
-
-def check_lists_stay(flags: FrozenFlags) -> None:
-    """Refuse lists that an earlier run of the same name wrote: they are set aside with its other files."""
-    drawn = [path.resolve() for path in list_paths(flags.folder, flags.save_name)]
-    for name in ("train_list", "val_list", "meta_list"):
-        given = getattr(flags, name)
-        if given is not None and Path(given).resolve() in drawn:
-            told = f"--{name} {given} belongs to an earlier run {flags.save_name}, whose files are set aside"
-            raise UserError(f"{told}: choose another --save_name")
-
-
-def check_workers(workers: int) -> None:
-    """Check --workers."""
-    require(0 <= workers <= 1024, "--workers", workers, "from 0 to 1024")
+    return parse_known(GroupFlags, argv)[0]

@@ -8,7 +8,6 @@ choose; it draws those in the domain of its scales, of which there are at most s
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import BINS
-from reporting.comparisons import mean_figure
+from reporting.comparisons import class_means, mean_figure
 from reporting.finished_runs import FinishedRun
 from reporting.groups import Groups
-from reporting.tables import ACCURACIES, HEADINGS, class_means, figures_of
+from reporting.tables import ACCURACIES, HEADINGS, epochs_table, figures_of, images_table
 
 COLOURS = [f"var(--g{k + 1})" for k in range(6)]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
@@ -82,9 +81,7 @@ def chosen(chart: Any, names: Sequence[str]) -> Any:
 
 def shots(groups: Groups) -> Chart:
     """Return overall accuracy and that of the shot groups: means and standard deviations."""
-    keys = [
-        key for key in figures_of(groups, ACCURACIES) if any(not math.isnan(mean_figure(g, key)) for g in groups.values())
-    ]
+    keys = figures_of(groups, ACCURACIES)
     rows = pd.DataFrame([
         {"figure": shot_title(key), "group": name, "value": run.figure(key)}
         for key in keys for name, runs in groups.items() for run in runs
@@ -98,7 +95,7 @@ def shots(groups: Groups) -> Chart:
     base = alt.Chart(data(means)).encode(y=y, yOffset=place)
     bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=by_group(names)["color"])
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, **by_group(names))
-    chart = chosen(alt.layer(bars, marks), names).properties(height=len(keys) * (14 * len(names) + 20))
+    chart = chosen(alt.layer(bars, marks), names).properties(height=means["figure"].nunique() * (14 * len(names) + 20))
     text = "; ".join(f"{figure}: " + ", ".join(f"{row.group} {row.mean:.2f}" for row in own.itertuples())
                      for figure, own in means.groupby("figure", sort=False))  # fmt: skip
     return Chart("shots", "Accuracy by training images of the class", f"{text}.", chart.to_dict())
@@ -149,11 +146,7 @@ def by_class(groups: Groups) -> Chart:
     chart = chart.encode(x=class_axis(run, order), y=y, **by_group(names))
     thirds = {name: neighbours(class_means(runs)[order], 3)["value"] for name, runs in groups.items()}
     told = "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in own)}" for name, own in thirds.items())
-    title = (
-        "Accuracy of each class"
-        if len(order) <= NAMED_CLASSES
-        else f"Accuracy of the classes, in {NAMED_CLASSES} groups of neighbours"
-    )
+    title = "Accuracy of each class" if len(order) <= NAMED_CLASSES else "Accuracy of neighbouring classes"
     text = f"Mean of the third of the classes with the most, the middle and the fewest training images: {told}."
     return Chart("classes", title, text, chosen(chart, names).properties(height=260).to_dict())
 
@@ -166,36 +159,28 @@ def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -
         rows["class"] = [run.summary.class_names[order[int(place) - 1]] for place in rows["place"]]
     colour = alt.condition("datum.value < 0", alt.value("var(--worse)"), alt.value("var(--better)"))
     chart = alt.Chart(data(rows)).mark_bar(width=alt.ExprRef(f"max(1, 0.7 * width / {max(min(len(order), MOST_BARS), 4)})"))
-    chart = chart.encode(x=class_axis(run, order), y=alt.Y("value:Q", title="points better or worse"), color=colour,
-                         tooltip=[*(["class:N"] if "class" in rows else []), "value:Q"])  # fmt: skip
+    chart = chart.encode(x=class_axis(run, order), y=alt.Y("value:Q", title="points better or worse"), color=colour)
     better, worse = (change > 0).sum(), (change < 0).sum()
     text = f"With {first} {better:,} classes are better, {worse:,} worse than with {second}."
     return Chart("differences", f"{first} against {second}, by class", text, chart.properties(height=180).to_dict())
 
 
-def calibration_table(groups: Groups) -> pd.DataFrame:
+def calibration_table(images: pd.DataFrame) -> pd.DataFrame:
     """Return mean confidence and share recognised, in per cent, of each bin of confidence, over the images of all runs.
 
     The bins are those of the ECE that trainings log (Guo et al., arXiv 1706.04599); those of few images are left out.
     """
-    tested = []
-    for name, one in ((name, run.tested) for name, runs in groups.items() for run in runs):
-        if one is not None:
-            right = 100.0 * (one.target == one.predicted)
-            tested.append(pd.DataFrame({"group": name, "confidence": 100.0 * one.confidence, "right": right}))
-    if not tested:
-        return pd.DataFrame(columns=["group", "confidence", "right", "images"])
-    rows = pd.concat(tested)
-    bins = np.ceil(rows["confidence"] * BINS / 100).clip(1, BINS).rename("bin")
-    found = rows.groupby(["group", bins], sort=False).agg(
-        confidence=("confidence", "mean"), right=("right", "mean"), images=("right", "size")
-    )
-    return found[found["images"] >= FEWEST_IN_BIN].reset_index().sort_values("bin")
+    right = 100.0 * (images["target"] == images["predicted"])
+    bins = np.ceil(images["confidence"].astype(float) * BINS).clip(1, BINS)
+    rows = images[["group"]].assign(bin=bins, confidence=100 * images["confidence"].astype(float), right=right, images=1)
+    means = {"confidence": "mean", "right": "mean", "images": "sum"}
+    found = rows.groupby(["group", "bin"], sort=False).agg(means).reset_index()
+    return found[found["images"] >= FEWEST_IN_BIN].sort_values("bin")
 
 
 def reliability(groups: Groups) -> Chart | None:
     """Return how often a prediction is right by how sure the network is of it; None where no bin has images enough."""
-    rows, names = calibration_table(groups), drawn(groups)
+    rows, names = calibration_table(images_table(groups)), drawn(groups)
     if rows.empty:
         return None
     scale = alt.Scale(domain=[0, 100])
@@ -216,57 +201,37 @@ def reliability(groups: Groups) -> Chart | None:
 
 def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
     """Return what the logs hold over the epochs, means over the runs of a group; a dashed line is where stage 2 begins."""
-    lines = [{"group": name, **{key: getattr(line, key) for key in ("epoch", *CURVES)}}
-             for name, runs in groups.items() for run in runs for line in run.log]  # fmt: skip
-    if not lines:
-        return []
-    means = (
-        pd.DataFrame(lines).astype(dict.fromkeys(CURVES, float)).groupby(["group", "epoch"], sort=False).mean().reset_index()
-    )
+    means = epochs_table(groups).groupby(["group", "epoch"], sort=False)[[*CURVES]].mean().reset_index()
     names, found = drawn(groups), []
     for key, (title, axis) in CURVES.items():
         rows = means[["group", "epoch", key]].dropna().sort_values("epoch").rename(columns={key: "value"})
         if rows.empty:
             continue
-        few = rows.groupby("group").size().min() < NAMED_CLASSES  # no line goes through one point
         x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False, nice=False))
         y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False))
-        base = alt.Chart(data(rows)).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30) if few else False)
+        base = alt.Chart(data(rows)).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
         chart = chosen(base.encode(x=x, y=y, **by_group(names, lines=True)), names)
-        rules = (
-            alt.Chart(data(pd.DataFrame({"epoch": [*begins]}))).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
-        )
-        last = rows.groupby("group", sort=False).last()
-        text = (
-            "At the end: "
-            + ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last.itertuples())
-            + "."
-        )
-        found.append(
-            Chart(
-                f"curve_{key}", title, text, (alt.layer(chart, rules) if begins else chart).properties(height=200).to_dict()
-            )
-        )
+        rule = alt.Chart(data(pd.DataFrame({"epoch": [*begins]}))).mark_rule(color="var(--soft)", strokeDash=[3, 3])
+        last = rows.groupby("group", sort=False).last().itertuples()
+        told = ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last)
+        layers = alt.layer(chart, rule.encode(x=x)) if begins else chart
+        found.append(Chart(f"curve_{key}", title, f"At the end: {told}.", layers.properties(height=200).to_dict()))
     return found
 
 
 def confusion(name: str, runs: Sequence[FinishedRun]) -> Chart | None:
     """Return the confusion matrix of a group's runs, rows in per cent of the true class; None of too many classes."""
-    tested, names = [run.tested for run in runs if run.tested is not None], runs[0].summary.class_names
-    if not tested or len(names) > MATRIX_CLASSES:
+    images, names = images_table({name: [*runs]}), runs[0].summary.class_names
+    if images.empty or len(names) > MATRIX_CLASSES:
         return None
-    rows = pd.concat([pd.DataFrame({"true": one.target, "predicted": one.predicted}) for one in tested])
-    share = 100 * rows.value_counts().div(rows["true"].value_counts(), level="true")
-    shares = share.rename("share").reset_index().sort_values(["true", "predicted"])
+    shares = 100 * pd.crosstab(images["target"], images["predicted"], normalize="index").stack().rename("share")
     labels = f"split({json.dumps(SEPARATOR.join(names))}, {json.dumps(SEPARATOR)})[datum.value]"
-    axis: dict[str, Any] = {"labelExpr": labels, "labelLimit": LABEL, "labelOverlap": True}
     scale = alt.Scale(domain=[*range(len(names))])
+    axis = {"labelExpr": labels, "labelLimit": LABEL, "labelOverlap": True}
+    x = alt.X("predicted:O", title="predicted class", axis=alt.Axis.from_dict({**axis, "labelAngle": -90}), scale=scale)
+    y = alt.Y("target:O", title="true class", axis=alt.Axis.from_dict(axis), scale=scale)
     colour = alt.Color("share:Q", title="%", scale=alt.Scale(scheme="blues", domain=[0, 100]))
-    chart = alt.Chart(data(shares)).mark_rect().encode(
-        x=alt.X("predicted:O", title="predicted class", axis=alt.Axis(labelAngle=-90, **axis), scale=scale),
-        y=alt.Y("true:O", title="true class", axis=alt.Axis(**axis), scale=scale),
-        color=colour,
-    )  # fmt: skip
-    right = (rows["true"] == rows["predicted"]).mean()
+    chart = alt.Chart(data(shares[shares > 0].reset_index())).mark_rect().encode(x=x, y=y, color=colour)
+    right = (images["target"] == images["predicted"]).mean()
     text = f"Each row in per cent of the test images of its class; {right:.1%} of all images are on the diagonal."
     return Chart("confusion", f"Confusion matrix of {name}", text, chart.properties(height=80 + 15 * len(names)).to_dict())

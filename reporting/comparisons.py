@@ -6,12 +6,12 @@ Differences are paired by seed where two groups have two or more seeds in common
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtrit
 
 from harness.metrics import PER_CLASS_MEAN, percent, shot_of
@@ -82,16 +82,19 @@ def figures_by_seed(runs: Sequence[FinishedRun], key: str) -> dict[str, float]:
 
 def mean_figure(runs: Sequence[FinishedRun], key: str) -> float:
     """Return the mean over the runs that have the figure, nan if none has."""
-    there = [value for run in runs if not math.isnan(value := run.figure(key))]
-    return statistics.fmean(there) if there else math.nan
+    return float(pd.Series([run.figure(key) for run in runs]).mean())
+
+
+def class_means(runs: Sequence[FinishedRun]) -> np.ndarray:
+    """Return the mean accuracy of each class over the runs (C,), nan where a run has no test images of it."""
+    mean: np.ndarray = np.mean([run.per_class for run in runs], axis=0)
+    return mean
 
 
 def spread(values: Sequence[float]) -> str:
     """Return mean ± standard deviation (n − 1), the mean alone of one value, "-" if there is none."""
-    there = [value for value in values if not math.isnan(value)]
-    if len(there) < 2:
-        return percent(there[0] if there else math.nan)
-    return f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
+    there = pd.Series(values, dtype=float).dropna()
+    return percent(there.mean()) if len(there) < 2 else f"{there.mean():.2f} ± {there.std():.2f}"
 
 
 def image_weights(target: np.ndarray, cls_num_list: Sequence[int], key: str) -> np.ndarray:

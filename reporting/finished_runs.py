@@ -8,7 +8,7 @@ import os
 import statistics
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,9 +20,10 @@ from msgspec import Meta
 
 from harness.errors import UserError
 from harness.files import read_bytes, replacing
-from harness.flags import FREE_FLAGS, UNSAID, in_stage1, without_effect
+from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
 from harness.text import printable, shown_names
+from heads.run_flags import FREE_FLAGS
 
 SUMMARY, STARTED, LOG, PREDICTIONS = "_summary.json", "_started.json", "_metrics.jsonl", "_last_predictions.npz"
 GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names
@@ -76,7 +77,6 @@ class RunSummary(msgspec.Struct, kw_only=True):
         """Check what belongs together."""
         lengths = {"class_names": self.class_names}
         for which, figures in (("best", self.best), ("last", self.last)):
-            check_epoch(figures.epoch, self.flags, f"{which}.epoch")
             for key in ("per_class", "trace_estimated", "trace_learned"):
                 lengths[f"{which}.{key}"] = getattr(figures, key) or self.class_names
         for name, values in lengths.items():
@@ -158,8 +158,7 @@ class FinishedRun:
         return math.nan if value is None else float(value)
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A run or folder that is not shown, and why, in one line."""
 
     name: str
@@ -167,12 +166,11 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What lies below the paths that were named."""
 
-    runs: list[FinishedRun] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    runs: list[FinishedRun]
+    left_out: list[LeftOut]
 
 
 def find_runs(paths: Sequence[Path]) -> Found:
@@ -182,7 +180,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
     run would mislead, and files that do not fit together may be of two runs. A file that was named itself is an error
     instead. Runs that are not finished are left out too.
     """
-    found = Found()
+    found = Found([], [])
     places: dict[Path, tuple[Path, bool]] = {}  # summaries, and whether they were named themselves
     for path in paths:
         if os.path.isdir(path):
@@ -243,7 +241,7 @@ def read_run(name: str, path: Path) -> FinishedRun:
     save_name = path.name.removesuffix(SUMMARY)
     summary = decoded(path, RunSummary)
     summary.class_names = shown_names(summary.class_names)
-    log = read_log(path.with_name(save_name + LOG), summary)
+    log = read_log(path.with_name(save_name + LOG))
     tested = read_tested(path.with_name(save_name + PREDICTIONS), len(summary.cls_num_list))
     said = path.with_name(GROUP_NAMES)
     words: dict[str, str] = decoded(said, dict[str, str]) if os.path.isfile(said) else {}
@@ -264,26 +262,12 @@ def told(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def check_epoch(epoch: int, flags: Mapping[str, Any], name: str = "epoch") -> None:
-    """Check that an epoch, counted from 0, is one that a run with these flags had."""
-    epochs = flags.get("epochs")
-    if isinstance(epochs, int) and epoch >= epochs:
-        raise ValueError(f"its {name} is {epoch}, the epochs of the run are 0 to {epochs - 1}")
-
-
-def read_log(path: Path, summary: RunSummary) -> list[EpochLine]:
+def read_log(path: Path) -> list[EpochLine]:
     """Return the lines of a log, none where there is no log."""
-    if not os.path.isfile(path):
-        return []
-    lines = []
-    for number, content in enumerate(read_bytes(path).splitlines(), 1):
-        try:
-            line = msgspec.json.decode(content, type=EpochLine)
-            check_epoch(line.epoch, summary.flags)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}, cannot be used: {told(error)}: move it away, or train anew") from error
-        lines.append(line)
-    return lines
+    try:
+        return msgspec.json.Decoder(EpochLine).decode_lines(read_bytes(path)) if os.path.isfile(path) else []
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or train anew") from error
 
 
 def read_tested(path: Path, classes: int) -> Tested | None:

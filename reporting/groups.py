@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ SPELLED = {  # values of flags as one writes them; those of these flags need no 
     "cifar10": "CIFAR-10-LT", "cifar100": "CIFAR-100-LT",
 }  # fmt: skip
 SAY_ALONE = ("loss", "stage2", "dataset", "arch")
-FEW_FLAGS = 1  # with a name and a value that a name is made of, where there may be shorter words
 
 
 def long_tails(runs: Iterable[FinishedRun]) -> dict[str, Groups]:
@@ -60,37 +58,24 @@ def grouped(runs: Iterable[FinishedRun]) -> Groups:
 def group_names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """Return a name for each group.
 
-    Words of the folder's file come first. Then, where no two runs belong together, each keeps its own name. Else the flags
-    tell the groups apart, or what the save names have in common, where that is shorter.
+    Words of the folder's file come first. Then, where no two runs belong together, each keeps its own name; else the flags
+    tell the groups apart.
     """
     names = [group[0].name for group in members]
     if any(len(group) > 1 for group in members):
-        names, longest = flag_names(members)
-        stems = [found.pop() if len(found := {*map(stem, group)}) == 1 else "" for group in members]
-        if longest > FEW_FLAGS and len({*stems} - {""}) == len(stems) and max(map(len, stems)) < max(map(len, names)):
-            names = stems
+        names = flag_names(members)
     said = [{run.words for run in group} for group in members]
     names = [(next(iter(words)) if len(words) == 1 else "") or name for words, name in zip(said, names, strict=True)]
     return [name if k == names.index(name) else f"{name} ({members[k][0].name})" for k, name in enumerate(names)]
 
 
-def flag_names(members: Sequence[Sequence[FinishedRun]]) -> tuple[list[str], int]:
-    """Return names made of the flags that differ, and how many of them with a name and a value the longest has."""
+def flag_names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """Return names made of the flags that differ."""
     flags = [group[0].flags for group in members]
     known = {key: None for own in flags for key in own}  # in order
     telling = [key for key in known if len({str(own[key]) for own in flags if key in own}) > 1]
     names = []
     for own in flags:
-        words = [
-            SPELLED.get(own[key], str(own[key])) if key in SAY_ALONE else f"{key} {own[key]}"
-            for key in telling
-            if key in own
-        ]
-        names.append(" ".join(words) or "all")
-    return names, max(sum(key not in SAY_ALONE for key in telling if key in own) for own in flags)
-
-
-def stem(run: FinishedRun) -> str:
-    """Return a run's name without its seed, as `isda` for isda_seed3 with seed 3."""
-    found = list(re.finditer(rf"([-_ ]?seed[-_= ]?|[-_ ]s|[-_ ])?(?<![\d.]){run.seed}(?!\d)", run.name))
-    return (run.name[: found[-1].start()] + run.name[found[-1].end() :]).strip("-_ ") if found else run.name
+        words = {key: SPELLED.get(own[key], str(own[key])) for key in telling if key in own}
+        names.append(" ".join(word if key in SAY_ALONE else f"{key} {word}" for key, word in words.items()) or "all")
+    return names

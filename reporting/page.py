@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.files import replacing, writing
-from harness.text import printable
 from reporting.charts import MOST_GROUPS, Chart, drawn
-from reporting.sections import Section, Table, offered, sections
+from reporting.sections import Section, Table, offered
 from reporting.verdict import Compared
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -26,12 +25,6 @@ VERSION = "6.4"  # of Vega-Lite, the same in the page and in pictures
 STILL = 340  # CSS pixels, the width of a picture, which fits a phone
 FONT, WIDE_FONT = "system-ui, sans-serif", "DejaVu Sans"  # the reader's own; the one in which letters are measured
 COLUMN, PRINT, PPI = 241, 8, 300  # points, the width of a figure in one of two columns; of its letters; of PNG files
-# By group. Any two differ also to those who see no red, green or blue (ΔE of 12 or more after Machado et al. 2009) and, in
-# grey, in lightness; all stand out from the page by 3 : 1 or more.
-GROUPS_LIGHT = ("#004593", "#cf5e06", "#06785a", "#944185", "#734c0b", "#838f9b")
-GROUPS_DARK = ("#89c1ea", "#ff9853", "#4af190", "#e781ca", "#e1f478", "#7ca682")
-PAPER = {"text": "#1a1d21", "soft": "#565d66", "line": "#aab1ba", "grid": "#e3e6ea", "better": "#0b6e4f", "worse": "#b3400a",
-         **{f"g{k + 1}": colour for k, colour in enumerate(GROUPS_LIGHT)}}  # fmt: skip
 
 
 class Page(NamedTuple):
@@ -52,7 +45,7 @@ def config(letters: int, font: str) -> dict[str, Any]:
         "background": None,
         "font": font,
         "aria": False,
-        "mark": {"tooltip": True},
+        "mark": {"tooltip": {"content": "data"}},
         "view": {"stroke": None},
         "axis": {**size, **lines},
         "legend": size,
@@ -67,8 +60,6 @@ def complete(chart: Chart, width: int | str, letters: int = 12, font: str = FONT
 
 def picture(chart: Chart) -> Markup:
     """Return a chart as an SVG element for a page, in whose colours it is."""
-    import vl_convert  # here, as it takes time to load
-
     svg = str(vl_convert.vegalite_to_svg(complete(chart, STILL, font=WIDE_FONT), vl_version=VERSION))
     svg = svg.replace(f'font-family="{WIDE_FONT}"', f'font-family="{FONT}"')
     return Markup(svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))
@@ -77,8 +68,6 @@ def picture(chart: Chart) -> Markup:
 @cache
 def runtime() -> Markup:
     """Return the JavaScript of Vega, Vega-Lite and vega-embed, as one text for a script element."""
-    import vl_convert
-
     bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VERSION))
     return Markup(bundle.replace("</script", "<\\/script"))
 
@@ -96,23 +85,15 @@ def breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[_+=/.,-])(?=.)", str(name)))
 
 
-def style() -> Markup:
-    """Return the style sheet with the colours of the groups."""
-    text = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    for name, colours in (("GROUPS_LIGHT", GROUPS_LIGHT), ("GROUPS_DARK", GROUPS_DARK)):
-        text = text.replace(name, " ".join(f"--g{k + 1}: {colour};" for k, colour in enumerate(colours)))
-    return Markup(text)
-
-
 def render(page: Page) -> str:
     """Return the page as HTML, everything escaped that is put into the template."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)  # fmt: skip
     made.filters |= {"in_script": in_script, "breakable": breakable, "picture": picture, "complete": complete}
     made.tests |= {"table": lambda part: isinstance(part, Table), "chart": lambda part: isinstance(part, Chart)}
-    script = Markup((TEMPLATES / "page.js").read_text(encoding="utf-8"))
+    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     facts = {
-        "style": style(),
+        "style": style,
         "runtime": runtime(),
         "script": script,
         "most": MOST_GROUPS,
@@ -130,22 +111,17 @@ def write_page(page: Page, path: Path) -> None:
 
 def write_figures(page: Page, folder: Path) -> None:
     """Write every chart as PNG and SVG in the width of a column, in the colours of the light page."""
-    import vl_convert
-
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    light = (TEMPLATES / "page.css").read_text(encoding="utf-8").partition("@media")[0]
+    colours = dict(re.findall(r"(--\w+): (#\w+)", light))
     for number, (_, parts) in enumerate(page.sets):
         for chart in (part for section in parts for part in section.parts if isinstance(part, Chart)):
             text = json.dumps({**complete(chart, COLUMN, PRINT), "background": "white"})
-            spec = re.sub(r"var\(--(\w+)\)", lambda found: PAPER[found[1]], text)
+            spec = re.sub(r"var\((--\w+)\)", lambda found: colours[found[1]], text)
             files = {"svg": vl_convert.vegalite_to_svg(spec, vl_version=VERSION).encode(),
                      "png": vl_convert.vegalite_to_png(spec, vl_version=VERSION, ppi=PPI, scale=1)}  # fmt: skip
             name = f"set{number}_{chart.name}" if len(page.sets) > 1 else chart.name
             for end, content in files.items():
                 with replacing(folder / f"{name}.{end}", shared=True) as part:
                     part.write_bytes(content)
-
-
-def make_page(title: str, made: str, sets: Sequence[Compared], more: Sequence[Section]) -> Page:
-    """Return the page of what is compared."""
-    return Page(printable(title), made, [(one, sections(one)) for one in sets], [*more])

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.flags import FREE_FLAGS, in_stage1
-from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent, shot_of
+from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable
+from heads.run_flags import FREE_FLAGS
 from reporting import charts
 from reporting.charts import Chart, class_order
-from reporting.comparisons import ALPHA, ROUNDING, mean_figure
+from reporting.comparisons import ALPHA, ROUNDING, class_means, mean_figure
 from reporting.finished_runs import FinishedRun
 from reporting.groups import Groups
-from reporting.tables import best_cells, class_means, shown_means, shown_runs
+from reporting.tables import best_cells, epochs_table, images_table, shown_means, shown_runs
 from reporting.verdict import Compared
 
 MOST_OFFERED = 24  # groups that a reader can choose to see in charts
@@ -122,24 +122,19 @@ def signed(value: float) -> str:
 
 def mistakes_section(one: Compared) -> Iterable[PagePart]:
     """The classes that the group confuses most often, and how often the reference does."""
-    found = {name: confused(one.groups[name]) for name in one.pair}
-    first, names = found[one.pair[0]], one.runs[0].summary.class_names
-    most = first.sort_values(ascending=False, kind="stable").head(MOST_PAIRS)
-    if len(most):
-        rows = [{"class": names[true], "taken for": names[predicted],
-                 **{name: f"{own.get((true, predicted), 0.0):.1f}" for name, own in found.items() if len(own)}}
-                for true, predicted in most.index]  # fmt: skip
-        yield Table("Classes most confused: test images, mean over runs", pd.DataFrame(rows))
+    images, names = images_table({name: one.groups[name] for name in one.pair}), one.runs[0].summary.class_names
+    wrong = images[images["target"] != images["predicted"]]
+    counts = (
+        wrong.groupby(["target", "predicted", "group"]).size().unstack(fill_value=0)
+        / images.groupby("group")["run"].nunique()
+    )
+    if one.taken in counts:
+        most = counts.sort_values(one.taken, ascending=False, kind="stable").head(MOST_PAIRS)
+        pairs = {"class": [names[true] for true, _ in most.index], "taken for": [names[guess] for _, guess in most.index]}
+        figures = {name: most[name].map("{:.1f}".format).tolist() for name in one.pair if name in most}
+        yield Table("Classes most confused: test images, mean over runs", pd.DataFrame(pairs | figures))
     matrix = charts.confusion(one.taken, one.groups[one.taken])
     yield from [matrix] if matrix is not None else []
-
-
-def confused(runs: Sequence[FinishedRun]) -> pd.Series[float]:
-    """Return by true and predicted class how many test images the runs take for another class, the mean over the runs."""
-    tested = [run.tested for run in runs if run.tested is not None]
-    rows = [pd.DataFrame({"true": one.target, "predicted": one.predicted})[one.target != one.predicted] for one in tested]
-    frame = pd.concat(rows) if rows else pd.DataFrame({"true": [], "predicted": []})
-    return frame.groupby(["true", "predicted"]).size() / max(len(rows), 1)
 
 
 def calibration_section(one: Compared) -> Iterable[PagePart]:
@@ -162,32 +157,25 @@ def training_section(one: Compared) -> Iterable[PagePart]:
 
 def meta_section(one: Compared) -> Iterable[PagePart]:
     """What the meta step did, and what an epoch costs."""
-    rows = [{"group": name, **epoch_seconds(runs), **moved(runs)} for name, runs in one.groups.items()]
-    table = pd.DataFrame(rows)
-    if (table.iloc[:, 1:] != "-").any(axis=None):
-        yield Table("Cost of an epoch, and what the meta step did", table)
+    epochs = epochs_table(one.groups)
+    later = epochs[epochs.groupby(["run", "stage"]).cumcount() > 0]
+    seconds = later.groupby(["group", "stage"])["seconds"].median().map("{:.3g}".format)
+    rows = [{"group": name, **{f"stage {k}, s": seconds.get((name, k), "-") for k in (1, 2)}, "Σ moved, %": moved(runs)}
+            for name, runs in one.groups.items()]  # fmt: skip
+    if len(seconds) or any(row["Σ moved, %"] != "-" for row in rows):
+        yield Table("Cost of an epoch, and what the meta step did", pd.DataFrame(rows))
         yield META_WORDS
 
 
-def epoch_seconds(runs: Sequence[FinishedRun]) -> dict[str, str]:
-    """Return the median seconds of an epoch by stage, without the first of each run's stage, which does some things once."""
-    found: dict[str, list[float]] = {"stage 1, s": [], "stage 2, s": []}
-    for run in runs:
-        for stage, own in zip((True, False), found.values(), strict=True):
-            seconds = [line.seconds for line in run.log if in_stage1(run.summary.flags, line.epoch) == stage][1:]
-            own.extend(value for value in seconds if value is not None)
-    return {name: f"{np.median(own):.3g}" if own else "-" for name, own in found.items()}
-
-
-def moved(runs: Sequence[FinishedRun]) -> dict[str, str]:
-    """Return how far the meta steps moved the traces of Σ, in per cent: medians over all classes and few-shot ones."""
-    found = [run.summary.last for run in runs if run.summary.last.trace_learned]
-    few = [shot_of(count) == "few" for count in runs[0].summary.cls_num_list]
-    learned, estimated = (np.array([getattr(last, key) for last in found], dtype=np.float64).reshape(-1, len(few))
-                          for key in ("trace_learned", "trace_estimated"))  # fmt: skip
-    change = pd.DataFrame(100 * (learned - estimated) / np.where(estimated >= SMALLEST, estimated, np.nan)).mean()
-    values = {"Σ moved, %": change.median(), "few-shot, %": change[few].median()}
-    return {name: "-" if math.isnan(value) else f"{value:+.3g}".replace("-", "−") for name, value in values.items()}
+def moved(runs: Sequence[FinishedRun]) -> str:
+    """Return how far the meta steps moved the traces of Σ, in per cent: the median over the classes of all runs."""
+    last = [run.summary.last for run in runs if run.summary.last.trace_learned]
+    traces = [
+        np.array([getattr(one, key) for one in last], float) for key in ("trace_estimated", "trace_learned")
+    ]  # (runs, C)
+    change = 100 * (traces[1] - traces[0]) / np.where(traces[0] >= SMALLEST, traces[0], np.nan)
+    median = pd.Series(change.ravel()).median()
+    return "-" if math.isnan(median) else f"{median:+.3g}".replace("-", "−")
 
 
 def details_section(one: Compared) -> Iterable[PagePart]:
@@ -204,15 +192,11 @@ def details_section(one: Compared) -> Iterable[PagePart]:
     if rows:
         yield Table(f"{one.taken} minus each other group, in points", pd.DataFrame(rows))
         several = (
-            f" The highest of {len(rows) + 1} groups stands out by chance more often, so each interval is at the level "
+            f" The highest of {len(rows) + 1} groups stands out by chance more often, so the level of each interval is "
         )
         several += f"1 − 0.05 / {len(rows)} (Bonferroni)."
         yield PAIRED_WORDS + several * (one.alpha < ALPHA)
-    early = [
-        name
-        for name, runs in one.groups.items()
-        if all(run.is_plain("last") and run.flags.get("stage2") != "none" for run in runs)
-    ]
+    early = [name for name, runs in one.groups.items() if runs[0].is_plain("last") and runs[0].flags.get("stage2") != "none"]
     yield from [f"Not come to stage 2, and so plain cross-entropy: {', '.join(early)}."] if early else []
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import asdict
 
 from harness.files import replacing
-from harness.flags import PUBLISHED_RULE
+from harness.flags import PUBLISHED_RULE, in_stage1
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import WRITTEN_OUT, printable
-from reporting.comparisons import gap, mean_figure, spread
-from reporting.finished_runs import FinishedRun
+from reporting.comparisons import class_means, gap, mean_figure, spread
+from reporting.finished_runs import EpochLine, FinishedRun, Tested
 from reporting.groups import Groups, set_title
 from reporting.verdict import Compared, best_of, main_figure
 
@@ -71,6 +72,23 @@ def means_table(sets: Sequence[Compared]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def epochs_table(groups: Groups) -> pd.DataFrame:
+    """Return the lines of all logs, with group, run and stage."""
+    rows = [
+        {"group": name, "run": run.name, "stage": 1 if in_stage1(run.summary.flags, line.epoch) else 2, **asdict(line)}
+        for name, runs in groups.items() for run in runs for line in run.log
+    ]  # fmt: skip
+    columns = ["group", "run", "stage", *EpochLine.__struct_fields__]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[4:], float))
+
+
+def images_table(groups: Groups) -> pd.DataFrame:
+    """Return the test images of all runs, with group, run, label, prediction and its probability."""
+    rows = [pd.DataFrame({"group": name, "run": run.name, **run.tested._asdict()})
+            for name, runs in groups.items() for run in runs if run.tested is not None]  # fmt: skip
+    return pd.concat(rows) if rows else pd.DataFrame(columns=["group", "run", *Tested._fields])
+
+
 def classes_table(sets: Sequence[Compared]) -> pd.DataFrame:
     """Return a row for each class and group: training images and mean accuracy in per cent."""
     return pd.concat([
@@ -78,12 +96,6 @@ def classes_table(sets: Sequence[Compared]) -> pd.DataFrame:
                       "training images": runs[0].summary.cls_num_list, "accuracy": class_means(runs)})
         for one, name, runs in groups_of(sets)
     ])  # fmt: skip
-
-
-def class_means(runs: Sequence[FinishedRun]) -> np.ndarray:
-    """Return the mean accuracy of each class over the runs (C,), nan where a run has no test images of it."""
-    mean: np.ndarray = np.mean([run.per_class for run in runs], axis=0)
-    return mean
 
 
 def shown_means(groups: Groups) -> pd.DataFrame:

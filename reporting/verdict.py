@@ -10,12 +10,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from harness.errors import UserError
-from harness.files import read_bytes, replacing
+from harness.files import replacing
 from harness.metrics import FEW, PER_CLASS_MEAN, shot_of
 from harness.text import printable
-from reporting.comparisons import ALPHA, MOST_NEEDED, ROUNDING, Gap, gap, mean_figure
-from reporting.finished_runs import FinishedRun
+from reporting.comparisons import ALPHA, MOST_NEEDED, ROUNDING, Gap, class_means, gap, mean_figure
+from reporting.finished_runs import FinishedRun, decoded
 from reporting.groups import Groups
 
 WHERE = {"acc1": "overall", PER_CLASS_MEAN: "in the mean over classes"}
@@ -52,7 +51,7 @@ class Compared:
 
     def change(self) -> np.ndarray:
         """Return what each class gains with `taken` instead of the reference (C,), means over the runs, nan of untested."""
-        means = [np.mean([run.per_class for run in self.groups[name]], axis=0) for name in self.pair]
+        means = [class_means(self.groups[name]) for name in self.pair]
         change = means[0] - means[-1]
         return np.where(np.abs(change) <= ROUNDING, 0.0, change)
 
@@ -187,11 +186,7 @@ def write_answer(folder: Path, summaries: Iterable[Path], told: Sequence[str]) -
 def read_answer(summaries: Collection[Path]) -> list[str]:
     """Return the sentences of the comparison of these runs and no others, [] if there was none."""
     for path in {summary.with_name(ANSWER_FILE) for summary in summaries}:
-        if os.path.isfile(path):
-            try:
-                found = msgspec.json.decode(read_bytes(path), type=HeadsAnswer)
-            except ValueError as error:
-                raise UserError(f"{path} cannot be read ({error}): remove it, and compare again") from error
-            if {path.with_name(name) for name in found.compared} == {*summaries}:
-                return [*map(printable, found.sentences)]
+        found = decoded(path, HeadsAnswer) if os.path.isfile(path) else None
+        if found and {path.with_name(name) for name in found.compared} == {*summaries}:
+            return [*map(printable, found.sentences)]
     return []

@@ -16,14 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
-    prepare_process()
+    prepare_process(help_of="heads.run_flags:CompareFlags")
 
 from harness.errors import run_main
-from harness.text import say
 from scripts.sweep import main
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & {*sys.argv}:
-        run_main(lambda: say(*(__doc__ or "").splitlines()))
-    else:
-        run_main(lambda: main(["own", *sys.argv[1:]]))
+    run_main(lambda: main(["own", *sys.argv[1:]]))

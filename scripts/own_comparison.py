@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import Stopped, UserError
 from harness.files import check_output, output_folder, read_bytes
-from harness.flags import Parser, require
+from harness.flag_parser import given_flags, parse_known, require
 from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
@@ -25,9 +25,9 @@ from harness.text import say
 from heads.answer import answer
 from heads.choosing import ChosenWay, choose_way, open_folds
 from heads.folds import done_between
-from heads.own_flags import OwnFlags, given_flags, parse_own
+from heads.own_flags import OwnFlags, parse_own
 from heads.own_sources import Source, read_source
-from heads.run_flags import parse_group
+from heads.run_flags import CompareFlags, GroupFlags, HeadWords, parse_group
 from heads.ways import WAYS
 from reporting.finished_runs import write_group_names
 from reporting.verdict import ANSWER_FILE, write_answer
@@ -50,25 +50,24 @@ class Comparison:
     def flags_of(self, way: str) -> OwnFlags:
         """Return the flags of a way's training."""
         own = ["--way", way, "--idx", self.flags.idx, "--save_name", way, "--resume", "auto"]
-        return parse_own("", [*self.words, *own])
+        return parse_own([*self.words, *own])
 
 
 def read_comparison(preset: Preset, more: Sequence[str]) -> Comparison:
     """Return what a preset of heads compares, or its baseline with those of --ways, and further flags of train_own.py."""
-    parser = Parser(add_help=False)
-    parser.add_argument("--ways", default=",".join(preset.ways))
-    args, rest = parser.parse_known_args(more)
-    for way in args.ways.split(","):
+    known, rest = parse_known(CompareFlags, more)
+    asked = known.ways.split(",") if known.ways else [*preset.ways]
+    for way in asked:
         require(way in WAYS, "--ways", way, f"one of {', '.join(WAYS)}")
     words = [*preset.flags.split(), *rest]
-    given = given_flags(words)
+    given = given_flags(words, GroupFlags, HeadWords).keys()
     if owned := sorted(OWNED & given):
         raise UserError(f"--{owned[0]} is set by this script for each way: leave it out")
     words += [] if preset.workdir == "." else ["--workdir", preset.workdir]
     place = [] if "idx" in given else ["--idx", preset.idx]
     baseline = next(iter(preset.ways))
-    ways = tuple(way for way in WAYS if way == baseline or way in args.ways.split(","))
-    return Comparison(tuple(words), parse_own("", [*words, *place, "--way", ways[0]]), ways)
+    ways = tuple(way for way in WAYS if way == baseline or way in asked)
+    return Comparison(tuple(words), parse_own([*words, *place, "--way", ways[0]]), ways)
 
 
 def check_stop(signals: Signals) -> None:

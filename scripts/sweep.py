@@ -11,7 +11,6 @@ resumed. Given several times, on machines that see the same folder, the commands
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -25,14 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if __name__ == "__main__":
     from harness.before_loading import prepare_process
 
-    prepare_process("msgspec", "tqdm")
+    prepare_process("msgspec", "tqdm", help_of="harness.command_flags:SweepFlags")
 
 import msgspec
 import pandas as pd
 
+from harness.command_flags import SweepFlags
 from harness.errors import UserError, run_main
 from harness.files import read_bytes, replacing
-from harness.flags import Parser
+from harness.flag_parser import parse_known
 from harness.record import report_command
 from harness.text import say
 from reporting.comparisons import figures_by_seed, paired, spread
@@ -46,22 +46,6 @@ HEADS = "train_own.py"  # the script of presets of heads
 CHOSEN = "chosen.json"  # {way: {flag: value}}, beside the runs
 SHOWN = ("acc1", "many", "medium", "few")
 LOADED = ("MetaSAug_CE_train", "torch._dynamo", "tensorboard.compat.proto.event_pb2", "sklearn.datasets")  # slowly
-
-
-def numbers(text: str) -> list[int]:
-    """Read --seeds."""
-    return [int(word) for word in text.split(",")]
-
-
-def parser() -> Parser:
-    """Return the parser of the sweep's own flags."""
-    made = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("preset", metavar="PRESET")
-    made.add_argument("--jobs", type=int, help="trainings at a time (default: the preset's, else 1)")
-    made.add_argument("--seeds", type=numbers, help="as 1,2,3 (default: the preset's, else 42)")
-    made.add_argument("--sets", help="some of the preset's sets, with commas between them (default: all)")
-    made.add_argument("--workdir", help="runs go to WORKDIR/checkpoint/ours (default: the preset's, else here)")
-    return made
 
 
 def choose(sweep: Sweep, of: str) -> dict[str, Constants]:
@@ -131,7 +115,7 @@ def compare(sweep: Sweep, of: str, chosen: Mapping[str, Constants]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, choose, train, compare."""
-    args, more = parser().parse_known_args(argv)
+    args, more = parse_known(SweepFlags, argv)
     preset = read_preset(args.preset, args.sets, jobs=args.jobs, seeds=args.seeds, workdir=args.workdir)
     if preset.script == HEADS:
         from scripts.own_comparison import compare_heads  # loaded where it is needed, as it takes long

@@ -14,14 +14,12 @@ from typing import Annotated
 
 import msgspec
 
-from covariance_rules import RULES
 from harness import schemas
 from harness.errors import UserError
 from harness.files import read_bytes
-from harness.flags import require
+from harness.flags import TrainingFlags, require
 from harness.run_files import read_finished
-from harness.training_flags import TrainingFlags, parse_training
-from meta_step import STAGE2
+from harness.training_flags import parse_training
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "scripts" / "presets"
@@ -178,7 +176,7 @@ class Sweep:
         words += ["--resume", "auto", *(["--stage1", str(base.file(STAGE1))] if base else [])]
         words = [filled(word, variables) for word in words]
         try:
-            flags = parse_training("", STAGE2, RULES, words)
+            flags = parse_training(words)
         except UserError as error:
             raise UserError(f"{f'{of}, ' if of else ''}{way}: {error}") from error
         return Training(spec.script or preset.script, tuple(words), flags, base)

@@ -91,19 +91,3 @@ def test_a_loss_that_made_up_for_the_long_tail_is_noted():
     for change, epoch, lines in cases:
         assert len(adjustment_notes(0.5, {"flags": {**flags, **change}, "epoch": epoch})) == lines
     assert len(adjustment_notes(0.5, {})) == 1
-
-
-def test_refusals(trained, refused, tmp_path):
-    root, folder = trained
-    test = ["MetaSAug_test.py", *TINY, "--checkpoint_path"]
-    for tau in ("nan", "-0.5", "inf", "1e300"):
-        assert f"--logit_adjust {float(tau)} makes no sense" in refused(
-            *test, folder / "a_last.pth.tar", "--logit_adjust", tau, cwd=root
-        )
-    state = torch.load(folder / "a_last.pth.tar", weights_only=True)
-    bare, short = tmp_path / "bare.pth.tar", tmp_path / "short.pth.tar"
-    torch.save({"state_dict": state["state_dict"], "dataset": "digits"}, bare)
-    assert "needs the training images of each class" in refused(*test, bare, "--logit_adjust", "1", cwd=root)
-    kept = {key: value for key, value in state.items() if key != "checksum"}
-    torch.save({**kept, "stage2_counts": [1, 2]}, short)
-    assert "its stage2_counts has 2 entries" in refused(*test, short, cwd=root)

@@ -1,7 +1,6 @@
-"""The passes in bfloat16 and compiled, against those in full precision."""
+"""The passes in bfloat16, against those in full precision."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from covariance_rules import relative_rule
 from data_utils import build_dataset, epoch_batches, meta_batches
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
-from passes import CompiledPasses, Passes, make_passes
+from passes import Passes
 from resnet import make_model
 
 RATES = {"lam_t": 0.6, "virtual_lr": 0.05, "meta_lr": 0.1}
@@ -84,51 +83,13 @@ def test_what_was_kept_for_the_directional_pass_is_let_go(half_trained):
     assert not kept.tape
 
 
-def test_without_a_compiler_there_is_a_warning_and_the_passes_as_they_are(half_trained, monkeypatch):
-    def no_compiler(*_, **__):
-        raise RuntimeError("No working C++ compiler found\nin a long text")
-
-    monkeypatch.setattr(torch, "compile", no_compiler)
-    with pytest.warns(UserWarning, match=r"--compile: no working compiler, going on without \(No working"):
-        found = make_passes(half_trained[0], None, "default")
-    assert type(found) is Passes
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert type(make_passes(half_trained[0], torch.bfloat16)) is Passes
-
-
-def in_float64(problem):
-    model, criterion, estimator, *batches = copy.deepcopy(problem)
-    return model.double(), criterion.double(), estimator.double(), *((images.double(), y) for images, y in batches)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
-def test_compiled_passes_take_the_same_step(half_trained, changes):
-    """In float64: in float32 rounding switches units that are near zero, and moves the meta gradient by up to a per cent."""
-    problem = in_float64(half_trained)
-    exact, twin, _ = step(problem, Passes, **changes)
-    made = []
-    ours, model, _ = step(problem, lambda model: made.append(make_passes(model, None, "default")) or made[-1], **changes)
-    assert type(made[0]) is CompiledPasses
-    for name in ("loss_virtual", "loss_meta", "loss", "grad_covariance", "logits"):
-        assert relative(getattr(ours, name), getattr(exact, name)) < 1e-9, name
-    assert distance(model.state_dict(), twin.state_dict()) < 1e-9
-    before = half_trained[0].state_dict()
-    assert min(relative(value, before[name]) for name, value in model.state_dict().items()) > 1e-6  # the step moved it
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # the compiler's advice to round products of matrices
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("mode", [None, "default"])
-def test_bf16_on_cuda(half_trained, mode, changes):
+def test_bf16_on_cuda(half_trained, changes):
     parts = copy.deepcopy(half_trained)
     on_gpu = [part.cuda() if hasattr(part, "cuda") else tuple(t.cuda() for t in part) for part in parts]
     exact, _, _ = step(half_trained, Passes, **changes)
-    ours, _, _ = step(on_gpu, lambda model: make_passes(model, torch.bfloat16, mode), **changes)
+    ours, _, _ = step(on_gpu, lambda model: Passes(model, torch.bfloat16), **changes)
     cosine = F.cosine_similarity(ours.grad_covariance.flatten().cpu(), exact.grad_covariance.flatten(), dim=0)
     assert float(cosine) > 0.95

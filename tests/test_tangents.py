@@ -13,11 +13,18 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
 from meta_gradient import random_state, replayed, trained_weights
-from meta_layers import MetaLinear_Norm, WithFeatures, run_with
+from meta_layers import WithFeatures, run_with
 from resnet import build_model
 from tangents import recorded, tangent
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Cosine(nn.Linear):
+    """A head of another kind: cosines."""
+
+    def forward(self, x):
+        return F.linear(F.normalize(x), F.normalize(self.weight))
 
 
 class Odd(nn.Module):
@@ -32,7 +39,7 @@ class Odd(nn.Module):
         self.circular = nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")
         self.still = nn.BatchNorm2d(8)
         self.hidden = nn.Linear(8, 8)
-        self.head = MetaLinear_Norm(8, 5)
+        self.head = Cosine(8, 5)
 
     def forward(self, x):
         x = self.twice(torch.tanh(self.first(x)))
@@ -67,7 +74,7 @@ class Tied(nn.Module):
         self.hooked.register_forward_hook(lambda module, inputs, output: output + 0.5 * inputs[0].square())
         self.patched = nn.Linear(6, 6)
         self.patched.forward = lambda x: F.linear(x, 3 * self.patched.weight)
-        self.head = MetaLinear_Norm(6, 5)
+        self.head = Cosine(6, 5)
 
     def forward(self, x):
         x = self.c3(torch.tanh(self.c2(self.c1(x))))

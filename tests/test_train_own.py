@@ -227,38 +227,6 @@ def test_images_and_the_file_of_their_features_give_the_same_head(first, run_in,
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ([], "nothing to train on: give --data_root, a folder with a folder for each class, or --features"),
-        (["--data_root", "photos", "--features", "f.npz"], "--features and --data_root do not go together"),
-        (["--features", "f.npz", "--backbone", "resnet18"], "--features and --backbone do not go together"),
-        (["--data_root", "photos", "--val_features", "f.npz"], "--val_features goes with --features"),
-        (["--data_root", "photos", "--lr_drop", "0"], "--lr_drop 0.0 makes no sense: it must be above 0 and at most 1"),
-        (["--data_root", "photos", "--views", "-1"], "--views -1 makes no sense"),
-        (["--data_root", "photos", "--meta_start", "-1"], "--meta_start -1 makes no sense"),
-        (["--data_root", "photos", "--idx", "../x"], "--idx '../x' makes no sense"),
-        (["--data_root", "photos", "--backbone", "my_network:nothing"], "'my_network:nothing' cannot be imported"),
-        (["--data_root", "photos", "--pretrained", "no.pth"], "there is no file no.pth"),
-        (["--data_root", "nowhere"], "nowhere"),
-        (["--features", "nowhere.npz"], "nowhere.npz"),
-        (["--features", "f.npz", "--way", "best"], "--way: invalid choice: 'best'"),
-        (["--features", "f.npz", "--way", "logistic", "--lr", "0.1"], "--lr has no effect with --way logistic"),
-        (["--features", "f.npz", "--way", "lda", "--C", "1"], "--C has no effect with --way lda"),
-        (["--features", "f.npz", "--way", "metasaug", "--stage2", "isda"], "--stage2 isda does not go with --way"),
-        (["--features", "f.npz", "--way", "metasaug", "--balance", "none"], "--balance none does not go with"),
-        (["--features", "f.npz", "--way", "metasaug", "--wd", "0.1"], "--weight-decay and --C say the same"),
-        (["--data_root", "photos", "--way", "metasaug", "--finetune"], "--finetune has no effect with --way metasaug"),
-        (["--features", "f.npz", "--C", "0"], "--C 0.0 makes no sense: it must be a number above 0"),
-        (["--features", "f.npz", "--C", "nan"], "--C nan makes no sense"),
-    ],
-)
-def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, flags, words):
-    write_photos(tmp_path)
-    assert words in refused("train_own.py", *flags, "--no-cuda")
-    assert not (tmp_path / "feature_cache").exists()
-
-
-@pytest.mark.parametrize(
     "flags",
     [
         ["--epochs", "1", "--stage2", "none", "--logit_adjust", "1"],

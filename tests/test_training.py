@@ -18,10 +18,9 @@ from support.data import write_image
 from support.places import ROOT
 
 from data_utils import build_dataset
+from harness.flags import STAGE2
 from harness.metrics import Accuracy
 from harness.record import Record
-from meta_step import STAGE2
-from resnet import make_model
 
 # The published command, word for word (python3.6 read as python3), in its script.
 PUBLISHED = [
@@ -283,16 +282,6 @@ def test_bf16_trains_like_float32_and_saves_float32(run, refused, tiny_folder):
     assert "amp bf16, this run has off" in refused("MetaSAug_CE_train.py", *flags, "--stage1", stage1, "--save_name", "x")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_compiled_passes_train_both_stages(run, tiny_folder, amp):
-    flags = [*DIGITS, "--arch", "tiny_networks:Pair", "--epochs", "2", "--meta_start", "1", "--lr", "0.01", "--amp", amp]
-    for name, more in (("compiled", ["--compile"]), ("eager", [])):
-        run("MetaSAug_CE_train.py", *flags, *more, "--save_name", name)
-    for ours, theirs in zip(*(log_of(tiny_folder, name) for name in ("compiled", "eager")), strict=True):
-        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.05)
-
-
 @pytest.mark.usefixtures("tiny_folder")
 def test_a_stage_1_that_does_not_serve_is_refused(refused, trained, tmp_path):
     folder = trained[0]
@@ -427,32 +416,3 @@ def test_images_that_cannot_be_read_are_listed_or_left_out(run, tiny_folder, tmp
     checkpoint = ["--checkpoint_path", "checkpoint/ours/0/name_ckpt.pth.tar", "--arch", "tiny_networks:logits"]
     said = run("MetaSAug_test.py", *checkpoint, "--data_root", "my", "--no-cuda", status=2).stderr.splitlines()[-1]
     assert said.endswith("2 of 6 images cannot be read, see above: remove or replace them")  # it has no --skip_bad
-
-
-MISTAKES = [
-    ("CE_train", ["--arch", "nothing:made"], ["--arch", "nothing", "package.module:function"]),
-    ("CE_train", ["--arch", "tiny_networks:none"], ["--arch", "none", "package.module:function"]),
-    ("CE_train", ["--arch", "tiny_networks:no_network"], ["--arch", "list, not an nn.Module"]),
-    ("CE_train", ["--arch", "tiny_networks:headless"], ["--arch", "no nn.Linear with 10 outputs"]),
-    ("test", [], ["--checkpoint_path"]),
-    ("test", ["--checkpoint_path", "fits", "--arch", "resnet20"], ["holds a resnet8, not a resnet20"]),
-    ("test", ["--checkpoint_path", "fits", "--imb_factor", "0.5"], ["--imb_factor 0.1, not 0.5"]),
-]
-
-
-@pytest.mark.parametrize(("script", "flags", "words"), MISTAKES)
-@pytest.mark.usefixtures("tiny_folder")
-def test_mistakes_get_one_line_and_nothing_is_saved(refused, tmp_path, script, flags, words):
-    state = {"state_dict": make_model("resnet8", 10).state_dict(), "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1}
-    torch.save(state, tmp_path / "fits")
-    before = (tmp_path / "fits").read_bytes()
-    line = refused(f"MetaSAug_{script}.py", "--dataset", "digits", *flags)
-    assert all(word in line for word in words), line
-    assert (tmp_path / "fits").read_bytes() == before
-    assert not list(tmp_path.rglob("*.pth.tar"))
-
-
-def test_help_shows_the_flags(run):
-    out = run("MetaSAug_LDAM_train.py", "--help").stdout
-    assert "--imb_factor" in out
-    assert "--gpu" in out

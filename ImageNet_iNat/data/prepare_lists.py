@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 from harness.errors import UserError, run_main
 from harness.files import read_bytes, replacing, writing
-from harness.flags import Parser
+from harness.flag_parser import Parser
 from harness.text import say
 
 BASE = "https://raw.githubusercontent.com/facebookresearch/classifier-balancing/main/data"

@@ -235,22 +235,6 @@ def test_a_state_of_an_older_version_goes_on_as_metasaug(root, run_in, refused):
     assert "going on in epoch 1" in run_in(TRAIN, *own, cwd=root).stdout
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (["--num_heldout", "2"], "--num_heldout 2 holds nothing out unless --select_on is heldout"),
-        (["--stage2", "mixup"], "'mixup'"),
-        (["--balance", "half"], "'half'"),
-        (["--meta_images", "all"], "'all'"),
-        (["--meta_update", "newton"], "'newton'"),
-        (["--meta_step_size", "nan"], "--meta_step_size nan makes no sense"),
-        (["--virtual", "head"], "--virtual"),
-    ],
-)
-def test_choices_that_make_no_sense_are_named(root, refused, flags, named):
-    assert named in refused(TRAIN, *FLAGS, *flags, cwd=root)
-
-
 # Testing with adjusted logits
 
 

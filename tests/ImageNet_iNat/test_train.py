@@ -17,9 +17,10 @@ from support.places import ROOT
 from support.ranks import places
 from support.slow_head_step import slow_step
 
-from head_flags import PRETRAINED, parse_training
+from head_flags import parse_training
 from heads.backbone import make_head
 from heads.batches import meta_indices, train_indices
+from heads.run_flags import PRETRAINED
 from loss import EstimatorCV, MetaSAugCE
 
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
@@ -268,10 +269,10 @@ def test_weights_of_crt_are_looked_for_by_their_published_name_first(dataset, tm
     published = {"ImageNet_LT": "resnet50_uniform_e90.pth", "iNaturalist18": "iNat18/resnet50_uniform_e200.pth"}
     places = [f"models/{name}" for name in (published.get(dataset), f"{dataset}_cRT.pth") if name]
     for place in reversed(places):
-        assert parse_training("", ["--dataset", dataset]).pretrained == places[-1]  # named also where there is none
+        assert parse_training(["--dataset", dataset]).pretrained == places[-1]  # named also where there is none
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
-    assert parse_training("", ["--dataset", dataset]).pretrained == places[0]
+    assert parse_training(["--dataset", dataset]).pretrained == places[0]
 
 
 def test_the_test_script_looks_for_released_files_first(run, tmp_path):

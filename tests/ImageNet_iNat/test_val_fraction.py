@@ -117,25 +117,6 @@ def test_test_images_are_drawn_from_those_that_can_be_read(train, tmp_path, root
     assert f"d{os.sep}" not in (root / OURS / "readable_val.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--val_fraction", "1"], "--val_fraction 1.0 makes no sense: it must be above 0 and below 1"),
-        (["--val_fraction", "nan"], "--val_fraction nan makes no sense"),
-        (["--val_fraction", "0.2", "--val_seed", "-1"], "--val_seed -1 makes no sense"),
-        (["--val_fraction", "0.2", "--train_list", "a.txt", "--val_list", "b.txt"], "draws test images from folders"),
-        (["--val_fraction", "0.2", "--data_root", "split"], "split has split/val for tests: leave the flag out, or give"),
-    ],
-)
-def test_mistakes(train, root, flags, told):
-    for part in ("train", "val"):
-        (root / "split" / part / "c").mkdir(parents=True, exist_ok=True)
-    result = train("wrong", *flags, status=2)
-    assert told in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert not list((root / OURS).glob("wrong_*"))
-
-
 @pytest.mark.parametrize("name", ["a\nb.png", "a\rb.png", "\ufeffa.png", b"a\xff.png".decode(errors="surrogateescape")])
 def test_a_name_that_no_list_can_hold_is_refused(tmp_path, name):
     for label in ("\ufeffx" if name[0] == "\ufeff" else "x", "y"):

@@ -11,12 +11,17 @@ from support.own import write_features, write_photos
 from support.places import ROOT
 
 import head_flags
-import predict
-import report
 from covariance_rules import RULES
+from datasets.large_sets import LARGE_SETS
 from harness import training_flags
-from heads.own_flags import own_parser, parse_own
-from meta_step import STAGE2
+from harness.command_flags import CifarTestFlags, PredictFlags
+from harness.flag_parser import declared, parse_flags
+from heads.feature_scale import TRANSFORMS
+from heads.own_flags import parse_own
+from heads.run_flags import PRETRAINED, HeadWords
+from heads.ways import RECIPE, WAYS
+from inference.exports import ENDINGS
+from scripts.flags_page import page
 
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
@@ -101,11 +106,11 @@ def test_commands_name_scripts_and_flags_that_exist():
             continue
         assert (ROOT / words[1]).is_file(), words
         if words[1].endswith("_train.py") and not {"stripes", "scale"} & {*words}:  # docs/extending.md makes these
-            training_flags.parse_training("", STAGE2, RULES, words[2:])
+            training_flags.parse_training(words[2:])
         elif words[1] == "train_own.py":
-            parse_own("", words[2:])
+            parse_own(words[2:])
         elif words[1] == "MetaSAug_test.py":
-            training_flags.parse_test("", words[2:])
+            parse_flags(CifarTestFlags, words[2:])
 
 
 def test_commands_of_imagenet_inat_name_scripts_and_flags_that_exist():
@@ -115,44 +120,39 @@ def test_commands_of_imagenet_inat_name_scripts_and_flags_that_exist():
         script = next(i for i, word in enumerate(words) if word.endswith((".py", ".sh")))
         assert (LARGE / words[script]).is_file(), words
         if words[script] == "train.py":
-            head_flags.parse_training("", words[script + 1 :])
+            head_flags.parse_training(words[script + 1 :])
         elif words[script] == "test.py":
-            head_flags.parse_test("", words[script + 1 :])
+            head_flags.parse_test(words[script + 1 :])
 
 
-def flags_of(text, heading):
-    """The flags in the first column of the table below a heading, and what the second column says of them."""
-    table = re.search(rf"^{heading}.*?^\| flag \|.*?$\n(.*?)(?:^$|\Z)", text, re.M | re.S)[1]
-    rows = [row.split(" | ") for row in table.splitlines() if row.startswith("| `--")]
-    return {flag: row[1] for row in rows for flag in re.findall(r"`(--?[\w-]+)`", row[0])}
+def test_the_page_of_flags_is_made_of_their_declarations():
+    assert PAGES["flags.md"] == page() + "\n", "python3 scripts/flags_page.py > docs/flags.md"
 
 
-def flags_of_parser(parser):
-    return {flag: action for action in parser._actions for flag in action.option_strings if action.dest != "help"}
+def test_choices_of_the_flags_are_those_of_what_they_choose():
+    """They are declared where nothing that takes long is loaded."""
+    flags = {one.name: one.metadata["settings"] for of in (HeadWords, PredictFlags) for one in declared(of)}
+    sources = {"meta_update": RULES, "way": [*WAYS, RECIPE], "transform": TRANSFORMS, "dataset": LARGE_SETS}
+    for name, source in {**sources, "export": ENDINGS}.items():
+        assert [*flags[name]["choices"]] == [*source], name
+    assert tuple(PRETRAINED) == LARGE_SETS
 
 
-@pytest.mark.parametrize(
-    ("text", "heading", "parser"),
-    [
-        (PAGES["flags.md"], "## MetaSAug_LDAM_train.py", training_flags.training_parser("", STAGE2, RULES)),
-        (PAGES["flags.md"], "## MetaSAug_test.py", training_flags.testing_parser("")),
-        (PAGES["flags.md"], "## train_own.py", own_parser("")),
-        (PAGES["flags.md"], "## predict.py", predict.parser()),
-        (PAGES["flags.md"], "## report.py", report.report_parser()),
-        (LARGE_README, "## Train", head_flags.training_parser("")),
-    ],
-)
-def test_the_tables_of_flags_are_those_of_the_parsers(text, heading, parser):
-    """Every flag is there and no other; a default that the parser has is the one that the table says."""
-    stated, parsed = flags_of(text, heading), flags_of_parser(parser)
-    spelled = {flag.replace("_", "-") for flag in stated}
-    assert {flag.replace("_", "-") for flag in parsed} == spelled
-    if text is LARGE_README:  # several flags a row there
-        return
-    for flag, said in stated.items():
-        default = parsed[flag].default
-        if default not in (None, False):
-            assert said.split(";")[0] == str(default), flag
+SCRIPTS = [path for room in ("", "scripts", "ImageNet_iNat") for path in (ROOT / room).glob("*.py")]
+HELPED = [path for path in SCRIPTS if "help_of=" in path.read_text()]
+LOADED = """
+import runpy, sys
+try:
+    runpy.run_path(sys.argv[1], run_name="__main__")
+finally:
+    assert {"torch", "numpy", "PIL"}.isdisjoint(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("script", HELPED, ids=[path.name for path in HELPED])
+def test_help_comes_at_once(script):
+    result = subprocess.run([sys.executable, "-c", LOADED, script, "--help"], capture_output=True, text=True, check=True)
+    assert "\ndata:\n" in result.stdout or script.name == "compare_own.py"
 
 
 def test_readme_is_short():

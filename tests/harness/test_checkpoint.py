@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs import small_run, take_step
 
 from harness import checkpoint
 from harness.errors import UserError
@@ -82,21 +83,24 @@ def damaged_copies(raw):
 
 
 def test_every_cut_and_every_flipped_bit_is_refused_or_replaced_by_the_file_before(tmp_path):
-    path, weights = tmp_path / "x_resume.pth.tar", {"a": torch.arange(2000.0), "b": torch.ones(8)}
-    for epoch in (1, 2):
-        checkpoint.save_checkpoint({"epoch": epoch, "state_dict": weights, "resume": {"epochs": 1}}, path)
+    path = tmp_path / "a_resume.pth.tar"
+    with small_run(tmp_path, cut=True) as run:
+        next(run.epochs)
+        for _ in range(2):
+            take_step(run)
+            run.save()
     raw = path.read_bytes()
     tried = 0
     for content in damaged_copies(raw):
         tried += 1
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"is damaged|is not a file that torch\.save wrote, or it is cut"):
+        with pytest.raises(UserError, match=r"is damaged|is no file of tensors"):
             checkpoint.load_checkpoint(path)
         state, source = find_state("auto", path)
-        assert (state["epoch"], source) == (1, previous(path))
+        assert (state["resume"]["meter"]["steps"], source) == (1, previous(path))
     assert tried == 320
     path.write_bytes(raw)
-    assert find_state("auto", path)[0]["epoch"] == 2
+    assert find_state("auto", path)[0]["resume"]["meter"]["steps"] == 2
     silent = [c for c in damaged_copies(raw) if is_loaded_by_torch(c)]
     assert silent  # the control: torch.load itself reads some of them
 
@@ -170,7 +174,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         checkpoint.load_checkpoint(tmp_path / "none")
     for content in (b"hello", b"something else", bytes(range(256)) * 20, pickle.dumps([1, 2])):
         (tmp_path / "other").write_bytes(content)
-        with pytest.raises(UserError, match=r"is not a file that torch\.save wrote"):
+        with pytest.raises(UserError, match="is no file of tensors and plain values"):
             checkpoint.load_checkpoint(tmp_path / "other")
 
 

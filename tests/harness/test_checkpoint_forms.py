@@ -69,14 +69,14 @@ def test_any_form_is_the_same_network(outputs, expected, form):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"weights": WEIGHTS, "ema": OTHER}, "holds no weights of a network under a name known here: it holds ema, weights"),
+        ({"weights": WEIGHTS, "ema": OTHER}, "holds no weights of a network under a name known here, but ema, weights"),
         ({"state_dict": {"fc.weight": torch.zeros(3, 4)}}, "does not fit: missing bn1.bias"),
-        (nn.Linear(2, 2), "but an object of kind torch.nn.modules.linear.Linear: save its state_dict() instead"),
+        (nn.Linear(2, 2), "but an object of kind torch.nn.modules.linear.Linear: save its state_dict()"),
         (list(WEIGHTS.values()), "but an object of kind list"),
         ({"state_dict": {**WEIGHTS, "linear.bias": np.zeros(3)}}, "its linear.bias is of kind"),
         ({"state_dict": {**WEIGHTS, "linear.bias": 3}}, "its linear.bias is of kind int; weights are tensors with names"),
-        ({"model": nn.Linear(2, 2), "epoch": 3}, "holds a whole network under model, no weights: save its"),
-        ({"state_dict": WEIGHTS, "seen": defaultdict(int, a=1)}, "(an object of kind collections.defaultdict or int)"),
+        ({"model": nn.Linear(2, 2), "epoch": 3}, "but epoch, model: save its state_dict()"),
+        ({"state_dict": WEIGHTS, "seen": defaultdict(int, a=1)}, "(it holds collections.defaultdict"),
         ({k: value for k, value in WEIGHTS.items() if k != "linear.bias"}, "its linear has no bias, as a normalised"),
         ({**WEIGHTS, "linear.weight": torch.zeros(64, 3), "linear.bias": None}, "its linear has no bias, as a normalised"),
         ({**WEIGHTS, "linear.weight": torch.full((3, 64), 1e38)}, "the answers of its network are not finite"),

@@ -55,7 +55,7 @@ def test_long_work_has_a_line_each_half_minute_and_short_work_has_none(seconds, 
 
 def test_a_training_has_a_line_every_so_many_steps_and_when_these_are_slow():
     meter = Meter()
-    meter.count, meter.loss, meter.correct = 4, 2.0, 3.0
+    meter.count, meter.sums = 4, {"loss": 2.0, "correct": 3.0}
     said = shown(1, 1, 1, 40, 1, 1, 1, 1, meter=meter, print_freq=3).splitlines()
     assert [re.search(r"\[(\d)/8\]  Loss 0\.5000  Acc@1 75\.00  left", line)[1] for line in said] == ["3", "4", "6"]
 

@@ -3,19 +3,15 @@
 import json
 import random
 import shutil
-from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 import numpy as np
-import pytest
 import torch
 from support.ranks import together
 from support.runs import differences, saved_state
 
 from harness.checkpoint import packed, save_checkpoint
-from harness.errors import UserError
 from harness.random_states import random_states, seed_everything, set_random_states
-from harness.resume import must_match
 
 KINDS = ("ckpt", "last", "resume")
 
@@ -60,7 +56,7 @@ def test_a_run_does_not_go_on_with_a_renamed_class(photos, small_training, run, 
     for part in ("train", "test"):  # the same images in the same order
         (tmp_path / part / "class1").rename(tmp_path / part / "class1b")
     line = refused(*command, "--resume", "auto")
-    assert "a_resume.pth.tar was made with class 1 named class1, this run has class1b" in line
+    assert "a_resume.pth.tar was made with class_names[1] class1, this run has class1b" in line
 
 
 def with_other(state, other, part):
@@ -86,25 +82,14 @@ def test_every_part_of_the_state_is_needed(photos, small_training, whole, run, t
     first, middle = (saved_state(folder) for folder in folders.values())
     expected = saved_state(whole, "last")["state_dict"]
     parts = ["state_dict", "optimizer", "estimator", "meter", "meta_taken", "epoch", "torch", "numpy", "python"]
+    kept = shutil.copytree(folders[14], tmp_path / "kept")
     for part in ["nothing", *parts]:
         shutil.rmtree(folders[14])
-        folders[14].mkdir()
+        shutil.copytree(kept, folders[14])
         save_checkpoint(middle if part == "nothing" else with_other(middle, first, part), folders[14] / "a_resume.pth.tar")
-        noticed = part == "epoch"  # for the best epoch would be one to come
-        run(*command, tmp_path / "14", "--resume", "auto", cwd=photos, status=2 if noticed else 0)
-        if noticed:
-            continue
+        run(*command, tmp_path / "14", "--resume", "auto", cwd=photos)
         ours = saved_state(folders[14], "last")["state_dict"]
         assert bool(differences(ours, expected)) == (part != "nothing"), part
-
-
-def test_a_state_from_before_the_loss_was_recorded_is_that_of_a_head():
-    binding, cpu = {"--lr": 0.1}, torch.device("cpu")
-    must_match({"binding": binding}, {**binding, "loss": "CE"}, Path("x"), cpu)
-    with pytest.raises(UserError, match="made with loss CE, this run has LDAM"):
-        must_match({"binding": binding}, {**binding, "loss": "LDAM"}, Path("x"), cpu)
-    with pytest.raises(UserError, match="does not say its data"):
-        must_match({"binding": binding}, {**binding, "data": "0"}, Path("x"), cpu)
 
 
 def test_states_of_the_generators_come_back():

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import re
 import shutil
 import warnings
 
@@ -123,31 +122,20 @@ def test_a_state_with_nonsense_anywhere_is_gone_on_from_or_refused_in_one_line(r
         shutil.rmtree(copied)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"weight_decay": 0.25}, "its optimizer has weight_decay 0.25, this run has 0"),
-        ({"maximize": True}, "its optimizer has maximize True, this run has False"),
-        ({"momentum": 0.5}, "its optimizer has momentum 0.5, this run has 0.9"),
-        ({"lr": 7.0}, None),  # the script's
-    ],
-)
-def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path, change, words):
+@pytest.mark.parametrize("kind", ["resume", "stage1"])
+def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path, kind):
     folder, state = resumable
     changed = copy.deepcopy(state)
-    changed["optimizer"]["param_groups"][0] |= change
-    for kind, flags, begin in (
-        ("resume", ["--resume", tmp_path / "a_resume.pth.tar"], {}),
-        ("stage1", [], {"stage1": str(tmp_path / "a_stage1.pth.tar")}),
-    ):
-        save_checkpoint({**changed, "epoch": 1}, tmp_path / f"a_{kind}.pth.tar")
-        try:
-            with small_run(folder / "other", *flags, cut=True, **begin) as run:
-                assert words is None
-                assert run.optimizer.param_groups[0]["lr"] == 0.1
-                assert run.optimizer.state[run.model.weight]["momentum_buffer"].any()
-        except UserError as refused:
-            check_line(refused, words)
+    changed["optimizer"]["param_groups"][0] |= {"weight_decay": 0.25, "maximize": True, "momentum": 0.5, "lr": 7.0}
+    path = tmp_path / f"a_{kind}.pth.tar"
+    save_checkpoint({**changed, "epoch": 1}, path)
+    for end in ("ckpt", "last"):
+        shutil.copy(folder / f"a_{end}.pth.tar", tmp_path)
+    flags, begin = (["--resume", path], {}) if kind == "resume" else ([], {"stage1": str(path)})
+    with small_run(folder / "other", *flags, cut=True, **begin) as run:
+        group = run.optimizer.param_groups[0]
+        assert [group[name] for name in ("weight_decay", "maximize", "momentum", "lr")] == [0, False, 0.9, 0.1]
+        assert run.optimizer.state[run.model.weight]["momentum_buffer"].any()
 
 
 # A checkpoint as a training script writes it, and one of other code.
@@ -193,18 +181,19 @@ def test_what_tensors_are_refused():
         assert mismatch(good, ours, "x") is None
 
 
-def test_a_message_names_the_place_the_value_and_what_is_wanted():
-    said = schemas.problem({"a": [1, "b"]}, dict[str, list[int]], "x")
-    assert said == "its x[...][1] is of another kind: Expected int, got str"
-    record = {"epoch": 3, "since": 0, "seconds": -2.0, "best": {"epoch": 1, "acc1": 50.0},
-              "last": {"epoch": 1, "acc1": 50.0}}  # fmt: skip
-    assert schemas.problem(record, schemas.RecordState, "record") == "its record.seconds is -2.0: Expected float >= 0.0"
-    assert schemas.problem({**record, "seconds": 1}, schemas.RecordState, "record") is None
-    record = {**record, "seconds": 1}
-    del record["best"]
-    assert schemas.problem(record, schemas.RecordState, "record") == "object missing required field best in its record"
-    assert schemas.problem(-3, schemas.Count, "epoch") == "its epoch is -3: Expected int >= 0"
-    assert schemas.problem("x" * 100, schemas.Count, "epoch") == f"its epoch is {'x' * 57}...: Expected int, got str"
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seconds": -2.0}, "its record.seconds is of another kind or range: Expected float >= 0.0"),
+        ({"best": {"epoch": "1"}}, "its record.best.epoch is of another kind or range: Expected int, got str"),
+        ({"since": torch.ones(2)}, "its record.since is of another kind or range: Expected int, got Tensor"),
+        ({}, None),
+    ],
+)
+def test_a_message_names_the_place_and_what_is_wanted(change, said):
+    outcome = {"epoch": 1, "acc1": 50.0}
+    record = {"epoch": 3, "since": 0, "seconds": 2.0, "best": outcome, "last": outcome, **change}
+    assert schemas.problem(record, schemas.RecordState, "record") == said
 
 
 JSON = [None, True, -1, 10**30, 10**400, 0.5, 1e308, "", "x" * 10**4, [], [1], {}, {"a": [None]}, [None] * 3, [1e300] * 3]
@@ -225,31 +214,6 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
         runs_table([one])
     except UserError as refused:
         check_line(refused)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda inner, _: inner["record"].update(epoch=2), "its last epoch is 0, but it goes on in 2"),
-        (lambda inner, _: inner["record"].update(last={}), "its last epoch is none, but it goes on in 1"),
-        (lambda inner, _: inner["record"]["best"].update(epoch=1), "its best epoch cannot be 1, but 0 at most"),
-        (lambda inner, _: inner["meter"].update(count=0), "of 0 images in 1 steps cannot be"),
-        (lambda inner, _: inner["meter"].update(steps=0), "of 4 images in 0 steps cannot be"),
-        (lambda inner, _: inner["meter"].update(correct=torch.tensor(-7)), "-7 of 4 images in 1 steps cannot be"),
-        (lambda inner, _: inner["meter"].update(steps=6), "of 4 images in 6 steps cannot be"),
-        (lambda inner, _: inner["meter"].update(steps=6, count=9), "the steps of the epoch cannot be 6, but 5 at most"),
-        (lambda inner, _: inner["meter"].update(first_bad=torch.tensor(3)), "its numbers are not finite from step 3 on"),
-        (lambda inner, _: inner.update(meta_taken=9), "the meta batches cannot be 9, but 6 at most"),
-        (lambda _, kept: kept["state"].clear(), "its optimizer keeps nothing of any weight"),
-        (lambda _, kept: kept["state"][0].clear(), "its optimizer keeps nothing of weight 0"),
-    ],
-)  # fmt: skip
-def test_a_state_that_contradicts_itself_is_refused(resumable, tmp_path, change, words):
-    state = copy.deepcopy(resumable[1])
-    change(state["resume"], state["optimizer"])
-    save_checkpoint(state, tmp_path / "a_resume.pth.tar")
-    with pytest.raises(UserError, match=re.escape(words)), small_run(tmp_path, "--resume", "auto"):
-        pass
 
 
 def test_statistics_that_can_be_none_are_refused():

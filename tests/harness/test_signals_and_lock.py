@@ -32,17 +32,16 @@ def test_a_signal_leaves_a_wait_for_data_at_once_and_a_step_when_it_is_done(tmp_
         next(run.epochs)
         for _ in run.watch(slow(), "x"):
             take_step(run)
-    with stop("SIGINT in epoch 0 after step 1", 130), small_run(tmp_path / "step") as run:
-        next(run.epochs)
-        os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step
-        os.kill(os.getpid(), signal.SIGTERM)  # of a launcher, after that of the terminal
-        take_step(run)
-    with stop("SIGHUP in epoch 0 after step 1", 129), small_run(tmp_path / "hangup") as run:
-        next(run.epochs)
-        os.kill(os.getpid(), signal.SIGHUP)
-        take_step(run)
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
+        number = signal.Signals[name]
+        with stop(f"{name} in epoch 0 after step 1", 128 + number), small_run(tmp_path / name) as run:
+            next(run.epochs)
+            os.kill(os.getpid(), number)  # in the middle of a step
+            os.kill(os.getpid(), signal.SIGTERM)  # of a launcher, after that of the terminal
+            take_step(run)
+        assert saved_state(tmp_path / name)["resume"]["meter"]["steps"] == 1
     assert signal.getsignal(signal.SIGINT) is before
-    assert [saved_state(tmp_path / name)["resume"]["meter"]["steps"] for name in ("wait", "step", "hangup")] == [1] * 3
+    assert saved_state(tmp_path / "wait")["resume"]["meter"]["steps"] == 1
 
 
 def test_a_signal_that_is_ignored_from_the_start_stays_so():
@@ -105,7 +104,7 @@ def test_a_lock_keeps_a_second_run_out_until_the_first_dies(photos, small_traini
     after_line(process, 1, r"\[\d+/\d+\]")
     lock = tmp_path / "checkpoint/ours/0/a.lock"
     before = set(lock.parent.iterdir())
-    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait" in refused(*command)
+    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait or" in refused(*command)
     assert before <= set(lock.parent.iterdir())
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -28,7 +28,7 @@ class Table(Folds):
 
 def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
     """The value that is chosen, and those that were asked for."""
-    flags = parse_own("", ["--features", "x.npz", "--way", name, *more])
+    flags = parse_own(["--features", "x.npz", "--way", name, *more])
     folds = Table(flags, None, np.array([[least]]), ALONE, None)
     folds.table, folds.asked = (key, levels), []
     return folds.choose(name, known).constants, folds.asked
@@ -76,7 +76,7 @@ class Recorded(Folds):
 def recorded(rows, target, folder, *more):
     images = image_list(Path("x"), map(str, range(len(rows))), target, list("abc"), "a list")
     counts = np.bincount(target).tolist()
-    flags = parse_own("", ["--features", "x.npz", "--no-cuda", *more])
+    flags = parse_own(["--features", "x.npz", "--no-cuda", *more])
     folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, ScoreFiles(folder, "rows"))
     folds.said = np.full((len(rows), CLASSES), np.nan)
     return folds

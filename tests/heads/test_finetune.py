@@ -105,7 +105,7 @@ def normed():
 @pytest.mark.parametrize(
     "more",
     [
-        [],
+        ["--micro_batch", "4"],
         ["--stage2", "isda", "--select_on", "heldout", "--num_heldout", "1", "--meta_images", "train"],
     ],
 )
@@ -161,7 +161,8 @@ def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_th
     flags += ["--save_name", "parted", "--resume", "auto"]
     (status, _, err), (killed, *_) = together(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "8"}])
     assert (status, killed) == (2, 137)
-    assert err == "train_own.py: error: rank 1 of 2 is gone: see what it printed, then start again with --resume auto\n"
+    assert err.startswith("train_own.py: error: rank 1 of 2 is gone, is stopped or took longer")
+    assert err.endswith("then start again with --resume auto\n")
     (status, out, err), _ = together(start, 2, "train_own.py", *flags, cwd=folder)
     assert status == 0, err
     assert "going on in epoch 2 after step 1" in out
@@ -172,30 +173,14 @@ def test_a_process_that_is_late_in_a_backward_pass_is_named(start, folder):
     (folder / "dying.py").write_text(DYING)
     flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4", "--timeout", "12", "--save_name", "late"]
     first, _ = begin(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "5", "LATE": "1"}])
-    assert "error: rank 1 of 2 took longer than --timeout 12 s over a step" in first.communicate()[1]
+    assert "error: rank 1 of 2 is gone, is stopped or took longer than --timeout 12 s over a step" in first.communicate()[1]
 
 
 def test_other_flags_make_another_network(first, train, folder):
     """So that what is alike elsewhere is not alike because nothing matters."""
-    for number, more in enumerate((["--seed", "1"], ["--amp", "bf16"])):
+    for number, more in enumerate((["--micro_batch", "4"], ["--seed", "1"], ["--amp", "bf16"])):
         train(*more, "--save_name", f"other{number}")
         assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
-
-
-@pytest.mark.parametrize(
-    ("script", "flags", "words"),
-    [
-        ("train_own.py", [*NORMED, "--amp", "bf16"], "--amp goes with --finetune"),
-        ("train_own.py", [*FINE, "--views", "2"], "--views and --finetune do not go together"),
-        ("train_own.py", [*FINE, "--cache_dir", "x"], "--cache_dir and --finetune do not go together"),
-        ("train_own.py", [*FINE, "--batch_size", "1"], "a batch of 1 images is too small for this network: it must have 2"),
-        ("train_own.py", ["--features", "f.npz", "--finetune"], "--features and --finetune do not go together"),
-        ("scripts/compare_own.py", FINE, "has no effect with --way logistic"),
-    ],
-)
-def test_flags_that_make_no_sense_end_in_one_line(refused, tmp_path, script, flags, words):
-    write_photos(tmp_path)
-    assert words in refused(script, *flags)
 
 
 def test_images_that_cannot_be_read_are_named_before_the_first_epoch(refused, run, tmp_path):

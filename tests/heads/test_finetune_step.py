@@ -1,6 +1,7 @@
 """The steps of a whole network against loops over samples and double backward, and on several processes."""
 
 import copy
+import weakref
 from itertools import product
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_step_is_that_of_loops_over_samples(net, kind, with_meta):
     assert_close(state_of(problem), state_of(twin))
 
 
+class Alive:
+    """How many images' outputs of a layer are held at most at once."""
+
+    def __init__(self, layer):
+        self.seen, self.most = [], 0
+        layer.register_forward_hook(self.count)
+
+    def count(self, _, __, output):
+        self.seen.append((weakref.ref(output), len(output)))
+        self.most = max(self.most, sum(images for activation, images in self.seen if activation() is not None))
+
+
 class WithoutNorm(NETS["small"]):
     def __init__(self):
         super().__init__()
@@ -89,6 +102,16 @@ class WithoutNorm(NETS["small"]):
 NETS["plain"] = WithoutNorm
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_take_the_same_step_in_less_memory(kind):
+    problem, twin = (Problem("plain", diagonal=True, criterion=MetaSAugCE) for _ in range(2))
+    alive = [Alive(one.model.conv) for one in (problem, twin)]
+    step(problem, kind, True, micro_batch=4)
+    step(twin, kind, True)
+    assert_close(state_of(problem), state_of(twin))
+    assert (alive[0].most, alive[1].most) == (4, 22)  # of 12 images and 10 meta images
+
+
 def moved_by(model, parts):
     """The running statistics when each part alone has moved them, their mean."""
     copies = []
@@ -96,6 +119,14 @@ def moved_by(model, parts):
         copies.append(copy.deepcopy(model))
         copies[-1](images)
     return {n: torch.stack([dict(c.named_buffers())[n] for c in copies]).double().mean(0) for n, _ in model.named_buffers()}
+
+
+def test_chunks_move_running_statistics_once_by_their_mean():
+    problem = Problem("torchvision", diagonal=True)
+    expected = moved_by(problem.model, problem.batch[0].split(4))
+    step(problem, "metasaug", True, micro_batch=5)
+    for name, buffer in problem.model.named_buffers():
+        torch.testing.assert_close(buffer.double(), expected[name], msg=name)
 
 
 def test_bfloat16_leaves_losses_and_updates_in_the_weights_precision():
@@ -119,15 +150,15 @@ def main():
     torch.set_num_threads(1)
     with process_group(None, True, None, 60) as group:
         out = {{}}
-        for name, counts, kinds in (("plain", (12, 11, 3), KINDS), ("small", [12], ["metasaug"])):
+        for name, counts, kinds, sizes in (("plain", (12, 11, 3), KINDS, [None, 4]), ("small", [12], ["metasaug"], [None])):
             problem = Problem(name, diagonal=True, criterion=MetaSAugCE)
             problem.model.unused = torch.nn.Parameter(torch.ones(3))
             problem.optimizer.add_param_group({{"params": [problem.model.unused]}})
             whole = problem.batch
-            for count, kind in product(counts, kinds):
+            for count, kind, micro_batch in product(counts, kinds, sizes):
                 problem.batch = tuple(part[:count] for part in whole)
-                seen = step(problem, kind, count != 11, group)
-                out[f"{{name}} {{count}} {{kind}}"] = torch.cat([seen.loss.view(1), seen.logits.flatten()])
+                seen = step(problem, kind, count != 11, group, micro_batch=micro_batch)
+                out[f"{{name}} {{count}} {{kind}} {{micro_batch}}"] = torch.cat([seen.loss.view(1), seen.logits.flatten()])
             out |= {{f"{{name}} {{key}}": value for key, value in state_of(problem).items()}}
         torch.save(out, f"outcome_{{group.world_size}}_{{group.rank}}.pt")
 

@@ -1,8 +1,13 @@
 """Backbones: their features are those of timm, files of every form fit, and heads find them again."""
 
 import csv
+import hashlib
+import io
 import random
 import re
+from email.message import Message
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import huggingface_hub.constants
 import numpy as np
@@ -15,18 +20,34 @@ from support import own_backbones
 from support.own import BACKBONE, network, saved, write_photos
 from support.refusals import wrong
 from torch import nn
+from torchvision import models
+from torchvision.models.densenet import _load_state_dict as load_as_torchvision
 
 from harness.checkpoint import save_checkpoint
 from heads.backbone import make_head
-from heads.networks import open_backbone
+from heads.networks import open_backbone, present_name
 from heads.own_sources import head_weights
-from heads.preparation import IMAGENET, Preparation
+from heads.preparation import IMAGENET, ImageFlags, Preparation
 from inference.classifiers import classifier
 from resnet import own_function
 
 OWN = "support.own_backbones"
-SMALL = "test_resnet"
-SIZE = 32  # quick
+SMALL, OF_TORCHVISION = "test_resnet", "shufflenet_v2_x0_5"
+SIZE = ImageFlags(image_size=32)  # quick
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch, tmp_path_factory):
+    """The folder of what torch.hub downloads; nothing is fetched."""
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    (folder / "checkpoints").mkdir()
+    return folder / "checkpoints"
+
+
+def offline(request):
+    raise URLError(OSError(-2, "Name or service not known"))
 
 
 def lively(model, size=32, seed=0):
@@ -76,6 +97,96 @@ def check_parts(backbone, network, last, size, tolerance):
     assert (expected - logits).abs().max() < tolerance * span
     off = features.roll(1, 0) @ layer.weight.T + bias  # the control: another image's
     assert (off - logits).abs().max() > 0.1 * span
+
+
+# Networks of torchvision
+
+
+FAMILIES = [
+    ("resnext50_32x4d", "fc"), ("wide_resnet50_2", "fc"), ("densenet121", "classifier"),
+    ("efficientnet_b0", "classifier.1"), ("convnext_tiny", "classifier.2"), ("vit_b_16", "heads.head"), ("swin_t", "head"),
+    ("swin_v2_t", "head"), ("maxvit_t", "classifier.5"), ("vgg11_bn", "classifier.6"), ("alexnet", "classifier.6"),
+    ("mobilenet_v2", "classifier.1"), ("efficientnet_v2_s", "classifier.1"), ("regnet_x_400mf", "fc"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "size"),
+    [("shufflenet_v2_x0_5", "fc", 32), ("mobilenet_v3_small", "classifier.3", 32), ("mnasnet0_5", "classifier.1", 32),
+     ("resnet18", "fc", 32), ("regnet_y_400mf", "fc", 32),
+     *(pytest.param(*family, None, marks=pytest.mark.slow) for family in FAMILIES)],
+)  # fmt: skip
+def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size):
+    crop = size or models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
+    network = lively(models.get_model(name), crop)
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), ImageFlags(size))
+    assert backbone.prepared.image_size == crop
+    check_parts(backbone, network, last, crop, 1e-2)
+
+
+def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named(monkeypatch, hub):
+    network = models.get_model(OF_TORCHVISION)
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    content = buffer.getvalue()
+    url = f"https://example.org/small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(models.get_model_weights(OF_TORCHVISION).DEFAULT.value, "url", url)
+
+    def opened(given):
+        answer = io.BytesIO(given)
+        answer.info = Message
+        monkeypatch.setattr(torch.hub, "urlopen", lambda _: answer)
+        return open_backbone(OF_TORCHVISION, "DEFAULT", SIZE)
+
+    said = wrong(opened, bytes([*content[:-1], content[-1] ^ 1]))
+    assert "invalid hash value" in said
+    assert said.endswith(f"fetch {url} elsewhere and give the file by --pretrained")
+    assert same_weights(opened(content), network)
+    assert same_weights(opened(b"it is not fetched again"), network)
+    [file] = hub.iterdir()
+    for damaged in (b"", b"no archive", content[:-9], content[:500] + bytes([content[500] ^ 1]) + content[501:]):
+        file.write_bytes(damaged)
+        assert wrong(open_backbone, OF_TORCHVISION, "DEFAULT", SIZE).startswith(f"{file} is ")
+
+
+def older_vit(name):
+    return re.sub(r"\.mlp\.([03])\.", lambda found: f".mlp.linear_{1 + int(found[1]) // 3}.", name)
+
+
+def older_densenet(name):
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name)
+
+
+def read_densenet(model, weights):
+    load_as_torchvision(model, SimpleNamespace(get_state_dict=lambda **_: weights), progress=False)
+
+
+def small_vit():
+    return models.VisionTransformer(16, 8, 2, 2, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "older", "read"),
+    [(models.densenet121, older_densenet, read_densenet), (small_vit, older_vit, nn.Module.load_state_dict)],
+)
+def test_files_of_torchvision_may_have_older_names_which_its_own_readers_know(make, older, read):
+    weights = {name: tensor for name, tensor in make().state_dict().items() if not name.endswith("num_batches_tracked")}
+    renamed, twin = {older(name): tensor for name, tensor in weights.items()}, make()
+    assert renamed.keys() != weights.keys()
+    read(twin, {**renamed})  # the reference
+    present = {present_name(name): tensor for name, tensor in renamed.items()}
+    assert present.keys() == weights.keys()
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in present.items())
+    assert [present_name(name) for name in weights] == list(weights)
+
+
+def test_a_bare_name_is_torchvisions_first_and_then_timms(tmp_path):
+    for name, library in (("resnet18", models), ("timm:resnet18", timm), ("mobilenetv3_small_050", timm)):
+        make = models.get_model if library is models else timm.create_model
+        network = lively(make(name.removeprefix("timm:")))
+        backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), SIZE)
+        check_parts(backbone, network, "classifier" if "mobile" in name else "fc", 32, 1e-2)
+        assert backbone.prepared.interpolation == ("bilinear" if library is models else "bicubic")
 
 
 # Networks of timm
@@ -134,11 +245,17 @@ def test_a_file_of_timm_that_does_not_fit_ends_in_one_line(tmp_path):
         assert wrong(open_backbone, name, path, SIZE).startswith(f"{path} does not fit --backbone {name} (RuntimeError: ")
 
 
-def test_without_internet_one_line_says_what_of_timm_to_fetch(monkeypatch):
+def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    said = wrong(open_backbone, "resnet18", "DEFAULT", SIZE)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
     assert said.startswith("the weights of resnet18 could not be downloaded (")
     assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
+    file = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "x" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut")
+    assert wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE).startswith(f"{file} cannot be read as .safetensors (")
 
 
 # Files of weights
@@ -244,7 +361,9 @@ def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_network_that_says_how_its_images_are_prepared():
-    assert open_backbone(f"{OWN}:configured", None, None).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
+    assert open_backbone(f"{OWN}:configured", None, ImageFlags()).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
+    said = ImageFlags(mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5))
+    assert open_backbone(f"{OWN}:configured", None, said).prepared == Preparation(40, 40, (0, 0, 0), (0.5, 0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -268,13 +387,13 @@ def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "badly_written.py").write_text("def f(:\n")
-    assert told in wrong(open_backbone, name, pretrained, None)
+    assert told in wrong(open_backbone, name, pretrained, ImageFlags())
 
 
 def test_a_size_that_a_network_does_not_take_ends_in_one_line(tmp_path):
-    assert open_backbone(f"{OWN}:OneSize", None, 24).features == 16
+    assert open_backbone(f"{OWN}:OneSize", None, ImageFlags(24)).features == 16
     path = saved_as(tmp_path / "weights.pth", timm.create_model("convit_tiny").state_dict())
-    assert "--image_size" in wrong(open_backbone, "convit_tiny", path, 100)
+    assert "--image_size" in wrong(open_backbone, "convit_tiny", path, ImageFlags(100))
 
 
 def global_states():
@@ -329,7 +448,7 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     name = f"{OWN}:{case}"
     network = lively(getattr(own_backbones, case)())
     weights = saved_as(tmp_path / "weights.pth", network.state_dict())
-    backbone = open_backbone(name, weights, 24)
+    backbone = open_backbone(name, weights, ImageFlags(24, 29, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
     head = make_head(3, 1, backbone.features)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, head, whole)
     if whole and case != "stem":
@@ -344,10 +463,10 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     assert read.prepared == backbone.prepared
     assert logits_by(read).std(dim=0).min() > 1e-3  # the control: they tell images apart
     if whole:  # as --pretrained, for another training
-        again = open_backbone(name, str(path), None)
+        again = open_backbone(name, str(path), ImageFlags())
         assert again.prepared == backbone.prepared
         assert same_weights(again, backbone.model)
-        assert open_backbone(name, str(path), 48).prepared.resize_size == 54
+        assert open_backbone(name, str(path), ImageFlags(48)).prepared.resize_size == 58
 
 
 def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypatch):
@@ -384,7 +503,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
 def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(tmp_path):
     network = lively(timm.create_model("vit_tiny_patch16_224", num_classes=0))
     weights = saved_as(tmp_path / "w.pth", network.state_dict())
-    backbone = open_backbone("vit_tiny_patch16_224", weights, 64)
+    backbone = open_backbone("vit_tiny_patch16_224", weights, ImageFlags(64))
     network.set_input_size(img_size=64)
     with torch.no_grad():
         torch.testing.assert_close(backbone.model(images(64)), network(images(64)), rtol=1e-4, atol=1e-4)
@@ -399,7 +518,7 @@ def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(
 @pytest.fixture
 def own(tmp_path):
     """A checkpoint of a small network of one's own, its backbone and its head."""
-    backbone = open_backbone(f"{OWN}:network", None, 24)
+    backbone = open_backbone(f"{OWN}:network", None, ImageFlags(24))
     return tmp_path / "own.pth.tar", backbone, make_head(3, 1, 16)
 
 
@@ -411,6 +530,7 @@ USED = "cannot be used: "
     [
         ({"name": None}, f"{USED}its backbone.name is None"),
         ({"image_size": 7}, "its backbone cannot be made: --image_size 7 makes no sense"),
+        ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be made: --mean 1e+30,0.5,0.5 makes no sense"),
         ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
         ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
         ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be made: there is no file /dev/zero"),
@@ -457,7 +577,7 @@ def test_weights_that_do_not_fit_what_a_checkpoint_says_end_in_one_line(own, cha
 def test_a_checkpoint_does_not_choose_what_is_run(own, whole):
     path, backbone, head = own
     call = f"{OWN}:recorded"
-    backbone = open_backbone(call, None, 24)
+    backbone = open_backbone(call, None, ImageFlags(24))
     checkpoint(path, backbone, head, whole)
     own_backbones.RAN.clear()
     told = f"{path} holds the network {call}{{}}: give --arch {call} if that is code of yours"

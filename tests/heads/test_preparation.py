@@ -1,5 +1,6 @@
 """What flags say of images, and that images are prepared as timm and the published code prepare them."""
 
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from support.refusals import wrong
 from torchvision import transforms as older
 
-from heads.preparation import Preparation, of_config, preparation_of, resized, transforms
+from heads.preparation import ImageFlags, Preparation, as_said, of_config, preparation_of, transforms
 from inference.photographs import FromPhotographs
 
 USUAL = Preparation()
@@ -53,7 +54,7 @@ def test_every_config_of_timm_is_known_or_refused_by_name():
     for name in timm.list_pretrained():
         config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
         try:
-            prepared = resized(of_config(config), None)
+            prepared = as_said(of_config(config), ImageFlags())
             assert (prepared.image_size, prepared.squash) == (config["input_size"][1], config["crop_mode"] == "squash")
         except ValueError as error:
             assert "crop_mode 'border'" in str(error) or len(set(config["input_size"][1:])) == 2  # noqa: PT017
@@ -67,18 +68,36 @@ def test_training_images_have_the_networks_size_and_interpolation():
     assert "bicubic" in said.lower()
 
 
+def test_flags_take_the_place_of_what_the_network_has():
+    assert as_said(USUAL, ImageFlags()) == USUAL
+    half = (0.5, 0.5, 0.5)
+    assert as_said(USUAL, ImageFlags(100, 110, half, half)) == replace(
+        USUAL, image_size=100, resize_size=110, mean=half, std=half
+    )
+    assert as_said(USUAL, ImageFlags(resize_size=224)) == replace(USUAL, resize_size=224)
+    assert as_said(USUAL, ImageFlags(mean=(0.0, 0.0, 0.0))).mean == (0, 0, 0)
+
+
 @given(st.integers(8, 3500), st.integers(8, 500), st.floats(1, 1.16))
 def test_the_short_side_grows_with_the_crop(size, crop, factor):
     usual = Preparation(crop, int(crop * factor))
-    prepared = resized(usual, size)
+    prepared = as_said(usual, ImageFlags(size))
     assert prepared.image_size == size
     assert 0 <= size * usual.resize_size / usual.image_size - prepared.resize_size < 1
 
 
-@pytest.mark.parametrize("size", [0, 7, 4097, -224])
-def test_a_size_that_makes_no_sense_is_refused(size):
-    assert wrong(resized, USUAL, size) == f"--image_size {size} makes no sense: it must be from 8 to 4096"
-    assert resized(USUAL, None) == USUAL
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        *(({"image_size": x}, f"--image_size {x} makes no sense: it must be from 8 to 4096") for x in (0, 7, 4097, -224)),
+        *(({"resize_size": x}, f"--resize_size {x} makes no sense: it must be from the 224 of") for x in (0, 223, 4097)),
+        *(({"mean": (0.5, x, 0.5)}, "--mean 0.5,") for x in (-0.1, 1.1, 116.28, float("nan"), float("inf"), 1e300)),
+        *(({"std": (0.5, 0.5, x)}, "--std 0.5,0.5,") for x in (-0.1, 0.0, 1e-320, 1.1, 58.4, float("nan"), float("inf"))),
+    ],
+)
+def test_what_pixels_from_0_to_1_do_not_have_is_refused(flags, told):
+    assert wrong(as_said, USUAL, ImageFlags(**flags)).startswith(told)
+    assert as_said(USUAL, ImageFlags(8, 8, (0.0, 0.5, 1.0), (0.001, 1 / 255, 1.0))).std[0] == 0.001
 
 
 # The transforms of the published code, with torchvision's older ones as it has them, and those of one's own images

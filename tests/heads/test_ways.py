@@ -44,7 +44,7 @@ def test_a_fit_is_what_it_is_by_definition(name, classes):
 def test_steps_begin_where_their_own_loss_has_its_minimum(classes):
     """At λ = 0: the mean cross-entropy of the logits plus the log prior, and the decay at --C."""
     rows, target = map(torch.from_numpy, made_up(classes))
-    flags = parse_own("", ["--features", "x.npz", "--way", "metasaug", "--C", "10"])
+    flags = parse_own(["--features", "x.npz", "--way", "metasaug", "--C", "10"])
     prior = (torch.bincount(target) / len(target)).log()
 
     def slope(prior=prior, c=10.0):

@@ -18,7 +18,8 @@ from reporting.groups import grouped
 DAMAGED = [  # the end of a file's name, its content (None: cut), and what is said
     ("_summary.json", b"[]", "Expected `object`, got `array`"), ("_summary.json", b"{", "cannot be used"),
     ("_summary.json", b"", "cannot be used"), ("_summary.json", b'{"best": {}}', "missing required field"),
-    ("_summary.json", b"[" * 10**5, "recursion"), ("_metrics.jsonl", None, "line 1"), ("_metrics.jsonl", b"[1]\n", "line 1"),
+    ("_summary.json", b"[" * 10**5, "recursion"),
+    ("_metrics.jsonl", None, "trunc"), ("_metrics.jsonl", b"[1]\n", "$[0]"),
     ("_last_predictions.npz", None, "cannot be used"), ("_last_predictions.npz", b"", "cannot be used"),
     ("group_names.json", b'{"a": 1}', "Expected `str`, got `int`"),
 ]  # fmt: skip
@@ -56,14 +57,13 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
         assert wrong(find_runs, paths) == left.reason
 
 
-LAST, BEST, LOG = ("last",), ("best",), ("log",)
 REFUSED = [  # where a value stands, and what no run has there
     *[((which, key), value) for which in ("best", "last") for key, value in (
-        ("per_class", None), ("per_class", [1.0]), ("epoch", 200), ("epoch", -1), ("acc1", -1.0), ("acc1", 101.0),
+        ("per_class", None), ("per_class", [1.0]), ("epoch", -1), ("acc1", -1.0), ("acc1", 101.0),
         ("acc1", "x"), ("acc1", 1e400), ("acc1", float("nan")))],
     (("last", "trace_learned"), [1e308] * 3), (("last", "trace_learned"), [1.0]), (("class_names",), ["a"]),
     (("class_names",), None), (("cls_num_list",), [0, 1, 1]), (("versions",), "3.11"), (("machine",), {"cores": [2]}),
-    (("flags",), {"lam": [1]}), (("log", "epoch"), 200), (("log", "epoch"), -1), (("log", "train_loss"), 1e308),
+    (("flags",), {"lam": [1]}), (("log", "epoch"), -1), (("log", "train_loss"), 1e308),
     (("log", "grad_norm"), -1.0), (("log", "test_acc1"), 1e6), (("log", "test_few"), [1]), (("log", "train_loss"), 10**400),
 ]  # fmt: skip
 

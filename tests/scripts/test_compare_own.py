@@ -128,26 +128,3 @@ def test_one_that_waits_for_another_can_be_stopped(out, start, after_line, folde
 def put(place, kind):
     place.parent.mkdir(parents=True, exist_ok=True)
     place.mkdir() if kind == "folder" else place.touch()
-
-
-@pytest.mark.parametrize(
-    ("flags", "there", "words"),
-    [
-        (["--ways", "lda,best"], None, "--ways best makes no sense: it must be one of logistic, balanced"),
-        (["--C", "1"], None, "--C is set by this script for each way: leave it out"),
-        (["--save_name", "x"], None, "--save_name is set by this script"),
-        (["--lr", "0.1"], None, "--lr has no effect with --way logistic"),
-        (["--select_on", "heldout"], None, "--select_on has no effect with --way logistic"),
-        (["--workdir", "w"], ("w", "file"), "w/checkpoint/ours/compare/runs.tmp cannot be written (Not a directory)"),
-        ([], (f"{OURS}/runs.log", "folder"), "runs.log cannot be written (it is a folder"),
-        ([], (f"{OURS}/answer.json", "folder"), "answer.json cannot be written (it is a folder"),
-        ([], (f"{OURS}/report", "file"), "report/runs.tmp cannot be written"),
-        ([], (f"{OURS}/folds", "file"), "folds cannot be written"),
-    ],
-)
-def test_what_cannot_be_done_is_refused_in_one_line(refused, tmp_path, flags, there, words):
-    write(tmp_path)
-    if there:
-        put(tmp_path / there[0], there[1])
-    assert words in refused(SCRIPT, *FLAGS, *flags)
-    assert not list(tmp_path.rglob("*_summary.json"))

@@ -8,10 +8,10 @@ from torch import nn
 
 from harness.checkpoint import load_checkpoint
 from harness.evaluation import Predictions
-from harness.flags import FREE_FLAGS
 from harness.process_group import Group
 from harness.run import Run
 from harness.training_flags import parse_training
+from heads.run_flags import FREE_FLAGS
 
 ALONE = Group(0, 1, torch.device("cpu"))
 TARGET = torch.tensor([0, 1, 1, 1])
@@ -54,7 +54,7 @@ def small_run(folder, *flags, cut=False, group=ALONE, **begin):
     given = ["--dataset", "digits", "--no-cuda", "--save_name", "a", "--epochs", "5", *map(str, flags)]
     layer, statistics = nn.Linear(2, 2), nn.BatchNorm1d(2)
     facts = {"cls_num_list": [30, 10], "class_names": ["x", "y"], "train_digest": "0"}
-    with suppress(CutError), Run(parse_training("", {"none": ""}, {"published": None}, given), folder, group) as run:
+    with suppress(CutError), Run(parse_training(given), folder, group) as run:
         optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
         given = {"extra": {"loss": "CE", "data": "0"}, "facts": facts, "steps": lambda _: 5}
         run.begin(layer, optimizer, statistics, **{**given, **begin})

@@ -2,27 +2,28 @@
 
 import torch
 import torchvision
+from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from loss import EstimatorCV, MetaSAugLDAM
-from meta_layers import MetaBatchNorm2d, MetaConv2d, MetaLinear, MetaModule, WithFeatures, head_of
+from meta_layers import MetaBatchNorm2d, WithFeatures, head_of
 from meta_step import meta_step
 from resnet import build_model
 
 CLASSES, LAM_T, ALPHA, META_LR = 5, 0.6, 0.05, 0.3
 
 
-class SmallNet(MetaModule):
+class SmallNet(nn.Module):
     """Smooth on purpose, so that finite differences have no kinks to cross."""
 
     head = "classifier"
 
     def __init__(self, bias=True):
         super().__init__()
-        self.conv = MetaConv2d(3, 6, 3)
+        self.conv = nn.Conv2d(3, 6, 3)
         self.bn = MetaBatchNorm2d(6)
-        self.classifier = MetaLinear(6, CLASSES, bias)
+        self.classifier = nn.Linear(6, CLASSES, bias)
 
     def forward(self, x):
         features = torch.tanh(self.bn(self.conv(x))).mean((2, 3)) * 3

@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from covariance_rules import RULES
 from harness.metrics import Accuracy, calibration_bins, calibration_error, class_accuracy, per_shot
 from harness.record import finite, save_arrays
 from harness.training_flags import parse_training
-from meta_step import STAGE2
 
 LONG = "a class whose name is as long as a label may be, as folders of photographs have"[:79]
 ODD_NAMES = (  # of folders, as a user may have them
@@ -131,7 +129,7 @@ def curves(
 def flags_of(way: Way, epochs: int, dataset: str) -> dict[str, Any]:
     """Return the flags of a way's runs, those not given as a training has them."""
     words = ["--stage2", way.stage2, "--epochs", str(epochs), "--imb_factor", "0.01", *way.flags]
-    flags = asdict(parse_training("", STAGE2, RULES, [*words, "--meta_start", str(4 * epochs // 5)]))
+    flags = asdict(parse_training([*words, "--meta_start", str(4 * epochs // 5)]))
     return {**flags, "dataset": dataset, "imb_factor": flags["imb_factor"] if "cifar" in dataset else None}
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from datasets.image_check import check_readable
 from harness.errors import run_main
 from harness.process_group import Group, process_group
 from harness.run import Run
@@ -90,6 +91,9 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         begin(run, flags, task, group, subject, source.digests(), saved, facts, flags.pretrained)
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
+        if run.is_new and flags.finetune and source.backbone is not None:  # features are only computed of what can be read
+            with run.stoppable("while images were checked"):
+                check_readable(sets, group, flags.workers, source.backbone.prepared.resize_size)
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
             plain = scale(features_of(rows(sets.trained)[0]))
             begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)

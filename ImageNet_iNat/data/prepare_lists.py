@@ -79,8 +79,9 @@ def main() -> None:
     parser.add_argument("dataset", choices=BLOB_IDS, help="which lists")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="default: %(default)s")
     args = parser.parse_args()
-    for name, wanted in BLOB_IDS[args.dataset].items():
-        say(put_list(name, wanted, f"{BASE}/{args.dataset}/{name}", args.out))
+    ids = BLOB_IDS[args.dataset]
+    for name in sorted(ids, key=lambda name: not os.path.lexists(args.out / name)):  # what is there is checked first
+        say(put_list(name, ids[name], f"{BASE}/{args.dataset}/{name}", args.out))
 
 
 if __name__ == "__main__":

@@ -92,15 +92,26 @@ class Backbone:
 
 
 @contextmanager
-def told_as(what: str, advice: str) -> Iterator[None]:
-    """Make an error of other code into a `UserError`."""
+def told_as(what: str, advice: str, address: str | None = None) -> Iterator[None]:
+    """Make an error of other code into a `UserError`; if it is one of weights of an address, a damaged copy is named."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # whatever it raises
+        for file in downloaded(address) if address else ():
+            read_pretrained(file)
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{what} ({said}): {advice}") from error
+
+
+def downloaded(address: str) -> list[Path]:
+    """Return the files in which PyTorch and the hub keep weights of an address."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
+    of_hub = Path(HF_HUB_CACHE, f"models--{address.replace('/', '--')}").glob("snapshots/*/*model*.*")
+    return [file for file in (own, *of_hub) if os.path.isfile(file)]
 
 
 def is_library(name: str) -> bool:
@@ -274,7 +285,7 @@ def of_timm(name: str, pretrained: str | None, size: int | None, weights: StateD
 def downloading(name: str, address: str) -> AbstractContextManager[None]:
     """Say so if weights cannot be fetched from an address, or are not those that they should be."""
     advice = f"fetch {address} elsewhere and give the file by --pretrained"
-    return told_as(f"the weights of {name} could not be downloaded", advice)
+    return told_as(f"the weights of {name} could not be downloaded", advice, address)
 
 
 def present_name(name: str) -> str:

@@ -124,7 +124,7 @@ def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size
     check_parts(backbone, network, last, crop, 1e-2)
 
 
-def test_what_is_downloaded_must_have_the_right_hash(monkeypatch):
+def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named(monkeypatch, hub):
     network = models.get_model(OF_TORCHVISION)
     buffer = io.BytesIO()
     torch.save(network.state_dict(), buffer)
@@ -142,6 +142,11 @@ def test_what_is_downloaded_must_have_the_right_hash(monkeypatch):
     assert "invalid hash value" in said
     assert said.endswith(f"fetch {url} elsewhere and give the file by --pretrained")
     assert same_weights(opened(content), network)
+    assert same_weights(opened(b"it is not fetched again"), network)
+    [file] = hub.iterdir()
+    for damaged in (b"", b"no archive", content[:-9], content[:500] + bytes([content[500] ^ 1]) + content[501:]):
+        file.write_bytes(damaged)
+        assert wrong(open_backbone, OF_TORCHVISION, "DEFAULT", SIZE).startswith(f"{file} is ")
 
 
 def older_vit(name):
@@ -240,11 +245,17 @@ def test_a_file_of_timm_that_does_not_fit_ends_in_one_line(tmp_path):
         assert wrong(open_backbone, name, path, SIZE).startswith(f"{path} does not fit --backbone {name} (RuntimeError: ")
 
 
-def test_without_a_network_one_line_says_what_of_timm_to_fetch(monkeypatch):
+def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
     assert said.startswith("the weights of resnet18 could not be downloaded (")
     assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
+    file = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "x" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut")
+    assert wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE).startswith(f"{file} cannot be read as .safetensors (")
 
 
 # Files of weights

@@ -93,7 +93,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         if run.is_new and flags.finetune and source.backbone is not None:  # features are only computed of what can be read
             with run.stoppable("while images were checked"):
-                check_readable(sets, group, flags.workers, source.backbone.prepared.resize_size)
+                check_readable(sets, group, source.backbone.prepared.resize_size)
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
             plain = scale(features_of(rows(sets.trained)[0]))
             begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)

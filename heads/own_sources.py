@@ -87,7 +87,8 @@ class Source:
 def read_source(flags: OwnFlags) -> Source:
     """Read the lists of images and the backbone, or the files of features; a `UserError` names what is wrong."""
     if flags.features is not None:
-        train, val, meta = (None if path is None else read_features(Path(path)) for path in flags.feature_files)
+        paths = flags.features, flags.val_features, flags.meta_features
+        train, val, meta = (None if path is None else read_features(Path(path)) for path in paths)
         assert train is not None
         rows = feature_lists(train, val, meta, flags.val_fraction, flags.val_seed)
         digests = [row_digests(part.features()) for part in (rows.train, rows.test)]

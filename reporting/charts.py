@@ -212,7 +212,7 @@ def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
         rule = alt.Chart(alt.NamedData(name="begins")).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
         last = rows.groupby("group", sort=False).last().itertuples()
         told = ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last)
-        both, epochs = alt.layer(chart, rule), pd.DataFrame({"epoch": [*begins]})
+        both, epochs = alt.layer(chart, rule) if begins else chart, pd.DataFrame({"epoch": [*begins]})
         found.append(finished(f"curve_{key}", title, f"At the end: {told}.", both, 200, rows=rows, begins=epochs))
     return found
 

@@ -56,7 +56,7 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
     subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
-    check_tested(subject.images, group, args.workers)
+    check_tested(subject.images, group)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     subtracted = subject.subtracted if subject.subtracted is None else subject.subtracted.to(group.device)
     images = plain_images(subject.images, preparation_of(subject.dataset))
@@ -112,7 +112,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
     if args.val_list is not None and len(state.get("class_names", ())) == len(images.class_names):
         images = replace(images, class_names=state["class_names"])
-    images.check_root()
+    assert images.content  # a list of which no image is there is named now
     check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
     backbone, head = load_network(weights, len(images.class_names), path)
     for key in ("cls_num_list", "stage2_counts"):

@@ -68,8 +68,8 @@ def train(flags: LargeFlags, group: Group) -> None:
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
-            sets = readable_sets(sets, flags.drawn, group, flags.workers)
-        check = partial(check_readable, sets, group, flags.workers)
+            sets = readable_sets(sets, flags.drawn, group)
+        check = partial(check_readable, sets, group)
         backbone = backbone.to(group.device)
         task = make_task(flags, sets, head, head, group)
         run.begin(  # goes on with an interrupted run, or ends here if it is finished

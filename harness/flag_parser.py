@@ -89,7 +89,7 @@ class FlagSet:
         for one in declared(type(self)):
             value, check = getattr(self, one.name), one.metadata["check"]
             shown = repr(value) if isinstance(value, str) else value
-            require(None in (value, check) or check.holds(value), f"--{one.name}", shown, check and check.words)
+            require(None in (value, check) or bool(check.holds(value)), f"--{one.name}", shown, check and check.words)
 
     def facts(self) -> dict[str, object]:
         """Return the values by flag."""
@@ -126,10 +126,8 @@ def require(condition: bool, flag: str, value: object, rule: str) -> None:
 
 
 def truth(text: str) -> bool:
-    """Read true/false, yes/no, 1/0."""
-    if text.lower() not in ("true", "yes", "1", "false", "no", "0"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() in ("true", "yes", "1")
+    """Read true or false."""
+    return bool(("false", "true").index(text.lower()))
 
 
 class Parser(argparse.ArgumentParser):

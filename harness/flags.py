@@ -34,8 +34,7 @@ PUBLISHED_RULE = "published"  # of --meta_update; its step size is --meta_lr
 SPLIT_NOTE = "note: --split has no effect, as in the published code"
 IMB_FACTOR, TESTED_IMB_FACTOR = 0.005, 0.1  # the published defaults of --imb_factor, in training and in testing
 DIGITS_IMB_FACTOR = 0.1  # the digits are too few for 0.005
-NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "digits": 10}
-DATASETS = (*NUM_CLASSES, "folder")
+DATASETS = ("cifar10", "cifar100", "digits", "folder")
 STAGE2 = {  # the choices of stage 2; of a head every epoch is one
     "metasaug": "MetaSAug",
     "isda": "ISDA, estimated covariances without meta-learning",
@@ -167,17 +166,11 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
     stage2_lr: float = stage2_flag(1.0, "factor of the rate in stage 2", ABOVE_0)
     virtual: str = stage2_flag("all", "what the virtual step moves", choices={
         "all": "all weights, as published", "head": "the last layer alone, in less than half the time"})  # fmt: skip
-    def check(self) -> None:
-        """Check the class count besides, as far as no data are needed."""
-        super().check()
-        check_num_classes(self.num_classes, NUM_CLASSES.get(self.dataset), self.dataset)
 
     def resumed(self, before: Mapping[str, Any]) -> TrainingFlags:
         """Let stage 2 begin where it did before the run grew, unless another epoch is asked for."""
-        start = before.get("meta_start")
-        if isinstance(start, int) and not self.meta_start_given and not before.get("meta_start_given"):
-            return replace(self, meta_start=start)
-        return self
+        given = self.meta_start_given or before.get("meta_start_given") or not isinstance(before.get("meta_start"), int)
+        return self if given else replace(self, meta_start=before["meta_start"])
 
 
 def free_flags(of: type[LearningFlags]) -> set[str]:
@@ -228,7 +221,7 @@ def stage1_note(flags: Mapping[str, Any], epochs: int | None) -> list[str]:
     return [f"{told}: these weights are of plain cross-entropy, without MetaSAug"]
 
 
-def check_num_classes(num_classes: int | None, known: int | None, dataset: str) -> None:
+def check_num_classes(num_classes: int | None, known: int, dataset: str) -> None:
     """Raise a `UserError` when --num_classes contradicts the data's own count."""
-    if None not in (num_classes, known) and num_classes != known:
+    if num_classes is not None and num_classes != known:
         raise UserError(f"--num_classes {num_classes} contradicts {dataset}, which has {known} classes: leave it out")

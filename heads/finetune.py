@@ -234,7 +234,7 @@ def image_shares(flags: OwnFlags, source: Source, task: Task, group: Group) -> t
     """Return the batches of a task's images, and that features are left as they are, once all images can be read."""
     assert source.backbone is not None
     prepared, model = source.backbone.prepared, task.trained
-    check_readable(source.sets, group, flags.workers, prepared.resize_size)
+    check_readable(source.sets, group, prepared.resize_size)
     extract, least = tested_features(model), least_images(model, group)
     images = drawn_images(source.sets, prepared, flags.seed)
     parts = {name: Shares(part, extract, flags.workers, least) for name, part in images.items()}

@@ -194,4 +194,4 @@ def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, gr
         run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False)
         if epoch == max(stages.meta_start, 1):  # the first with a λ_t
             run.say(*augmentation_note(head, estimator, lam_t))
-        run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))
+        run.say(*moved_note(spread, flags.step_size_flag))

@@ -18,7 +18,7 @@ from harness.flags import PUBLISHED_RULE
 from harness.run_files import list_paths
 from heads.head_training import Stages
 from heads.networks import DOWNLOADED, is_library
-from heads.preparation import ImageFlags, Preparation, Triple, as_said
+from heads.preparation import ImageFlags, Triple
 from heads.run_flags import FrozenFlags, GroupFlags, HeadWords
 from heads.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
 
@@ -70,12 +70,7 @@ class OwnFlags(HeadWords):
     @property
     def images(self) -> ImageFlags:
         """What is said of the backbone's images."""
-        return ImageFlags(self.image_size, self.resize_size, triple("--mean", self.mean), triple("--std", self.std))
-
-    @property
-    def feature_files(self) -> tuple[str | None, str | None, str | None]:
-        """The files of features for training, tests and the meta set."""
-        return self.features, self.val_features, self.meta_features
+        return ImageFlags(self.image_size, self.resize_size, triple(self.mean), triple(self.std))
 
     @property
     def writes_lists(self) -> bool:
@@ -88,14 +83,11 @@ class OwnFlags(HeadWords):
         return Stages(self.meta_start, last_third(self.epochs), self.lr_drop)
 
 
-def triple(flag: str, text: str | None) -> Triple | None:
-    """Read three numbers with commas between."""
+def triple(text: str | None) -> Triple | None:
+    """Return the three numbers of --mean or --std."""
     if text is None:
         return None
-    try:
-        red, green, blue = map(float, text.split(","))
-    except ValueError as error:
-        raise UserError(f"{flag} {text} makes no sense: it must be three numbers with commas between") from error
+    red, green, blue = map(float, text.split(","))
     return red, green, blue
 
 
@@ -109,14 +101,12 @@ def parse_own(argv: Sequence[str] | None = None) -> OwnFlags:
     given = given_flags(argv, GroupFlags, HeadWords)
     check_together(given)
     values = {**of_way(given), **given}
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    values.setdefault("workers", min(4, processors))
+    values.setdefault("workers", min(4, os.cpu_count() or 1))
     values.setdefault("meta_start", last_third(values.get("epochs", HeadWords.usual["epochs"])))
     if values.get("stage2", "metasaug") != "metasaug":
         values.setdefault("meta_update", PUBLISHED_RULE)  # as if there were no other: it has no effect
     values |= {"data_root": given["features"]} if "features" in given else with_images(given)
     flags = with_defaults(OwnFlags, {**values, "whole": bool({"whole", "finetune"} & given.keys())})
-    as_said(Preparation(), flags.images._replace(resize_size=None))  # checked now
     check_lists_stay(flags)
     return flags
 

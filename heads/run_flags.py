@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ PRETRAINED = {
 }
 WORKERS = between(0, 1024)
 VIEWS = between(0, 1000)
+THREE = Check(lambda text: bool(re.fullmatch(r"(\d*\.?\d+,){2}\d*\.?\d+", text)), "three numbers with commas between")
 
 
 class GroupFlags(FlagSet):
@@ -156,8 +158,8 @@ class HeadWords(TwoStageFlags, FrozenFlags):
     image_size: int | None = network_flag(None, "pixels a side that it takes (default: the network's own)")
     resize_size: int | None = network_flag(None, "what the short side is made before the middle is cut out (default: the "
                                            "network's own)")  # fmt: skip
-    mean: str | None = network_flag(None, "of the pixels, from 0 to 1, as 0.485,0.456,0.406 (default: the network's own)")
-    std: str | None = network_flag(None, "of the pixels (default: the network's own)")
+    mean: str | None = network_flag(None, "of the pixels, from 0 to 1, as 0.5,0.5,0.5 (default: the network's own)", THREE)
+    std: str | None = network_flag(None, "of the pixels (default: the network's own)", THREE)
     views: int = network_flag(0, "train on so many randomly augmented views of each image besides the plain one", VIEWS)
     whole: bool = free_network_flag(False, "checkpoints hold the weights of the whole network, not those of the head alone")
     finetune: bool = network_flag(False, "train the whole network; images are augmented anew in every epoch")

@@ -154,4 +154,5 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     report = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / REPORT), "--force"]
     status = subprocess.run(report, check=False).returncode  # it has said what was wrong
     say("", *lines)
-    sys.exit(status)
+    if status:
+        raise UserError("no report could be made, see above", status=status)

@@ -70,7 +70,7 @@ REFUSALS = [
             "--lr 1e38": "--lr 1e+38",
             "--momentum 1": "--momentum 1.0",
             "--momentum 0": "--nesterov false",
-            "--nesterov maybe": "'maybe' is neither true nor false",
+            "--nesterov maybe": "invalid truth value: 'maybe'",
             "--wd -1": "--weight_decay -1",
             "--lam nan": "--lam nan",
             "--meta_lr -0.1": "--meta_lr -0.1",
@@ -86,7 +86,6 @@ REFUSALS = [
             "--save_name \udcff": "--save_name '\\udcff' | printable",
             "--idx ../x": "--idx '../x'",
             "--idx 'a\nb'": "--idx 'a\\nb'",
-            "--num_classes 10": "--num_classes 10 contradicts cifar100, which has 100",
             "--save_every -1": "--save_every -1.0",
             "--resume ''": "--resume ''",
             "--threads -1": "--threads -1",
@@ -145,7 +144,7 @@ REFUSALS = [
             "--val_fraction nan": "--val_fraction nan makes no sense",
             "--val_fraction 1": "--val_fraction 1.0 makes no sense: it must be above 0 and below 1",
             "--val_fraction 0.2 --val_seed -1": "--val_seed -1 makes no sense",
-            "--val_fraction 0.2 --train_list a.txt --val_list b.txt": "draws test images from folders: leave it out",
+            "--val_fraction 0.2 --train_list a.txt --val_list b.txt": "--val_fraction draws test images from folders: leave",
             "--val_fraction 0.2 --data_root split": "split has split/val for tests: leave the flag out, or give",
         },
     ),
@@ -168,7 +167,7 @@ REFUSALS = [
             "--features f.npz": "--features and --data_root do not go together",
             "--lr_drop 0": "--lr_drop 0.0 makes no sense",
             "--val_features f.npz": "--val_features goes with --features",
-            "--mean 0.5,0.5": "--mean 0.5,0.5 makes no sense: it must be three",
+            "--mean 0.5,0.5": "--mean '0.5,0.5' makes no sense: it must be three numbers",
             "--views -1": "--views -1 makes no sense",
             "--meta_start -1": "--meta_start -1 makes no sense",
             "--idx ../x": "--idx '../x' makes no sense",
@@ -254,12 +253,11 @@ REFUSALS = [
             "--num_classes 7": "--num_classes 7 | 10",
             "--arch resnet33": "--arch | resnet33 | 6n",
             "--arch resnet1000000002": "--arch: 'resnet1000000002' is unknown | from 8 to 1202",
-            "--stage1 nan.pth.tar": "nan.pth.tar stands at epoch 1, which must be one of stage 1",
             "--stage1 flipped.pth.tar": "flipped.pth.tar is damaged (its checksum differs)",
-            "--stage1 fits.pth.tar --arch resnet14": "fits.pth.tar stands at epoch 1, which must be one of stage 1",
+            "--stage1 fits.pth.tar --meta_start 1": "fits.pth.tar was trained with class_names None, this run has",
             "--resume none.pth.tar": "--resume none.pth.tar: there is no such file",
-            "--resume fits.pth.tar": "fits.pth.tar: there is no such file named <save_name>_resume.pth.tar",
-            "--resume old_resume.pth.tar": "old_resume.pth.tar cannot be used: its resume",
+            "--resume fits.pth.tar": "--resume fits.pth.tar: there is no such file named",
+            "--resume old_resume.pth.tar": "old_resume.pth.tar cannot be used: its resume.record",
             "--num_meta 500": "--num_meta 500 would take every training image | lower it",
         },
     ),
@@ -269,8 +267,8 @@ REFUSALS = [
         {
             "": "--checkpoint_path",
             "--checkpoint_path none": "there is no checkpoint none",
-            "--checkpoint_path text": "text is no file of tensors and plain values that torch.save wrote",
-            "--checkpoint_path code.pth": "code.pth is no file of tensors | it holds posix.system",
+            "--checkpoint_path text": "text is no file of tensors and plain values",
+            "--checkpoint_path code.pth": "code.pth is no file of tensors and plain values | it holds posix.system",
             "--checkpoint_path cut.pth.tar": "cut.pth.tar is damaged (its end is missing)",
             "--checkpoint_path flipped.pth.tar": "flipped.pth.tar is damaged (its checksum differs)",
             "--checkpoint_path seven.pth.tar": "7 classes | 10",
@@ -308,7 +306,7 @@ REFUSALS = [
         {
             "net/none.pth.tar net/photos": "photos is no file of features, .npz or .safetensors",
             "net/none.pth.tar net/wide.npz": "wide.npz has 8 features a row, the network takes 7",
-            "net/slim.pth.tar net/thin.png": "thin.png is absurdly thin (40000 x 2)",
+            "net/slim.pth.tar net/thin.png": "thin.png is absurdly thin",
             f"net/slim.pth.tar {IMAGE} --arch resnet32": "slim.pth.tar holds a head of a ResNet-50: leave --arch out",
             f"net/slim.pth.tar {IMAGE} --dataset ImageNet_LT": "was trained with --dataset custom, not ImageNet_LT",
             f"net/headless.pth.tar {IMAGE}": "headless.pth.tar does not tell its class count",
@@ -329,8 +327,8 @@ REFUSALS = [
             "--pretrained infinite.pth.tar": "the head, cannot be used: bias holds numbers",
             "--pretrained none.pth": "there is no checkpoint none.pth",
             "--pretrained seven_heads.pth.tar": "seven_heads.pth.tar | 7 classes | 3 | --dataset",
-            "--pretrained text": "text is no file of tensors and plain values that torch.save wrote",
-            "--resume old_resume.pth.tar": "old_resume.pth.tar cannot be used: its resume",
+            "--pretrained text": "text is no file of tensors and plain values",
+            "--resume old_resume.pth.tar": "old_resume.pth.tar cannot be used: its resume.record",
             "--cache_features 1 --cache_dir text": "text",
             "--lr 1e29 --batch_size 2 --save_every 0": "not finite in epoch 0, step 1",
         },
@@ -407,9 +405,9 @@ REFUSALS = [
     (CE, "--dataset cifar10", "data/cifar-10-batches-py | --data_root", {}),
     (CE, "--dataset folder --data_root nowhere", "nowhere/train", {}),
     (CE, FOLDER, "class1/1.png", {f"{SMALL}1.png": cut}),
-    (CE, FOLDER, "class1/1.png | decompression bomb", {f"{SMALL}1.png": bomb}),
+    (CE, FOLDER, "class1/1.png | cannot be read as an image | exceeds limit", {f"{SMALL}1.png": bomb}),
     (OWN, FINE, "bad.png", {"photos/cat/bad.png": Path.touch}),
-    (HEAD, LARGE, "class1/1.png | decompression bomb", {f"{BIG}1.png": bomb}),
+    (HEAD, LARGE, "class1/1.png | cannot be read as an image | exceeds limit", {f"{BIG}1.png": bomb}),
     (HEAD, LARGE, "class1/1.png is absurdly thin (1 x 30000)", {f"{BIG}1.png": thin}),
     (HEAD, LARGE, "large/train/class1/1.png (50 bytes) cannot be read as an image", {f"{BIG}1.png": cut}),
     (HEAD, LARGE, "large/train/class1/new.png (0 bytes) cannot be read as an image", {f"{BIG}new.png": Path.touch}),
@@ -430,7 +428,7 @@ REFUSALS = [
         LISTED,
         {
             "short.txt": "short.txt line 2",
-            "no_class_1.txt": "no training image in no_class_1.txt for these classes: 1",
+            "no_class_1.txt": "no training image in no_class_1.txt for these classes: 1 (1)",
             "gone.txt": "class1/gone.png is missing",
             "nowhere.txt": "nowhere.txt | --train_list",
             "good.txt --num_classes 2000000000": "--num_classes 2000000000",
@@ -504,8 +502,9 @@ def test_a_file_that_holds_code_leaves_no_trace(sound, here, tmp_path, monkeypat
     ):  # fmt: skip
         here(script, *shlex.split(flags), tmp_path / "code_resume.pth.tar")
         line = wrong(run_here, script)
-        assert "code_resume.pth.tar is no file of tensors and plain values" in line
-        assert "it holds posix.mkdir" in line
+        assert (
+            "code_resume.pth.tar is no file of tensors and plain values that torch.save wrote (it holds posix.mkdir)" in line
+        )
     assert not (tmp_path / "trace").exists()
     torch.load(tmp_path / "code_resume.pth.tar", weights_only=False)  # the control
     assert (tmp_path / "trace").exists()

@@ -35,24 +35,6 @@ def folder(prepared, tmp_path):
     return tmp_path
 
 
-def test_lists_of_which_images_are_missing_are_trained_without_them_and_not_without_all(run, folder):
-    (folder / "list.txt").write_text(GOOD + "".join(f"train/class0/gone {i}.png 0\n" for i in range(25)))
-    lists = ["--val_list", "good.txt", "--num_meta", "1", "--train_list"]
-    lines = run(TRAIN, *FLAGS, *lists, "list.txt", status=2).stderr.splitlines()
-    assert lines[0].startswith("my/train/class0/gone 0.png is missing")
-    advice = "remove or replace them, or leave them out by --skip_bad"
-    assert lines[20:] == ["and 5 more", f"train.py: error: 25 of 28 images cannot be read, see above: {advice}"]
-    out = run(TRAIN, *FLAGS, *lists, "list.txt", "--skip_bad", STOP_AT="1", STOP_BY="15", status=143).stdout
-    assert "note: --skip_bad: 25 of 28 images cannot be read and are left out: my/train/class0/gone 0.png is missing" in out
-    for k in range(3):
-        (folder / "my" / "val" / f"class{k}" / "0.png").write_bytes(b"no image")
-    (folder / "bad.txt").write_text("".join(f"val/class{k}/0.png {k}\n" for k in range(3)))
-    lists[1] = "bad.txt"
-    lines = run(TRAIN, *FLAGS, *lists, "list.txt", "--skip_bad", "--save_name", "b", status=2).stderr.splitlines()
-    assert len(lines) == 22
-    assert lines[-1] == "train.py: error: 28 of 31 images cannot be read, see above: remove or replace them"
-
-
 def test_testing_lists_all_images_that_cannot_be_read_and_no_flag_that_it_does_not_have(run, folder):
     paths = sorted((folder / "my" / "val").rglob("*.png"))[:2]
     paths[0].write_bytes(b"")

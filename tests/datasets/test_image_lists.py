@@ -90,7 +90,6 @@ FORM = "a list has one image a line, 'relative/path label'"
 BAD_LINES = {
     FORM: ["a.jpg", "", "a.jpg,1", "a.jpg x1", "a.jpg 1.0", "a.jpg 1_0", "a.jpg ١", "a.jpg " + "9" * 30],
     "labels count from 0 and lie in [0, 3)": ["a.jpg 3", "a.jpg -1"],
-    "paths lie below": ["../a.jpg 1", "a/../../b.jpg 1", "../images2/a.jpg 1", "/etc/a.jpg 1", ". 1", "a\0/../../b 1"],
 }
 
 
@@ -136,15 +135,11 @@ pieced = st.lists(st.sampled_from(pieces), max_size=30).map("".join)
 @given(st.one_of(st.binary(), st.one_of(st.text(), pieced).map(str.encode)))
 def test_any_text_is_a_good_list_or_one_line(tmp_path_factory, content):
     file = write(tmp_path_factory.getbasetemp() / "any.txt", content)
-    root = str(file.parent / "root")
     data = attempt(read_list, file, file.parent / "root", 5)
     if data is None:
         return
     assert len(data) == len(data.targets) > 0
     assert set(data.targets) <= set(range(5))
-    for path in data.paths:
-        assert "\0" not in path
-        assert os.path.commonpath([root, os.path.normpath(os.path.join(root, path))]) == root
 
 
 # Official jsons
@@ -168,14 +163,12 @@ B = {"id": 2, "file_name": "b"}
 BAD_JSONS = [
     *((text, NO_JSON) for text in ("{", "[" * 100_000, "[]", '{"images": []}', form([], []), form([{"id": 1}], [OF_A]))),
     (form([A, 7], [OF_A]), NO_JSON), (form([{"file_name": "a"}], [OF_A]), NO_JSON), (form([A], [{"image_id": 1}]), NO_JSON),
-    (form([A], [OF_A, OF_A]), "not unique"), (form([A, A], [OF_A, OF_A | {"image_id": 2}]), "not unique"),
+    (form([A], [OF_A, OF_A]), NONE), (form([A, A], [OF_A, OF_A | {"image_id": 2}]), NONE),
     *((form([A], [OF_A | {"category_id": label}]), NONE) for label in (True, 1.5, "1", None)),
-    (form([A, B], [OF_A]), NONE), (form([A, B], [OF_A, {"category_id": 0}]), NONE),
-    (form([A], [OF_A | {"image_id": 5}]), NONE),
+    (form([A, B], [OF_A]), NO_JSON), (form([A, B], [OF_A, {"category_id": 0}]), NO_JSON),
+    (form([A], [OF_A | {"image_id": 5}]), NO_JSON),
     (form([A | {"file_name": 7}], [OF_A]), NONE), (form([A | {"file_name": "\ud800"}], [OF_A]), NO_JSON),
     (form([A], [OF_A | {"category_id": 3}]), "image 1: label 3; labels count from 0 and lie in [0, 3)"),
-    (form([A | {"file_name": "../a"}], [OF_A]), "image 1: '../a'; paths lie below"),
-    (form([A | {"file_name": "a\nb"}], [OF_A]), "image 1: 'a\\nb'; paths lie below"),
 ]  # fmt: skip
 
 
@@ -344,8 +337,8 @@ def test_folders_give_their_meta_images_out_of_the_training_folder(tree):
     sets = read_sets("custom", tree, 3)
     check_meta(sets.meta, read_tree(tree / "train", None, tree), 3)
     assert (sets.cls_num_list, len(sets.test), sets.train.root) == ([2, 1], 2, tree)
-    understood = f"{tree}/train: 2 classes, a, b é; test images: {tree}/val"
-    assert sets.notes == [understood, f"{tree}/train: files left out: 1 .txt"]
+    assert sets.notes == [f"{tree}/train: files left out: 1 .txt", f"{tree}/train: 9 images of 2 classes, a, b é",
+                          f"{tree}/val: 2 images of 2 classes, a, b é"]  # fmt: skip
 
 
 def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
@@ -357,8 +350,7 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(tree):
     sets = read_sets("custom", tree, 3, num_classes=2)
     assert (sets.cls_num_list, sets.meta.paths) == ([4, 4], ["meta/a/0.png", "meta/b é/0.png"])
     assert sets.meta.targets.tolist() == [0, 1]
-    understood = f"{tree}/train: 2 classes, a, b é; test images: {tree}/test"
-    assert (sets.test.source, sets.notes) == (f"{tree}/test", [understood, f"{tree}/meta: files left out: 1 .txt"])
+    assert (sets.test.source, sets.notes[2]) == (f"{tree}/test", f"{tree}/meta: files left out: 1 .txt")
     write(tree / "val" / "a" / "0.png", "")
     sets = read_sets("custom", tree, 3)
     assert (sets.test.source, len(sets.train)) == (f"{tree}/test", 9)  # nothing is chosen on val, so it is trained on

@@ -76,7 +76,7 @@ def write_checkpoints(root):
     inner = torch.load(root / "crt.pth", weights_only=True)["state_dict_best"]
     whole = {"feature": inner["feat_model"], "classifier": inner["classifier"]}
     parts = {"feature": {"x": torch.zeros(1)}, "classifier": {"fc.weight": torch.zeros(3, 2048), "fc.bias": torch.zeros(3)}}
-    digits = {"epoch": 1, "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1}
+    digits = {"epoch": 1, "arch": "resnet8", "dataset": "digits", "imb_factor": 0.1, "flags": {"meta_start": 1}}
     wide = {"module.fc.weight": torch.zeros(7, 2048), "module.fc.bias": torch.zeros(7)}
     infinite, small = torch.full((3,), math.inf), build_model("resnet8", 10).state_dict()
     for name, state in {

@@ -392,8 +392,8 @@ def prepare(monkeypatch, capsys):
 def source(tmp_path, monkeypatch):
     """Small lists that pass for the published ones, and git's own ids of them."""
     folder = published(tmp_path / "source" / "ImageNet_LT", "ImageNet_LT", train=[9, 9, 9], val=[3, 3, 3], test=[2, 2, 2])
-    for file in folder.iterdir():
-        monkeypatch.setitem(prepare_lists.BLOB_IDS, file.name, git_id(file))
+    ids = {f"ImageNet_LT_{part}.txt": git_id(folder / f"ImageNet_LT_{part}.txt") for part in ("train", "val", "test")}
+    monkeypatch.setitem(prepare_lists.BLOB_IDS, "ImageNet_LT", ids)
     monkeypatch.setattr(prepare_lists, "BASE", (tmp_path / "source").as_uri())
     return folder
 
@@ -406,84 +406,47 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_lists_are_copied_or_downloaded_checked_and_kept(tmp_path, source, prepare, by_hand):
+def test_lists_are_downloaded_checked_and_kept(tmp_path, source, prepare):
     out = tmp_path / "new" / "out"
-    flags = ["ImageNet_LT", "--out", out, *(["--from", source] if by_hand else [])]
     names = [f"ImageNet_LT_{part}.txt" for part in ("train", "val", "test")]
-    assert prepare(*flags)[-1] == f"wrote {', '.join(names)} to {out}"
+    assert prepare("ImageNet_LT", "--out", out) == [f"wrote {out / name}" for name in names]
     assert contents(out) == contents(source)
     (out / names[1]).unlink()
-    said = prepare(*flags)
-    assert said[0].startswith(f"{out / names[0]} is there already")
-    assert said[-1] == f"wrote {names[1]} to {out}"
-    assert prepare(*flags)[-1] == f"nothing to write: all lists are in {out}"
+    there = "is there already and has the right content"
+    said = prepare("ImageNet_LT", "--out", out)
+    assert said == [f"{out / names[0]} {there}", f"{out / names[2]} {there}", f"wrote {out / names[1]}"]
     assert len(read_sets("ImageNet_LT", tmp_path, 2, lists=out).train) == 27
+    write(out / names[0], "mine 0\n")
+    assert f"{out / names[0]} is there, but is not the published list" in wrong(prepare, "ImageNet_LT", "--out", out)
+    assert (out / names[0]).read_text() == "mine 0\n"
 
 
 def test_a_download_that_fails_or_differs_leaves_nothing(tmp_path, source, prepare, monkeypatch):
-    flags, by_hand = ["ImageNet_LT", "--out", tmp_path / "out"], ["--from", source]
+    flags = ["ImageNet_LT", "--out", tmp_path / "out"]
     file = write(source / "ImageNet_LT_train.txt", "a 0\n")
-    for more in ([], by_hand):
-        assert f"{file.name} is not the published list" in wrong(prepare, *flags, *more)
+    assert f"{file.name} is not the published list" in wrong(prepare, *flags)
     file.unlink()
-    assert f"{file} cannot be read" in wrong(prepare, *flags, *by_hand)
     for base in (prepare_lists.BASE, "http://127.0.0.1:9"):  # nothing listens there
         monkeypatch.setattr(prepare_lists, "BASE", base)
-        said = wrong(prepare, *flags)
-        assert all(word in said for word in (f"downloading {base}/ImageNet_LT/{file.name} failed", "--from"))
+        assert f"downloading {base}/ImageNet_LT/{file.name} failed" in wrong(prepare, *flags)
     for error in (TimeoutError("timed out"), IncompleteRead(b"")):
         monkeypatch.setattr(prepare_lists, "urlopen", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         assert f"({error})" in wrong(prepare, *flags)
     assert contents(tmp_path / "out") == {}
 
 
-def test_jsons_make_lists_and_a_difference_is_said(tmp_path, prepare, monkeypatch):
-    out, jsons = tmp_path / "out", tmp_path / "jsons"
-    flags = ["iNaturalist18", "--out", out, "--json_dir", jsons]
-    for part in ("train", "val"):
-        write(jsons / f"{part}2018.json", official([(f"{part}/a b.jpg", 2), (f"{part}/c.jpg", 0)]))
-    own_id = git_id(write(tmp_path / "val.txt", "val/a b.jpg 2\nval/c.jpg 0\n"))
-    monkeypatch.setitem(prepare_lists.BLOB_IDS, "iNaturalist18_val.txt", own_id)
-    said = prepare(*flags)
-    assert said[0].startswith("note: iNaturalist18_train.txt differs from the published list")
-    assert said[1].startswith("iNaturalist18_val.txt is the published list")
-    assert said[2] == f"wrote iNaturalist18_train.txt, iNaturalist18_val.txt to {out}"
-    assert (out / "iNaturalist18_train.txt").read_text() == "train/a b.jpg 2\ntrain/c.jpg 0\n"
-    assert prepare(*flags)[-1] == f"nothing to write: all lists are in {out}"
-    write(out / "iNaturalist18_train.txt", "mine 0\n")
-    assert "move it away" in wrong(prepare, *flags)
-    assert contents(out)["iNaturalist18_train.txt"] == b"mine 0\n"
-    (jsons / "train2018.json").unlink()
-    assert "train2018.json is not there: --json_dir" in wrong(prepare, *flags)
-
-
-SCRIPT_FLAGS = [
-    (["iNaturalist17"], "give --json_dir"), (["iNaturalist17", "--from", "x"], "give --json_dir"),
-    (["ImageNet_LT", "--json_dir", "x"], "--json_dir is for iNaturalist"), (["cifar10"], "invalid choice"), ([], "required"),
-    (["iNaturalist18", "--json_dir", "x", "--from", "y"], "not allowed with"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("flags", "words"), SCRIPT_FLAGS)
-def test_flags_of_the_script_that_do_not_fit_are_named(prepare, flags, words):
-    assert words in wrong(prepare, *flags)
-
-
 def test_what_is_in_place_stays_and_a_folder_that_cannot_be_written_is_named(tmp_path, source, prepare, monkeypatch):
     file = write(tmp_path / "out" / "ImageNet_LT_test.txt", "mine 0\n")
-    assert f"{file} is there with other content" in wrong(prepare, "ImageNet_LT", "--out", file.parent)
+    assert f"{file} is there, but is not the published list" in wrong(prepare, "ImageNet_LT", "--out", file.parent)
     assert contents(file.parent) == {file.name: b"mine 0\n"}
-    said = wrong(prepare, "ImageNet_LT", "--out", file / "x", "--from", source)
+    said = wrong(prepare, "ImageNet_LT", "--out", file / "x")
     assert f"{file}/x cannot be written (Not a directory)" in said
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert "(No space left on device)" in wrong(prepare, "ImageNet_LT", "--out", tmp_path / "full", "--from", source)
+    assert "(No space left on device)" in wrong(prepare, "ImageNet_LT", "--out", tmp_path / "full")
     assert contents(tmp_path / "full") == {}
 
 
-def test_the_script_serves_the_reader(tmp_path, run):
+def test_official_jsons_serve_the_reader(tmp_path):
     for part in ("train", "val"):
-        write(tmp_path / "jsons" / f"{part}2017.json", official_counts([5, 3, 2], part))
-    result = run(SCRIPT, "iNaturalist17", "--json_dir", "jsons", "--out", "lists")
-    assert result.stdout.splitlines()[-1] == "wrote iNaturalist17_train.txt, iNaturalist17_val.txt to lists"
+        write(tmp_path / "lists" / f"{part}2017.json", official_counts([5, 3, 2], part))
     assert read_sets("iNaturalist17", tmp_path, 2, lists=tmp_path / "lists").cls_num_list == [5, 3, 2]

@@ -109,7 +109,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             if epoch == max(flags.meta_start, 1):  # the first of stage 2 with a λ_t
                 run.say(*augmentation_note(head_of(model), estimator, lam_t))
             if epoch + 1 == flags.epochs:
-                run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))
+                run.say(*moved_note(spread, flags.step_size_flag))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ The readers of the pixels are in `datasets/small_sets.py`, the draws that all da
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,9 +79,9 @@ def build_dataset(
 
 def sets_on(sets: Sets[ImageSet], device: torch.device) -> Sets[ImageSet]:
     """Return sets of images with their pixels on `device`."""
-    heldout, joined = (None if part is None else part.to(device) for part in (sets.heldout, sets.joined))
-    train, meta, test = (part.to(device) for part in (sets.train, sets.meta, sets.test))
-    return replace(sets, train=train, meta=meta, test=test, lists=None, heldout=heldout, joined=joined)
+    parts = {name: getattr(sets, name) for name in ("train", "meta", "test", "heldout", "joined")}
+    moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in parts.items()}
+    return replace(sets, lists=None, **moved)
 
 
 def normalize(pixels: Tensor) -> Tensor:
@@ -101,46 +102,27 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-@dataclass(frozen=True)
-class CropsAndFlips:
-    """Where each image is cropped and whether it is mirrored: top and left in [0, 2 · PAD], all (N,)."""
+def crops_and_flips(count: int, generator: torch.Generator, flip: bool = True) -> Tensor:
+    """Draw where images are cropped and whether they are mirrored, (3, N): top and left in [0, 2 · PAD], 1 for mirrored.
 
-    top: Tensor
-    left: Tensor
-    flip: Tensor
-
-    @classmethod
-    def draw(cls, count: int, generator: torch.Generator, flip: bool = True) -> CropsAndFlips:
-        """Draw for `count` images; on the CPU, so that every device sees the same."""
-        top = torch.randint(0, 2 * PAD + 1, (count,), generator=generator)
-        left = torch.randint(0, 2 * PAD + 1, (count,), generator=generator)
-        mirrored = torch.randint(0, 2, (count,), generator=generator) == 1
-        return cls(top, left, mirrored & flip)
-
-    def __getitem__(self, index: Tensor | slice) -> CropsAndFlips:
-        return CropsAndFlips(self.top[index], self.left[index], self.flip[index])
-
-    def to(self, device: torch.device) -> CropsAndFlips:
-        """Return the same draws on `device`."""
-        return CropsAndFlips(sent(self.top, device), sent(self.left, device), sent(self.flip, device))
+    Drawn on the CPU, so that every device sees the same.
+    """
+    top, left = (torch.randint(0, 2 * PAD + 1, (count,), generator=generator) for _ in range(2))
+    return torch.stack([top, left, torch.randint(0, 2, (count,), generator=generator) * flip])
 
 
-def augment(pixels: Tensor, index: Tensor, draws: CropsAndFlips) -> Tensor:
+def augment(pixels: Tensor, index: Tensor, draws: Tensor) -> Tensor:
     """Return images `index` of pixels (M, S, S, 3): reflect-padded by 4, cropped to S, mirrored, still uint8.
 
-    Padding, crop and flip only say where each pixel comes from, so all three are one gather: no padded copy is made.
+    `draws` (3, N) are those of `crops_and_flips`. Padding, crop and flip only say where each pixel comes from, so all three
+    are one gather: no padded copy is made.
     """
     size = pixels.shape[1]
     grid = torch.arange(size, device=pixels.device) - PAD
-
-    def reflected(offset: Tensor) -> Tensor:  # (N,) -> source coordinates (N, S)
-        position = (offset.unsqueeze(1) + grid).abs()
-        return size - 1 - (size - 1 - position).abs()
-
-    rows = index.unsqueeze(1) * size + reflected(draws.top)  # (N, S)
-    columns = reflected(draws.left)
-    columns = torch.where(draws.flip.unsqueeze(1), columns.flip(1), columns)
-    source = rows.unsqueeze(2) * size + columns.unsqueeze(1)  # (N, S, S)
+    position = (draws[:2].unsqueeze(2) + grid).abs()
+    rows, columns = size - 1 - (size - 1 - position).abs()  # source coordinates, reflected, (N, S) each
+    columns = torch.where(draws[2].unsqueeze(1) == 1, columns.flip(1), columns)
+    source = (index.unsqueeze(1) * size + rows).unsqueeze(2) * size + columns.unsqueeze(1)  # (N, S, S)
     return pixels.view(-1, 3).index_select(0, source.flatten()).view(len(index), size, size, 3)
 
 
@@ -163,11 +145,11 @@ def epoch_batches(data: ImageSet, batch_size: int, seed: int, epoch: int, taken:
     generator = seeded(seed, TRAIN_STREAM, epoch)
     count, device = len(data), data.pixels.device
     order = sent(torch.randperm(count, generator=generator), device)
-    draws = CropsAndFlips.draw(count, generator, data.flip).to(device)
+    draws = sent(crops_and_flips(count, generator, data.flip), device)
     for start in range(taken * batch_size, count, batch_size):
         part = slice(start, start + batch_size)
         index = order[part]
-        yield normalize(augment(data.pixels, index, draws[part])), data.target[index]
+        yield normalize(augment(data.pixels, index, draws[:, part])), data.target[index]
 
 
 def meta_batches(data: ImageSet, batch_size: int, seed: int, taken: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -178,7 +160,7 @@ def meta_batches(data: ImageSet, batch_size: int, seed: int, taken: int = 0) -> 
     generator = seeded(seed, META_STREAM)
     for number, chosen in enumerate(shuffled_passes(len(data), batch_size, generator)):
         index = sent(chosen, data.pixels.device)
-        draws = CropsAndFlips.draw(len(index), generator, data.flip).to(data.pixels.device)
+        draws = sent(crops_and_flips(len(index), generator, data.flip), data.pixels.device)
         if number < taken:
             continue
         yield normalize(augment(data.pixels, index, draws)), data.target[index]

@@ -290,39 +290,27 @@ def covariance_traces(estimator: EstimatorCV, moved: Tensor | float | None) -> d
 
 
 @torch.no_grad()
-def share_at_means(head: nn.Linear, estimator: EstimatorCV, lam_t: float) -> float | None:
-    """Return `augmentation_share` at the classes' mean features, so that a λ can be carried over.
+def augmentation_note(head: nn.Linear, estimator: EstimatorCV, lam_t: float) -> list[str]:
+    """Return a line with the `augmentation_share` at the classes' mean features, so that a λ can be carried over.
 
-    Of at most SHARE_CLASSES classes, evenly spaced, that were seen; None where nothing is augmented.
+    Of at most SHARE_CLASSES classes, evenly spaced, that were seen; none where nothing is augmented.
     """
     seen = estimator.count.nonzero().squeeze(1)
     if not lam_t or not len(seen):
-        return None
+        return []
     target = seen[:: -(-len(seen) // SHARE_CLASSES)]
-    return float(augmentation_share(head(estimator.mean[target]), head.weight, target, estimator.covariance, lam_t))
+    share = augmentation_share(head(estimator.mean[target]), head.weight, target, estimator.covariance, lam_t)
+    return [f"augmentation: on average {100 * float(share):.3g} % of the logits' spread, at λ_t {lam_t:.3g}"]
 
 
-def augmentation_note(head: nn.Linear, estimator: EstimatorCV, lam_t: float) -> list[str]:
-    """Return a line that says `share_at_means`; none where nothing is augmented."""
-    share = share_at_means(head, estimator, lam_t)
-    told = f"% of the logits' spread, at λ_t {lam_t:.3g}"
-    return [] if share is None else [f"augmentation: on average {100 * share:.3g} {told}"]
-
-
-def moved_note(traces_of: Mapping[str, list[float]], lam_t: float, step_size: float, flag: str = "--meta_lr") -> list[str]:
+def moved_note(traces_of: Mapping[str, list[float]], flag: str = "--meta_lr") -> list[str]:
     """Return a line if meta steps moved the covariances by less than LITTLE of their traces (see `covariance_traces`).
 
-    `step_size` is that of the rule for Σ̂, and `flag` where it is set.
+    `flag` is where the step size of the rule for Σ̂ is set.
     """
-    if "trace_learned" not in traces_of:
-        return []
-    pairs = zip(traces_of["trace_learned"], traces_of["trace_estimated"], strict=True)
+    pairs = zip(traces_of.get("trace_learned", ()), traces_of.get("trace_estimated", ()), strict=False)
     shares = [abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0]
     if not shares or not max(shares) < LITTLE:
         return []
-    told = "note: the meta steps of the last epoch moved no class's covariance"
-    if lam_t == 0 or step_size == 0:
-        return [f"{told}: {'λ was 0 in it (it grows as --lam · epoch / epochs)' if lam_t == 0 else f'{flag} is 0'}"]
-    moved = max(*shares, 1e-7)  # 0 may be a move too small for float32
-    little = f"by more than {moved:.0e} of its trace, so they changed next to nothing"
-    return [f"{told} {little}: a larger {flag} moves them further"]
+    told = f"note: the meta steps of the last epoch moved no class's covariance by more than {max(shares):.0e} of its trace"
+    return [f"{told}, so they changed next to nothing: a larger λ or {flag} moves them further"]

@@ -97,7 +97,7 @@ def plain_step(
 
 def augmented_step(
     model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, batch: Batch,
-    extra_batch: Batch | None = None, *, lam_t: float, head: str | None = None, passes: Passes | None = None,
+    extra_batch: Batch | None = None, *, lam_t: float, passes: Passes | None = None,
 ) -> PlainStepResult:  # fmt: skip
     """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does (arXiv 1909.12220); there is no meta-learning.
 
@@ -108,7 +108,7 @@ def augmented_step(
     passes = passes or Passes(model)
     inputs, target = batch
     features, logits = passes.plain(inputs)
-    weight = model.get_parameter(f"{head or model.head}.weight")
+    weight = model.get_parameter(f"{model.head}.weight")
     loss = criterion(logits, weight, target, estimator.covariance, lam_t)
     extra = extra_loss(passes, extra_batch)
     move(optimizer, loss, extra)
@@ -119,14 +119,15 @@ def augmented_step(
 def meta_step(
     model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, batch: Batch,
     meta_batch: Batch, *, lam_t: float, virtual_lr: float, meta_lr: float, rule: Rule = gradient_rule, virtual: str = "all",
-    train_on_meta: bool = False, head: str | None = None, passes: Passes | None = None,
+    train_on_meta: bool = False, passes: Passes | None = None,
 ) -> MetaStepResult:  # fmt: skip
     """Take one MetaSAug step: the weights, the batch-norm statistics and the class statistics move once.
 
     Parameters
     ----------
     model:
-        Returns (features (N, A), logits (N, C)), the logits being its linear head's output; see `meta_layers.WithFeatures`.
+        Returns (features (N, A), logits (N, C)), the logits being the output of the linear layer that its attribute `head`
+        names; see `meta_layers.WithFeatures`.
         In train mode batch norm uses the statistics of each batch, also of the meta batch.
     criterion:
         `loss.MetaSAugCE`, `loss.MetaSAugLDAM` or any function of (logits, W, target, Σ, λ_t), twice differentiable.
@@ -142,8 +143,6 @@ def meta_step(
         "all": the virtual step moves every trained weight, as published; "head": the head alone.
     train_on_meta:
         Whether the plain cross-entropy of the meta batch at θ is added to the loss of the real step.
-    head:
-        Name of the linear head; `model.head` if left out.
     passes:
         How the model is run, `passes.Passes(model)` if left out. Losses, gradients of the weights, statistics and updates
         are in the weights' precision, whatever that of the passes.
@@ -156,7 +155,7 @@ def meta_step(
         If `virtual` is "head" and the head is no nn.Linear.
     """
     passes = passes or Passes(model)
-    name = head or str(model.head)
+    name = str(model.head)
     weight = trained_weights(model).get(f"{name}.weight")
     if weight is None:
         raise KeyError(f"{name}.weight is no trained parameter: the head must be a plain nn.Linear, its weights trained")

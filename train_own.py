@@ -26,15 +26,16 @@ from typing import Any
 
 import torch
 
+from datasets.image_check import check_readable
 from harness.errors import run_main
 from harness.process_group import Group, process_group
 from harness.run import Run
 from heads.backbone import make_head
 from heads.choosing import features_of, open_folds
-from heads.feature_scale import FeatureScale, scaled_batches
+from heads.feature_scale import scaled_batches
 from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
-from heads.head_training import Task, fitted_task, introduction, make_task, train_epochs
+from heads.head_training import begin, fitted_task, make_task, train_epochs
 from heads.own_flags import OwnFlags, parse_own
 from heads.own_sources import OpenRows, Source, head_weights, read_source
 from heads.run_flags import parse_group
@@ -44,15 +45,6 @@ from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
     """Return what must be the same on all processes."""
     return {**flags.facts(), **source.digests(), "PyTorch": torch.__version__}
-
-
-def task_of(flags: OwnFlags, source: Source, group: Group) -> Task:
-    """Return what is trained."""
-    if flags.finetune:
-        return network_task(flags, source, group)
-    head = make_head(len(source.sets.cls_num_list), flags.seed, source.features)
-    task = make_task(flags, source.sets, head, head, group, flags.stages, flags.logit_adjust)
-    return task if flags.fit is None else fitted_task(task, flags.fit, flags.constants)
 
 
 def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group, run: Run) -> OwnFlags:
@@ -75,44 +67,36 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
             source = source.without_bad(flags, group)
         sets = source.sets
-        if not flags.finetune:
-            with run.stoppable("while features were computed and constants chosen; what was done so far is kept"):
+        with run.stoppable("while features were computed and constants chosen; what was done so far is kept"):
+            if flags.finetune:
+                task = network_task(flags, source, group)
+                batches, scale = image_shares(flags, source, task, group)
+            else:
                 rows = source.open_rows(flags, group)
                 flags = run.flags = with_constants(flags, source, rows, group, run)
-        task = task_of(flags, source, group)
-        scales: list[FeatureScale] = []
+                head = make_head(len(sets.cls_num_list), flags.seed, source.features)
+                task = make_task(flags, sets, head, head, group, flags.stages, flags.logit_adjust)
+                task = task if flags.fit is None else fitted_task(task, flags.fit, flags.constants)
+                sizes = task.batch_size, flags.test_batch_size, flags.seed
+                batches, scale = scaled_batches(sets, rows, group, *sizes, flags.transform)
 
         def saved() -> dict[str, Any]:
             """Return the network with a head for features as they come, while the one that is trained is for scaled ones."""
-            last = scales[0].folded(task.head, task.subtracted)
+            last = scale.folded(task.head, task.subtracted)
+            weights = source.backbone.whole(last) if source.backbone is not None and flags.whole else head_weights(last)
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
-            weights = head_weights(last)
-            if source.backbone is not None and flags.whole:
-                weights = source.backbone.whole(last)
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
-        run.begin(  # resumes an interrupted run, or ends here if it is finished
-            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
-            extra={"loss": "CE", "global batch size": task.batch_size, **source.digests()},
-            facts={
-                "dataset": flags.dataset, **source.facts(flags.whole), **sets.facts(),
-                "global_batch_size": task.batch_size, **flags.drawn_facts(sets),
-            },
-            steps=lambda _: task.steps, saved=saved,
-        )  # fmt: skip
-        run.say(*introduction(flags, task, group, source.subject(flags)))
+        subject, facts = source.subject(flags), source.facts(flags.whole)
+        begin(run, flags, task, group, subject, source.digests(), saved, facts, flags.pretrained)
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
-        if flags.finetune:
+        if run.is_new and flags.finetune and source.backbone is not None:  # features are only computed of what can be read
             with run.stoppable("while images were checked"):
-                batches, scale = image_shares(flags, source, task, group)
-        else:
-            sizes = task.batch_size, flags.test_batch_size, flags.seed
-            batches, scale = scaled_batches(sets, rows, group, *sizes, flags.transform)
-            if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
-                plain = scale(features_of(rows(sets.trained)[0][:]))
-                begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)
-        scales.append(scale)
+                check_readable(sets, group, source.backbone.prepared.resize_size)
+        if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
+            plain = scale(features_of(rows(sets.trained)[0]))
+            begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)
         train_epochs(run, flags, task, batches, group)  # the recipe
 
 

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from datasets.large_sets import NUM_META
-from harness.errors import UserError
 from harness.flag_parser import given_flags, with_defaults
 from heads.own_flags import check_lists_stay
 from heads.run_flags import PRETRAINED, GroupFlags, LargeFlags, LargeTestFlags
-
-
-def check_pretrained(path: Path, dataset: str) -> None:
-    """Say where checkpoints come from if there is none."""
-    if not os.path.isfile(path):
-        places = " or ".join(PRETRAINED[dataset])
-        advice = f"name a cRT, MetaSAug or torchvision ResNet-50 by --pretrained, or put cRT's into {places}"
-        raise UserError(f"there is no checkpoint {path}: {advice} (github.com/facebookresearch/classifier-balancing)")
 
 
 def parse_training(argv: Sequence[str] | None = None) -> LargeFlags:

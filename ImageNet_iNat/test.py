@@ -10,10 +10,8 @@ With --logit_adjust TAU the figures are those of logits adjusted for the long ta
 
 import csv
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
 
@@ -21,6 +19,7 @@ if __name__ == "__main__":
     from harness.before_loading import prepare_process
     prepare_process(help_of="heads.run_flags:GroupFlags,LargeTestFlags")
 
+import torch
 from torch import Tensor, nn
 
 import head_flags
@@ -34,7 +33,7 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
-from heads.backbone import FEATURES, fingerprint, load_network, read_weights
+from heads.backbone import fingerprint, load_network, read_weights
 from heads.batches import LiveViews, extractor, plain_images
 from heads.preparation import preparation_of
 from heads.run_flags import LargeTestFlags, parse_group
@@ -56,14 +55,14 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
     subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
-    check_tested(subject.images, group, args.workers)
+    check_tested(subject.images, group)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
-    subtracted = subject.subtracted if subject.subtracted is None else subject.subtracted.to(group.device)
+    subtracted = subject.subtracted.to(group.device)
     images = plain_images(subject.images, preparation_of(subject.dataset))
     batches = LiveViews(images, extractor(backbone), args.workers).in_order(args.test_batch_size, group)
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
-    tested = evaluate(head if subtracted is None else lambda features: head(features) - subtracted, shown, group)
+    tested = evaluate(lambda features: head(features) - subtracted, shown, group)
     tested.check(path)
     if group.main:
         report(subject, tested, out)
@@ -82,7 +81,7 @@ class Subject:
     counts: list[int] | None
     backbone: nn.Module
     head: nn.Linear
-    subtracted: Tensor | None
+    subtracted: Tensor
     notes: list[str]
 
     def facts(self) -> dict[str, object]:
@@ -96,43 +95,32 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     check_output(out, inputs=(path, args.train_list, args.val_list, args.meta_list))  # now, not when all images are read
     check_is_table(out, ",".join(HEADING))
     weights, state = read_weights(path)
-    check_facts(state, path)
-    dataset = state.get("dataset", args.dataset or "ImageNet_LT")
+    if "resume" in state:
+        raise UserError(f"{path} is what an interrupted run goes on from: test the one that ends in _last or _ckpt.pth.tar")
+    dataset, trained = state.get("dataset", args.dataset or LARGE_SETS[0]), state.get("flags", {})
+    if dataset not in LARGE_SETS:
+        raise UserError(f"{path} was trained on {dataset}: test it with MetaSAug_test.py")
     if args.dataset not in (None, dataset):
         raise UserError(f"the checkpoint was trained with --dataset {dataset}, not {args.dataset}: leave the flag out")
-    trained = state.get("flags", {})
-    if dataset == "custom" and args.val_list is None and trained.get("val_list") is not None:
-        raise UserError(f"{path} was trained from lists, whose labels are its classes: give --val_list")
-    if dataset == "custom" and args.val_list is None and trained.get("val_fraction") is not None:
-        raise UserError(f"{path} was trained with --val_fraction: give the list of its test images by --val_list, "
+    if dataset == "custom" and args.val_list is None and any(trained.get(key) for key in ("val_list", "val_fraction")):
+        raise UserError(f"{path} was trained from lists: give that of its test images by --val_list, with --val_fraction "
                         f"{trained.get('save_name')}_val.txt beside the checkpoint")  # fmt: skip
-    root = args.data_root or f"../{dataset}"
-    matrix = weights[1].get("weight")
-    classes = args.num_classes or (len(matrix) if matrix is not None and matrix.shape[1:] == (FEATURES,) else None)
+    root, matrix = args.data_root or f"../{dataset}", weights[1].get("weight")
+    classes = args.num_classes or (len(matrix) if matrix is not None and matrix.dim() else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
-    if args.val_list is not None and len(state.get("class_names", ())) == len(images.class_names):
-        images = replace(images, class_names=state["class_names"])
-    images.check_root()
+    assert images.content  # a list of which no image is there is named now
     check_output(out, inputs=[images.source, *(images.root / image for image in images.paths)])
-    backbone, head = load_network(weights, len(images.class_names), path)
-    for key in ("cls_num_list", "stage2_counts"):
-        if len(state.get(key, images.class_names)) != len(images.class_names):
-            raise UserError(f"{path} counts the images of {len(state[key])} classes: the list has other classes")
-    counts = state.get("cls_num_list") or training_counts(dataset, root, len(images.class_names), args.train_list)
-    tau = args.logit_adjust
-    subtracted = logit_adjustment(prior_counts(state, counts, path), tau) if tau else None
-    notes = adjustment_notes(tau, state)
+    count = len(images.class_names)
+    if args.val_list is not None and len(state.get("class_names", ())) == count:
+        images = replace(images, class_names=state["class_names"])
+    backbone, head = load_network(weights, count, path)
+    counts = state.get("cls_num_list") or training_counts(dataset, root, count, args.train_list)
+    notes, subtracted = adjustment_notes(args.logit_adjust, state), torch.zeros(count)
+    if args.logit_adjust:
+        subtracted = logit_adjustment(prior_counts(state, counts, path), args.logit_adjust)
     if state.get("test_list", images.digest()) != images.digest():
         notes.append("note: these are not the test images that the run drew: some of them may have been trained on")
     return Subject(dataset, images, counts, backbone, head, subtracted, notes)
-
-
-def check_facts(state: Mapping[str, Any], path: Path) -> None:
-    """Check what a checkpoint says of its data."""
-    if "resume" in state:
-        raise UserError(f"{path} is what an interrupted run goes on from: test the one that ends in _last or _ckpt.pth.tar")
-    if state.get("dataset", LARGE_SETS[0]) not in LARGE_SETS:
-        raise UserError(f"{path} was trained on {state['dataset']}: test it with MetaSAug_test.py")
 
 
 def report(subject: Subject, tested: Predictions, out: Path) -> None:

@@ -40,7 +40,7 @@ from harness.run import Run
 from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights
 from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.feature_shards import FeatureCache
-from heads.head_training import introduction, make_task, train_epochs
+from heads.head_training import begin, make_task, train_epochs
 from heads.preparation import preparation_of
 from heads.run_flags import LargeFlags, parse_group
 
@@ -52,7 +52,6 @@ def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
-    head_flags.check_pretrained(path, f.dataset)
     backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
     return sets, backbone, head, fingerprint(backbone)
 
@@ -68,20 +67,16 @@ def train(flags: LargeFlags, group: Group) -> None:
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
-            sets = readable_sets(sets, flags.drawn, group, flags.workers)
-        check = partial(check_readable, sets, group, flags.workers)
+            sets = readable_sets(sets, flags.drawn, group)
+        check = partial(check_readable, sets, group)
         backbone = backbone.to(group.device)
         task = make_task(flags, sets, head, head, group)
-        run.begin(  # goes on with an interrupted run, or ends here if it is finished
-            task.trained, task.optimizer, task.estimator, keep=flags.pretrained,
-            extra={"loss": "CE", "global batch size": task.batch_size, **sets.digests(), "backbone weights": weights},
-            facts={
-                "dataset": flags.dataset, **sets.facts(), "global_batch_size": task.batch_size, **flags.drawn_facts(sets)
-            },
-            steps=lambda _: task.steps,
-            saved=lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
+        begin(
+            run, flags, task, group, f"head of the ResNet-50 in {flags.pretrained}",
+            {**sets.digests(), "backbone weights": weights},
+            lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
+            keep=flags.pretrained,
         )  # fmt: skip
-        run.say(*introduction(flags, task, group, f"head of the ResNet-50 in {flags.pretrained}"))
         run.say(*([SPLIT_NOTE] if flags.split is not None else []))
 
         images, extract = drawn_images(sets, preparation_of(flags.dataset), flags.seed), extractor(backbone)

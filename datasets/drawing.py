@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.examples import Self, class_counts
+from datasets.examples import Self, class_counts, first_places
 from datasets.pictures import some_of
 from harness.errors import UserError
 
@@ -17,22 +17,30 @@ HELDOUT_IMAGES = 2000  # about so many are held out in all, unless --num_heldout
 HELDOUT_SHARE = 5  # one of so many training images may be held out
 
 
+def shuffled(targets: np.ndarray, cls_num: int, seed: int) -> list[np.ndarray]:
+    """Return the indices of each class, shuffled one class after the other by one generator."""
+    generator = np.random.RandomState(seed)
+    classes = [np.flatnonzero(targets == k) for k in range(cls_num)]
+    for own in classes:
+        generator.shuffle(own)
+    return classes
+
+
+def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the indices of all parts, ascending."""
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *parts]))
+
+
 def split_meta(targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending.
 
     A class of `num_meta` images or fewer has all that are drawn in both, see `shared_note`. At most one of `share` images of
     a class is drawn, but one of each class.
     """
-    generator = np.random.RandomState(META_SEED)
-    chosen: list[int] = []
-    shared: list[int] = []
-    for k in range(cls_num):
-        indices = np.flatnonzero(targets == k)
-        generator.shuffle(indices)
-        chosen.extend(indices[: min(num_meta, max(len(indices) // share, 1))].tolist())
-        shared.extend(indices.tolist() if len(indices) <= num_meta else ())
-    meta = np.sort(np.array(chosen, dtype=np.int64))
-    return meta, np.union1d(np.setdiff1d(np.arange(len(targets)), meta), np.array(shared, dtype=np.int64))
+    classes = shuffled(targets, cls_num, META_SEED)
+    meta = in_order([own[: min(num_meta, max(len(own) // share, 1))] for own in classes])
+    shared = in_order([own for own in classes if len(own) <= num_meta])
+    return meta, np.union1d(np.setdiff1d(np.arange(len(targets)), meta), shared)
 
 
 def long_tailed_counts(img_max: int, cls_num: int, imb_factor: float) -> list[int]:
@@ -59,13 +67,8 @@ def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
 
 def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
     """Draw this share of each class, rounded, at least one image and not all; return their indices in order."""
-    generator = np.random.RandomState(val_seed)
-    drawn: list[int] = []
-    for k in range(cls_num):
-        own = np.flatnonzero(targets == k)
-        generator.shuffle(own)
-        drawn.extend(own[: min(max(round(val_fraction * len(own)), 1), len(own) - 1)].tolist())
-    return np.sort(np.array(drawn, dtype=np.int64))
+    classes = shuffled(targets, cls_num, val_seed)
+    return in_order([own[: min(max(round(val_fraction * len(own)), 1), len(own) - 1)] for own in classes])
 
 
 def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int) -> tuple[Self, Self, int]:
@@ -79,18 +82,18 @@ def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int
     wished = max(HELDOUT_IMAGES // cls_num, 1) if num_heldout < 0 else num_heldout
     pool = train.joined(source.without(set(train.items.tolist())))
     taken = {item for part in others for item in part.items.tolist()}
-    first = np.sort(np.unique(pool.items, return_index=True)[1])
+    first = np.sort(first_places(pool))
     free = first[[item not in taken for item in pool.items[first].tolist()]]
     generator = np.random.RandomState(HELDOUT_SEED)
-    drawn: list[int] = []
+    drawn: list[np.ndarray] = []
     for k in range(cls_num):
         own = free[pool.targets[free] == k]
         spare, trained = own[own >= len(train)], own[own < len(train)]
         generator.shuffle(spare)
         generator.shuffle(trained)
-        chosen = spare[:wished].tolist()
-        drawn += chosen + trained[: min(wished - len(chosen), len(trained) // HELDOUT_SHARE)].tolist()
-    index = np.sort(np.array(drawn, dtype=np.int64))
+        more = max(wished - len(spare), 0)
+        drawn += [spare[:wished], trained[: min(more, len(trained) // HELDOUT_SHARE)]]
+    index = in_order(drawn)
     kept = pool.subset(index)
     return kept, train.without(set(kept.items.tolist())), int((index >= len(train)).sum())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -82,10 +82,7 @@ class Sets(Generic[E]):
         return f"wrote the lists {' and '.join(map(str, places))}, for --train_list and --val_list"
 
     def digests(self) -> dict[str, str]:
-        """Return a digest of each list, and what tells the images from others; a list of which none is there is an error."""
-        for part in self.lists.parts if self.lists else self.parts.values():
-            if isinstance(part, ImageList):
-                part.check_root()
+        """Return a digest of each list, and what tells the images from others; see `ImageList.content`."""
         lists = {f"{name} list": part.digest() for name, part in self.parts.items()}
         return {**lists, **{f"{name} images": part.content for name, part in self.parts.items()}}
 
@@ -165,16 +162,16 @@ class Lists(Generic[E]):
         return Sets(train, meta, self.test, class_counts(train), notes, self, heldout, joined)
 
 
-def split_lists(images: E, val_fraction: float, val_seed: int, meta: E | None = None) -> Lists[E]:
+def split_lists(images: E, val_fraction: float, val_seed: int, notes: Sequence[str] = (), meta: E | None = None) -> Lists[E]:
     """Draw test images from a list; the others are for training, and the meta images are drawn from them or `meta`."""
     names = images.class_names
     drawn = drawn_for_tests(images.targets, len(names), val_fraction, val_seed)
     train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
     single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
-    notes = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
+    told = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
 
     def again(bad: Container[Hashable]) -> Lists[E]:
-        return split_lists(images.without(bad), val_fraction, val_seed, None if meta is None else meta.without(bad))
+        return split_lists(images.without(bad), val_fraction, val_seed, notes, None if meta is None else meta.without(bad))
 
     draw: Literal["whole", "take out"] = "take out" if meta is None else "whole"
-    return Lists(train, train if meta is None else meta, test, draw, [*images.notes, *notes], redrawn=again)
+    return Lists(train, train if meta is None else meta, test, draw, [*notes, *told], redrawn=again)

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +43,7 @@ SPLIT_NUMBERS = {"0": "train", "1": "meta", "2": "val"}  # as safetensors holds 
 class FeatureTable:
     """The rows of a file: features (N, A) float16 or float32, targets (N,) int64, split (N,) of `SPLIT_WORDS`, and N names.
 
-    What the file does not have is None. `digest` tells its content from others, wherever the file lies and however it was
-    written.
+    What the file does not have is None. `digest` is one of the features, wherever the file lies and however it was written.
     """
 
     path: Path
@@ -83,8 +82,7 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
     targets, class_names = read_targets(path, arrays)
     split = read_split(path, arrays["split"]) if "split" in arrays else None
     names = next((arrays[name].astype(str).tolist() for name in ("names", "paths") if name in arrays), None)
-    digest = content_digest(features, targets, class_names, None if split is None else split.tolist(), names)
-    return FeatureTable(path, features, targets, class_names, split, names, digest)
+    return FeatureTable(path, features, targets, class_names, split, names, hashlib.sha256(features.data).hexdigest()[:16])
 
 
 def check_array(sound: bool, path: Path, name: str, problem: str) -> None:
@@ -165,11 +163,3 @@ def read_split(path: Path, array: np.ndarray) -> np.ndarray:
     words = np.array([SPLIT_NUMBERS.get(word, word) for word in array.astype(str).tolist()])
     check_rows(path, "split", array, np.isin(words, SPLIT_WORDS), "write train, meta, val or test, or as numbers 0, 1 or 2")
     return words
-
-
-def content_digest(features: np.ndarray, targets: np.ndarray | None, *said: Sequence[str] | None) -> str:
-    """Return a short digest of all that a table holds."""
-    digest = hashlib.sha256(json.dumps([features.shape, features.dtype.name, *said]).encode())
-    digest.update(features.data)
-    digest.update(b"" if targets is None else targets.data)
-    return digest.hexdigest()[:16]

@@ -43,16 +43,16 @@ def feature_lists(
     `val_fraction` of each class, drawn by `val_seed`. Meta rows are all those of `meta`, or all that split calls so, or else
     drawn from the training rows. The classes are those of `train`, see `targets_in`.
     """
-    rows, val_rows, source = all_rows(train, val, meta)
-    assert rows is not None
+    rows, *others = all_rows(train, val, meta)
+    source = others[-1] if meta is not None else None
     if val_fraction is not None:
         if val is not None or train.split is not None:
             given = f"{train.path} has an array split" if val is None else f"{val.path} is given"
             raise UserError(f"--val_fraction is for one file without a split, but {given}: leave one of the two out")
         check_val_fraction(val_fraction, val_seed)
-        return split_lists(rows, val_fraction, val_seed, source)
-    if val_rows is not None:
-        return feature_lists_of(rows, source, val_rows, None)
+        return split_lists(rows, val_fraction, val_seed, meta=source)
+    if val is not None:
+        return feature_lists_of(rows, source, others[0], None)
     rows, test, own, choose = split_rows(train, rows)
     if source is not None and len(own):
         told = f"{train.path} calls {len(own)} rows meta, but {source.source} is given"
@@ -82,56 +82,47 @@ def split_rows(
     return (train, test, meta, val if len(val) else None) if len(test) else (train, val, meta, None)
 
 
-def all_rows(train: FeatureTable, val: FeatureTable | None, meta: FeatureTable | None) -> list[FeatureRows | None]:
-    """Return the rows of each table, with the classes of `train`.
+def all_rows(train: FeatureTable, val: FeatureTable | None, meta: FeatureTable | None) -> list[FeatureRows]:
+    """Return the rows of each table that there is, with the classes of `train`.
 
     The array split, if any, calls all rows of `meta` so, those of `val` val or test, and those of `train` then train.
     """
-    tables = [table for table in (train, val, meta) if table is not None]
-    for table in tables:
+    given = [(train, SPLIT_WORDS if val is None else ("train",)), (val, ("val", "test")), (meta, ("meta",))]
+    tables = [(table, words) for table, words in given if table is not None]
+    for table, words in tables:
         if table.features.shape[1] != train.features.shape[1]:
             told = f"{table.path} has {table.features.shape[1]} features a row, {train.path} has {train.features.shape[1]}"
             raise UserError(f"{told}: both must come from the same network")
-    matrix = train.features if len(tables) == 1 else np.concatenate([table.features for table in tables])
-    digests, start = ", ".join(table.digest for table in tables), 0
-    found: list[FeatureRows | None] = []
-    allowed = SPLIT_WORDS if val is None else ("train",), ("val", "test"), ("meta",)
-    for part, words in zip((train, val, meta), allowed, strict=True):
-        if part is None:
-            found.append(None)
-            continue
-        alone = part.split is None or bool(np.isin(part.split, words).all())
+        alone = table.split is None or bool(np.isin(table.split, words).all())
         advice = "give one file with all rows, or leave split out"
-        check_array(alone, part.path, "split", f"calls some rows other than {words[0]}: {advice}")
-        targets, class_names = targets_in(part, train)
-        rows = np.arange(start, start + len(part))
-        found.append(FeatureRows(rows, targets, class_names, str(part.path), matrix=matrix, files=digests))
-        start += len(part)
-    return found
+        check_array(alone, table.path, "split", f"calls some rows other than {words[0]}: {advice}")
+    matrix = train.features if len(tables) == 1 else np.concatenate([table.features for table, _ in tables])
+    files, ends = ", ".join(table.digest for table, _ in tables), np.cumsum([len(table) for table, _ in tables])
+    return [
+        FeatureRows(np.arange(end - len(table), end), *targets_in(table, train), str(table.path), matrix=matrix, files=files)
+        for (table, _), end in zip(tables, ends, strict=True)
+    ]
 
 
 def targets_in(table: FeatureTable, train: FeatureTable) -> tuple[np.ndarray, list[str]]:
     """Return the targets of a table (N,) in the classes of `train`, and the names of these.
 
-    Classes are matched by name, see `folders.match_classes`, or by number where neither table has names.
+    Classes are matched by name, see `folders.match_classes`; those of a table without names are called by their numbers.
     """
-    assert table.targets is not None
-    assert train.targets is not None
-    class_names = train.class_names or [str(k) for k in range(int(train.targets.max()) + 1)]
-    if len(class_names) < 2:
+    targets, class_names = named_classes(table)
+    names = named_classes(train)[1]
+    if len(names) < 2:
         raise UserError(f"{train.path} holds one class; at least two are needed")
-    if table is train:
-        return table.targets, class_names
-    if (table.class_names is None) != (train.class_names is None):
-        told = f"{train.path} and {table.path} must both name their classes, by words as labels or the array class_names"
-        raise UserError(f"{told}, or neither")
-    used = np.unique(table.targets).tolist()
-    if table.class_names is None:
-        check_counted_from_0(used, table.path, len(class_names))
-        told = f"goes up to {used[-1]}, but {train.path} has the classes 0 to {len(class_names) - 1}: correct one of the two"
-        check_array(used[-1] < len(class_names), table.path, "labels", told)
-        return table.targets, class_names
-    found = match_classes([table.class_names[k] for k in used], class_names, table.path)
-    index = np.zeros(len(table.class_names), dtype=np.int64)
-    index[used] = [found[table.class_names[k]] for k in used]
-    return index[table.targets], class_names
+    used = np.unique(targets).tolist()
+    if table.class_names is None and table is not train:
+        check_counted_from_0(used, table.path, len(names))
+    found = match_classes([class_names[k] for k in used], names, table.path)
+    index = np.zeros(len(class_names), dtype=np.int64)
+    index[used] = [found[class_names[k]] for k in used]
+    return index[targets], names
+
+
+def named_classes(table: FeatureTable) -> tuple[np.ndarray, list[str]]:
+    """Return the targets of a table, and the names of its classes or else their numbers."""
+    assert table.targets is not None
+    return table.targets, table.class_names or [str(k) for k in range(int(table.targets.max()) + 1)]

@@ -19,41 +19,6 @@ SPLITS = {  # the names of folders of a split, in small letters
 NAMED = 5  # classes
 
 
-class ClassFolders(NamedTuple):
-    """Image files below a folder: M paths relative to it, M labels, class names, and lines for the user."""
-
-    paths: list[str]
-    labels: list[int]
-    class_names: list[str]
-    notes: list[str]
-
-
-def class_folders(folder: Path, class_names: Sequence[str] | None, advice: str) -> ClassFolders:
-    """List the images of `folder/<class>/**`; classes, if not given, are the folders with an image, in alphabetical order.
-
-    Given names may differ as `match_classes` says. `advice` says what a folder should hold.
-    """
-    try:
-        found = visible_folders(folder)
-        files, left_out = files_below(folder)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
-    paths = [path for path in files if os.sep in path]
-    if len(paths) < len(files):
-        left_out["images in no class folder"] = len(files) - len(paths)
-    notes = left_out_note(folder, left_out)
-    if not paths:
-        raise UserError(f"{'; '.join(notes) or folder} holds no class folder with an image that can be read: {advice}")
-    of = [path.partition(os.sep)[0] for path in paths]
-    names = sorted(set(of))
-    if empty := [name for name in found if name not in names]:
-        notes.append(f"{folder}: folders without an image, which are no classes: {some_of(empty)}")
-    label_of = {name: label for label, name in enumerate(names)}
-    if class_names is not None:
-        label_of, names = match_classes(names, class_names, folder), list(class_names)
-    return ClassFolders(paths, [label_of[name] for name in of], names, notes)
-
-
 def left_out_note(folder: Path, left_out: Counter[str]) -> list[str]:
     """Return a line about files that are left out below a folder, if any."""
     kinds = [f"{number} {kind}" for kind, number in left_out.most_common()]
@@ -73,10 +38,6 @@ def match_classes(names: Sequence[str], class_names: Sequence[str], source: Path
     if strange:
         told = f"{source} has classes that the training set does not have: {some_of(strange)}"
         raise UserError(f"{told}; name them as there ({some_of(class_names, NAMED)}), or move them away")
-    for name in names:
-        same = [other for other in names if plain[other] == plain[name]]
-        if len(same) > 1:
-            raise UserError(f"{source} has {' and '.join(same)}, one class of the training set: join them")
     return {name: label_of[plain[name]] for name in names}
 
 
@@ -96,8 +57,9 @@ def visible_folders(folder: Path) -> list[str]:
 def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images at any depth, class by class, relative to `folder`, and how many other files there are of a kind.
 
-    What a file is is told by its ending. Links are followed, but not to a folder that they lie in. Folders that are hidden
-    are not looked into, nor those of `is_data`. One that cannot be read is an OSError.
+    What a file is is told by its ending; one with that of an image is left out if it is no regular file. Links are followed,
+    but not to a folder that they lie in. Folders that are hidden are not looked into, nor those of `is_data`. One that
+    cannot be read is an OSError.
     """
     endings = readable_endings()
     found: list[str] = []
@@ -116,12 +78,10 @@ def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
             ending = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 left_out["hidden"] += 1
-            elif ending not in endings:
-                left_out[ending or "without an ending"] += 1
-            elif os.path.isfile(os.path.join(place, name)):
+            elif ending in endings and os.path.isfile(os.path.join(place, name)):
                 found.append(os.path.join(inside, name))
             else:
-                left_out["links to nothing, or no regular files"] += 1
+                left_out[ending or "without an ending"] += 1
     return sorted(found, key=lambda path: (path.partition(os.sep)[0], path)), left_out
 
 
@@ -177,9 +137,3 @@ def holds_classes(folder: Path) -> bool:
     endings = readable_endings()
     images = any(os.path.splitext(name)[1].lower() in endings for name in os.listdir(folder))
     return not images and bool(visible_folders(folder))
-
-
-def understood(train: Path, class_names: Sequence[str], test: Path | None) -> str:
-    """Return a line by which a wrong reading is seen: the classes, and where the test images are from."""
-    tests = "" if test is None else f"; test images: {test}"
-    return f"{train}: {len(class_names)} classes, {some_of(class_names, NAMED)}{tests}"

@@ -12,14 +12,14 @@ import os
 import re
 import stat
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from datasets.examples import Examples
-from datasets.folders import class_folders
+from datasets.folders import NAMED, files_below, left_out_note, match_classes, visible_folders
 from datasets.pictures import some_of
 from harness.errors import UserError
 from harness.files import replacing
@@ -52,19 +52,17 @@ class ImageList(Examples):
         """What tells these files from others under the same names: their number, and their sizes.
 
         Nearly every edit of a compressed image changes its size. Times of change are left out, since a copy on another
-        disk has others. Files that are not there have the size -1 here, and are named by who needs them.
+        disk has others. Files that are not there have the size -1 here, and are named by who needs them; where none is
+        there the folder is the wrong one, a `UserError`.
         """
         sizes = np.array([-1 if found is None else found.st_size for found in found_files(self)], dtype=np.int64)
         gone = int((sizes < 0).sum())
+        if 0 < gone == len(self):
+            none = f"none of the {gone} images of {self.source} is there, {self.root / self.paths[0]} for instance"
+            raise UserError(f"{none}: check the list and --data_root")
         missing = f", {gone} of them missing" if gone else ""
         digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:12]
         return f"{len(self)} files of {sizes.sum() + gone} bytes{missing} ({digest})"
-
-    def check_root(self) -> None:
-        """Raise a `UserError` if none of the images is there: then the folder is the wrong one."""
-        if len(self) and not any(found is not None for found in found_files(self)):
-            none = f"none of the {len(self)} images of {self.source} is there, {self.root / self.paths[0]} for instance"
-            raise UserError(f"{none}: check the list and --data_root")
 
 
 def image_list(root: Path, paths: Iterable[str], labels: Iterable[int], class_names: list[str], source: str) -> ImageList:
@@ -86,8 +84,8 @@ def found_files(images: ImageList) -> Iterator[os.stat_result | None]:
 def read_list(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:
     """Read a list of 'relative/path label' lines; the path may hold spaces, blank lines may end the file.
 
-    No path may leave `root`. Labels lie in [0, num_classes); with None the largest of them decides. `advice` is for a file
-    that cannot be read. A `UserError` names the file and what is wrong, for bad lines "FILE line N: ...".
+    Paths are relative to `root`. Labels lie in [0, num_classes); with None the largest of them decides. `advice` is for a
+    file that cannot be read. A `UserError` names the file and what is wrong, for bad lines "FILE line N: ...".
     """
     lines = read_text(file, advice).rstrip().split("\n")  # not splitlines, which splits at characters that names may hold
     found = [LIST_LINE.fullmatch(line) for line in lines]
@@ -127,14 +125,8 @@ def refuse(place: str, faults: dict[int, str], advice: str) -> None:
 def checked_list(
     entries: list[tuple[str, int]], place: str, file: Path, root: Path, num_classes: int | None
 ) -> ImageList:
-    """Check paths and labels, and make a list of them."""
-    base, limit = os.path.join(os.path.abspath(root), ""), num_classes or MAX_CLASSES
-    outside = {
-        k: f"{path!r}" for k, (path, _) in enumerate(entries, 1)
-        if {"\0", "\n"} & set(path) or not os.path.normpath(base + path).startswith(base) or path.startswith(os.sep)
-    }  # fmt: skip
-    refuse(place, outside, f"paths lie below {base}, links not followed: correct the list, or check --data_root")
-    labels = [label for _, label in entries]
+    """Check labels, and make a list of them and their paths."""
+    labels, limit = [label for _, label in entries], num_classes or MAX_CLASSES
     check_counted_from_0(labels, file, num_classes or min(max(labels), limit))
     wrong = {k: f"label {label}" for k, label in enumerate(labels, 1) if not 0 <= label < limit}
     refuse(place, wrong, f"labels count from 0 and lie in [0, {limit})")
@@ -157,32 +149,48 @@ def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: 
 
     The order is that of images[]. Without image_id, annotations[n] belongs to images[n]. The rest is as in `read_list`.
     """
-    from pandas import DataFrame
-
     try:
         content = json.loads(read_text(file, advice))
-        images, annotations = DataFrame(content["images"]), DataFrame(content["annotations"])
-        if "image_id" not in annotations:
-            annotations["image_id"], images["id"] = annotations.index, images.index
-        labels = annotations[["image_id", "category_id"]]
-        found = images[["file_name", "id"]].merge(labels, how="outer", left_on="id", right_on="image_id", validate="1:1")
-        found = found.set_index("id").loc[images["id"]]
-        if found.category_id.dtype.kind != "i" or not all(type(name) is str for name in found.file_name):
+        images, annotations = content["images"], content["annotations"]
+        given = any("image_id" in one for one in annotations)
+        label_of = {one["image_id"] if given else k: one["category_id"] for k, one in enumerate(annotations)}
+        ids = [one["id"] if given else k for k, one in enumerate(images)]
+        entries = [(one["file_name"], label_of[own]) for one, own in zip(images, ids, strict=True)]
+        kinds = {(type(path), type(label)) for path, label in entries}
+        if kinds != {(str, int)} or not len(set(ids)) == len(ids) == len(annotations) == len(label_of):
             raise ValueError("an image has no file_name, or no annotation with a category_id of its own")
-        "".join(found.file_name).encode()  # half a surrogate pair is in no file name
+        "".join(path for path, _ in entries).encode()  # half a surrogate pair is in no file name
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{file} is no official json with annotations, or damaged: {said}") from error
-    return checked_list(list(zip(found.file_name, found.category_id.tolist(), strict=True)), f"{file} image", file, root,
-                        num_classes)  # fmt: skip
+        raise UserError(f"{file} is no official json with annotations, or damaged: {error}") from error
+    return checked_list(entries, f"{file} image", file, root, num_classes)
 
 
 def read_tree(
     folder: Path, class_names: list[str] | None, root: Path | None = None, advice: str = SPLIT_ADVICE
 ) -> ImageList:
-    """List the images of `folder/<class>/**`, see `folders.class_folders`, by their paths below `root`, else `folder`."""
-    found = class_folders(folder, class_names, advice)
+    """List the images of `folder/<class>/**` by their paths below `root`, else `folder`.
+
+    Classes, if not given, are the folders with an image, in alphabetical order; given names may differ as `match_classes`
+    says. `advice` says what a folder should hold.
+    """
+    try:
+        found = visible_folders(folder)
+        files, left_out = files_below(folder)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
+    paths = [path for path in files if os.sep in path]
+    if len(paths) < len(files):
+        left_out["images in no class folder"] = len(files) - len(paths)
+    notes = left_out_note(folder, left_out)
+    of = [path.partition(os.sep)[0] for path in paths]
+    names = sorted(set(of))
+    if not paths:
+        raise UserError(f"{'; '.join(notes) or folder} holds no class folder with an image that can be read: {advice}")
+    notes.append(f"{folder}: {len(paths)} images of {len(names)} classes, {some_of(names, NAMED)}")
+    if empty := [name for name in found if name not in names]:
+        notes.append(f"{folder}: folders without an image, which are no classes: {some_of(empty)}")
+    label_of = match_classes(names, class_names or names, folder)
     inside = os.path.relpath(folder, root or folder)
-    items = np.array([os.path.normpath(os.path.join(inside, path)) for path in found.paths], dtype=object)
-    targets = np.array(found.labels, dtype=np.int64)
-    return ImageList(items, targets, found.class_names, str(folder), tuple(found.notes), root or folder)
+    images = image_list(root or folder, (os.path.join(inside, path) for path in paths), (label_of[name] for name in of),
+                        class_names or names, str(folder))  # fmt: skip
+    return replace(images, notes=tuple(notes))

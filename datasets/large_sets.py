@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from datasets.drawn_sets import Lists, split_lists
 from datasets.examples import Examples, class_counts, repeat_notes
-from datasets.folders import read_layout, understood
+from datasets.folders import read_layout
 from datasets.image_lists import (
     MAX_CLASSES,
     SPLIT_ADVICE,
@@ -94,37 +93,29 @@ def own_lists(
     return Lists(train, meta, test, "take out" if meta is train else "whole", notes, val)
 
 
-def trees(root: Path, num_classes: int | None) -> Lists[ImageList]:
-    """Read one's own folders of splits, see `folders.read_layout`; where there are val and test, the second is tested on."""
+def trees(root: Path, num_classes: int | None, val_fraction: float | None, val_seed: int) -> Lists[ImageList]:
+    """Read one's own folders of splits, see `folders.read_layout`; where there are val and test, the second is tested on.
+
+    With `val_fraction` there is one folder of classes, from which test images are drawn, see `drawn_sets.split_lists`.
+    """
     layout = read_layout(root)
-    if layout.tested is None:
+    if layout.tested is None and val_fraction is None:
         raise UserError(f"{root} has no folders train and val, or test, of class folders: {SPLIT_ADVICE}")
+    if layout.tested is not None and val_fraction is not None:
+        told = f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for tests"
+        raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")
     train = read_tree(layout.train, None, root)
     check_several_classes(train, num_classes)
     test, meta, val = (
         None if folder is None else read_tree(folder, train.class_names, root)
         for folder in (layout.tested, layout.meta, layout.val if layout.test else None)
     )
-    assert test is not None
-    notes = [*layout.notes, understood(layout.train, train.class_names, layout.tested)]
-    notes += [note for part in (train, test, val, meta) if part for note in part.notes]
-    return own_lists(train, meta or train, test, notes, val)
-
-
-def split_tree(root: Path, num_classes: int | None, val_fraction: float, val_seed: int) -> Lists[ImageList]:
-    """Read one folder of classes, and draw the test images from it, see `drawn_sets.split_lists`."""
-    layout = read_layout(root)
-    if layout.tested is not None:
-        told = f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for tests"
-        raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")
-    advice = "give the folder that holds one folder of images for each class"
-    images = read_tree(layout.train, None, root, advice)
-    check_several_classes(images, num_classes)
-    check_listable(images)
-    meta = None if layout.meta is None else read_tree(layout.meta, images.class_names, root)
-    lists = split_lists(images, val_fraction, val_seed, meta)
-    notes = [*layout.notes, understood(layout.train, images.class_names, None), *lists.notes, *(meta.notes if meta else ())]
-    return replace(lists, notes=notes)
+    notes = [*layout.notes, *(note for part in (train, test, val, meta) if part for note in part.notes)]
+    if test is not None:
+        return own_lists(train, meta or train, test, notes, val)
+    assert val_fraction is not None
+    check_listable(train)
+    return split_lists(train, val_fraction, val_seed, notes, meta)
 
 
 def read_test(
@@ -148,14 +139,13 @@ def training_counts(
 ) -> list[int] | None:
     """Return how many training images each class has, None if their list is not there."""
     root = Path(data_root)
-    if dataset != "custom":
-        places = [lists / f"{dataset}_train.txt", lists / "train2017.json", root / "train2017.json"]
-        if not any(map(os.path.isfile, places if dataset == "iNaturalist17" else places[:1])):
-            return None
+    if dataset == "custom":
+        found = train_list and read_list(Path(train_list), root, num_classes, "check --train_list")
+        return class_counts(found) if isinstance(found, ImageList) else None
+    try:
         return class_counts(read_published(dataset, "train", root, lists, num_classes))
-    if train_list is None:
+    except UserError:
         return None
-    return class_counts(read_list(Path(train_list), root, num_classes, "check --train_list"))
 
 
 def read_lists(
@@ -190,5 +180,4 @@ def read_lists(
         check_val_fraction(val_fraction, val_seed)
         if given:
             raise UserError("--val_fraction draws test images from folders: leave it out, or the lists")
-        return split_tree(root, num_classes, val_fraction, val_seed)
-    return listed(root, num_classes, *own) if given else trees(root, num_classes)
+    return listed(root, num_classes, *own) if given else trees(root, num_classes, val_fraction, val_seed)

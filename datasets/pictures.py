@@ -132,5 +132,4 @@ def unreadable(faults: Sequence[str], total: int, skippable: bool) -> UserError:
 
 def left_out(faults: Sequence[str], total: int) -> str:
     """Return the line that says that --skip_bad left out images that cannot be read."""
-    first = "; ".join(faults[:3]) + ("; ..." if len(faults) > 3 else "")
-    return f"--skip_bad: {len(faults)} of {total} images cannot be read and are left out: {first}"
+    return f"--skip_bad: {len(faults)} of {total} images cannot be read and are left out: {some_of(faults, 3)}"

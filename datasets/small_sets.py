@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.examples import Examples, row_digests
-from datasets.folders import class_folders, read_layout
+from datasets.folders import read_layout
+from datasets.image_lists import read_tree
 from datasets.pictures import decode, done_notes, unreadable
 from harness.errors import UserError
 from harness.progress import progress
@@ -130,26 +131,27 @@ def read_digits(train: bool) -> ImageSet:
 
 
 def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] | None = None) -> ImageSet:
-    """Read `folder/<class>/**`, resized to 32x32; see `folders.class_folders`.
+    """Read `folder/<class>/**`, resized to 32x32; see `image_lists.read_tree`.
 
     Notes say which files were left out and what was done to the others.
     """
-    found = class_folders(folder, class_names, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
+    found = read_tree(folder, class_names, None, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds one class folder; at least two are needed")
     shown = progress(found.paths, len(found.paths), f"reading {folder}", file=sys.stderr)
     read = [read_or_fault(folder / path, read_image) for path in shown]
     bad = [str(image) for image in read if isinstance(image, UserError)]
-    good = [(image, label) for image, label in zip(read, found.labels, strict=True) if not isinstance(image, UserError)]
+    good = [image for image in read if not isinstance(image, UserError)]
     if bad and (faults is None or not good):
         raise unreadable(bad, len(read), skippable=False)  # in training there are none left
     if faults is not None:
         faults += bad
-    lines = done_notes(image.done for image, _ in good)
-    if larger := [min(image.size) for image, _ in good if max(image.size) > SIZE]:
+    lines = done_notes(image.done for image in good)
+    if larger := [min(image.size) for image in good if max(image.size) > SIZE]:
         sizes = f"{len(larger)} images, whose short sides have {median(larger):g} pixels in the median, are shrunk"
         lines.append(f"{sizes} to {SIZE} x {SIZE} (train_own.py takes photographs at full size)")
-    pixels, targets = np.stack([image.pixels for image, _ in good]), np.array([label for _, label in good])
+    pixels = np.stack([image.pixels for image in good])
+    targets = found.targets[[isinstance(one, SmallImage) for one in read]]
     notes = (*found.notes, *(f"{folder}: {line}" for line in lines))
     return image_set(pixels, targets, found.class_names, str(folder), notes)
 

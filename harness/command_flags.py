@@ -50,7 +50,7 @@ class PredictFlags(NetworkFlags):
     prior: str | None = network_flag(None, "how frequent the classes are among such images: train, uniform, or a CSV table "
                                      "with a line class,number for each (default: the network's own)")  # fmt: skip
     top: int = output_flag(5, "how many classes to name", COUNT)
-    out: Path | None = output_flag(None, "a table .csv or .jsonl instead of lines: path, classes, probabilities, error")
+    out: Path | None = output_flag(None, "a table .csv instead of lines: path, classes, probabilities, error")
 
 
 class ReportFlags(FlagSet):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from harness.errors import UserError
 from harness.flags import UNSAID, in_stage1
-from harness.metrics import Accuracy, accuracy, calibration_bins, calibration_error, confusion_matrix
+from harness.metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
 from harness.process_group import Group
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, ...), target (N,)
@@ -39,9 +39,13 @@ class Predictions(NamedTuple):
 
     def accuracy(self, cls_num_list: Sequence[int]) -> Accuracy:
         """Return the accuracies, given the training images of each class."""
-        confusion = confusion_matrix(self.target, self.predicted, len(cls_num_list))
-        bins = calibration_bins(self.confidence, self.target == self.predicted)
-        return accuracy(confusion, cls_num_list, calibration_error(bins))
+        recognised = self.target == self.predicted
+        right, total, guessed = (
+            torch.bincount(labels, minlength=len(cls_num_list)).tolist()
+            for labels in (self.target[recognised], self.target, self.predicted)
+        )
+        bins = calibration_bins(self.confidence, recognised)
+        return class_accuracy(right, total, guessed, cls_num_list, calibration_error(bins))
 
     def check(self, source: Path) -> None:
         """Raise a `UserError` if the network of the file `source` gives no finite answer for some image."""

@@ -16,14 +16,6 @@ PER_CLASS_MEAN = "mean_per_class"  # in logs and summaries: the mean over classe
 BINS = 15  # of confidence
 
 
-def confusion_matrix(target: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Return counts (C, C), rows the true and columns the predicted class."""
-    import torch
-
-    flat = torch.bincount(target * num_classes + predicted, minlength=num_classes**2)
-    return flat.view(num_classes, num_classes)
-
-
 def shot_of(count: int) -> str:
     """Return the shot group of a class with `count` training images."""
     return "many" if count > MANY else "few" if count < FEW else "medium"
@@ -70,12 +62,6 @@ def mean_words(figures: Mapping[str, Any]) -> list[str]:
 def shots_line(per_shot: Mapping[str, float]) -> str:
     """Return for instance "many 81.20  medium 60.15  few -"."""
     return "  ".join(f"{shot} {percent(per_shot[shot])}" for shot in SHOTS)
-
-
-def accuracy(confusion: Tensor, cls_num_list: Sequence[int], ece: float = math.nan) -> Accuracy:
-    """Return the accuracies of a confusion matrix (C, C), given the training images of each class."""
-    sides = confusion.diagonal().tolist(), confusion.sum(dim=1).tolist(), confusion.sum(dim=0).tolist()
-    return class_accuracy(*sides, cls_num_list, ece)
 
 
 def class_accuracy(

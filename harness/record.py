@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
-from harness.metrics import SHOTS, Accuracy, mean_words, percent, shot_of, shots_line
+from harness.metrics import SHOTS, mean_words, percent, shot_of, shots_line
 from harness.progress import duration
 from harness.run_files import (
     BOARD_FOLDER,
@@ -180,26 +180,23 @@ class Record:
         return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
 
     def epoch(
-        self, epoch: int, tested: Accuracy, values: Mapping[str, Any], state: Callable[[], dict[str, Any]],
-        predictions: Mapping[str, np.ndarray], more: Mapping[str, Any], stage2_from: int = 0,
+        self, epoch: int, figures: Mapping[str, Any], logged: Mapping[str, Any], more: Mapping[str, Any],
+        state: Callable[[], dict[str, Any]], predictions: Mapping[str, np.ndarray], stage2_from: int = 0,
     ) -> None:  # fmt: skip
         """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
 
-        `values` go into the log beside the test accuracies, `more` beside them into the summary; `state` makes the
-        checkpoint, after best is known; `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`,
-        the best of those before no longer counts: nothing of stage 2 is in it.
+        `figures` of the test go into the log, where `logged` is beside them, and into the summary, where `more` is; `state`
+        makes the checkpoint, after best is known; `predictions` are kept beside it. Once the run has come to the epoch
+        `stage2_from`, the best of those before no longer counts: nothing of stage 2 is in it.
         """
-        figures = tested.figures()
-        logged = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
-        self.log.epoch(epoch, {**values, **logged})
+        tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
+        self.log.epoch(epoch, {**logged, **tested})
         self.last = {"epoch": epoch, **figures, **more}
         if self.best["epoch"] < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
-        kinds = ["last"]
-        if self.last[self.chosen_by] > self.best[self.chosen_by]:
-            self.best = self.last
-            kinds = ["ckpt", "last"]
-        for kind in kinds:
+        better = self.last[self.chosen_by] > self.best[self.chosen_by]
+        self.best = self.last if better else self.best
+        for kind in TESTED if better else TESTED[1:]:
             save_checkpoint(state(), self.paths[kind])
             save_arrays(predictions, self.predictions[kind])
 

@@ -286,15 +286,15 @@ class Run:
         stage2_from: int,
     ) -> None:  # fmt: skip
         counts, seconds = self.facts["cls_num_list"], time.monotonic() - self.began
-        accuracy = tested.accuracy(counts)
+        figures = tested.accuracy(counts).figures()
         left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
-        line = epoch_line(self.meter, tested.loss, {**accuracy.figures(), **values})
+        line = epoch_line(self.meter, tested.loss, {**figures, **values})
         self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
         logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
         for name, each in per_class.items():
             logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
         more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
-        record.epoch(self.epoch, accuracy, logged, lambda: self.state(self.epoch), tested.arrays(), more, stage2_from)
+        record.epoch(self.epoch, figures, logged, more, lambda: self.state(self.epoch), tested.arrays(), stage2_from)
 
     def state(self, epoch: int) -> State:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""

@@ -111,12 +111,12 @@ class Folds:
         for key in (key for key in way.tried if key in open_names):
             for side in sides(way.tried[key], best.constants[key], self.nonnegative):
                 step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
-                for values in (side[i : i + step] for i in range(0, len(side), step)):
-                    candidates: list[Constants] = [{**best.constants, key: value} for value in values]
+                for start in range(0, len(side), step):
+                    candidates: list[Constants] = [{**best.constants, key: value} for value in side[start : start + step]]
                     before = best
                     for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):
                         best = ChosenWay(name, candidate, found) if found.improves(best.score) else best
-                    if best is before and len(values) == TRIED_AT_ONCE:
+                    if best is before:
                         break
         return best
 

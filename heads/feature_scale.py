@@ -18,12 +18,7 @@ from heads.batches import Batches, RowViews
 
 BLOCK = 4096  # rows at once
 ALIKE = 1e-6  # standard deviation over mean of features that say nothing
-TRANSFORMS = {
-    "none": "features as they are",
-    "unit": "features of unit length",
-    "sqrt": "square roots of the features",
-    "standard": "features divided by their standard deviations",
-}
+TRANSFORMS = ("none", "unit", "sqrt", "standard")  # the last divides features by their standard deviations
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 
 from data_utils import mixed_seed
 from datasets.drawn_sets import Sets
-from datasets.image_check import check_readable
 from harness.errors import UserError
 from harness.process_group import Group, shard_sizes
 from heads.backbone import make_head
@@ -231,10 +230,9 @@ def network_task(flags: OwnFlags, source: Source, group: Group) -> Task:
 
 
 def image_shares(flags: OwnFlags, source: Source, task: Task, group: Group) -> tuple[Batches, FeatureScale]:
-    """Return the batches of a task's images, and that features are left as they are, once all images can be read."""
+    """Return the batches of a task's images, and that features are left as they are."""
     assert source.backbone is not None
     prepared, model = source.backbone.prepared, task.trained
-    check_readable(source.sets, group, flags.workers, prepared.resize_size)
     extract, least = tested_features(model), least_images(model, group)
     images = drawn_images(source.sets, prepared, flags.seed)
     parts = {name: Shares(part, extract, flags.workers, least) for name, part in images.items()}

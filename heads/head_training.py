@@ -6,7 +6,7 @@ whole network, see `finetune.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -131,21 +131,28 @@ def fitted_task(task: Task, fit: Fit, constants: Constants) -> Task:
     return replace(task, batch_size=len(task.sets.trained), steps=1, plain=plain, at_once=True)
 
 
-def introduction(flags: FrozenFlags, task: Task, group: Group, subject: str) -> list[str]:
-    """Return lines that say what is trained, on what and where; `subject` says what."""
+def begin(
+    run: Run, flags: FrozenFlags, task: Task, group: Group, subject: str, digests: dict[str, str],
+    saved: Callable[[], dict[str, Any]], more: Mapping[str, Any] = {}, keep: str | None = None,
+) -> None:  # fmt: skip
+    """Go on with an interrupted run, or end here if it is finished; say what is trained, on what and where.
+
+    `subject` says what, `digests` tell the data and the backbone from others, `more` is what else checkpoints say, `keep` a
+    file that stays.
+    """
+    sets, size = task.sets, task.batch_size
+    run.begin(
+        task.trained, task.optimizer, task.estimator, keep=keep, steps=lambda _: task.steps,
+        extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
+        facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **flags.drawn_facts(sets)},
+    )  # fmt: skip
     choices, start = choice_words(flags), task.stages.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
     when = f"from epoch {start}" if start else "every epoch"
-    what = f"{flags.dataset}, {len(task.sets.cls_num_list)} classes, {subject}, {where}"
-    if task.at_once:
-        return [what, *task.sets.about()]
-    return [
-        what,
-        f"batch {flags.batch_size} a process, {task.batch_size} in all; so are meta batches, if there are as many images",
-        *task.sets.about(),
-        *([f"{when}: {STAGE2[flags.stage2]}{choices}"] if choices or start or flags.stage2 != "metasaug" else []),
-        *effect_notes(flags),
-    ]
+    run.say(f"{flags.dataset}, {len(sets.cls_num_list)} classes, {subject}, {where}", *sets.about())
+    if not task.at_once:
+        told = f"{when}: {STAGE2[flags.stage2]}{choices}"
+        run.say(f"batch {flags.batch_size} a process, {size} in all", told, *effect_notes(flags))
 
 
 def begin_epoch(flags: FrozenFlags, task: Task, epoch: int) -> float:
@@ -194,4 +201,4 @@ def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, gr
         run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False)
         if epoch == max(stages.meta_start, 1):  # the first with a λ_t
             run.say(*augmentation_note(head, estimator, lam_t))
-        run.say(*moved_note(spread, lam_t, flags.step_size, flags.step_size_flag))
+        run.say(*moved_note(spread, flags.step_size_flag))

@@ -61,7 +61,7 @@ class Source:
         if self.backbone is None:
             return self
         size = self.backbone.prepared.resize_size
-        return replace(self, sets=readable_sets(self.sets, flags.drawn, group, flags.workers, size))
+        return replace(self, sets=readable_sets(self.sets, flags.drawn, group, size))
 
     def open_rows(self, flags: OwnFlags, group: Group) -> OpenRows:
         """Have the features computed or read, and return what gives the views of a list.
@@ -74,7 +74,7 @@ class Source:
         assert self.sets.lists is not None
         parts, prepared = self.sets.lists.parts, self.backbone.prepared
         whole, extract = united(parts), extractor(self.backbone.model.to(group.device))
-        check = partial(check_readable, self.sets, group, flags.workers, prepared.resize_size, whole=True)
+        check = partial(check_readable, self.sets, group, prepared.resize_size, whole=True)
         sizes = self.features, group, flags.test_batch_size, flags.workers
         cache = FeatureCache(flags.cache_folder, extract, str(self.weights), *sizes, check)
         augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)

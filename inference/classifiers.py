@@ -17,7 +17,6 @@ from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.errors import UserError
-from harness.weights import StateDict
 from heads.backbone import load_network, parted_weights, restored_head
 from heads.networks import is_library, restored_network
 from heads.preparation import Preparation, preparation_of, transforms
@@ -89,18 +88,20 @@ def classifier(path: Path, arch: str | None, dataset: str | None, pretrained: st
     `pretrained` is where the weights are that a head was trained on, if that is elsewhere now.
     """
     state = load_checkpoint(path)
+    if "resume" in state:
+        raise UserError(f"{path} is what an interrupted run goes on from: take the one that ends in _last or _ckpt.pth.tar")
     if pretrained is not None and state.get(BACKBONE) is None:
         raise UserError(f"{path} holds all that it needs: leave --pretrained out")
     if BACKBONE in state:
-        return own_classifier(state, path, arch, dataset, pretrained)
+        check_asked(state[BACKBONE], path, arch, dataset)
+        return own_classifier(state, path, pretrained)
     names = {"layer1.0.conv3.weight", "fc.weight"}  # of a ResNet-50 and of its head
-    if "arch" not in state and names & state["state_dict"].keys():
-        if arch is not None:
-            raise UserError(f"{path} holds a head of a ResNet-50: leave --arch out")
-        return large_classifier(state, path, dataset)
-    if dataset is not None:
-        raise UserError(f"{path} holds a network for images of 32 x 32, which are alike for all sets: leave --dataset out")
-    return small_classifier(state, path, arch)
+    large = "arch" not in state and bool(names & state["state_dict"].keys())
+    flag, given = ("--arch", arch) if large else ("--dataset", dataset)
+    if given is not None:
+        kind = "head of a ResNet-50" if large else "network for images of 32 x 32"
+        raise UserError(f"{path} holds a {kind}: leave {flag} out")
+    return large_classifier(state, path, dataset) if large else small_classifier(state, path, arch)
 
 
 def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Classifier:
@@ -112,8 +113,10 @@ def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Cla
 def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> Classifier:
     """Return a head of ImageNet_iNat with its backbone, which takes images as its test does, turned as their EXIF says."""
     weights = parted_weights(state)
-    check_ended(state, path)
-    classes = classes_of(state, weights[1], path)
+    matrix = weights[1].get("weight")
+    if matrix is None or matrix.dim() != 2:
+        raise UserError(f"{path} holds no head: it is a backbone alone")
+    classes = len(matrix)
     of, notes = state.get("dataset", dataset), []
     if dataset not in (None, of):
         raise UserError(f"{path} was trained with --dataset {of}, not {dataset}: leave the flag out")
@@ -123,63 +126,36 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
     if of not in LARGE_SETS:
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
     backbone, head = load_network(weights, classes, path)
-    return of_photographs(state, nn.Sequential(backbone, head), classes, preparation_of(of), notes)
+    return of_network(state, path, nn.Sequential(backbone, head), head, preparation_of(of), notes)
 
 
-def own_classifier(
-    state: dict[str, Any], path: Path, arch: str | None, dataset: str | None, pretrained: str | None
-) -> Classifier:
-    """Return a network of train_own.py, which takes images as its test does."""
-    check_ended(state, path)
-    facts = state[BACKBONE]
-    check_asked(None if facts is None else facts["name"], path, arch, dataset)
-    if facts is None:
-        return head_classifier(state, path)
-    backbone, head = restored_network(state, path, pretrained)
-    check_class_count(state, path, head.out_features)
-    return of_photographs(state, nn.Sequential(backbone.model, head), head.out_features, backbone.prepared)
-
-
-def head_classifier(state: dict[str, Any], path: Path) -> Classifier:
-    """Return a head alone, which takes features."""
+def own_classifier(state: dict[str, Any], path: Path, pretrained: str | None) -> Classifier:
+    """Return a network of train_own.py, which takes images as its test does, or a head alone, which takes features."""
+    if state[BACKBONE] is not None:
+        backbone, head = restored_network(state, path, pretrained)
+        return of_network(state, path, nn.Sequential(backbone.model, head), head, backbone.prepared)
     head = restored_head(parted_weights(state)[1], path, state.get("transform", "none"))
-    check_class_count(state, path, head.out_features)
-    return Classifier(names_of_classes(state, head.out_features), state, head, head)
+    return of_network(state, path, head, head)
 
 
-def classes_of(state: dict[str, Any], head: StateDict, path: Path) -> int:
-    """Return for how many classes the weights of a head are, checked against what else the checkpoint says."""
-    matrix = head.get("weight")
-    if matrix is None or matrix.dim() != 2:
-        raise UserError(f"{path} holds no head: it is a backbone alone")
-    check_class_count(state, path, len(matrix))
-    return len(matrix)
-
-
-def check_asked(name: str | None, path: Path, arch: str | None, dataset: str | None) -> None:
+def check_asked(facts: Mapping[str, Any] | None, path: Path, arch: str | None, dataset: str | None) -> None:
     """Raise a `UserError` unless --arch is the function that a checkpoint names, or, with any other network, left out.
 
-    `name` is that of its backbone, None where there is none. A file of a stranger is not to choose what is run.
+    `facts` are those of its backbone, None where there is none. A file of a stranger is not to choose what is run.
     """
-    own = name is not None and not is_library(name)
-    if dataset is not None or (arch is not None and not own):
+    name = None if facts is None or is_library(facts["name"]) else facts["name"]  # of a function
+    if dataset is not None or (arch is not None and name is None):
         flag = "--arch" if dataset is None else "--dataset"
         raise UserError(f"{path} says itself what network it holds: leave {flag} out")
-    if own and arch != name:
+    if arch != name:
         told = "" if arch is None else f", not {arch}"
         raise UserError(f"{path} holds the network {name}{told}: give --arch {quote(str(name))} if that is code of yours")
 
 
-def check_ended(state: Mapping[str, Any], path: Path) -> None:
-    """Raise a `UserError` if a checkpoint is the state of a run, whose head is not the one to use."""
-    if "resume" in state:
-        raise UserError(f"{path} is what an interrupted run goes on from: take the one that ends in _last or _ckpt.pth.tar")
-
-
-def of_photographs(
-    state: dict[str, Any], model: nn.Sequential, num_classes: int, prepared: Preparation, notes: Sequence[str] = ()
-) -> Classifier:
-    """Return a network that takes the middle of images, its last part being a head."""
-    last = model[-1]
-    assert isinstance(last, nn.Linear)
-    return Classifier(names_of_classes(state, num_classes), state, model.eval(), last, prepared, notes)
+def of_network(
+    state: dict[str, Any], path: Path, model: nn.Module, head: nn.Linear, prepared: Preparation | None = None,
+    notes: Sequence[str] = (),
+) -> Classifier:  # fmt: skip
+    """Return a network whose last part, or all of it, is a head; it takes the middle of images, or features."""
+    check_class_count(state, path, head.out_features)
+    return Classifier(names_of_classes(state, head.out_features), state, model.eval(), head, prepared, notes)

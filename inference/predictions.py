@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import sys
@@ -30,10 +29,7 @@ from harness.text import WRITTEN_OUT, say
 from inference.classifiers import Classifier, ReadImage
 
 BATCH, ROWS = 32, 1024  # images and rows of features at once
-FIRST_LINES = {  # the first line of a table
-    ".csv": r"path(,class \d+,probability \d+)+(,error)?",
-    ".jsonl": r'\{"path": ".*", "classes": \[(\{"name": ".*", "probability": |\], "error": ").*\}',
-}
+TABLE_HEADING = r"path(,class \d+,probability \d+)+(,error)?"  # of a table
 Part = FeatureTable | list[Path]  # rows of features or images
 Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable classes and their probabilities, an error
 ReadBatch = list[tuple[str, ReadImage | UserError]]  # what inputs are called, and what was read of them or why nothing
@@ -159,20 +155,14 @@ def print_rows(rows: Iterable[Row]) -> None:
 def write_rows(rows: Iterable[Row], out: Path, top: int) -> None:
     """Write a table; it is there when all rows are, until then an earlier one."""
     with replacing(out) as part, open(part, "w", newline="", encoding="utf-8", errors=WRITTEN_OUT) as file:
-        if out.suffix.lower() == ".csv":
-            table = csv.writer(file)
-            table.writerow(["path", *(f"{word} {k + 1}" for k in range(top) for word in ("class", "probability")), "error"])
-            table.writerows([name, *chain(*(best or [("", "")] * top)), error] for name, best, error in rows)
-        else:
-            for name, best, error in rows:
-                classes = [{"name": class_name, "probability": float(chance)} for class_name, chance in best]
-                file.write(json.dumps({"path": name, "classes": classes, "error": error}) + "\n")
+        table = csv.writer(file)
+        table.writerow(["path", *(f"{word} {k + 1}" for k in range(top) for word in ("class", "probability")), "error"])
+        table.writerows([name, *chain(*(best or [("", "")] * top)), error] for name, best, error in rows)
 
 
 def check_out(out: Path, inputs: Sequence[Path | str | None]) -> None:
     """Refuse now what cannot be written, what is read, and any file that is no such table."""
-    heading = FIRST_LINES.get(out.suffix.lower())
-    if heading is None:
-        raise UserError(f"--out {out} makes no sense: its name must end in .csv or .jsonl")
+    if out.suffix.lower() != ".csv":
+        raise UserError(f"--out {out} makes no sense: its name must end in .csv")
     check_output(out, inputs=inputs)
-    check_is_table(out, heading)
+    check_is_table(out, TABLE_HEADING)

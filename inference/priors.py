@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from loss import log_prior
 
 TRAIN, UNIFORM = "train", "uniform"  # the choices of --prior besides a file
 FORM = "save as CSV in UTF-8 a line for each class: its name (in quotes if it has a comma), a comma, no semicolon, a number"
-DECIMAL_COMMA = re.compile(r'[,"] *\d+,\d+"?\s*$', re.MULTILINE)  # in a number, quoted or not
 
 
 def prior_shift(given: str, names: Sequence[str], state: Mapping[str, Any], source: Path) -> tuple[Tensor, str]:
@@ -59,10 +57,6 @@ def read_shares(path: Path, names: Sequence[str]) -> Tensor:
     try:
         text = read_bytes(path).decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if any(row)]
-        if ";" in text and not any(";" in name for name in names):
-            raise ValueError("it has semicolons for commas, as some spreadsheets write them")
-        if DECIMAL_COMMA.search(text):
-            raise ValueError("it has numbers with a decimal comma, for which a point is to be written")
         heading = rows[:1] if rows and rows[0][0] not in names else []
         found = {name: float(number) for name, number in rows[len(heading) :]}
     except (ValueError, csv.Error) as error:  # UnicodeDecodeError too

@@ -60,9 +60,7 @@ def drawn(groups: Groups) -> list[str]:
 
 def scaled(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """Return the scale of an encoding by group, and its legend."""
-    legend = alt.Legend(
-        title=None, orient="top", columns=alt.ExprRef("width < 420 ? 1 : 3"), labelLimit=240, symbolOpacity=1
-    )
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=190, symbolOpacity=1)
     return {"scale": alt.Scale(domain=names, range=[*values[: len(names)]]), "legend": legend if len(names) > 1 else None}
 
 
@@ -95,7 +93,8 @@ def shots(groups: Groups) -> Chart:
     base = alt.Chart(data(means)).encode(y=y, yOffset=place)
     bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=by_group(names)["color"])
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, **by_group(names))
-    chart = chosen(alt.layer(bars, marks), names).properties(height=means["figure"].nunique() * (14 * len(names) + 20))
+    layers = [bars, marks] if means["std"].notna().any() else [marks]
+    chart = chosen(alt.layer(*layers), names).properties(height=means["figure"].nunique() * (14 * len(names) + 20))
     text = "; ".join(f"{figure}: " + ", ".join(f"{row.group} {row.mean:.2f}" for row in own.itertuples())
                      for figure, own in means.groupby("figure", sort=False))  # fmt: skip
     return Chart("shots", "Accuracy by training images of the class", f"{text}.", chart.to_dict())

@@ -27,6 +27,7 @@ from heads.run_flags import FREE_FLAGS
 
 SUMMARY, STARTED, LOG, PREDICTIONS = "_summary.json", "_started.json", "_metrics.jsonl", "_last_predictions.npz"
 GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names
+NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}  # flags that change nothing, and the one that groups differ in
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
 ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
@@ -123,7 +124,7 @@ class FinishedRun:
         given = {**UNSAID, "loss": self.summary.loss, **self.summary.flags}
         if given.get("dataset") in ("folder", "custom", "own"):  # told apart by the name of the folder, or file of features
             given["dataset"] = printable(Path(str(given.get("features") or given.get("data_root"))).name)
-        unused = without_effect(given).keys() | FREE_FLAGS - {"epochs"} | {"seed"}
+        unused = without_effect(given).keys() | NOT_SETTINGS
         return {key: value for key, value in given.items() if key not in unused}
 
     @property
@@ -191,7 +192,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
                 places.setdefault(file.resolve(), (file, False))
         else:
             places[path.resolve()] = (path, True)
-    names = distinct_names([path for path, _ in places.values()])
+    names = names_of([path for path, _ in places.values()])
     for name, (path, named) in zip(names, places.values(), strict=True):
         if not named and not os.path.isfile(path):
             found.left_out.append(LeftOut(name, path, "not finished: its training goes on, or was interrupted"))
@@ -228,12 +229,10 @@ def summaries_below(folder: Path, left_out: list[LeftOut]) -> list[Path]:
     return sorted(found)
 
 
-def distinct_names(places: Sequence[Path]) -> list[str]:
-    """Return the save names of the runs with these summaries, with their folders where several have the same."""
-    short = [path.name.removesuffix(SUMMARY) for path in places]
+def names_of(places: Sequence[Path]) -> list[str]:
+    """Return the save names of the runs with these summaries, with their folders where these are several."""
     common = os.path.commonpath([path.absolute().parent for path in places]) if places else ""
-    long = [os.path.relpath(path.absolute().with_name(name), common) for name, path in zip(short, places, strict=True)]
-    return shown_names(name if short.count(name) == 1 else whole for name, whole in zip(short, long, strict=True))
+    return shown_names(os.path.relpath(path.absolute(), common).removesuffix(SUMMARY) for path in places)
 
 
 def read_run(name: str, path: Path) -> FinishedRun:

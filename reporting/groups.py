@@ -65,8 +65,7 @@ def group_names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:
     if any(len(group) > 1 for group in members):
         names = flag_names(members)
     said = [{run.words for run in group} for group in members]
-    names = [(next(iter(words)) if len(words) == 1 else "") or name for words, name in zip(said, names, strict=True)]
-    return [name if k == names.index(name) else f"{name} ({members[k][0].name})" for k, name in enumerate(names)]
+    return [(next(iter(words)) if len(words) == 1 else "") or name for words, name in zip(said, names, strict=True)]
 
 
 def flag_names(members: Sequence[Sequence[FinishedRun]]) -> list[str]:

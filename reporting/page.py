@@ -80,16 +80,11 @@ def in_script(value: Any) -> Markup:
     return Markup(text)
 
 
-def breakable(name: str) -> Markup:
-    """Return a name that a browser may break after its signs, where it would not."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_+=/.,-])(?=.)", str(name)))
-
-
 def render(page: Page) -> str:
     """Return the page as HTML, everything escaped that is put into the template."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)  # fmt: skip
-    made.filters |= {"in_script": in_script, "breakable": breakable, "picture": picture, "complete": complete}
+    made.filters |= {"in_script": in_script, "picture": picture, "complete": complete}
     made.tests |= {"table": lambda part: isinstance(part, Table), "chart": lambda part: isinstance(part, Chart)}
     style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     facts = {

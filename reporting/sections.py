@@ -16,20 +16,18 @@ import pandas as pd
 
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
 from harness.text import printable
-from heads.run_flags import FREE_FLAGS
 from reporting import charts
 from reporting.charts import Chart, class_order
-from reporting.comparisons import ALPHA, ROUNDING, class_means, mean_figure
-from reporting.finished_runs import FinishedRun
+from reporting.comparisons import ALPHA, class_means, mean_figure
+from reporting.finished_runs import NOT_SETTINGS, FinishedRun
 from reporting.groups import Groups
 from reporting.tables import best_cells, epochs_table, images_table, shown_means, shown_runs
-from reporting.verdict import Compared
+from reporting.verdict import Compared, points
 
 MOST_OFFERED = 24  # groups that a reader can choose to see in charts
 MOST_CLASSES = 200  # of a table
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # of a trace above 0
 MOST_PAIRS = 10  # of classes taken for one another
-NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}
 EXPLAINED = (
     f"many, medium, few: mean over the classes with more than {MANY}, {FEW} to {MANY}, fewer than {FEW} training images. "
     "ECE: expected calibration error, smaller is better. Bold: significantly better than every other group."
@@ -111,13 +109,8 @@ def classes_section(one: Compared) -> Iterable[PagePart]:
         rows["test images"] = np.bincount(tested.target, minlength=len(names))[order]
     rows |= {name: [*map(percent, class_means(one.groups[name])[order])] for name in charts.drawn(offered(one))}
     if one.reference is not None:
-        rows["difference"] = [*map(signed, change[order])]
+        rows["difference"] = [points(value, "+") for value in change[order]]
     yield Table("Accuracy of each class, %", pd.DataFrame(rows))
-
-
-def signed(value: float) -> str:
-    """Return points with their sign, which 0 has none of."""
-    return "-" if math.isnan(value) else f"{value:+.2f}".replace("-", "−") if abs(value) > ROUNDING else "0.00"
 
 
 def mistakes_section(one: Compared) -> Iterable[PagePart]:
@@ -183,11 +176,11 @@ def details_section(one: Compared) -> Iterable[PagePart]:
     rows = []
     for name, found in one.gaps.items():
         mean = mean_figure(one.groups[one.taken], one.key) - mean_figure(one.groups[name], one.key)
-        row = {"group": name, "difference": signed(mean), "interval": "-", "by": "-", "significant": "cannot be said"}
+        row = {"group": name, "difference": points(mean, "+"), "interval": "-", "by": "-", "significant": "cannot be said"}
         if found is not None:
-            low, high = map(signed, found.interval(one.alpha))
-            row |= {"difference": signed(found.mean), "interval": f"{low} to {high}", "by": f"{found.number:,} {found.unit}",
-                    "significant": "yes" if found.significant(one.alpha) else "no"}  # fmt: skip
+            low, high = (points(end, "+") for end in found.interval(one.alpha))
+            row |= {"difference": points(found.mean, "+"), "interval": f"{low} to {high}"}
+            row |= {"by": f"{found.number:,} {found.unit}", "significant": "yes" if found.significant(one.alpha) else "no"}
         rows.append(row)
     if rows:
         yield Table(f"{one.taken} minus each other group, in points", pd.DataFrame(rows))
@@ -201,7 +194,7 @@ def details_section(one: Compared) -> Iterable[PagePart]:
 
 
 def settings_section(one: Compared) -> Iterable[PagePart]:
-    """Flags, commits, versions, machines, hours."""
+    """Flags, commits, versions, machines."""
     flags = pd.DataFrame([runs[0].flags for runs in one.groups.values()]).map(setting_words)
     differing = flags.loc[:, flags.nunique() > 1]
     differing.insert(0, "group", [*one.groups])
@@ -214,9 +207,7 @@ def settings_section(one: Compared) -> Iterable[PagePart]:
     ]  # fmt: skip
     table = pd.DataFrame(facts)
     rows = [{"setting": key, "value": "; ".join(table[key].dropna().unique()[:MOST_PAIRS])} for key in table]
-    seconds = sum(run.summary.seconds or 0 for run in one.runs)
-    rows.append({"setting": "time", "value": f"{seconds / 3600:.2f} hours in all"})
-    yield Table("All settings, commit, versions, machine, hours", pd.DataFrame(rows), folded=True)
+    yield Table("All settings, commit, versions, machine", pd.DataFrame(rows), folded=True)
 
 
 def setting_words(value: Any) -> str:

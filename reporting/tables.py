@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from harness.files import replacing
 from harness.flags import PUBLISHED_RULE, in_stage1
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
-from harness.text import WRITTEN_OUT, printable
+from harness.text import WRITTEN_OUT
 from reporting.comparisons import class_means, gap, mean_figure, spread
 from reporting.finished_runs import EpochLine, FinishedRun, Tested
 from reporting.groups import Groups, set_title
@@ -141,9 +141,9 @@ def published_table(sets: Sequence[Compared]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def markdown(table: pd.DataFrame, escape: Callable[[str], str] = printable) -> list[str]:
+def markdown(table: pd.DataFrame) -> list[str]:
     """Return the lines of a table of texts as aligned markdown."""
-    rows = [[escape(str(cell)) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
+    rows = [[str(cell) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     return ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]

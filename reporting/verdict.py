@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,9 @@ def is_better(found: Gap | None, alpha: float = ALPHA) -> bool:
 
 
 def is_plain_training(run: FinishedRun) -> bool:
-    """Return whether a run is of plain cross-entropy, by its flags or since it never came to its stage 2."""
+    """Return whether a run is of plain cross-entropy, also as it never came to stage 2; of heads, logistic regression."""
+    if "way" in run.flags:  # of a head
+        return bool(run.flags["way"] == "logistic")
     return (run.flags.get("stage2") == "none" or run.is_plain("last")) and not run.flags.get("logit_adjust")
 
 
@@ -155,9 +158,11 @@ def distance(one: Compared, other: str, key: str) -> str:
     return f"{told} “{other}” ({interval}), {'' if found.significant(one.alpha) else 'not '}significant"
 
 
-def points(value: float) -> str:
-    """Return points with two decimals, more of them where they would look like the 0 that they are not."""
-    return (f"{value:.2f}" if round(value, 2) or not value else f"{value:.1g}").replace("-", "−")
+def points(value: float, sign: str = "") -> str:
+    """Return points with two decimals and, if `sign` is "+", their sign, which 0 has none of."""
+    if math.isnan(value):
+        return "-"
+    return "0.00" if abs(value) <= ROUNDING else f"{value:{sign}.2f}".replace("-", "−")
 
 
 def what_decides(one: Compared, other: str) -> str:

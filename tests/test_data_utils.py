@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 import data_utils
-from data_utils import CropsAndFlips, augment, epoch_batches, meta_batches, normalize, plain_batches
+from data_utils import augment, crops_and_flips, epoch_batches, meta_batches, normalize, plain_batches
 from datasets.drawing import long_tailed_counts
 from datasets.small_sets import image_set
 from harness.errors import UserError
@@ -37,10 +37,10 @@ def slow_augment(image, top, left, flip):
 def test_augment_equals_pad_crop_and_flip_of_each_image(top, left, flip, seed):
     data = images(5, seed=seed)
     index = torch.tensor([3, 1, 3])
-    draws = CropsAndFlips(torch.tensor([top, 0, 8]), torch.tensor([left, 8, 4]), torch.tensor([flip, True, False]))
+    draws = torch.tensor([[top, 0, 8], [left, 8, 4], [flip, 1, 0]])
     ours = augment(data.pixels, index, draws)
     for n in range(3):
-        expected = slow_augment(data.pixels[index[n]], int(draws.top[n]), int(draws.left[n]), bool(draws.flip[n]))
+        expected = slow_augment(data.pixels[index[n]], *draws[:, n].tolist())
         assert torch.equal(ours[n], expected)
 
 
@@ -53,13 +53,13 @@ def test_normalize_equals_torchvision():
 
 
 def test_each_image_has_its_own_crop_and_flip_over_the_whole_range():
-    draws = CropsAndFlips.draw(4000, data_utils.seeded(0, 1))
-    for offsets in (draws.top, draws.left):
+    draws = crops_and_flips(4000, data_utils.seeded(0, 1))
+    for offsets in draws[:2]:
         assert sorted(offsets.unique().tolist()) == list(range(9))
         assert torch.bincount(offsets).float().std() < 60
-    assert 0.45 < draws.flip.float().mean() < 0.55
-    assert abs(np.corrcoef(draws.top, draws.left)[0, 1]) < 0.06
-    assert not CropsAndFlips.draw(100, data_utils.seeded(0, 1), flip=False).flip.any()
+    assert 0.45 < draws[2].float().mean() < 0.55
+    assert abs(np.corrcoef(draws[0], draws[1])[0, 1]) < 0.06
+    assert not crops_and_flips(100, data_utils.seeded(0, 1), flip=False)[2].any()
 
 
 def test_an_epoch_holds_every_image_once_and_follows_seed_and_epoch_alone():

@@ -294,7 +294,7 @@ REFUSALS = [
             f"{IMAGE} --dataset ImageNet_LT": "leave --dataset out",
             "phtos --out t.csv": "phtos is missing",
             "net/rows.npz": "rows.npz has 7 features a row, the network takes images",
-            f"{IMAGE} --out x.txt": "--out x.txt makes no sense: its name must end in .csv or .jsonl",
+            f"{IMAGE} --out x.txt": "--out x.txt makes no sense: its name must end in .csv",
             f"{IMAGE} --out gone/x.csv": "gone/x.csv cannot be written",
             "--export torchscript": "small.pt cannot be written",
             f"{IMAGE} --out net/gone.csv --prior net/gone.csv.tmp": "which this command reads",
@@ -434,7 +434,7 @@ REFUSALS = [
             "good.txt --num_classes 2000000000": "--num_classes 2000000000",
         },
     ),
-    (LISTS, "iNaturalist17", "--json_dir", {}),
+    (LISTS, "iNaturalist17", "invalid choice", {}),
 ]
 
 

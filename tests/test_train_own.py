@@ -284,11 +284,11 @@ def weights(folder, name="head"):
 
 def predicted(run_in, folder, *images, path=f"{OURS}/head_last.pth.tar"):
     """The probabilities (C,) that predict.py says of each example, by name, the classes in their order."""
-    run_in("predict.py", "--checkpoint_path", path, *images, "--out", "all.jsonl", "--top", "9", "--no-cuda", cwd=folder)
-    order = {str(name): k for k, name in enumerate(saved(folder / path)["class_names"])}
-    lines = map(json.loads, (folder / "all.jsonl").read_text(encoding="utf-8").splitlines())
-    found = {line["path"]: {order[one["name"]]: one["probability"] for one in line["classes"]} for line in lines}
-    return {name: [chances[k] for k in range(len(order))] for name, chances in found.items()}
+    run_in("predict.py", "--checkpoint_path", path, *images, "--out", "all.csv", "--top", "9", "--no-cuda", cwd=folder)
+    names = list(map(str, saved(folder / path)["class_names"]))
+    with open(folder / "all.csv", encoding="utf-8", newline="") as file:
+        found = {row[0]: dict(zip(row[1:-1:2], map(float, row[2:-1:2]), strict=True)) for row in list(csv.reader(file))[1:]}
+    return {name: [chances[one] for one in names] for name, chances in found.items()}
 
 
 STILL = ["--lr", "1e-12", "--epochs", "1"]  # steps that leave MetaSAug where it begins

@@ -6,13 +6,12 @@
 
   // A specification holds the groups that it draws as "domain" of its scales and as "oneOf" of its filters.
   function specification(figure) {
-    const text = figure.querySelector('.spec').textContent;
     const all = boxes(figure.closest('section'));
-    if (!all.length) return JSON.parse(text);
     const first = JSON.stringify(all.filter(box => box.defaultChecked).map(box => box.value));
     const chosen = all.filter(box => box.checked).map(box => box.value);
-    const replaced = (key, value) => (key === 'domain' || key === 'oneOf') && JSON.stringify(value) === first ? chosen : value;
-    return JSON.parse(text, replaced);
+    const columns = Math.max(1, Math.floor((figure.clientWidth - 80) / 240));  // of legends
+    return JSON.parse(figure.querySelector('.spec').textContent, (key, value) =>
+      (key === 'domain' || key === 'oneOf') && JSON.stringify(value) === first ? chosen : key === 'columns' ? columns : value);
   }
   async function draw(figure) {
     const place = figure.querySelector('.live');
@@ -45,6 +44,13 @@
       for (const figure of section.querySelectorAll('.figure')) if (!figure.querySelector('.still')) redraw(figure);
     });
   }
+
+  let resized;
+  addEventListener('resize', () => {
+    clearTimeout(resized);
+    const live = [...document.querySelectorAll('.figure')].filter(figure => !figure.querySelector('.still'));
+    resized = setTimeout(() => live.forEach(redraw), 300);
+  });
 
   const collator = new Intl.Collator(undefined, {numeric: true});
   const number = text => text === '-' ? -Infinity : /^[+−-]?[\d,]/.test(text) ? parseFloat(text.replace('−', '-').replaceAll(',', '')) : NaN;

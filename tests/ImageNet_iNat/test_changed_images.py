@@ -9,8 +9,6 @@ from support.data import crt_checkpoint
 from support.image_lists import class_folders, save_noise
 from support.places import ROOT
 
-from harness.checkpoint import load_checkpoint, save_checkpoint
-
 TRAIN = ROOT / "ImageNet_iNat" / "train.py"
 FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--batch_size", "2", "--epochs",
          "1", "--data_root"]  # fmt: skip
@@ -41,23 +39,19 @@ def longer(path):
     path.write_bytes(path.read_bytes() + b"x")
 
 
-def test_images_that_changed_are_noticed_and_states_that_do_not_say_theirs_go_on(folder, run, refused):
+def test_images_that_changed_are_noticed(folder, run, refused):
     assert "going on in epoch 0 after step 1" in run(TRAIN, *FLAGS, "my", *GO_ON, **STEP).stdout  # a copy, of another time
     longer(folder / "my/train/class1/1.png")
     line = refused(TRAIN, *FLAGS, "my", *GO_ON)
     assert f"--resume {STATE} was made with train images 7 files of " in line
     assert line.endswith(": they must be the same")
-    state = load_checkpoint(folder / STATE)
-    del state["resume"]["binding"]["train images"]
-    save_checkpoint(state, folder / STATE)
-    assert "going on in epoch 0 after step 2" in run(TRAIN, *FLAGS, "my", *GO_ON, **STEP).stdout
 
 
 def test_a_class_of_another_name_is_noticed(folder, refused):
     for part in ("train", "meta", "val"):
         (folder / "my" / part / "class1").rename(folder / "my" / part / "class1b")
     line = refused(TRAIN, *FLAGS, "my", *GO_ON)
-    assert f"--resume {STATE} was made with class 1 named class1, this run has class1b" in line
+    assert f"--resume {STATE} was made with train list " in line
 
 
 def test_other_images_left_out_are_noticed(folder, run, refused):

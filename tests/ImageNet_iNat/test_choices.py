@@ -123,7 +123,7 @@ def test_what_takes_the_place_of_metasaug(root, train):
 def test_a_rule_with_its_own_step_size(root, train):
     rule = ["--meta_update", "relative", "--meta_step_size"]
     ours, small = (train(f"relative{size}", *rule, size) for size in ("0.5", "1e-5"))
-    assert "so they changed next to nothing: a larger --meta_step_size moves them further" in small.out
+    assert "so they changed next to nothing: a larger λ or --meta_step_size moves them further" in small.out
     assert "--meta_step_size moves" not in ours.out
     assert "every epoch: MetaSAug, --meta_update relative\n" in ours.out  # at the default step size
     assert "every epoch: MetaSAug, --meta_update relative, --meta_step_size 1e-05\n" in small.out

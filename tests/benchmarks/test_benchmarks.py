@@ -12,7 +12,7 @@ from benchmarks.published_head import PublishedHead
 from benchmarks.published_pipeline import make_loader
 from benchmarks.published_step import PublishedStep
 from benchmarks.versions import VERSIONS
-from data_utils import CropsAndFlips, augment, normalize
+from data_utils import augment, normalize
 from loss import EstimatorCV, MetaSAugLDAM
 from meta_step import meta_step
 from resnet import make_model
@@ -69,7 +69,7 @@ def test_the_published_pipeline_makes_one_of_our_augmentations():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
     images, target = next(iter(make_loader(pixels, torch.arange(3), 3, workers=0)))
     tops, lefts, flips = torch.meshgrid(torch.arange(9), torch.arange(9), torch.arange(2), indexing="ij")
-    draws = CropsAndFlips(tops.flatten(), lefts.flatten(), flips.flatten() == 1)
+    draws = torch.stack([tops.flatten(), lefts.flatten(), flips.flatten()])
     for image, label in zip(images, target, strict=True):
         ours = normalize(augment(pixels, label.expand(162), draws))
         assert float((ours - image).abs().amax(dim=(1, 2, 3)).min()) < 1e-5

@@ -126,25 +126,16 @@ def test_features_alone_are_enough_for_prediction(tmp_path):
         assert read_features(tmp_path / f"b{ending.upper()}").targets.tolist() == [0, 2, 1, 1, 0]
 
 
-def test_the_digest_is_of_the_content(tmp_path):
-    """Not of the format, compression or name; any change of the content changes it."""
-    arrays = {**good(), "split": np.array(["train", "val", "meta", "train", "val"]), "names": np.array(list("abcde"))}
-    table = read_features(save_npz(tmp_path / "a.npz", arrays))
-    reverse = dict(reversed(arrays.items()))
-    assert read_features(save_npz(tmp_path / "b.npz", reverse, compressed=True)).digest == table.digest
-    as_numbers = {**good(), "split": np.array([0, 2, 1, 0, 2])}
-    same = read_features(save(tmp_path / "a.safetensors", as_numbers, {"names": '["a", "b", "c", "d", "e"]'}))
-    assert same.digest == table.digest
-    features = arrays["features"].copy()
-    features[-1, -1] = np.nextafter(features[-1, -1], np.float32(9))
-    other = {
-        "features": [features, features.astype(np.float16)], "labels": [np.array([0, 2, 1, 1, 1])],
-        "split": [np.array(["train", "val", "meta", "train", "test"])], "class_names": [np.array(list("xyz"))],
-        "names": [np.array(list("abcdf"))],
-    }  # fmt: skip
-    changed = [{**arrays, name: array} for name, found in other.items() for array in found]
-    found = [read_features(save_npz(tmp_path / "c.npz", one)).digest for one in [*changed, good()]]
-    assert len({table.digest, *found}) == 8
+def test_the_digest_is_of_the_features(tmp_path):
+    """Not of the format, compression or name; any change of the features changes it."""
+    features = good()["features"]
+    digest = read_features(save_npz(tmp_path / "a.npz", good())).digest
+    assert read_features(save_npz(tmp_path / "b.npz", good(), compressed=True)).digest == digest
+    assert read_features(save(tmp_path / "a.safetensors", good())).digest == digest
+    other = features.copy()
+    other[-1, -1] = np.nextafter(other[-1, -1], np.float32(9))
+    for changed in (other, features.astype(np.float16), features[::-1]):
+        assert read_features(save_npz(tmp_path / "c.npz", {**good(), "features": changed})).digest != digest
 
 
 # Mistakes
@@ -276,7 +267,6 @@ def test_a_damaged_file_is_never_taken_for_another(tmp_path, data):
     path = save_npz(tmp_path / "a.npz", arrays, data.draw(st.booleans()))
     numbers = {**good(), "split": np.array([0, 2, 1, 0, 2])}
     other = save(tmp_path / "a.safetensors", numbers, {"class_names": '["a", "b", "c"]'})
-    digest = read_features(path).digest
     for file in (path, other):
         whole, cut = file.read_bytes(), data.draw(st.booleans())
         place, value = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 255))
@@ -291,5 +281,3 @@ def test_a_damaged_file_is_never_taken_for_another(tmp_path, data):
         if not said and file is path:
             assert found.features.tolist() == arrays["features"].tolist()
             assert found.targets.tolist() == arrays["labels"].tolist()
-            if found.digest != digest:  # the archive's list of names has no checksum: an array may have lost its name
-                assert found.split is None or found.class_names is None

@@ -1,6 +1,5 @@
 """Rows of files of features as lists: the sets that are drawn from them, and the features that belong to each row."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import wrong
 
-from datasets.drawn_sets import split_lists
+from datasets.drawing import drawn_for_tests
 from datasets.examples import class_counts
-from datasets.feature_files import FeatureTable, read_features
+from datasets.feature_files import FeatureTable
 from datasets.feature_lists import all_rows, feature_lists
-from datasets.image_lists import image_list
 
 WIDTH = 3
 
@@ -71,18 +69,15 @@ def test_one_file_with_a_split():
     assert (lists.draw, lists.source.source) == ("whole", "b.npz")
 
 
-@given(st.integers(0, 1000), st.floats(0.05, 0.9), st.integers(0, 2**32 - 1), st.booleans())
-def test_a_share_is_drawn(seed, val_fraction, val_seed, with_meta):
+def test_a_share_is_drawn():
     """As the images of a folder of classes are."""
-    targets = np.concatenate([np.arange(4), np.random.default_rng(seed).integers(0, 4, 40)])
-    meta = table("m.npz", [3, 2, 1, 0]) if with_meta else None
-    lists = feature_lists(table("a.npz", targets), None, meta, val_fraction, val_seed)
-    images = image_list(Path("a.npz"), map(str, range(len(targets))), targets, list("0123"), "a list")
-    expected = split_lists(images, val_fraction, val_seed)
-    for part, other in ((lists.train, expected.train), (lists.test, expected.test)):
-        assert [*map(str, numbers(part))] == other.paths
-    assert (lists.draw, lists.source.source) == (("whole", "m.npz") if with_meta else ("take out", "a.npz"))
-    assert lists.notes == expected.notes
+    targets = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [20, 10, 4, 1]))
+    for meta, draw in ((None, "take out"), (table("m.npz", [3, 2, 1, 0]), "whole")):
+        lists = feature_lists(table("a.npz", targets), None, meta, 0.3, 7)
+        assert numbers(lists.test) == drawn_for_tests(targets, 4, 0.3, 7).tolist()
+        assert sorted(numbers(lists.test) + numbers(lists.train)) == list(range(35))
+        assert (class_counts(lists.test), lists.draw) == ([6, 3, 1, 0], draw)
+        assert lists.notes == ["classes of one image, which is trained on and never tested: 3"]
 
 
 # Classes of several files
@@ -100,12 +95,12 @@ def test_classes_are_matched_by_name():
     said = wrong(feature_lists, train, other, None, None, 0)
     assert said.startswith("b.npz has classes that the training set does not have: 'bat', 'owl'; name them as there")
     twice = table("b.npz", [0, 1], ["Cat", "cat"])
-    assert "b.npz has Cat and cat, one class of the training set" in wrong(feature_lists, train, twice, None, None, 0)
+    assert feature_lists(train, twice, None, None, 0).test.targets.tolist() == [0, 0]
     two_cats = table("a.npz", [0, 1], ["Cat", "cat"])
     assert feature_lists(two_cats, twice, None, None, 0).test.targets.tolist() == [0, 1]
     by_number = table("n.npz", [1, 0, 1])  # which may count the classes in any order
     for one, two in ((train, by_number), (by_number, train)):
-        assert "must both name their classes" in wrong(feature_lists, one, two, None, None, 0)
+        assert "has classes that the training set does not have" in wrong(feature_lists, one, two, None, None, 0)
 
 
 def good():
@@ -127,7 +122,7 @@ WRONG = {
     "--val_seed -1 makes no sense": {"val": None, "val_fraction": 0.5, "val_seed": -1},
     "b.npz has 4 features a row, a.npz has 3": {"val": table("b.npz", [0, 1], width=4)},
     "m.npz has 2 features a row, a.npz has 3": {"meta": table("m.npz", [0, 1], width=2)},
-    "b.npz: its array labels goes up to 4, but a.npz has the classes 0 to 2": {"val": table("b.npz", [0, 4])},
+    "b.npz has classes that the training set does not have: '4'; name them as": {"val": table("b.npz", [0, 4])},
     "b.npz: its labels run from 1 to 3, but labels count from 0": {"val": table("b.npz", [1, 3])},
     "a.npz holds one class; at least two are needed": {"train": table("a.npz", [0, 0])},
     "a.npz: its array split calls some rows other than train: give one file": {
@@ -199,23 +194,3 @@ def test_sets_of_rows_are_drawn_as_those_of_images(data, seed):
     assert sum(map(len, together)) == len(set().union(*together))
     assert class_counts(sets.train) == sets.cls_num_list
     assert len(sets.joined) == len(sets.train) + len(sets.meta)
-
-
-def test_digests_tell_contents_apart_and_not_places(tmp_path):
-    features = np.random.default_rng(0).standard_normal((6, 2))
-
-    def digests(folder, changed=2.0):
-        for name in ("a.npz", "b.npz"):
-            content = features + changed if name == "b.npz" else features
-            np.savez(folder / name, features=content, labels=np.array([0, 1, 2, 0, 1, 2]))
-        train, meta = (read_features(folder / name) for name in ("a.npz", "b.npz"))
-        sets = feature_lists(train, train, meta, None, 0).sets(1, join_meta=True)
-        return sets.digests(), sets.joined.digest(), sets.joined.content
-
-    (tmp_path / "one").mkdir()
-    before = digests(tmp_path / "one")
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    assert digests(tmp_path / "two") == before
-    after, joined, content = digests(tmp_path / "one", 1.0)
-    assert {name for name in after if after[name] != before[0][name]} == {"train images", "test images", "meta images"}
-    assert (joined == before[1], content == before[2]) == (True, False)

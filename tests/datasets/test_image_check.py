@@ -36,7 +36,7 @@ def read(root, dataset, num_meta=2):
 
 def good(root, dataset, num_meta=2):
     """The sets with --skip_bad."""
-    return readable_sets(read(root, dataset, num_meta).sets(num_meta), lambda lists: lists.sets(num_meta), ALONE, 0)
+    return readable_sets(read(root, dataset, num_meta).sets(num_meta), lambda lists: lists.sets(num_meta), ALONE)
 
 
 def spoil(paths):
@@ -46,7 +46,7 @@ def spoil(paths):
 
 def faults_of_all(sets):
     with pytest.raises(UserError) as error:
-        check_readable(sets, ALONE, 0, whole=True)
+        check_readable(sets, ALONE, whole=True)
     return error.value.lines
 
 
@@ -99,11 +99,11 @@ def test_only_images_that_are_used_must_be_readable(lists):
     sets = read(lists, "ImageNet_LT").sets(2)
     spare = sorted(set((lists / "val").iterdir()) - named(sets.meta))
     spoil(spare)
-    check_readable(sets, ALONE, 0)
+    check_readable(sets, ALONE)
     assert str(spare[0]) in "".join(faults_of_all(sets))
     bad = sorted(named(sets.meta))[:1]
     spoil(bad)
-    assert str(bad[0]) in wrong(check_readable, sets, ALONE, 0)
+    assert str(bad[0]) in wrong(check_readable, sets, ALONE)
 
 
 def test_transparent_images_are_counted_once(lists, capsys):
@@ -111,7 +111,7 @@ def test_transparent_images_are_counted_once(lists, capsys):
     for path in sorted(named(sets.meta))[:3]:
         Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(path)
     Image.new("RGBA", (8, 8), (1, 2, 3, 255)).save(sorted(named(sets.train))[0])  # nowhere transparent
-    for look in (lambda: check_readable(sets, ALONE, 0), lambda: good(lists, "iNaturalist18")):
+    for look in (lambda: check_readable(sets, ALONE), lambda: good(lists, "iNaturalist18")):
         look()
         assert capsys.readouterr().out == "note: images with transparent parts, which were laid on white: 3\n"
 
@@ -130,7 +130,7 @@ def test_what_is_not_there_is_listed_with_what_cannot_be_read(lists):
     assert sets.digests() != before
     assert ", 12 of them missing (" in sets.digests()["train images"]
     with pytest.raises(UserError, match=r"^16 of 34 images cannot be read, .* or leave them out by --skip_bad$") as error:
-        check_readable(sets, ALONE, 0)
+        check_readable(sets, ALONE)
     for words, number in (("is missing: ", 10), ("cannot be read as an image", 4), ("is not an image file", 2)):
         assert sum(words in line for line in error.value.lines) == number
     sets = good(lists, "iNaturalist18")
@@ -145,7 +145,7 @@ def test_a_list_of_which_nothing_is_there_is_one_line(lists, part):
         path.unlink()
     said = wrong(read(lists, "iNaturalist18").sets(2).digests)
     file = lists / f"iNaturalist18_{part}.txt"
-    assert said.startswith(f"none of the {22 if part == 'train' else 12} images of {file} is there, {lists}/{part}/0_0.png")
+    assert f" images of {file} is there, {lists}/{part}/0_" in said
     assert said.endswith("check the list and --data_root")
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from support.refusals import wrong
 
-from datasets.folders import class_folders
+from datasets.image_lists import read_tree
 from datasets.pictures import CLIPPED, FIRST, ON_WHITE, decode, done_notes
 
 COLOUR = (200, 100, 50)
@@ -35,7 +35,7 @@ def test_what_is_no_format_of_pictures_is_not_opened(tmp_path, monkeypatch):
 def test_any_size_and_format_is_read(tmp_path, name, mode, size):
     pillow_heif.register_heif_opener()
     picture(tmp_path / "a" / name, size=size, mode=mode)
-    assert class_folders(tmp_path, None, "").paths == [f"a/{name}"]
+    assert read_tree(tmp_path, None).paths == [f"a/{name}"]
     image = decode(tmp_path / "a" / name, upright=True).image
     assert (image.mode, image.size) == ("RGB", size)
     wanted = (124, 124, 124) if mode in ("L", "LA") else COLOUR

@@ -38,7 +38,8 @@ def test_a_folder_is_read_as_classes_of_small_images(tree):
     assert data.pixels[0, 5, 5].tolist() == [200, 100, 50]
     assert np.array_equal(data.pixels[3], pixels)
     assert [*data.notes] == [f"{tree / 'train'}: {line}" for line in (
-        "files left out: 1 .txt", "images with transparent parts, which were laid on white: 1",
+        "files left out: 1 .txt", "8 images of 2 classes, a, b",
+        "images with transparent parts, which were laid on white: 1",
         "7 images, whose short sides have 24 pixels in the median, are shrunk to 32 x 32 (train_own.py takes photographs at "
         "full size)",
     )]  # fmt: skip

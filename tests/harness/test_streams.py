@@ -147,7 +147,6 @@ def test_ctrl_c_that_is_ignored_stays_so_while_libraries_load(shell):
         ("predict.py", None, "open x.png 1 SIGINT"),
         (REPORT, None, "open a_summary.json 1 SIGINT"),
         (REPORT, None, "open report.html.*.tmp 1 SIGINT"),
-        (LISTS, ["iNaturalist17", "--json_dir", "."], "open train2017.json 1 SIGINT"),
     ],
 )
 def test_ctrl_c_amid_the_work_of_a_command_ends_in_a_line(inputs, run, tmp_path, script, words, fault):

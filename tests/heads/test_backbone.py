@@ -70,44 +70,27 @@ def prefixed(weights):
 FORMS = {"cRT": crt, "MetaSAug": metasaug, "torchvision": dict, "torchvision with module.": prefixed}
 
 
-@pytest.fixture(scope="module")
-def loaded(network, tmp_path_factory):
-    """Weights of backbone and head, and the content of the file, by form."""
-    path = tmp_path_factory.mktemp("forms") / "x.pth"
-    made = {form: read_weights(saved(path, pack(network[1]))) for form, pack in FORMS.items()}
-    path.unlink()
-    return made
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_features_and_logits_of_torchvision(network, tmp_path, form):
+    model, (weights, content) = network[0], read_weights(saved(tmp_path / "x.pth", FORMS[form](network[1])))
+    backbone, head = load_network(weights, CLASSES, FILE)
+    found = {**backbone.state_dict(), **{f"fc.{name}": tensor for name, tensor in head.state_dict().items()}}
+    assert found.keys() == network[1].keys()
+    assert all(is_counter(name) or torch.equal(tensor, network[1][name]) for name, tensor in found.items())
+    if form != "MetaSAug":
+        return
+    assert (content["epoch"], content["best_acc1"]) == (20, 50.0)  # the whole content of the file comes too
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = model(images)
+    features = extractor(backbone)(images)
+    assert (features.shape, features.requires_grad) == ((2, 2048), False)
+    torch.testing.assert_close(head(features), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
 
 
 @pytest.fixture(scope="module")
 def backbone():
     return make_backbone()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_backbone_and_head(network, loaded, form):
-    weights, content = loaded[form]
-    backbone, head = load_network(weights, CLASSES, FILE)
-    found = {**backbone.state_dict(), **{f"fc.{name}": tensor for name, tensor in head.state_dict().items()}}
-    assert found.keys() == network[1].keys()
-    assert all(is_counter(name) or torch.equal(tensor, network[1][name]) for name, tensor in found.items())
-    if form == "MetaSAug":  # the whole content of the file comes too
-        assert (content["epoch"], content["best_acc1"]) == (20, 50.0)
-
-
-def test_features_and_logits_are_those_of_torchvision(network, loaded):
-    model, (backbone, head) = network[0], load_network(loaded["MetaSAug"][0], CLASSES, FILE)
-    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    seen = []
-    hook = model.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        logits = model(images)
-    hook.remove()
-    for features in (backbone(images), extractor(backbone)(images)):
-        assert (features.shape, features.requires_grad) == ((2, 2048), False)
-        assert float(features.std()) > 0
-        torch.testing.assert_close(features, seen[0], rtol=1e-3, atol=1e-4 * float(seen[0].abs().max()))
-        torch.testing.assert_close(head(features), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
 
 
 def test_the_backbone_is_frozen_in_eval_mode_and_takes_batches_of_none(backbone):
@@ -138,10 +121,8 @@ def test_a_head_follows_the_seed_and_leaves_the_global_random_state_alone():
 
 HEADS = [  # what the file holds instead, how the mistake begins, words of it
     ({"bias": None, "scales": torch.ones(3)}, "some.pth, the head,", ["has no bias, as a normalised (cosine)"]),
-    ({"weight": torch.zeros(2048, 3), "bias": None}, "some.pth, the head,", ["has no bias, as a normalised (cosine)"]),
     ({"weight": None, "bias": None}, "some.pth holds no head", ["--fresh_head"]),
     ({"weight": torch.zeros(3, 512)}, "some.pth, the head,", ["weight is (3, 512), the one here is (3, 2048)"]),
-    ({"weight": torch.tensor(1.0)}, "some.pth, the head,", ["weight is ()"]),
     ({"weight": torch.zeros(5, 2048), "bias": torch.zeros(5)}, "some.pth, the head, was trained on 5 classes",
      ["the data set has 3: see --dataset"]),
 ]  # fmt: skip

@@ -11,10 +11,9 @@ from PIL import Image
 from support.image_lists import ALONE, CPU, first, listed, noise_sets, save_noise
 from support.refusals import wrong
 
-from data_utils import seeded
 from datasets.drawn_sets import Sets
 from harness.process_group import Group
-from heads.batches import Batches, ListedImages, LiveViews, RowViews, drawn_images, extractor, plain_images
+from heads.batches import Batches, ListedImages, LiveViews, RowViews, drawn_images, plain_images
 from heads.preparation import preparation_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
@@ -152,27 +151,10 @@ def test_the_same_file_listed_twice_and_the_same_list_for_training_and_meta_give
     assert torch.equal(images["test"][0, 0][0], images["test"][1, 5][0])
 
 
-def test_no_image_is_drawn_with_the_seed_of_the_order(sets):
-    images = ListedImages(sets.train, IMAGENET, True, 5, 0)
-    images.transform = lambda _: torch.rand(3)
-    drawn = {tuple(images[index, 2][0].tolist()) for index in range(7)}
-    assert tuple(torch.rand(3, generator=seeded(5, 0, 2)).tolist()) not in drawn
-    assert len(drawn) == 7
-
-
 def test_workers_change_nothing(sets):
     seen = [[*first(features.train(), 5), *first(features.meta(), 3), *features.test()]
             for features in (live(sets, workers=workers) for workers in (0, 2))]  # fmt: skip
     assert same(*seen)
-
-
-def test_features_are_those_of_the_extractor_without_gradients(sets):
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, stride=8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    features, target = first(live(sets, extractor(network)).train(), 1)[0]
-    images, same_target = first(live(sets).train(), 1)[0]
-    assert torch.equal(target, same_target)
-    assert not features.requires_grad
-    torch.testing.assert_close(features, network(images).detach())
 
 
 def test_training_goes_on_where_a_share_is_empty(sets):

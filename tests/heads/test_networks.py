@@ -297,14 +297,6 @@ def test_every_form_of_a_file_gives_the_same_features(small, tmp_path, form):
         assert torch.equal(tensor, theirs.bfloat16().to(tensor.dtype) if form == "half" else theirs), name
 
 
-def test_a_file_of_the_kind_safetensors(small, tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file(prefixed("module.", small.state_dict()), path)
-    check_parts(open_backbone(SMALL, str(path), SIZE), small, "fc", 32, 1e-2)
-    path.write_bytes(path.read_bytes()[:-9])
-    assert wrong(open_backbone, SMALL, str(path), SIZE).startswith(f"{path} cannot be read as .safetensors (")
-
-
 def spoilt(tensor):
     return torch.full_like(tensor, float("nan"))
 
@@ -352,12 +344,6 @@ def test_of_a_network_without_a_last_layer_that_can_be_taken_off_the_answers_are
     assert sorted(backbone.whole(make_head(2, 0, backbone.features))) == sorted(
         ["fc.bias", "fc.weight", *(f"model.{key}" for key in network.state_dict())]
     )
-
-
-def test_a_function_in_the_current_folder(tmp_path, monkeypatch):
-    (tmp_path / "my_backbone.py").write_text("from support.own_backbones import Named as made\n")
-    monkeypatch.chdir(tmp_path)
-    assert open_backbone("my_backbone:made", None, SIZE).features == 16
 
 
 def test_a_network_that_says_how_its_images_are_prepared():

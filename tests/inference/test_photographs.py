@@ -64,7 +64,7 @@ def levels_apart(one, other):
 @example(sides=(700, 1), short=30, crop=9, interpolation="bicubic", kind="extremes", seed=0)
 def test_the_pixels_are_those_of_pillow(sides, short, crop, interpolation, kind, seed):
     short = min(short, max(1, math.isqrt(500_000 * min(sides) // max(sides))))  # Pillow makes the whole of thin images
-    prepared = Preparation(min(crop, short), short, interpolation=interpolation, **PLAIN)  # as `as_said` has it
+    prepared = Preparation(min(crop, short), short, interpolation=interpolation, **PLAIN)
     pixels = noise(*sides, kind, seed)
     most, share = levels_apart(prepared_pixels(pixels, prepared), slow(pixels, prepared))
     assert most <= 1

@@ -1,7 +1,6 @@
 """predict.py: lines and tables of images and rows of features, by networks of every script."""
 
 import csv
-import json
 import os
 import re
 
@@ -18,10 +17,6 @@ HEADING = "path,class 1,probability 1,class 2,probability 2,class 3,probability 
 
 def read_table(path):
     """The names of the classes and their probabilities, by order, and the error, of each input."""
-    if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        assert all(list(row) == ["path", "classes", "error"] for row in rows)
-        return [(row["path"], [(one["name"], one["probability"]) for one in row["classes"]], row["error"]) for row in rows]
     with open(path, newline="", encoding="utf-8") as file:
         heading, *rows = csv.reader(file)
     assert heading == [*HEADING.split(","), "error"]
@@ -36,26 +31,18 @@ def check_best(best, logits, names=NAMES):
     assert [p for _, p in best] == pytest.approx(sorted(wanted.tolist(), reverse=True), abs=6e-5)
 
 
-@pytest.mark.parametrize(
-    ("which", "ending"),
-    [
-        ("small.pth.tar", "csv"),
-        ("own.pth.tar", "jsonl"),
-        ("slim.pth.tar", "csv"),
-        ("released.pth.tar", "csv"),
-    ],
-)
-def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which, ending):
+@pytest.mark.parametrize("which", ["small.pth.tar", "own.pth.tar", "slim.pth.tar", "released.pth.tar"])
+def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which):
     """Also for those that cannot be read; lines for the others alone."""
     names = ["class 0", "class 1", "class 2"] if which == "released.pth.tar" else NAMES
     given = ["bad.jpg", "photos", "gone.jpg", FILES[0]]
     flags = ["--checkpoint_path", which, "--no-cuda", *MORE.get(which, [])]
-    result = run_in("predict.py", *flags, "--out", f"t.{ending}", *given, cwd=folder, status=1)  # another case's is replaced
-    assert result.stdout == f"wrote t.{ending}: 6 rows\n"
+    result = run_in("predict.py", *flags, "--out", "t.csv", *given, cwd=folder, status=1)  # another case's is replaced
+    assert result.stdout == "wrote t.csv: 6 rows\n"
     bad, gone, last = result.stderr.splitlines()
     assert bad.startswith("bad.jpg (8 bytes) cannot be read as an image")
     assert last == "predict.py: error: 2 of 6 images cannot be read, see above"
-    rows = read_table(folder / f"t.{ending}")
+    rows = read_table(folder / "t.csv")
     assert [row[0] for row in rows] == ["bad.jpg", *FILES, "gone.jpg", FILES[0]]
     assert [row[1:] for row in (rows[0], rows[4])] == [([], bad), ([], gone)]
     logits = [slow_logits(which, pixels_of(which, folder / file)) for file in FILES]
@@ -82,12 +69,12 @@ def test_where_nothing_can_be_read_an_earlier_table_stays(refused, run, folder, 
 @pytest.mark.parametrize("which", TRANSFORMED)
 def test_rows_of_features(run_in, folder, which):
     np.savez(folder / "unnamed.npz", features=np.ones((1, 7), np.float32))
-    flags = ["--checkpoint_path", which, "--no-cuda", "--out", "r.jsonl", "rows.npz", "unnamed.npz"]
-    assert run_in("predict.py", *flags, cwd=folder).stdout == "wrote r.jsonl: 6 rows\n"
+    flags = ["--checkpoint_path", which, "--no-cuda", "--out", "r.csv", "rows.npz", "unnamed.npz"]
+    assert run_in("predict.py", *flags, cwd=folder).stdout == "wrote r.csv: 6 rows\n"
     features = torch.tensor(np.concatenate([np.load(folder / "rows.npz")["features"], np.ones((1, 7))])).double()
     head = torch.load(folder / which, weights_only=True)["state_dict"]
     logits = TRANSFORMED[which](features) @ head["fc.weight"].double().T + head["fc.bias"].double()
-    found = read_table(folder / "r.jsonl")
+    found = read_table(folder / "r.csv")
     assert [row[0] for row in found] == [*(f"row ä{k}" for k in range(5)), "unnamed.npz row 0"]
     for (_, best, error), expected in zip(found, logits, strict=True):
         check_best(best, expected)
@@ -150,13 +137,10 @@ def test_a_released_head_is_taken_for_one_of_the_set_with_so_many_classes(run_in
 OURS = [
     ("t.csv", HEADING), ("t.csv", f"{HEADING},error\na.png,,,,,,,gone"), ("t.csv", "path,class 1,probability 1"),
     ("t.csv", ""),
-    ("t.jsonl", '{"path": "a", "classes": [{"name": "owl", "probability": 1.0}]}'),
-    ("t.jsonl", '{"path": "a", "classes": [], "error": "gone"}'), ("t.jsonl", ""),
 ]  # fmt: skip
 OTHERS = [
     ("t.csv", "path,label"), ("t.csv", "path,class 1,probability 1,label"), ("t.csv", f"id,{HEADING}"), ("t.csv", "a.png,1"),
-    ("t.csv", f"{HEADING}s"), ("t.csv", "\n" + HEADING), ("t.jsonl", '{"path": "a", "label": 1}'), ("t.jsonl", HEADING),
-    ("t.jsonl", '{"path": "a", "classes": ["owl"]}'), ("t.csv", OURS[5][1]),
+    ("t.csv", f"{HEADING}s"), ("t.csv", "\n" + HEADING),
 ]  # fmt: skip
 
 

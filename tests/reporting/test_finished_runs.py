@@ -47,7 +47,7 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
     path = tmp_path / "runs" / (end if end.startswith("group") else f"bad{end}")
     path.write_bytes(path.read_bytes()[:40] if content is None else content)
     found = find_runs([tmp_path / "runs"])
-    assert [run.name for run in found.runs] == ["good"]
+    assert [run.name for run in found.runs] == ["deep/good"]
     (left,) = found.left_out
     assert (left.name, left.path) == ("bad", tmp_path / "runs" / "bad_summary.json")
     assert left.reason.startswith(str(path))

@@ -25,10 +25,10 @@ CASES = {  # flags of runs by save name, and the names of their groups
         {"x1": {"stage2": "isda"}, "x2": {"stage2": "isda", "seed": 2}, "rel": LONG},
         {"ISDA lam 0.75 lr 0.1": ["x1", "x2"], "MetaSAug lam 8.0 lr 0.003": ["rel"]}),
     "no two belong together": ({"a": {}, "b": {"lam": 0.5}}, {"a": ["a"], "b": ["b"]}),
-    "a seed twice": ({"a1": {}, "a2": {"seed": 2}, "again": {"seed": 2}}, {"all": ["a1", "a2"], "all (again)": ["again"]}),
+    "a seed twice": ({"a1": {}, "a2": {"seed": 2}, "again": {"seed": 2}}, {"all": ["a1", "a2"], "all (2)": ["again"]}),
     "other images": (
         {"a1": {**OWN, "data": "01"}, "a2": {**OWN, "data": "01", "seed": 2}, "b1": {**OWN, "data": "02", "seed": 3}},
-        {"all": ["a1", "a2"], "all (b1)": ["b1"]}),
+        {"all": ["a1", "a2"], "all (2)": ["b1"]}),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from reporting import page as pages
 from reporting.finished_runs import find_runs, write_group_names
 from reporting.groups import grouped, long_tails
 from reporting.page import Page, in_script, render
-from reporting.sections import SECTIONS, Table, sections, signed
+from reporting.sections import SECTIONS, Table, sections
 from reporting.tables import images_table
 from reporting.verdict import compare
 
@@ -274,7 +274,8 @@ def test_what_the_meta_step_did_and_what_an_epoch_costs():
     log = [{"epoch": e, "seconds": s} for e, s in enumerate((9.0, 1.0, 2.0, 8.0, 3.0))]
     run = made_run(figures={"acc1": 5.0, **traces}, log=log, meta_start=3, counts=(9, 60, 8))
     other = made_run("b", figures={"acc1": 4.0}, stage2="isda")
-    assert tables_of(compare("", {"a": [run, made_run("c", 2, figures={"acc1": 5.0})], "b": [other]}), "The meta step") == [[
+    one = compare("", {"a": [run, made_run("c", 2, figures={"acc1": 5.0})], "b": [other]})
+    assert tables_of(one, "The meta step") == [[
         {"group": "a", "stage 1, s": "1.5", "stage 2, s": "3", "Σ moved, %": "−7.5"},
         {"group": "b", "stage 1, s": "-", "stage 2, s": "-", "Σ moved, %": "-"},
     ]]  # fmt: skip
@@ -295,10 +296,6 @@ def test_figures_at_the_limits_are_drawn_without_a_warning(trace):
     found = [part for section in sections(compare("", groups)) for part in section.parts if isinstance(part, charts.Chart)]
     assert len(found) == 5
     assert all(pages.picture(chart).count("<path") > 1 for chart in found)
-
-
-def test_zero_has_no_sign():
-    assert [signed(value) for value in (0.0, -1e-14, 1e-14, 1.5, -1.5, math.nan)] == ["0.00"] * 3 + ["+1.50", "−1.50", "-"]
 
 
 @pytest.mark.parametrize("classes", [2, 8142])

@@ -72,8 +72,8 @@ def test_it_prints_the_verdict_the_groups_and_every_run(made):
     assert table["MetaSAug"][1:3] == ["3", "81.17 ± 1.04"]
     assert table["plain cross-entropy"][1:3] == ["3", "72.00 ± 1.00"]  # neither loss nor λ tells it apart
     lines = [cells(line)[:3] for line in own.splitlines()[2:]]
-    assert lines == [[f"{name}_{seed}", epoch, f"{accuracy + (epoch[0] == 'b'):.2f}"] for name, by_seed in ACCURACIES.items()
-                     for seed, accuracy in by_seed.items() for epoch in ("last (199)", "best (180)")]  # fmt: skip
+    assert lines == [[f"{name}/{name}_{seed}", epoch, f"{accuracy + more:.2f}"] for name, own in ACCURACIES.items()
+                     for seed, accuracy in own.items() for epoch, more in (("last (199)", 0), ("best (180)", 1))]
     assert last == "wrote out/report.html; beside it runs.csv, means.csv, classes.csv, table.tex, figures"
     assert {path.name for path in made[0].iterdir()} == {"report.html", *last.rpartition("it ")[2].split(", ")}
 

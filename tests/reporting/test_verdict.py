@@ -1,5 +1,6 @@
 """Verdicts in words, against slow references that look at every pair by themselves, and by simulation against chance."""
 
+import math
 import re
 import statistics
 
@@ -105,6 +106,9 @@ def test_the_reference_is_the_baseline_else_plain_cross_entropy_else_the_second(
               "second": group(seeds(20.0, 21.0)), "best": group(seeds(30.0, 31.1))}  # fmt: skip
     without = {name: runs for name, runs in groups.items() if name != "plain"}
     late = {**without, "late": group(seeds(10.0, 11.0), meta_start=300)}  # never came to its stage 2
+    heads = {name: [made_run(name, figures={"acc1": acc1}, way=name, logit_adjust=1.0, **PLAIN)]
+             for name, acc1 in (("lda", 50.0), ("isda", 60.0), ("logistic", 40.0))}  # fmt: skip
+    assert compare("", heads).reference == "logistic"
     adjusted = {**groups, "plain": group(seeds(10.0, 11.0), logit_adjust=1.0, **PLAIN)}
     found = [compare("", groups), compare("", groups, "low"), compare("", groups, "best"), compare("", groups, "unknown"),
              compare("", without), compare("", late), compare("", adjusted)]  # fmt: skip
@@ -175,5 +179,7 @@ def test_of_equal_groups_one_is_taken_in_at_most_one_of_twenty_studies(size, run
     assert uncorrected > 40 or size in (2, 12)
 
 
-def test_points_are_never_0_where_they_are_not():
-    assert [points(x) for x in (1.005, -0.5, 0.0, 0.004, -0.00002)] == ["1.00", "−0.50", "0.00", "0.004", "−2e−05"]
+def test_zero_has_no_sign():
+    values = (0.0, -1e-14, 1.5, -1.5, math.nan)
+    assert [points(value, "+") for value in values] == ["0.00", "0.00", "+1.50", "−1.50", "-"]
+    assert [points(value) for value in values] == ["0.00", "0.00", "1.50", "−1.50", "-"]

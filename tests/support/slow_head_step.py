@@ -19,22 +19,8 @@ def slow_loss(weight, bias, batch, sigma, criterion, lam_t):
     return total / criterion.class_weights[target].sum()
 
 
-def moved_by_share(sigma, grad, step_size):
-    """The relative rule on diagonals (C, A), class by class."""
-    rows = []
-    for s, g in zip(sigma, grad, strict=True):
-        there = s.any() and g.any()
-        rows.append((s - step_size * s.norm() / g.norm() * g).clamp(min=0) if there else s)
-    return torch.stack(rows)
-
-
-def moved_by_gradient(sigma, grad, step_size):
-    """The published rule."""
-    return sigma - step_size * grad
-
-
 def slow_step(
-    head, criterion, estimator, optimizer, batch, meta_batch, *, lam_t, virtual_lr, meta_lr, move=moved_by_gradient
+    head, criterion, estimator, optimizer, batch, meta_batch, *, lam_t, virtual_lr, meta_lr
 ):
     """Take the step that head_step takes; return the losses and the meta gradient (C, A)."""
     weights, sigma = (head.weight, head.bias), estimator.covariance.clone().requires_grad_()
@@ -43,7 +29,7 @@ def slow_step(
     stepped = [w - virtual_lr * g for w, g in zip(weights, grads, strict=True)]
     loss_meta = F.cross_entropy(F.linear(meta_batch[0], *stepped), meta_batch[1])
     grad = torch.autograd.grad(loss_meta, sigma)[0]
-    loss = slow_loss(*weights, batch, move(sigma, grad, meta_lr).detach(), criterion, lam_t)
+    loss = slow_loss(*weights, batch, (sigma - meta_lr * grad).detach(), criterion, lam_t)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

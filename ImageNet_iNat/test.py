@@ -115,6 +115,8 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
         images = replace(images, class_names=state["class_names"])
     backbone, head = load_network(weights, count, path)
     counts = state.get("cls_num_list") or training_counts(dataset, root, count, args.train_list)
+    if counts and len(counts) != count:
+        raise UserError(f"{path} counts the images of {len(counts)} classes: the list has {count}")
     notes, subtracted = adjustment_notes(args.logit_adjust, state), torch.zeros(count)
     if args.logit_adjust:
         subtracted = logit_adjustment(prior_counts(state, counts, path), args.logit_adjust)

@@ -21,7 +21,8 @@ class NetworkFlags(DeviceFlags):
     """A trained network of the CIFAR scripts, or another."""
 
     checkpoint_path: str = network_flag(None, "a released checkpoint or one of the training scripts; needed", required=True)
-    arch: str | None = network_flag(None, "of code of your own, package.module:function (default: what the checkpoint says)")
+    arch: str | None = network_flag(None, "package.module:function of your own network, a checkpoint does not choose what "
+                                    "code runs (default: what its weights tell)")  # fmt: skip
     export: str = output_flag(None, "also write the network beside its checkpoint, to be run without this code",
                               choices=("onnx", "torchscript"))  # fmt: skip
 

@@ -104,7 +104,7 @@ def declared(of: type[FlagSet]) -> list[Field[Any]]:
     return [one for one in fields(of) if one.metadata]
 
 
-def names_of(one: Field[Any]) -> Sequence[str]:
+def option_names(one: Field[Any]) -> Sequence[str]:
     """Return the names of a flag on the command line."""
     return one.metadata["names"] or [f"--{one.name}"]
 
@@ -165,7 +165,7 @@ def make_parser(description: str | None, *classes: type[FlagSet], **settings: An
             if kind is bool:
                 more = {"type": truth} if one.default else {"action": "store_true"}
             more |= {"help": described(one, of).replace("%", "%%"), **one.metadata["settings"]}
-            groups[one.metadata["group"]].add_argument(*names_of(one), **more)
+            groups[one.metadata["group"]].add_argument(*option_names(one), **more)
     return parser
 
 

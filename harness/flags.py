@@ -59,20 +59,20 @@ class LearningFlags(FlagSet):
 
     dataset: str
     data_root: str = free_data_flag("data", "folder of the data")
-    num_meta: int = data_flag(10, "meta images a class", COUNT)
+    num_meta: int = data_flag(10, "meta images per class", COUNT)
     skip_bad: bool = free_data_flag(False, "leave out images that cannot be read, instead of ending with a list of them")
     select_on: str = data_flag("test", "what the best epoch, of those of stage 2 if there are any, is chosen on", choices={
         "test": "as published", "heldout": "images that are not trained on, whose accuracy is logged too"})  # fmt: skip
-    num_heldout: int | None = data_flag(None, "held-out images a class: first those that serve nothing else, then up to a "
-                                        "fifth of it (default: 2,000 in all)", COUNT)  # fmt: skip
-    batch_size: int = training_flag(100, "of one process, also of the meta batch", COUNT)
-    test_batch_size: int = training_flag(100, "of one process", COUNT)
-    epochs: int = free_training_flag(200, "may grow at --resume", COUNT)
+    num_heldout: int | None = data_flag(None, "held-out images per class: first unused ones, then up to a fifth of the "
+                                        "class (default: 2,000 in all)", COUNT)  # fmt: skip
+    batch_size: int = training_flag(100, "images per step and process, also in the meta batch", COUNT)
+    test_batch_size: int = training_flag(100, "images at once in tests, per process", COUNT)
+    epochs: int = free_training_flag(200, "length of the training; may grow at --resume", COUNT)
     lr: float = training_flag(0.1, "learning rate", ABOVE_0, "--lr", "--learning-rate")
-    momentum: float = training_flag(0.9, "of SGD", Check(lambda value: 0 <= value < 1, "at least 0 and below 1"))
-    nesterov: bool = training_flag(True, "true or false")
-    weight_decay: float = training_flag(5e-4, "of SGD", FROM_0, "--weight_decay", "--wd")
-    seed: int = training_flag(42, "of weights, order, crops and flips", between(0, 2**63 - 1))
+    momentum: float = training_flag(0.9, "momentum of SGD", Check(lambda value: 0 <= value < 1, "at least 0 and below 1"))
+    nesterov: bool = training_flag(True, "Nesterov momentum: true or false")
+    weight_decay: float = training_flag(5e-4, "weight decay of SGD", FROM_0, "--weight_decay", "--wd")
+    seed: int = training_flag(42, "seed of weights, order, crops and flips", between(0, 2**63 - 1))
     stage2: str = stage2_flag("metasaug", "what stage 2, of a head every epoch, is", choices=STAGE2)
     balance: str = stage2_flag("weights", "what makes up for the long tail in the loss of stage 2", choices={
         "weights": "class-balanced, as published", "prior": "the log of the class shares added to the logits "
@@ -81,11 +81,11 @@ class LearningFlags(FlagSet):
     meta_update: str = stage2_flag("published", "how the covariances move", choices=META_UPDATES)
     meta_lr: float = stage2_flag(0.1, "step size of the published rule", FROM_0)
     meta_step_size: float = stage2_flag(0.5, "step size of any other rule", FROM_0)
-    meta_images: str = stage2_flag("apart", "what stage 2 does with them besides meta batches", choices={
+    meta_images: str = stage2_flag("apart", "what stage 2 does with meta images besides meta batches", choices={
         "apart": "nothing", "train": "trains on them as on the others", "loss": "adds the cross-entropy of a meta batch to "
         "each step's loss"})  # fmt: skip
-    print_freq: int = output_flag(100, "steps between lines", COUNT, "--print_freq", "-p")
-    workdir: str = output_flag(".", "files go to WORKDIR/checkpoint/ours, into a folder for the run")
+    print_freq: int = output_flag(100, "steps between log lines", COUNT, "--print_freq", "-p")
+    workdir: str = output_flag(".", "files go to a folder below WORKDIR/checkpoint/ours")
     save_name: str = output_flag("name", "first part of the file names", FILE_NAME)
     resume: str | None = output_flag(None, "go on with an interrupted run: auto, with its own files if there are any, or "
                                      "the path of another _resume.pth.tar", Check(bool, "auto or a path"))  # fmt: skip
@@ -154,13 +154,13 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
     dataset: str = data_flag("cifar100", "data set", choices=DATASETS)
     imb_factor: float | None = data_flag(None, "smallest class over largest (default: 0.005; digits: 0.1; folder: as it "
                                          "is)", SHARE)  # fmt: skip
-    num_classes: int | None = free_data_flag(None, "only checked")
+    num_classes: int | None = free_data_flag(None, "checked against the data set")
     split: int | None = free_data_flag(None, "accepted for published command lines, without effect there and here")
     arch: str = network_flag("resnet32", "resnet and a depth of 6n + 2, or package.module:function, called with the class "
                              "count, for a network of your own")  # fmt: skip
     cuda_graphs: str = free_network_flag("on", "record each step on CUDA as a graph, which one call starts",
                                          choices=("on", "off"))  # fmt: skip
-    threads: int = free_network_flag(0, "of the CPU; 0: PyTorch's choice", between(0, 1024))
+    threads: int = free_network_flag(0, "CPU threads; 0: PyTorch's choice", between(0, 1024))
     stage1: str | None = free_training_flag(None, "go on from the <save_name>_stage1.pth.tar of another run")
     meta_start_given: bool = False
     stage2_lr: float = stage2_flag(1.0, "factor of the rate in stage 2", ABOVE_0)

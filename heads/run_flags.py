@@ -54,8 +54,8 @@ class ListFlags(FlagSet):
     train_list: str | None = free_data_flag(None, "lines of 'relative/path label' in place of folders")
     val_list: str | None = free_data_flag(None, "the list of the test images")
     meta_list: str | None = free_data_flag(None, "the list of the meta images (default: some of the training list)")
-    test_batch_size: int = training_flag(100, "of one process", COUNT)
-    workers: int = free_training_flag(4, "loading processes for each process", WORKERS)
+    test_batch_size: int = training_flag(100, "images at once in tests, per process", COUNT)
+    workers: int = free_training_flag(4, "data-loading workers per process", WORKERS)
 
 
 class LargeSetFlags(FlagSet):
@@ -63,8 +63,8 @@ class LargeSetFlags(FlagSet):
 
     dataset: str = data_flag(None, "data set (default: ImageNet_LT, or the checkpoint's)", choices=tuple(PRETRAINED))
     data_root: str = free_data_flag(None, "folder of the images (default: ../DATASET)")
-    num_classes: int | None = free_data_flag(None, "only checked")
-    num_meta: int = data_flag(None, "meta images a class (default: 10; iNaturalist18: 2, iNaturalist17: 5)", COUNT)
+    num_classes: int | None = free_data_flag(None, "checked against the data set")
+    num_meta: int = data_flag(None, "meta images per class (default: 10; iNaturalist18: 2, iNaturalist17: 5)", COUNT)
 
 
 class FrozenFlags(ListFlags, LearningFlags):
@@ -75,7 +75,7 @@ class FrozenFlags(ListFlags, LearningFlags):
         "drawn lie beside the checkpoints; 0: all images are trained on, nothing is tested",
         Check(lambda value: 0 <= value < 1, "at least 0 and below 1"),
     )  # fmt: skip
-    val_seed: int = free_data_flag(0, "of that draw", between(0, 2**32 - 1))
+    val_seed: int = free_data_flag(0, "seed of that draw", between(0, 2**32 - 1))
     cache_dir: str | None = free_network_flag(None, "folder of the computed features (default: WORKDIR/feature_cache)")
 
     @property
@@ -149,7 +149,7 @@ class HeadWords(TwoStageFlags, FrozenFlags):
                                      "if there are no other files, split")  # fmt: skip
     val_features: str | None = data_flag(None, "those to test on, if they are in a file of their own")
     meta_features: str | None = data_flag(None, "those of the meta set, if they are in a file of their own")
-    workers: int = free_training_flag(None, "loading processes for each process (default: one a processor, 4 at most)",
+    workers: int = free_training_flag(None, "data-loading workers per process (default: one per processor, at most 4)",
                                       WORKERS)  # fmt: skip
     backbone: str | None = network_flag(None, "a network of torchvision or else of timm, timm:NAME, or "
                                         "package.module:function (default: resnet50)")  # fmt: skip
@@ -159,8 +159,8 @@ class HeadWords(TwoStageFlags, FrozenFlags):
     image_size: int | None = network_flag(None, "pixels a side that it takes (default: the network's own)")
     resize_size: int | None = network_flag(None, "what the short side is made before the middle is cut out (default: the "
                                            "network's own)")  # fmt: skip
-    mean: str | None = network_flag(None, "of the pixels, from 0 to 1, as 0.5,0.5,0.5 (default: the network's own)", THREE)
-    std: str | None = network_flag(None, "of the pixels (default: the network's own)", THREE)
+    mean: str | None = network_flag(None, "mean of the pixels, from 0 to 1, as 0.5,0.5,0.5 (default: the network's)", THREE)
+    std: str | None = network_flag(None, "their standard deviation (default: the network's own)", THREE)
     views: int = network_flag(0, "train on so many randomly augmented views of each image besides the plain one", VIEWS)
     whole: bool = free_network_flag(False, "checkpoints hold the weights of the whole network, not those of the head alone")
     finetune: bool = network_flag(False, "train the whole network; images are augmented anew in every epoch")

@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from harness.command_flags import CifarTestFlags, PredictFlags, ReportFlags, SweepFlags
-from harness.flag_parser import FlagSet, declared, described, names_of
+from harness.flag_parser import FlagSet, declared, described, option_names
 from harness.flags import LearningFlags, TrainingFlags
 from harness.text import say
 from heads.run_flags import (
@@ -52,7 +52,7 @@ def listed(heading: str, classes: Sequence[type[FlagSet]], told: set[Field[Any]]
     lines += [f"{words} {names}.\n" for words, names in (("As above:", above), ("Its own defaults:", usual)) if names]
     for one in [one for one in own if one not in told]:
         words = re.sub("([<*])", r"\\\1", described(one, own[one]))  # as they are, in Markdown
-        lines.append(f"- {', '.join(f'`{name}`' for name in names_of(one))}: {words}")
+        lines.append(f"- {', '.join(f'`{name}`' for name in option_names(one))}: {words}")
     told.update(own)
     return lines
 

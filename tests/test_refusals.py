@@ -335,7 +335,7 @@ REFUSALS = [
     ),
     *rows(
         HEAD_TEST,
-        "--data_root large --loading_path",
+        "--data_root large --no-cuda --workers 0 --loading_path",
         {
             "none.pth": "none.pth",
             "fits.pth.tar": "fits.pth.tar was trained on digits | MetaSAug_test.py",

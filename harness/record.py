@@ -223,7 +223,8 @@ class Record:
         untested = sum(map(math.isnan, self.last.get("per_class", [])))
         sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + (f" from epoch {self.since} on" if self.since else "")
-        say(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})" if tested else "(no test images: nothing is tested)")
+        told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
+        say(f"({told if tested else 'no test images: nothing is tested'})")
         notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         say(*next((note for note in notes if note), []))
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)

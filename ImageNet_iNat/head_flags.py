@@ -17,6 +17,7 @@ def parse_training(argv: Sequence[str] | None = None) -> LargeFlags:
     dataset = given.get("dataset", "ImageNet_LT")
     places = PRETRAINED[dataset]
     usual = {
+        "dataset": dataset,
         "data_root": f"../{dataset}",
         "num_meta": NUM_META[dataset],
         "pretrained": next((path for path in places if os.path.isfile(path)), places[-1]),

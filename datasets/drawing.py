@@ -68,7 +68,8 @@ def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
 def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
     """Draw this share of each class, rounded, at least one image and not all; return their indices in order."""
     classes = shuffled(targets, cls_num, val_seed)
-    return in_order([own[: min(max(round(val_fraction * len(own)), 1), len(own) - 1)] for own in classes])
+    least = 1 if val_fraction else 0
+    return in_order([own[: min(max(round(val_fraction * len(own)), least), len(own) - 1)] for own in classes])
 
 
 def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int) -> tuple[Self, Self, int]:

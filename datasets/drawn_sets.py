@@ -168,7 +168,7 @@ def split_lists(images: E, val_fraction: float, val_seed: int, notes: Sequence[s
     drawn = drawn_for_tests(images.targets, len(names), val_fraction, val_seed)
     train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
     single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
-    told = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single else []
+    told = [f"classes of one image, which is trained on and never tested: {', '.join(single)}"] if single and len(test) else []
 
     def again(bad: Container[Hashable]) -> Lists[E]:
         return split_lists(images.without(bad), val_fraction, val_seed, notes, None if meta is None else meta.without(bad))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -82,7 +83,7 @@ def class_counts(examples: Examples) -> list[int]:
 
 def row_digests(rows: np.ndarray) -> list[str]:
     """Return a digest of each row (N, ...)."""
-    flat = np.ascontiguousarray(rows).reshape(len(rows), -1)
+    flat = np.ascontiguousarray(rows).reshape(len(rows), math.prod(rows.shape[1:]))
     return [hashlib.blake2b(row.data, digest_size=16).hexdigest() for row in flat]
 
 

@@ -29,7 +29,7 @@ Flag = str | Path | None  # a list named by the user, relative to the current fo
 
 def check_val_fraction(val_fraction: float, val_seed: int) -> None:
     """Raise a `UserError` that names the flag that makes no sense."""
-    require(0 < val_fraction < 1, "--val_fraction", val_fraction, "above 0 and below 1")
+    require(0 <= val_fraction < 1, "--val_fraction", val_fraction, "at least 0 and below 1")
     require(0 <= val_seed < 2**32, "--val_seed", val_seed, "from 0 to 4294967295")
 
 

@@ -70,7 +70,7 @@ def class_accuracy(
     """Return the accuracies from each class's test images, those recognised, and all that were taken for the class."""
     per_class = [100 * r / n if n else math.nan for r, n in zip(right, total, strict=True)]
     f1 = [200 * r / (n + g) for r, n, g in zip(right, total, guessed, strict=True) if n]
-    overall = 100 * sum(right) / max(sum(total), 1)
+    overall = 100 * sum(right) / sum(total) if any(total) else math.nan
     uneven = len({n for n in total if n}) > 1
     return Accuracy(overall, per_class, per_shot(per_class, cls_num_list), mean(f1), ece, uneven)
 

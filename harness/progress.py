@@ -138,6 +138,8 @@ def epoch_line(meter: Meter, test_loss: float, values: Mapping[str, float]) -> s
     """Return how an epoch's line says its figures: those in SHOWN, as far as `values` have them, and the losses."""
     loss, acc1 = meter.read()
     said = [f"train loss {loss:.4f}", f"train acc {acc1:.2f}", f"test loss {test_loss:.4f}"]
+    if math.isnan(values["acc1"]):
+        return "  ".join([*said[:2], "no test images"])
     return "  ".join([*said, *(f"{name} {values[key]:.2f}" for key, name in SHOWN.items() if key in values)])
 
 

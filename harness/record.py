@@ -194,7 +194,7 @@ class Record:
         self.last = {"epoch": epoch, **figures, **more}
         if self.best["epoch"] < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
-        better = self.last[self.chosen_by] > self.best[self.chosen_by]
+        better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
         self.best = self.last if better else self.best
         for kind in TESTED if better else TESTED[1:]:
             save_checkpoint(state(), self.paths[kind])
@@ -214,7 +214,8 @@ class Record:
             self.started_path.unlink(missing_ok=True)
             for path in self.paths.values():
                 previous(path).unlink(missing_ok=True)
-        for which, outcome in outcomes.items():
+        tested = not math.isnan(self.last["acc1"])
+        for which, outcome in outcomes.items() if tested else ():
             words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
             say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
@@ -222,9 +223,9 @@ class Record:
         untested = sum(map(math.isnan, self.last.get("per_class", [])))
         sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + (f" from epoch {self.since} on" if self.since else "")
-        say(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})")
+        say(f"(the best epoch is chosen on {chosen_on}; classes: {sizes})" if tested else "(no test images: nothing is tested)")
         notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         say(*next((note for note in notes if note), []))
         files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log.path)
         say(f"done in {duration(seconds)}; wrote {', '.join(str(file) for file in files if os.path.exists(file))}")
-        say(f"to make its report: {report_command(self.summary_path)}")
+        say(*[f"to make its report: {report_command(self.summary_path)}"] * tested)

@@ -300,7 +300,7 @@ class Run:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
         best = self.record.best if self.record else {"acc1": -1.0}
         means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
-        own = {"epoch": epoch + 1, "best_acc1": best["acc1"], **means, "optimizer": self.optimizer.state_dict()}
+        own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best["acc1"]), **means, "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
     def resume_state(self) -> State:

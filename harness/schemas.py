@@ -27,7 +27,7 @@ class Outcome(msgspec.Struct):
     """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
 
     epoch: Annotated[int, Meta(ge=-1, le=10**9)]
-    acc1: Chosen
+    acc1: Chosen | None
     heldout_acc1: Chosen | None = None
     mean_per_class: Percent | None = None
     many: Percent | None = None

@@ -151,8 +151,8 @@ def begin(
     when = f"from epoch {start}" if start else "every epoch"
     run.say(f"{flags.dataset}, {len(sets.cls_num_list)} classes, {subject}, {where}", *sets.about())
     if not task.at_once:
-        told = f"{when}: {STAGE2[flags.stage2]}{choices}"
-        run.say(f"batch {flags.batch_size} a process, {size} in all", told, *effect_notes(flags))
+        told = [f"{when}: {STAGE2[flags.stage2]}{choices}"] if choices or start or flags.stage2 != "metasaug" else []
+        run.say(f"batch {flags.batch_size} a process, {size} in all", *told, *effect_notes(flags))
 
 
 def begin_epoch(flags: FrozenFlags, task: Task, epoch: int) -> float:

@@ -72,7 +72,8 @@ class FrozenFlags(ListFlags, LearningFlags):
 
     val_fraction: float | None = free_data_flag(
         None, "DATA_ROOT has the class folders themselves, and this share of each is drawn for tests; the lists that were "
-        "drawn lie beside the checkpoints", Check(lambda value: 0 < value < 1, "above 0 and below 1"),
+        "drawn lie beside the checkpoints; 0: all images are trained on, nothing is tested",
+        Check(lambda value: 0 <= value < 1, "at least 0 and below 1"),
     )  # fmt: skip
     val_seed: int = free_data_flag(0, "seed of that draw", between(0, 2**32 - 1))
     cache_dir: str | None = free_network_flag(None, "folder of the computed features (default: WORKDIR/feature_cache)")

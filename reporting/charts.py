@@ -30,6 +30,7 @@ MOST_BARS = 200  # of classes; of more, bars are means of neighbours
 MATRIX_CLASSES = 30  # at most, of a confusion matrix
 FEWEST_IN_BIN = 20  # images, whose accuracy is shown beside their confidence
 LABEL = 110  # pixels, of a name
+ROWS = alt.NamedData(name="rows")
 SEPARATOR = "\x01"  # which no printable name has
 CURVES = {  # figures of a log line: the title of their chart, and of its axis
     "test_acc1": ("Test accuracy", "accuracy, %"),
@@ -48,9 +49,10 @@ class Chart(NamedTuple):
     spec: dict[str, Any]
 
 
-def data(frame: pd.DataFrame) -> alt.InlineData:
-    """Return the rows of a table as a chart holds them."""
-    return alt.InlineData(values=json.loads(frame.to_json(orient="records", double_precision=4)))
+def finished(name: str, title: str, text: str, chart: Any, height: int, **frames: pd.DataFrame) -> Chart:
+    """Return a chart of the rows of tables, by the names that it has for them; altair would check every single value."""
+    values = {key: json.loads(frame.to_json(orient="records", double_precision=4)) for key, frame in frames.items()}
+    return Chart(name, title, text, {**chart.properties(height=height).to_dict(validate=False), "datasets": values})
 
 
 def drawn(groups: Groups) -> list[str]:
@@ -90,14 +92,15 @@ def shots(groups: Groups) -> Chart:
     x = alt.X("mean:Q", title="test accuracy, %", scale=alt.Scale(zero=False))
     y = alt.Y("figure:N", sort=[*map(shot_title, keys)], title=None, axis=alt.Axis(ticks=False, domain=False, minExtent=70))
     place = alt.YOffset("group:N", scale=alt.Scale(domain=names))
-    base = alt.Chart(data(means)).encode(y=y, yOffset=place)
+    base = alt.Chart(ROWS).encode(y=y, yOffset=place)
     bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=by_group(names)["color"])
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, **by_group(names))
     layers = [bars, marks] if means["std"].notna().any() else [marks]
-    chart = chosen(alt.layer(*layers), names).properties(height=means["figure"].nunique() * (14 * len(names) + 20))
+    height = means["figure"].nunique() * (14 * len(names) + 20)
     text = "; ".join(f"{figure}: " + ", ".join(f"{row.group} {row.mean:.2f}" for row in own.itertuples())
                      for figure, own in means.groupby("figure", sort=False))  # fmt: skip
-    return Chart("shots", "Accuracy by training images of the class", f"{text}.", chart.to_dict())
+    chart = chosen(alt.layer(*layers), names)
+    return finished("shots", "Accuracy by training images of the class", f"{text}.", chart, height, rows=means)
 
 
 def shot_title(key: str) -> str:
@@ -141,13 +144,13 @@ def by_class(groups: Groups) -> Chart:
     parts = {name: neighbours(class_means(runs)[order], NAMED_CLASSES) for name, runs in groups.items()}
     rows = pd.concat([part.assign(group=name) for name, part in parts.items()])
     y = alt.Y("value:Q", title="test accuracy, %", scale=alt.Scale(domain=[0, 100]))
-    chart = alt.Chart(data(rows)).mark_point(filled=True, size=45, opacity=0.9)
+    chart = alt.Chart(ROWS).mark_point(filled=True, size=45, opacity=0.9)
     chart = chart.encode(x=class_axis(run, order), y=y, **by_group(names))
     thirds = {name: neighbours(class_means(runs)[order], 3)["value"] for name, runs in groups.items()}
     told = "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in own)}" for name, own in thirds.items())
     title = "Accuracy of each class" if len(order) <= NAMED_CLASSES else "Accuracy of neighbouring classes"
     text = f"Mean of the third of the classes with the most, the middle and the fewest training images: {told}."
-    return Chart("classes", title, text, chosen(chart, names).properties(height=260).to_dict())
+    return finished("classes", title, text, chosen(chart, names), 260, rows=rows)
 
 
 def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -> Chart:
@@ -157,11 +160,11 @@ def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -
     if len(order) <= MOST_BARS:
         rows["class"] = [run.summary.class_names[order[int(place) - 1]] for place in rows["place"]]
     colour = alt.condition("datum.value < 0", alt.value("var(--worse)"), alt.value("var(--better)"))
-    chart = alt.Chart(data(rows)).mark_bar(width=alt.ExprRef(f"max(1, 0.7 * width / {max(min(len(order), MOST_BARS), 4)})"))
+    chart = alt.Chart(ROWS).mark_bar(width=alt.ExprRef(f"max(1, 0.7 * width / {max(min(len(order), MOST_BARS), 4)})"))
     chart = chart.encode(x=class_axis(run, order), y=alt.Y("value:Q", title="points better or worse"), color=colour)
     better, worse = (change > 0).sum(), (change < 0).sum()
     text = f"With {first} {better:,} classes are better, {worse:,} worse than with {second}."
-    return Chart("differences", f"{first} against {second}, by class", text, chart.properties(height=180).to_dict())
+    return finished("differences", f"{first} against {second}, by class", text, chart, 180, rows=rows)
 
 
 def calibration_table(images: pd.DataFrame) -> pd.DataFrame:
@@ -185,17 +188,13 @@ def reliability(groups: Groups) -> Chart | None:
     scale = alt.Scale(domain=[0, 100])
     x, y = alt.X("confidence:Q", title="confidence, %", scale=scale), alt.Y("right:Q", title="right, %", scale=scale)
     ends = pd.DataFrame({"confidence": [0, 100], "right": [0, 100]})
-    exact = alt.Chart(data(ends)).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
-    marks = alt.Chart(data(rows)).mark_point(filled=True, size=45, opacity=0.9)
+    exact = alt.Chart(alt.NamedData(name="ends")).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
+    marks = alt.Chart(ROWS).mark_point(filled=True, size=45, opacity=0.9)
     marks = chosen(marks.encode(x=x, y=y, **by_group(names)), names)
     told = ", ".join(f"{name} {mean_figure(runs, 'ece'):.2f}" for name, runs in groups.items())
     text = f"Expected calibration error in %: {told}. Bins of fewer than {FEWEST_IN_BIN} images are left out."
-    return Chart(
-        "reliability",
-        "Confidence against how often it is right",
-        text,
-        alt.layer(exact, marks).properties(height=260).to_dict(),
-    )
+    both = alt.layer(exact, marks)
+    return finished("reliability", "Confidence against how often it is right", text, both, 260, rows=rows, ends=ends)
 
 
 def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
@@ -208,13 +207,13 @@ def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
             continue
         x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False, nice=False))
         y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False))
-        base = alt.Chart(data(rows)).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
+        base = alt.Chart(ROWS).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
         chart = chosen(base.encode(x=x, y=y, **by_group(names, lines=True)), names)
-        rule = alt.Chart(data(pd.DataFrame({"epoch": [*begins]}))).mark_rule(color="var(--soft)", strokeDash=[3, 3])
+        rule = alt.Chart(alt.NamedData(name="begins")).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
         last = rows.groupby("group", sort=False).last().itertuples()
         told = ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last)
-        layers = alt.layer(chart, rule.encode(x=x)) if begins else chart
-        found.append(Chart(f"curve_{key}", title, f"At the end: {told}.", layers.properties(height=200).to_dict()))
+        both, epochs = alt.layer(chart, rule) if begins else chart, pd.DataFrame({"epoch": [*begins]})
+        found.append(finished(f"curve_{key}", title, f"At the end: {told}.", both, 200, rows=rows, begins=epochs))
     return found
 
 
@@ -230,7 +229,8 @@ def confusion(name: str, runs: Sequence[FinishedRun]) -> Chart | None:
     x = alt.X("predicted:O", title="predicted class", axis=alt.Axis.from_dict({**axis, "labelAngle": -90}), scale=scale)
     y = alt.Y("target:O", title="true class", axis=alt.Axis.from_dict(axis), scale=scale)
     colour = alt.Color("share:Q", title="%", scale=alt.Scale(scheme="blues", domain=[0, 100]))
-    chart = alt.Chart(data(shares[shares > 0].reset_index())).mark_rect().encode(x=x, y=y, color=colour)
+    chart = alt.Chart(ROWS).mark_rect().encode(x=x, y=y, color=colour)
     right = (images["target"] == images["predicted"]).mean()
     text = f"Each row in per cent of the test images of its class; {right:.1%} of all images are on the diagonal."
-    return Chart("confusion", f"Confusion matrix of {name}", text, chart.properties(height=80 + 15 * len(names)).to_dict())
+    rows = shares[shares > 0].reset_index()
+    return finished("confusion", f"Confusion matrix of {name}", text, chart, 80 + 15 * len(names), rows=rows)

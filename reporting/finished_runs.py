@@ -42,7 +42,7 @@ class EpochFigures(msgspec.Struct):
     """What a summary says of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
 
     epoch: Count
-    acc1: Percent
+    acc1: Percent | None  # None: nothing was tested
     per_class: list[Percent | None]
     mean_per_class: Percent | None = None
     many: Percent | None = None
@@ -239,6 +239,8 @@ def read_run(name: str, path: Path) -> FinishedRun:
     """Read the files of a run, of which `path` is the summary."""
     save_name = path.name.removesuffix(SUMMARY)
     summary = decoded(path, RunSummary)
+    if None in (summary.best.acc1, summary.last.acc1):
+        raise UserError(f"{path} is of a run that tested nothing, as with --val_fraction 0")
     summary.class_names = shown_names(summary.class_names)
     log = read_log(path.with_name(save_name + LOG))
     tested = read_tested(path.with_name(save_name + PREDICTIONS), len(summary.cls_num_list))

@@ -67,7 +67,9 @@ def read_comparison(preset: Preset, more: Sequence[str]) -> Comparison:
     place = [] if "idx" in given else ["--idx", preset.idx]
     baseline = next(iter(preset.ways))
     ways = tuple(way for way in WAYS if way == baseline or way in asked)
-    return Comparison(tuple(words), parse_own([*words, *place, "--way", ways[0]]), ways)
+    flags = parse_own([*words, *place, "--way", ways[0]])
+    require(flags.val_fraction != 0, "--val_fraction", 0, "above 0, for heads are compared on test images")
+    return Comparison(tuple(words), flags, ways)
 
 
 def check_stop(signals: Signals) -> None:
@@ -147,8 +149,9 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     folder, taken, sets = one.flags.folder, choose_way(ways), source.sets
     lines = answer(ways, sets.stage2_counts, tested(one, taken.name), len(sets.test))
     constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]
-    command = shlex.join(["python3", os.path.relpath(ROOT / "train_own.py"), *one.words, "--way", taken.name, *constants])
-    lines.append(f"To train it: {command}")
+    drawn = ["--val_fraction", "0"] if one.flags.val_fraction is not None else []  # its test images are no longer needed
+    words = ["python3", os.path.relpath(ROOT / "train_own.py"), *one.words, "--way", taken.name, *constants, *drawn]
+    lines.append(f"To train it{' on all the images' if drawn else ''}: {shlex.join(words)}")
     write_answer(folder, [summary_path(folder, way) for way in one.ways], lines)
     write_group_names(folder, {way: WAYS[way].words for way in one.ways})
     report = [sys.executable, str(ROOT / "report.py"), str(folder), "--out", str(folder / REPORT), "--force"]

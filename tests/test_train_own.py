@@ -374,6 +374,32 @@ def test_steps_are_the_same_with_constants_that_are_given(made, table):
         assert scores(folder).items() > before.items()
 
 
+def test_all_images_are_trained_on_where_none_is_to_be_tested(run, refused, tmp_path):
+    """The head is that of a file whose training rows are the same; of several epochs the last one counts as the best."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 5)).astype(np.float32), np.repeat([0, 1, 2], [40, 14, 6])
+    np.savez(tmp_path / "all.npz", features=features, labels=labels)
+    more = {"features": np.vstack([features, features[:3] + 1]), "labels": np.append(labels, [0, 1, 2])}
+    np.savez(tmp_path / "f.npz", **more, split=["train"] * 60 + ["val"] * 3)
+    way = ["--way", "logistic", "--C", "1", "--transform", "none", "--no-cuda"]
+    run("train_own.py", "--features", "f.npz", *way, "--save_name", "split")
+    everything = ["--features", "all.npz", "--val_fraction", "0"]
+    out = run("train_own.py", *everything, *way, "--save_name", "all").stdout
+    assert "train 60  meta 0  test 0" in out
+    assert "no test images" in out
+    assert "to make its report" not in out
+    assert summary(tmp_path, "all")["last"]["acc1"] is None
+    assert distance(weights(tmp_path, "all"), weights(tmp_path, "split")) == 0
+    steps = [*everything, "--no-cuda", "--way", "recipe", "--save_name", "steps", "--epochs"]
+    for epochs in (3, 4):  # the second goes on with the first
+        run("train_own.py", *steps, epochs, "--resume", "auto")
+        states = [saved(tmp_path / OURS / f"steps_{kind}.pth.tar") for kind in ("ckpt", "last")]
+        assert [(state["epoch"], state["best_acc1"]) for state in states] == [(epochs, -1)] * 2
+    assert run("predict.py", "--checkpoint_path", f"{OURS}/all_last.pth.tar", "all.npz").stdout.count("\n") == 60
+    assert "a run that tested nothing" in refused("report.py", f"{OURS}/all_summary.json")
+    assert "--val_fraction 0 " in refused("scripts/compare_own.py", *everything, "--no-cuda")
+
+
 def scores(folder):
     """When each score of the folds was written, by file."""
     return {path.name: path.stat().st_mtime_ns for path in folder.joinpath(OURS, "folds").glob("*.npz")}

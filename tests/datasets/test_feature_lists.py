@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.refusals import wrong
 
 from datasets.drawing import drawn_for_tests
@@ -165,28 +163,20 @@ def test_all_rows_of_one_table_are_not_copied():
     assert rows.subset(np.array([0, 1, 3, 2])).features().tolist() == train.features[[0, 1, 3, 2]].tolist()
 
 
-@given(st.data(), st.integers(0, 10**6))
-@settings(max_examples=50)
-def test_sets_of_rows_are_drawn_as_those_of_images(data, seed):
+@pytest.mark.parametrize("case", ["files", "split", "drawn"])
+def test_sets_of_rows_are_drawn_as_those_of_images(case):
     """Meta, held-out and joined rows have the features of their rows, and no test row is among the others."""
-    generator, files = np.random.default_rng(seed), ("a.npz", "b.npz", "c.npz")
-    kinds = [data.draw(st.sampled_from([np.float16, np.float32])) for _ in files]
-    tables = [
-        table(path, generator.permutation(np.arange(43) % 3), kind=kind)
-        for path, kind in zip(files, kinds, strict=True)
-    ]
-    count = data.draw(st.integers(1, 3))
-    case, num_meta = data.draw(st.sampled_from(["files", "meta file", "split", "drawn"])), data.draw(st.integers(1, 4))
-    if case == "split":
-        split = generator.permutation(["train", "train", "val", "meta"])[np.arange(43) % 4]  # some of each class
-        tables[0] = replace(tables[0], split=split, targets=np.arange(43) // 4 % 3)
-    lists = feature_lists(
-        tables[0], tables[1] if "file" in case else None, tables[2] if case == "meta file" else None,
-        0.3 if case == "drawn" else None, seed,
-    )  # fmt: skip
-    sets = lists.sets(num_meta, count, join_meta=True)
-    used = tables[: 1 + ("file" in case) + (case == "meta file")]
+    targets = np.random.default_rng(0).permutation(np.arange(43) % 3)
+    train, val, meta = (table(f"{name}.npz", targets, kind=kind) for name, kind in zip("abc", "fef", strict=True))
+    split = np.array(["train", "train", "val", "meta"])[np.arange(43) % 4]
+    lists = {
+        "files": lambda: feature_lists(train, val, meta, None, 0),
+        "split": lambda: feature_lists(replace(train, split=split), None, None, None, 0),
+        "drawn": lambda: feature_lists(train, None, None, 0.3, 5),
+    }[case]()
+    used = [train, val, meta] if case == "files" else [train]
     every = [row for one in used for row in one.features.tolist()]
+    sets = lists.sets(2, 2, join_meta=True)
     for part in (*sets.parts.values(), sets.joined):
         assert part.features().tolist() == [every[row] for row in numbers(part)]
         assert part.content == f"{len(part)} rows of features ({', '.join(one.digest for one in used)})"

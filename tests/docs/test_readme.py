@@ -78,7 +78,7 @@ def test_own_images_as_written(run, tmp_path):
     assert any("wrote report_mine/report.html" in out and "| run | last (1)" in out for out in outs)
     assert [out for out in outs if "wrote predictions.csv: 32 rows" in out]
     assert [out for out in outs if out.startswith("wrote checkpoint/ours/own/head_last.onnx: logits of made-up inputs")]
-    assert [out for out in outs if re.search(r"To train it: python3 \S*train_own\.py ", out)]
+    assert [out for out in outs if re.search(r"To train it on all the images: python3 \S*train_own\.py ", out)]
     assert outs[-1].startswith("my_images/test/cat/0.png\t")
 
 

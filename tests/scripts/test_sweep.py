@@ -46,7 +46,7 @@ def summaries(folder):
     """What the runs came to, by folder and name."""
     paths = folder.rglob("*_summary.json")
     found = {path.relative_to(folder).as_posix(): json.loads(path.read_bytes()) for path in paths}
-    return {name: [summary[key] for key in ("best", "last", "data", "loss")] for name, summary in found.items()}
+    return {name: [summary[key] for key in ("best", "last", "loss")] for name, summary in found.items()}
 
 
 def last(folder, name):
@@ -152,9 +152,9 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [
-        (("idx =", "index ="), [], "tiny.toml cannot be used: object contains unknown field index"),
-        (("chosen_as", "like"), [], "tiny.toml cannot be used: object contains unknown field like in its ways"),
-        (("[1, 2]", "[1, -2]"), [], "tiny.toml cannot be used: its seeds[1] is -2: Expected int >= 0"),
+        (("idx =", "index ="), [], "Object contains unknown field index"),
+        (("chosen_as", "like"), [], "Object contains unknown field like"),
+        (("[1, 2]", "[1, -2]"), [], "seeds[1] is of another kind or range: Expected int >= 0"),
         (("[ways]", "[ways"), [], "tiny.toml is no TOML"),
         (('stage1 = "none", flags =', 'stage1 = "nine", flags ='), [], "way isda has stage1 nine, and there is none"),
         (('chosen_as = "isda"', 'chosen_as = "none"'), [], "way prior is chosen_as none, which chooses nothing"),

@@ -40,7 +40,13 @@ def config(letters: int, font: str) -> dict[str, Any]:
     """Return how charts look, with letters of this size."""
     size = {"labelFontSize": letters, "titleFontSize": letters, "titleFontWeight": "normal", "labelColor": "var(--text)",
             "titleColor": "var(--text)"}  # fmt: skip
-    lines = {"gridColor": "var(--grid)", "domainColor": "var(--line)", "tickColor": "var(--line)", "labelSeparation": 6}
+    lines = {
+        "gridColor": "var(--grid)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "labelSeparation": 6,
+        "titlePadding": 8,
+    }
     return {
         "background": None,
         "font": font,

@@ -128,14 +128,6 @@ def test_the_short_tables_are_those_of_their_runs(title):
         assert cells == {column: spread(runs[columns[column]]) for column in cells}, words
 
 
-def test_the_single_seeds_of_the_short_study_are_those_of_their_runs():
-    table = table_of("ablation_short.md", "CIFAR-100-LT, seed 1")
-    assert len(table) == 7
-    for words, cells in table.items():
-        runs = short("cifar100", words, [1])
-        assert cells == {"overall": spread(runs.acc1), "few": spread(runs.few)}
-
-
 def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
     epochs = pd.read_csv(RESULTS / "full_length_gpu.csv")
     table = table_of("full_length.md", "ratio, loss, stage 2")

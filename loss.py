@@ -243,7 +243,7 @@ class EstimatorCV(nn.Module):
         count, covariance = state_dict["count"], state_dict["covariance"]
         variances = covariance if covariance.dim() == 2 else covariance.diagonal(dim1=1, dim2=2)
         if bool((count < 0).any() or (count != count.round()).any() or (variances < 0).any()):
-            raise ValueError("counts of images must be whole, and neither they nor variances below 0")
+            raise ValueError("image counts must be integers, and counts and variances must not be negative")
         return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
@@ -312,5 +312,5 @@ def moved_note(traces_of: Mapping[str, list[float]], flag: str = "--meta_lr") ->
     shares = [abs(learned - estimated) / estimated for learned, estimated in pairs if estimated > 0]
     if not shares or not max(shares) < LITTLE:
         return []
-    told = f"note: the meta steps of the last epoch moved no class's covariance by more than {max(shares):.0e} of its trace"
+    told = f"note: the last epoch's meta steps changed no class's covariance by more than {max(shares):.0e} of its trace"
     return [f"{told}, so they changed next to nothing: a larger λ or {flag} moves them further"]

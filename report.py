@@ -50,7 +50,7 @@ def check_new(out: Path, more: list[str]) -> None:
     """Refuse to replace a report, or what a user has under the names of its files."""
     for path in (out / name for name in (PAGE, *TABLES, *more)):
         if os.path.isfile(path) or (os.path.isdir(path) and any(path.iterdir())):
-            raise UserError(f"{path} is there already: give --force to replace it, or another --out")
+            raise UserError(f"{path} exists already: give --force to replace it, or another --out")
 
 
 def compare_all(found: Found, baseline: str | None) -> list[Compared]:
@@ -59,7 +59,7 @@ def compare_all(found: Found, baseline: str | None) -> list[Compared]:
     known = dict.fromkeys(name for groups in sets.values() for name in groups)
     if baseline is not None and baseline not in known:
         raise UserError(
-            f"--baseline {baseline}: there is no such group; there are {', '.join(f'“{name}”' for name in known)}"
+            f"--baseline {baseline}: no such group; there are {', '.join(f'“{name}”' for name in known)}"
         )
     return [compare(title, groups, baseline) for title, groups in sets.items()]
 
@@ -69,7 +69,7 @@ def sections_of_all(found: Found, sets: list[Compared]) -> list[Section]:
     more = []
     published = published_table(sets)
     if len(published):
-        words = "Top-1 error in per cent. Ours is that of the last epoch of runs at the published length and settings."
+        words = "Top-1 error in %. Ours: last epoch of runs with the published length and settings."
         more.append(Section("Against the publication", [words, Table("Published and ours", published)]))
     if found.left_out:
         rows = pd.DataFrame(

@@ -67,7 +67,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
             source = source.without_bad(flags, group)
         sets = source.sets
-        with run.stoppable("while features were computed and constants chosen; what was done so far is kept"):
+        with run.stoppable("while computing features and choosing hyperparameters; finished work is kept"):
             if flags.finetune:
                 task = network_task(flags, source, group)
                 batches, scale = image_shares(flags, source, task, group)
@@ -92,7 +92,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         if run.is_new and flags.finetune and source.backbone is not None:  # features are only computed of what can be read
-            with run.stoppable("while images were checked"):
+            with run.stoppable("while checking images"):
                 check_readable(sets, group, source.backbone.prepared.resize_size)
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
             plain = scale(features_of(rows(sets.trained)[0]))

@@ -96,7 +96,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     check_is_table(out, ",".join(HEADING))
     weights, state = read_weights(path)
     if "resume" in state:
-        raise UserError(f"{path} is what an interrupted run goes on from: test the one that ends in _last or _ckpt.pth.tar")
+        raise UserError(f"{path} is the state of an interrupted run: test the one that ends in _last or _ckpt.pth.tar")
     dataset, trained = state.get("dataset", args.dataset or LARGE_SETS[0]), state.get("flags", {})
     if dataset not in LARGE_SETS:
         raise UserError(f"{path} was trained on {dataset}: test it with MetaSAug_test.py")
@@ -121,7 +121,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     if args.logit_adjust:
         subtracted = logit_adjustment(prior_counts(state, counts, path), args.logit_adjust)
     if state.get("test_list", images.digest()) != images.digest():
-        notes.append("note: these are not the test images that the run drew: some of them may have been trained on")
+        notes.append("note: this is not the test set drawn by the run: some of these images may have been used for training")
     return Subject(dataset, images, counts, backbone, head, subtracted, notes)
 
 
@@ -135,7 +135,7 @@ def report(subject: Subject, tested: Predictions, out: Path) -> None:
     if counts:
         say(f"Accuracy per shot: {shots_line(accuracy.per_shot)}")
     else:
-        say("note: no shot groups, for neither the checkpoint nor a training list says how many images a class had")
+        say("note: no shot groups, because neither the checkpoint nor a training list gives the number of images per class")
     with replacing(out) as part, open(part, "w", newline="", encoding="utf-8", errors=WRITTEN_OUT) as file:
         writer = csv.writer(file)
         writer.writerow(HEADING)

@@ -86,7 +86,7 @@ def train(flags: LargeFlags, group: Group) -> None:
                 flags.cache_folder, extract, weights, FEATURES, group, flags.test_batch_size, flags.workers, check
             )
             needed = {name: part for name, part in images.items() if name != "meta" or flags.needs_meta}
-            with run.stoppable("while features were computed; those that were written are kept"):
+            with run.stoppable("while computing features; those already written are kept"):
                 parts = cache.views(needed, flags.cache_features)
         else:
             if run.is_new:

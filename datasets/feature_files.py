@@ -132,7 +132,7 @@ def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarr
     class_names = arrays["class_names"].astype(str).tolist() if "class_names" in arrays else None
     if class_names is not None:
         single = 0 < len(class_names) == len(set(class_names))
-        check_array(single, path, "class_names", "is empty or names a class twice: give each class a name of its own")
+        check_array(single, path, "class_names", "is empty or names a class twice: use unique names")
     labels = arrays.get("labels")
     if labels is None:
         return None, class_names
@@ -147,7 +147,7 @@ def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarr
         if last > 1:
             check_counted_from_0((int(labels.min()), int(labels.max())), path, last)
     limit = MAX_CLASSES if class_names is None else len(class_names)
-    advice = f"labels count from 0 and lie below {limit}, or are class_names"
+    advice = f"labels start at 0 and lie below {limit}, or are class_names"
     check_rows(path, "labels", labels, (targets >= 0) & (targets < limit), advice)
     return targets, class_names
 

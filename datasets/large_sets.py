@@ -75,7 +75,7 @@ def published_lists(dataset: str, root: Path, num_meta: int, num_classes: int | 
 def listed(root: Path, num_classes: int | None, train_list: Flag, val_list: Flag, meta_list: Flag) -> Lists[ImageList]:
     """Read one's own lists: --train_list, --val_list, --meta_list."""
     if train_list is None or val_list is None:
-        raise UserError("--train_list and --val_list belong together: give both, or neither for folders in --data_root")
+        raise UserError("--train_list and --val_list need each other: give both, or neither to use folders in --data_root")
     train = read_list(Path(train_list), root, num_classes, "check --train_list")
     check_several_classes(train)
     classes = len(train.class_names)

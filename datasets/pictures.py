@@ -78,7 +78,7 @@ def decode(path: Path, upright: bool, coarse: bool = False, resize_size: int = 0
         ) from error
     (width, height), most = found.image.size, Image.MAX_IMAGE_PIXELS
     if most is not None and resize_size**2 * max(width, height) > most * min(width, height):
-        raise UserError(f"{path} is absurdly thin ({width} x {height}): remove it or crop it")
+        raise UserError(f"{path} is far too narrow ({width} x {height}): remove it or crop it")
     return found
 
 
@@ -103,12 +103,12 @@ def to_rgb(image: Image.Image, form: str | None = None) -> Decoded:
     if image.mode.startswith("I;16") or (image.mode == "I" and form == "PPM"):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     elif image.mode == "I":
-        raise UserError("has whole numbers of 32 bits, of which nothing says how bright they are: save it with 8 or 16 bits")
+        raise UserError("has 32-bit integers, of which nothing says how bright they are: save it with 8 or 16 bits")
     elif image.mode == "F":
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=-1.0)
         if grey.max() > FLOAT_MOST:
             most = f"has floats up to {grey.max():g}, which are read from 0 to 1"
-            raise UserError(f"{most}: divide them, or save it with 8 or 16 bits")
+            raise UserError(f"{most}: rescale them, or save it with 8 or 16 bits")
         done |= {CLIPPED} if (grey < 0).any() or (grey > 1).any() else set()
         image = Image.fromarray((np.clip(grey, 0, 1) * 255).astype(np.uint8))
     if not image.has_transparency_data:
@@ -126,7 +126,7 @@ def unreadable(faults: Sequence[str], total: int, skippable: bool) -> UserError:
     if len(faults) == 1:
         return UserError(faults[0])
     more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-    advice = "remove or replace them" + (", or leave them out by --skip_bad" if skippable else "")
+    advice = "remove or replace them" + (", or skip them with --skip_bad" if skippable else "")
     return UserError(f"{len(faults)} of {total} images cannot be read, see above: {advice}", [*faults[:LISTED], *more])
 
 

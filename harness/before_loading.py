@@ -41,7 +41,7 @@ def prepare_process(*packages: str, help_of: str = "") -> None:
     lacking = [name for name in ("torch", *packages) if find_spec(name) is None]
     told = ""
     if lacking:
-        told = f"this Python has no {lacking[0]}: give `. .venv/bin/activate` first, or install requirements.lock anew"
+        told = f"this Python has no {lacking[0]}: give `. .venv/bin/activate` first, or install requirements.lock again"
     elif 0 <= memory_limit() < LEAST_MEMORY:
         told = f"this process may map {memory_limit() / 2**30:.1f} GB of memory, its libraries alone need 4: see ulimit -v"
     if told:

@@ -80,7 +80,7 @@ def damage(content: bytes) -> str | None:
     if not zipfile.is_zipfile(io.BytesIO(content)):
         if not content:
             return "it is empty"
-        return "its end is missing" if content.startswith(b"PK") else None  # before PyTorch 1.6: no zip, no checksums
+        return "it is truncated" if content.startswith(b"PK") else None  # before PyTorch 1.6: no zip, no checksums
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         part = archive.testzip()
     return None if part is None else f"at {part}"
@@ -117,9 +117,9 @@ def read_file(path: Path) -> Any:
         what = f"{path} is no file of tensors and plain values that torch.save wrote ({reason})"
         raise UserError(f"{what}: save the state_dict() alone, or fetch the file again") from error
     if isinstance(state, dict) and CHECKED in state and content[-DIGEST - len(MARK) : -DIGEST] != MARK:
-        damaged = "its checksum is gone; if you saved it anew yourself, take the key 'checksum' out of the dict"
+        damaged = "its checksum is missing; if you saved it again yourself, remove the key 'checksum' from the dict"
     if damaged:
-        raise UserError(f"{path} is damaged ({damaged}): fetch or make it again")
+        raise UserError(f"{path} is damaged ({damaged}): download or create it again")
     return state
 
 

@@ -20,10 +20,10 @@ def seed_list(text: str) -> list[int]:
 class NetworkFlags(DeviceFlags):
     """A trained network of the CIFAR scripts, or another."""
 
-    checkpoint_path: str = network_flag(None, "a released checkpoint or one of the training scripts; needed", required=True)
+    checkpoint_path: str = network_flag(None, "a released checkpoint or one from a training script; needed", required=True)
     arch: str | None = network_flag(None, "package.module:function of your own network, a checkpoint does not choose what "
                                     "code runs (default: what its weights tell)")  # fmt: skip
-    export: str = output_flag(None, "also write the network beside its checkpoint, to be run without this code",
+    export: str = output_flag(None, "also export the network beside its checkpoint, for use without this code",
                               choices=("onnx", "torchscript"))  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class CifarTestFlags(NetworkFlags):
     dataset: str | None = data_flag(None, "data set (default: the checkpoint's, else cifar10)", choices=DATASETS)
     imb_factor: float | None = data_flag(None, "smallest class over largest (default: the checkpoint's, else 0.1)", SHARE)
     data_root: str = data_flag("data", "folder of the data")
-    num_meta: int = data_flag(10, "for the training images a class of a released checkpoint", COUNT)
+    num_meta: int = data_flag(10, "for the training images per class of a released checkpoint", COUNT)
     test_batch_size: int = network_flag(100, "images at once", COUNT)
     logit_adjust: float = network_flag(0.0, ADJUSTED, TAU)
 
@@ -43,11 +43,11 @@ class PredictFlags(NetworkFlags):
 
     images: list[Path] = data_flag((), "image files, or folders of them; files of features, .npz or .safetensors", None,
                                    "images", nargs="*")  # fmt: skip
-    dataset: str | None = data_flag(None, "of a released head, which does not say it (default: by its number of classes)",
+    dataset: str | None = data_flag(None, "of a released head, which does not record it (default: by its class count)",
                                     choices=LARGE_NAMES)  # fmt: skip
     pretrained: str | None = network_flag(None, "file of the weights that a head of train_own.py was trained on (default: "
                                           "where training found them)")  # fmt: skip
-    prior: str | None = network_flag(None, "how frequent the classes are among such images: train, uniform, or a CSV table "
+    prior: str | None = network_flag(None, "class frequencies in these images: train, uniform, or a CSV table "
                                      "with a line class,number for each (default: the network's own)")  # fmt: skip
     top: int = output_flag(5, "how many classes to name", COUNT)
     out: Path | None = output_flag(None, "a table .csv instead of lines: path, classes, probabilities, error")
@@ -70,6 +70,6 @@ class SweepFlags(FlagSet):
 
     preset: str = data_flag(None, "a file of scripts/presets by its name, or the path of a .toml", None, "preset")
     sets: str | None = data_flag(None, "some of the preset's sets, with commas between (default: all)")
-    jobs: int | None = training_flag(None, "trainings at a time (default: the preset's, else 1)", COUNT)
+    jobs: int | None = training_flag(None, "simultaneous runs (default: the preset's, else 1)", COUNT)
     seeds: list[int] | None = training_flag(None, "with commas between (default: the preset's, else 42)", type=seed_list)
     workdir: str | None = output_flag(None, "files go to WORKDIR/checkpoint/ours (default: the preset's, else here)")

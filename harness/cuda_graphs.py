@@ -96,7 +96,7 @@ class StepTaker:
             self.enabled = False
             generator.graphsafe_set_state(drawing)  # a failure leaves it in the state of being recorded
             reason = [*str(error).strip().splitlines(), repr(error)][0]
-            warnings.warn(f"--cuda_graphs: this step cannot be recorded, going on without ({reason})", stacklevel=3)
+            warnings.warn(f"--cuda_graphs: this step cannot be recorded, continuing without ({reason})", stacklevel=3)
             return None
         return Graph(graph, [part for part in own if isinstance(part, tuple)], result)
 

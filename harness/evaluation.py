@@ -59,7 +59,7 @@ class Predictions(NamedTuple):
 
 def no_answers(source: Path) -> UserError:
     """Return the error about a network whose answers are no numbers."""
-    return UserError(f"{source} cannot be used: the answers of its network are not finite, its weights are too large")
+    return UserError(f"{source} cannot be used: the outputs of its network are not finite: its weights are too large")
 
 
 def device_sum(logits: Tensor, target: Tensor) -> Tensor:

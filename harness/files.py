@@ -23,9 +23,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kept = "; it is as it was before" if os.path.isfile(path) else ""
+        kept = "; it is unchanged" if os.path.isfile(path) else ""
         reason = f"{path} cannot be written ({error.strerror or error}){kept}"
-        raise UserError(f"{reason}: make room or choose another folder") from error
+        raise UserError(f"{reason}: free disk space or choose another folder") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -39,7 +39,7 @@ def read_bytes(path: Path) -> bytes:
 def refuse_special(path: Path) -> None:
     """Refuse the place of a folder, a pipe or a device: to replace /dev/null by a file would be no service."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{path} cannot be written (it is a folder, a pipe or a device): name another file")
+        raise UserError(f"{path} cannot be written (it is a folder, a pipe or a device): choose another file")
 
 
 def check_output(path: Path, keep_previous: bool = False, inputs: Sequence[Path | str | None] = ()) -> None:

@@ -122,7 +122,7 @@ def described(one: Field[Any], of: type[FlagSet]) -> str:
 def require(condition: bool, flag: str, value: object, rule: str) -> None:
     """Raise a `UserError` that names the flag unless the condition holds."""
     if not condition:
-        raise UserError(f"{flag} {value} makes no sense: it must be {rule}")
+        raise UserError(f"{flag} {value} is not valid: it must be {rule}")
 
 
 def truth(text: str) -> bool:

@@ -39,7 +39,7 @@ STAGE2 = {  # the choices of stage 2; of a head every epoch is one
     "metasaug": "MetaSAug",
     "isda": "ISDA, estimated covariances without meta-learning",
     "reweight": "re-weighting without augmentation",
-    "none": "plain cross-entropy carried on",
+    "none": "plain cross-entropy continued",
 }
 META_UPDATES = {  # the names of `covariance_rules.RULES`
     "published": "by --meta_lr times the meta gradient",
@@ -60,7 +60,7 @@ class LearningFlags(FlagSet):
     dataset: str
     data_root: str = free_data_flag("data", "folder of the data")
     num_meta: int = data_flag(10, "meta images per class", COUNT)
-    skip_bad: bool = free_data_flag(False, "leave out images that cannot be read, instead of ending with a list of them")
+    skip_bad: bool = free_data_flag(False, "skip images that cannot be read, instead of ending with a list of them")
     select_on: str = data_flag("test", "what the best epoch, of those of stage 2 if there are any, is chosen on", choices={
         "test": "as published", "heldout": "images that are not trained on, whose accuracy is logged too"})  # fmt: skip
     num_heldout: int | None = data_flag(None, "held-out images per class: first unused ones, then up to a fifth of the "
@@ -86,7 +86,7 @@ class LearningFlags(FlagSet):
         "each step's loss"})  # fmt: skip
     print_freq: int = output_flag(100, "steps between log lines", COUNT, "--print_freq", "-p")
     workdir: str = output_flag(".", "files go to a folder below WORKDIR/checkpoint/ours")
-    save_name: str = output_flag("name", "first part of the file names", FILE_NAME)
+    save_name: str = output_flag("name", "prefix of the file names", FILE_NAME)
     resume: str | None = output_flag(None, "go on with an interrupted run: auto, with its own files if there are any, or "
                                      "the path of another _resume.pth.tar", Check(bool, "auto or a path"))  # fmt: skip
     save_every: float = output_flag(10, "minutes between saves for --resume, besides after each epoch; 0: after every step",
@@ -163,7 +163,7 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
     threads: int = free_network_flag(0, "CPU threads; 0: PyTorch's choice", between(0, 1024))
     stage1: str | None = free_training_flag(None, "go on from the <save_name>_stage1.pth.tar of another run")
     meta_start_given: bool = False
-    stage2_lr: float = stage2_flag(1.0, "factor of the rate in stage 2", ABOVE_0)
+    stage2_lr: float = stage2_flag(1.0, "factor of the learning rate in stage 2", ABOVE_0)
     virtual: str = stage2_flag("all", "what the virtual step moves", choices={
         "all": "all weights, as published", "head": "the last layer alone, in less than half the time"})  # fmt: skip
 

@@ -110,7 +110,7 @@ class Meter:
         """Return a line if steps moved the covariances too far."""
         steps = int(self.sums["negative_traces"])
         told = f"note: in {steps} of {self.steps} steps the learned covariance of some class had a negative trace"
-        return [f"{told}, which no covariance has: lower --meta_lr"] if steps else []
+        return [f"{told}, which a covariance cannot have: lower --meta_lr"] if steps else []
 
     def state(self) -> dict[str, Any]:
         """Return everything, to be saved."""

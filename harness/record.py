@@ -110,7 +110,7 @@ class Record:
     Parameters
     ----------
     folder, name:
-        Where, and the first part of the file names. Files of an earlier run of that name are set aside.
+        Where, and the prefix of the file names. Files of an earlier run of that name are set aside.
     cls_num_list:
         Training images of each class.
     keep:
@@ -164,7 +164,7 @@ class Record:
         places = [place for place in with_previous(path) if os.path.isfile(place)] if epoch >= 0 else []
         right = next((place for place in places if load_checkpoint(place).get("epoch") == epoch + 1), None)
         if epoch >= 0 and right is None:
-            raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or train anew")
+            raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
         if right is not None and right != path:
             os.replace(right, path)
             self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again

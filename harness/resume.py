@@ -58,7 +58,7 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
     except UserError as damaged:
         if len(found) == 1:
             raise
-        say(f"note: {damaged}; going on from {found[1]}")
+        say(f"note: {damaged}; resuming from {found[1]}")
         state, source = load_checkpoint(found[1]), found[1]
     inner = {**state.get("resume", {})}
     try:
@@ -122,7 +122,7 @@ def restore(
         set_random_states(inner["random"])
     except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError, AttributeError) as error:
         words = schemas.shown(f"{type(error).__name__}: {error}", 200)
-        raise UserError(f"--resume: the state does not fit this run ({words}): train anew") from error
+        raise UserError(f"--resume: the state does not fit this run ({words}): retrain") from error
     return meter
 
 
@@ -135,7 +135,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
         raise TypeError(found)
     own = optimizer.state_dict()["param_groups"]
     if [group.get("params") for group in state["param_groups"]] != [group["params"] for group in own]:
-        raise ValueError("its optimizer has other weights")
+        raise ValueError("its optimizer is for other weights")
     weights = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
     for index, kept in state["state"].items():
         check_tensors(kept, {name: torch.zeros(()) if name == "step" else weights[index] for name in kept})

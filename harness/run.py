@@ -82,7 +82,7 @@ class Run:
                     self.stop()
                 self.save()
             if isinstance(error, OutputLostError):
-                raise Stopped(f"{error}; to go on, give the same command with --resume auto", error.status) from error
+                raise Stopped(f"{error}; to resume, give the same command with --resume auto", error.status) from error
             if self.looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
@@ -119,7 +119,7 @@ class Run:
         if found:
             self.found = found
             self._go_on(*found)
-            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
+            self.say(f"resuming in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
         elif stage1:
             self._begin_after(Path(stage1))
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
@@ -141,7 +141,7 @@ class Run:
                 raise
             number = self.signals.asked
             where = f"stopped by {signal.Signals(number).name} {when}"
-            raise Stopped(f"{where}; to go on, give the same command again", 128 + number) from None
+            raise Stopped(f"{where}; to resume, give the same command again", 128 + number) from None
 
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""
@@ -333,7 +333,7 @@ class Run:
         self.save()
         number = self.signals.asked
         where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
-        raise Stopped(f"{where}; to go on, give the same command with --resume auto", 128 + number)
+        raise Stopped(f"{where}; to resume, give the same command with --resume auto", 128 + number)
 
 
 def remedy(flags: LearningFlags, first: bool) -> str:
@@ -341,6 +341,6 @@ def remedy(flags: LearningFlags, first: bool) -> str:
     if first:
         return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
     if flags.lr * flags.weight_decay >= 1:
-        return f"Train anew with a lower --weight-decay: {flags.weight_decay:g} times --lr is more than a whole weight"
+        return f"Retrain with a lower --weight-decay: {flags.weight_decay:g} times --lr is more than a whole weight"
     stage2_lr = "--stage2_lr, " if getattr(flags, "stage2_lr", 1) > 1 else ""
-    return f"Train anew with a lower --lr, {stage2_lr}--lam or {flags.step_size_flag}"
+    return f"Retrain with a lower --lr, {stage2_lr}--lam or {flags.step_size_flag}"

@@ -11,7 +11,7 @@ from typing import TextIO
 JOINERS = "\u200c\u200d"  # letters of Persian and Indic words, and parts of emoji, stand apart or together by these
 WRITTEN_OUT = "backslashreplace"  # `errors` of a text file with names in it: bytes that are no text become \\udcff and so on
 # The end of a command whose output nobody takes any more, by the error of writing it: as signals would end it.
-LOST = {errno.EPIPE: ("nobody reads its output", 141), errno.EIO: ("its terminal is gone", 129)}
+LOST = {errno.EPIPE: ("the reader of its output has exited", 141), errno.EIO: ("its terminal was closed", 129)}
 
 
 class OutputLostError(Exception):

@@ -28,7 +28,7 @@ def oddity(tensor: Tensor) -> str | None:
     if tensor.is_quantized or tensor.is_complex():
         return "quantised" if tensor.is_quantized else "complex"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return "larger than what the file holds of it"
+        return "larger than its data in the file"
     return None
 
 

@@ -39,10 +39,10 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
         over = f"{WAYS[baseline.name].words}, the simplest baseline: {distance_to(taken, baseline)}"
         alike = [one for one in others if not measurable(taken.score, one.score)]
         close = f", but not than {', '.join(WAYS[one.name].words for one in alike)}" if alike else ""
-        second = f"It is measurably better than {over}{close}."
+        second = f"It is significantly better than {over}{close}."
     else:
         next_one = f"{WAYS[others[0].name].words} is {distance_to(others[0], taken)}"
-        second = f"Nothing is measurably better than this baseline; {next_one}."
+        second = f"Nothing is significantly better than this baseline; {next_one}."
     more = []
     if taken is baseline and gain >= 0.05:
         times = math.ceil((MEASURABLE * error / gain) ** 2)

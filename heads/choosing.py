@@ -63,9 +63,9 @@ def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list
 
 
 def choose_way(found: Sequence[ChosenWay]) -> ChosenWay:
-    """Return the way to take: the first, the simplest, unless another is measurably better than it.
+    """Return the way to take: the first, the simplest, unless another is significantly better than it.
 
-    Of those that are, the most accurate, unless one before it is not measurably worse.
+    Of those that are, the most accurate, unless one before it is not significantly worse.
     """
     better = [one for one in found[1:] if measurable(one.score, found[0].score)]
     if not better:
@@ -193,6 +193,6 @@ def open_folds(
     """Return the folds of a training set, whose scores lie beside the run's other files."""
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
-        raise UserError("no class has two training images, so folds cannot choose constants: give all, see --way")
+        raise UserError("no class has two training images, so there is no cross-validation: give all constants, see --way")
     about = [trained.digest(), trained.content, source.weights, source.facts()]
     return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)

@@ -74,7 +74,7 @@ def float64_blocks(rows: np.ndarray, transform: str = "none") -> Iterator[np.nda
     for start in range(0, len(rows), BLOCK):
         block = rows[slice(start, start + BLOCK)].astype(np.float64)
         if transform == "sqrt" and (block < 0).any():
-            raise UserError("--transform sqrt: some features are negative, and have no square root: take another")
+            raise UserError("--transform sqrt: some features are negative and have no square root: use another")
         yield transformed(torch.from_numpy(block), transform).numpy()
 
 

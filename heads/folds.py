@@ -1,4 +1,4 @@
-"""Stratified folds over training rows: how good ways of making a head are, and whether one is measurably better.
+"""Stratified folds over training rows: how good ways of making a head are, and whether one is significantly better.
 
 Rows of tests are never read here. A way is judged by the accuracy of the rows that were left out, the mean over classes, and
 by their log-loss where accuracies cannot be distinguished.

@@ -175,7 +175,7 @@ def read_pretrained(source: Path) -> dict[str, Any]:
     """Return what a file of weights holds, as `load_checkpoint` does."""
     if source.suffix.lower() != ".safetensors":
         return load_checkpoint(source)
-    with told_as(f"{source} cannot be read as .safetensors", "fetch or make it again"):
+    with told_as(f"{source} cannot be read as .safetensors", "download or create it again"):
         return {"state_dict": stripped(load_file(source))}
 
 
@@ -200,7 +200,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     try:
         backbone = open_backbone(name, place if alone else None, ImageFlags(), prepared)
     except UserError as error:
-        raise UserError(f"{source}: its backbone cannot be made: {error}") from error
+        raise UserError(f"{source}: its backbone cannot be created: {error}") from error
     if not alone:
         backbone.fit(weights, source)
     elif backbone.digest() != facts.get("digest"):

@@ -138,7 +138,7 @@ def of_way(given: Mapping[str, Any]) -> dict[str, Any]:
     name = given.get("way", RECIPE if steps else DEFAULT_WAY)
     constants = constants_of(name)
     if "weight_decay" in given and ("C" in constants or "C" in given):
-        raise UserError(f"--weight_decay and --C say the same: leave one out, and with --way {name} the first")
+        raise UserError(f"--weight_decay and --C set the same: leave one out, and with --way {name} the first")
     if name == RECIPE:
         return {"way": name, "transform": "none"}
     way = WAYS[name]
@@ -157,7 +157,7 @@ def with_images(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of images that follow from other flags."""
     root, backbone = given.get("data_root"), given.get("backbone", "resnet50")
     if root is None:
-        raise UserError("nothing to train on: give --data_root, a folder with a folder for each class, or --features")
+        raise UserError("nothing to train on: give --data_root, a folder with one subfolder per class, or --features")
     found: dict[str, Any] = {"backbone": backbone}
     if "pretrained" not in given and is_library(backbone):
         found["pretrained"] = DOWNLOADED

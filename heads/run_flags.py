@@ -42,7 +42,7 @@ THREE = Check(lambda text: bool(re.fullmatch(r"(\d*\.?\d+,){2}\d*\.?\d+", text))
 class GroupFlags(FlagSet):
     """What a process needs to find the others."""
 
-    gpu: int | None = output_flag(None, "which CUDA device (default: the process's local rank)")
+    gpu: int | None = output_flag(None, "CUDA device number (default: the local rank)")
     no_cuda: bool = output_flag(False, "use the CPU")
     local_rank: int | None = output_flag(None, "given by torch.distributed.launch")
     timeout: float = output_flag(600, "seconds to wait for another process", between(1, 1e6))
@@ -51,7 +51,7 @@ class GroupFlags(FlagSet):
 class ListFlags(FlagSet):
     """Lists of images in place of folders, and how images are read."""
 
-    train_list: str | None = free_data_flag(None, "lines of 'relative/path label' in place of folders")
+    train_list: str | None = free_data_flag(None, "training list with lines 'relative/path label', instead of folders")
     val_list: str | None = free_data_flag(None, "the list of the test images")
     meta_list: str | None = free_data_flag(None, "the list of the meta images (default: some of the training list)")
     test_batch_size: int = training_flag(100, "images at once in tests, per process", COUNT)
@@ -121,18 +121,18 @@ class LargeFlags(LargeSetFlags, FrozenFlags):
     usual: ClassVar[Mapping[str, Any]] = {"batch_size": 256, "epochs": 20, "lr": 0.0003}
     split: int | None = free_data_flag(None, "accepted, without effect")
     pretrained: str = free_network_flag(None, "a cRT, MetaSAug or torchvision checkpoint (default: cRT's)")
-    fresh_head: bool = network_flag(False, "begin with a new head, take only the backbone")
+    fresh_head: bool = network_flag(False, "start with a new head and load only the backbone")
     cache_features: int = network_flag(0, "compute the features of so many views of each training image once, and train "
                                        "from them; 0: from the images", VIEWS)  # fmt: skip
-    save_name: str = output_flag(None, "first part of the file names (default: MetaSAug_DATASET)", FILE_NAME)
+    save_name: str = output_flag(None, "prefix of the file names (default: MetaSAug_DATASET)", FILE_NAME)
 
 
 class LargeTestFlags(LargeSetFlags, ListFlags):
     """The flags of ImageNet_iNat/test.py."""
 
-    loading_path: str = network_flag(None, "a released checkpoint, one of train.py, or a cRT one; needed", required=True)
+    loading_path: str = network_flag(None, "a released checkpoint, one from train.py, or a cRT one; needed", required=True)
     logit_adjust: float = network_flag(0.0, ADJUSTED, TAU)
-    out: str | None = output_flag(None, "file of the accuracy per class (default: <loading_path>_classes.csv)")
+    out: str | None = output_flag(None, "output file for the accuracy per class (default: <loading_path>_classes.csv)")
 
 
 class HeadWords(TwoStageFlags, FrozenFlags):
@@ -147,8 +147,8 @@ class HeadWords(TwoStageFlags, FrozenFlags):
                                     "meta/<class>/* and test/<class>/*; or that of the lists")  # fmt: skip
     features: str | None = data_flag(None, "in place of images: .npz or .safetensors with features (N, A), labels (N,) and, "
                                      "if there are no other files, split")  # fmt: skip
-    val_features: str | None = data_flag(None, "those to test on, if they are in a file of their own")
-    meta_features: str | None = data_flag(None, "those of the meta set, if they are in a file of their own")
+    val_features: str | None = data_flag(None, "test features, if in a separate file")
+    meta_features: str | None = data_flag(None, "meta features, if in a separate file")
     workers: int = free_training_flag(None, "data-loading workers per process (default: one per processor, at most 4)",
                                       WORKERS)  # fmt: skip
     backbone: str | None = network_flag(None, "a network of torchvision or else of timm, timm:NAME, or "
@@ -157,7 +157,7 @@ class HeadWords(TwoStageFlags, FrozenFlags):
                                                "DEFAULT: the library's own are downloaded (default: DEFAULT; of a function, "
                                                "as it gives them)")  # fmt: skip
     image_size: int | None = network_flag(None, "pixels a side that it takes (default: the network's own)")
-    resize_size: int | None = network_flag(None, "what the short side is made before the middle is cut out (default: the "
+    resize_size: int | None = network_flag(None, "size of the short side before the centre crop (default: the "
                                            "network's own)")  # fmt: skip
     mean: str | None = network_flag(None, "mean of the pixels, from 0 to 1, as 0.5,0.5,0.5 (default: the network's)", THREE)
     std: str | None = network_flag(None, "their standard deviation (default: the network's own)", THREE)
@@ -175,8 +175,8 @@ class HeadWords(TwoStageFlags, FrozenFlags):
     transform: str = training_flag(None, "what is done to features first (default: chosen by folds, with recipe none)",
                                    choices=("none", "unit", "sqrt", "standard"))  # fmt: skip
     by_folds: str = ""  # the constants that folds choose, with blanks between
-    lr_drop: float = training_flag(0.1, "factor of the rate in the last third of the epochs", SHARE)
-    logit_adjust: float = training_flag(0.0, f"{ADJUSTED}, in tests and in the network that is saved", TAU)
+    lr_drop: float = training_flag(0.1, "factor of the learning rate in the last third of the epochs", SHARE)
+    logit_adjust: float = training_flag(0.0, f"{ADJUSTED}, in tests and in the saved network", TAU)
 
 
 class CompareFlags(FlagSet):

@@ -89,7 +89,7 @@ def classifier(path: Path, arch: str | None, dataset: str | None, pretrained: st
     """
     state = load_checkpoint(path)
     if "resume" in state:
-        raise UserError(f"{path} is what an interrupted run goes on from: take the one that ends in _last or _ckpt.pth.tar")
+        raise UserError(f"{path} is the state of an interrupted run: take the one that ends in _last or _ckpt.pth.tar")
     if pretrained is not None and state.get(BACKBONE) is None:
         raise UserError(f"{path} holds all that it needs: leave --pretrained out")
     if BACKBONE in state:

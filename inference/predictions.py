@@ -163,6 +163,6 @@ def write_rows(rows: Iterable[Row], out: Path, top: int) -> None:
 def check_out(out: Path, inputs: Sequence[Path | str | None]) -> None:
     """Refuse now what cannot be written, what is read, and any file that is no such table."""
     if out.suffix.lower() != ".csv":
-        raise UserError(f"--out {out} makes no sense: its name must end in .csv")
+        raise UserError(f"--out {out} is not valid: its name must end in .csv")
     check_output(out, inputs=inputs)
     check_is_table(out, TABLE_HEADING)

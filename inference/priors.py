@@ -23,7 +23,7 @@ from harness.files import read_bytes
 from loss import log_prior
 
 TRAIN, UNIFORM = "train", "uniform"  # the choices of --prior besides a file
-FORM = "save as CSV in UTF-8 a line for each class: its name (in quotes if it has a comma), a comma, no semicolon, a number"
+FORM = "write a UTF-8 CSV with one line per class: name (quoted if it contains a comma), comma, number"
 
 
 def prior_shift(given: str, names: Sequence[str], state: Mapping[str, Any], source: Path) -> tuple[Tensor, str]:

@@ -195,7 +195,7 @@ def find_runs(paths: Sequence[Path]) -> Found:
     names = names_of([path for path, _ in places.values()])
     for name, (path, named) in zip(names, places.values(), strict=True):
         if not named and not os.path.isfile(path):
-            found.left_out.append(LeftOut(name, path, "not finished: its training goes on, or was interrupted"))
+            found.left_out.append(LeftOut(name, path, "not finished: still training, or interrupted"))
             continue
         try:
             found.runs.append(read_run(name, path))
@@ -255,7 +255,7 @@ def decoded(path: Path, form: Any) -> Any:
     try:
         return msgspec.convert(json.loads(read_bytes(path)), form)
     except (ValueError, RecursionError) as error:  # of JSON and of the form
-        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or train anew") from error
+        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
 
 
 def told(error: Exception) -> str:
@@ -268,7 +268,7 @@ def read_log(path: Path) -> list[EpochLine]:
     try:
         return msgspec.json.Decoder(EpochLine).decode_lines(read_bytes(path)) if os.path.isfile(path) else []
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or train anew") from error
+        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
 
 
 def read_tested(path: Path, classes: int) -> Tested | None:
@@ -287,7 +287,7 @@ def read_tested(path: Path, classes: int) -> Tested | None:
             raise ValueError(f"it has {len(found.target)} labels and other numbers of predictions or probabilities")
         return found
     except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or train anew") from error
+        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
 
 
 def write_group_names(folder: Path, words: Mapping[str, str]) -> None:

@@ -84,7 +84,8 @@ def runs_section(one: Compared) -> Iterable[PagePart]:
     )
     uneven = one.key == PER_CLASS_MEAN
     yield charts.shots(offered(one))
-    yield "Mean over classes: of those that have test images, for some have more of them than others. " * uneven + EXPLAINED
+    told = "Mean over classes: over the classes with test images, because their numbers of test images differ. "
+    yield told * uneven + EXPLAINED
     yield Table("Each run: the last and the best epoch", shown_runs(one), folded=True)
 
 
@@ -125,7 +126,7 @@ def mistakes_section(one: Compared) -> Iterable[PagePart]:
         most = counts.sort_values(one.taken, ascending=False, kind="stable").head(MOST_PAIRS)
         pairs = {"class": [names[true] for true, _ in most.index], "taken for": [names[guess] for _, guess in most.index]}
         figures = {name: most[name].map("{:.1f}".format).tolist() for name in one.pair if name in most}
-        yield Table("Classes most confused: test images, mean over runs", pd.DataFrame(pairs | figures))
+        yield Table("Most confused classes: number of test images, mean over runs", pd.DataFrame(pairs | figures))
     matrix = charts.confusion(one.taken, one.groups[one.taken])
     yield from [matrix] if matrix is not None else []
 

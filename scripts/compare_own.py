@@ -4,7 +4,7 @@
   python3 scripts/compare_own.py --data_root photographs --backbone efficientnet_b0
   python3 scripts/compare_own.py --features embeddings.npz
 This is `scripts/sweep.py own`; --ways names some of the ways, and further flags are those of train_own.py. Each way's
-constants are chosen by folds over the training images, and so is the way: the simplest, unless another is measurably better.
+constants are chosen by folds over the training images, and so is the way: the simplest, unless one is significantly better.
 Test images are read at the end, by the heads of all ways, and choose nothing. The same command resumes a comparison that was
 stopped, and several processes, also of machines that share the folder, can do it together.
 """

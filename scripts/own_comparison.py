@@ -117,7 +117,7 @@ def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
 def check_alone(group: Group) -> None:
     """Refuse several processes of torchrun."""
     if group.world_size > 1:
-        raise UserError("a comparison is one process: start it several times, as the commands share the work by its files")
+        raise UserError("a comparison runs in one process: start it several times, and they share the work through files")
 
 
 def check_folder(folder: Path) -> None:

@@ -200,7 +200,7 @@ class Sweep:
         for spec in preset.ways.values():
             differ |= flags_in([*spec.flags.split(), *(f"--{flag}" for flag in spec.choose)])
         for flag in sorted(given & (OWNED | differ)):
-            why = "the ways of this preset differ in it" if flag in differ else "the sweep sets it for each training"
+            why = "it differs between the ways of this preset" if flag in differ else "the sweep sets it for each training"
             raise UserError(f"{flag} cannot be given, as {why}: leave it out, or write a preset of your own")
         seen = set[object]()
         for of, way, seed in product(preset.sets, preset.ways, preset.seeds):

@@ -102,7 +102,7 @@ def test_the_rate_of_stage_2_is_its_own(train):
     ("choices", "told"),
     [
         ([], "MetaSAug\n"),
-        (["--stage2_lr", "1", "--stage2", "none", "--balance", "prior"], "plain cross-entropy carried on\n"),
+        (["--stage2_lr", "1", "--stage2", "none", "--balance", "prior"], "plain cross-entropy continued\n"),
         (["--stage2", "reweight", "--balance", "prior", "--virtual", "head"],
          "re-weighting without augmentation, --balance prior\n"),
         (ALL_CHOICES, "MetaSAug, --meta_update relative, --virtual head, --balance prior, --stage2_lr 2.0\n"),
@@ -116,7 +116,7 @@ def test_a_rate_of_stage_2_that_is_too_large_is_named(run_in, stage1):
     begin = ["--stage1", stage1 / "checkpoint" / "ours" / "0" / "published_stage1.pth.tar", "--save_name", "too_large"]
     for more, told in (([], "--meta_lr"), (["--meta_update", "relative"], "--meta_step_size")):
         line = run_in(LDAM, *FLAGS, *begin, "--stage2_lr", "1e20", *more, cwd=stage1, status=2).stderr
-        assert line.endswith(f"Train anew with a lower --lr, --stage2_lr, --lam or {told}\n")
+        assert line.endswith(f"Retrain with a lower --lr, --stage2_lr, --lam or {told}\n")
 
 
 def test_what_balances_the_loss(train):
@@ -184,7 +184,7 @@ def test_a_run_stopped_after_the_last_step_of_its_first_epoch_of_stage_2_goes_on
     words = [LDAM, *FLAGS, "--save_name", "last_step", "--resume", "auto"]
     run_in(*words, cwd=stage1, STOP_AT=str(3 * steps), STOP_BY="15", status=143)
     out = run_in(*words, cwd=stage1).stdout
-    assert f"going on in epoch 2 after step {steps}:" in out
+    assert f"resuming in epoch 2 after step {steps}:" in out
     assert out.count("augmentation: on average ") == 1
 
 

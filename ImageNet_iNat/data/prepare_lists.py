@@ -65,7 +65,7 @@ def put_list(name: str, wanted: str, url: str, out: Path) -> str:
         where = f"{path} is there, but" if there else url
         raise UserError(f"{where} is not the published list (git blob id {found}, not {wanted}): fetch it from {url}")
     if there:
-        return f"{path} is there already and has the right content"
+        return f"{path} exists already and has the right content"
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:

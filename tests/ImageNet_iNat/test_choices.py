@@ -163,7 +163,7 @@ def test_the_best_epoch_is_chosen_on_images_that_are_held_out(root, train):
     """With the meta images joined: the three sets have no image in common, and the log has what the rows give."""
     ours = train("heldout", "--stage2", "isda", "--select_on", "heldout", "--num_heldout", "2", "--meta_images", "train")
     sets = drawn(root, 2, True)
-    assert "train 18  meta 6  test 9  held out 4  (9 to 4 training images a class)" in ours.out
+    assert "train 18  meta 6  test 9  held out 4  (9 to 4 training images per class)" in ours.out
     assert ours.state["cls_num_list"] == [9, 5, 4]
     files = [set(part.paths) for part in (sets.heldout, sets.train, sets.meta, sets.test)]
     assert len(set.union(*files)) == sum(map(len, files)) == 37
@@ -232,7 +232,7 @@ def test_a_state_of_an_older_version_goes_on_as_metasaug(root, run_in, refused):
     torch.save({key: value for key, value in state.items() if key != "checksum"}, path)
     line = refused(TRAIN, *own, "--stage2", "isda", cwd=root)
     assert "was made with --stage2 metasaug, this run has isda" in line
-    assert "going on in epoch 1" in run_in(TRAIN, *own, cwd=root).stdout
+    assert "resuming in epoch 1" in run_in(TRAIN, *own, cwd=root).stdout
 
 
 # Testing with adjusted logits
@@ -277,6 +277,6 @@ def test_what_is_said_of_logits_that_cannot_or_need_not_be_adjusted(root, train,
     test = [TEST, "--data_root", "my", "--no-cuda", "--workers", "0", "--dataset", "custom", "--loading_path"]
     path = f"{OURS}/prior_last.pth.tar"
     for tau in ("nan", "inf", "-1"):
-        assert f"--logit_adjust {float(tau)} makes no sense" in refused(*test, path, "--logit_adjust", tau, cwd=root)
+        assert f"--logit_adjust {float(tau)} is not valid" in refused(*test, path, "--logit_adjust", tau, cwd=root)
     line = refused(*test, "crt.pth", "--logit_adjust", "1", cwd=root)
     assert "--logit_adjust needs the training images of each class, which neither crt.pth nor a list says" in line

@@ -90,7 +90,7 @@ def test_images_that_cannot_be_read_are_listed_before_the_first_epoch_or_left_ou
         wanted = sorted(bad)[:20]
         assert [line.split(" (")[0] for line in lines] == [str(path.relative_to(tmp_path)) for path in wanted]
         assert count == "and 2 more"
-        advice = "remove or replace them, or leave them out by --skip_bad"
+        advice = "remove or replace them, or skip them with --skip_bad"
         assert last == f"train.py: error: 22 of 56 images cannot be read, see above: {advice}"
         assert "epoch 0" not in result.stdout
     assert not [*(tmp_path / "checkpoint").rglob("x_*"), *(tmp_path / "c").glob("*")]

@@ -62,7 +62,7 @@ def train(run_in, root):
 @pytest.mark.slow
 def test_a_run_on_drawn_images_and_on_the_lists_that_it_wrote(train, run_in, refused, root):
     out = train("drawn", "--val_fraction", "0.3").stdout
-    assert "test 5  (5 to 1 training images a class)" in out
+    assert "test 5  (5 to 1 training images per class)" in out
     assert "note: classes of one image, which is trained on and never tested: e" in out
     lists = [f"{OURS}/drawn_train.txt", f"{OURS}/drawn_val.txt"]
     assert f"wrote the lists {' and '.join(lists)}, for --train_list and --val_list" in out
@@ -84,7 +84,7 @@ def test_a_run_on_drawn_images_and_on_the_lists_that_it_wrote(train, run_in, ref
     run_in(*test, "--val_list", lists[1], "--out", "t.csv", cwd=root)
     rows = list(csv.DictReader((root / "t.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["name"] for row in rows] == list(COUNTS)
-    other = "note: these are not the test images that the run drew: some of them may have been trained on"
+    other = "note: this is not the test set drawn by the run: some of these images may have been used for training"
     for name in ("drawn", "other"):
         out = run_in(*test, "--val_list", f"{OURS}/{name}_val.txt", "--out", "t.csv", cwd=root).stdout
         assert (other in out) == (name == "other")

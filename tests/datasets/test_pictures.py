@@ -67,7 +67,7 @@ def test_floats_go_from_0_to_1_whatever_their_largest(tmp_path, one, most):
 
 @pytest.mark.parametrize(("top", "kind", "words"), [
     (255, np.float32, "has floats up to 255, which are read from 0 to 1"),
-    (255, np.int32, "has whole numbers of 32 bits"), (65535, np.int32, "has whole numbers of 32 bits"),
+    (255, np.int32, "has 32-bit integers"), (65535, np.int32, "has 32-bit integers"),
 ])  # fmt: skip
 def test_a_range_that_nothing_says_is_refused(tmp_path, top, kind, words):
     Image.fromarray(np.full((4, 4), top, kind)).save(tmp_path / "x.tiff")
@@ -146,4 +146,4 @@ def test_a_large_image_is_read_and_an_absurdly_large_or_thin_one_refused(tmp_pat
     assert f"{path} (" in wrong(decode, path, True)
     picture(path, size=(10, 60))
     assert decode(path, True, resize_size=12).image.size == (10, 60)
-    assert "is absurdly thin (10 x 60)" in wrong(decode, path, True, resize_size=13)
+    assert "is far too narrow (10 x 60)" in wrong(decode, path, True, resize_size=13)

@@ -16,7 +16,7 @@ def test_a_package_that_is_not_there_is_named_in_one_line(monkeypatch, capfd, ab
     monkeypatch.setattr("sys.argv", ["there/report.py"])
     with pytest.raises(SystemExit) as left:
         before_loading.prepare_process("jinja2", "vl_convert")
-    advice = "give `. .venv/bin/activate` first, or install requirements.lock anew"
+    advice = "give `. .venv/bin/activate` first, or install requirements.lock again"
     assert left.value.code == 2
     assert capfd.readouterr() == ("", f"report.py: error: this Python has no {named}: {advice}\n")
 

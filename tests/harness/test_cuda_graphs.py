@@ -115,7 +115,7 @@ def test_a_step_that_cannot_be_recorded_is_called_as_it_is(method, kind):
         return WithFeatures(Odd(kind), "fc")
 
     if kind == "value":
-        with pytest.warns(UserWarning, match="--cuda_graphs: this step cannot be recorded, going on without"):
+        with pytest.warns(UserWarning, match="--cuda_graphs: this step cannot be recorded, continuing without"):
             ours = trained(method, True, device, make)
     else:
         ours = trained(method, True, device, make)

@@ -20,7 +20,7 @@ from harness.text import OutputLostError
         (UserError("x is wrong: mend it"), "error: x is wrong: mend it", 2),
         (UserError("x", status=1), "error: x", 1),
         (Stopped("stopped by SIGTERM", 143), "stopped by SIGTERM", 143),
-        (OutputLostError("nobody reads its output", 141), "", 141),
+        (OutputLostError("the reader of its output has exited", 141), "", 141),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), "", 141),
         (KeyboardInterrupt(), "stopped", 130),
         (MemoryError(), "there is not enough memory: take fewer data", 2),

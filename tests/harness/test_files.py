@@ -63,7 +63,7 @@ def test_a_full_disk_is_said_and_the_file_stays(tmp_path):
     path = tmp_path / "x"
     for old in (False, True):
         (tmp_path / "x.tmp").symlink_to("/dev/full")
-        kept = "; it is as it was before" if old else ""
+        kept = "; it is unchanged" if old else ""
         with pytest.raises(UserError, match=rf"x cannot be written \(No space left on device\){kept}: make room"):
             replace(path, "new")
         path.write_text("old")

@@ -320,9 +320,9 @@ def test_numbers_gone_wrong_stop_before_anything_is_saved(tmp_path, wrong):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--lr", "0.1"], "Train anew with a lower --lr, --lam or --meta_lr"),
-        (["--stage2_lr", "2"], "Train anew with a lower --lr, --stage2_lr, --lam or --meta_lr"),
-        (["--wd", "20"], "Train anew with a lower --weight-decay"),
+        (["--lr", "0.1"], "Retrain with a lower --lr, --lam or --meta_lr"),
+        (["--stage2_lr", "2"], "Retrain with a lower --lr, --stage2_lr, --lam or --meta_lr"),
+        (["--wd", "20"], "Retrain with a lower --weight-decay"),
     ],
 )
 def test_what_is_advised_can_help(tmp_path, flags, words):

@@ -49,7 +49,7 @@ def damage(path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda path: path.unlink(), "is not there, or not that of epoch 2, the best one: put it back, or train anew"),
+        (lambda path: path.unlink(), "is not there, or not that of epoch 2, the best one: put it back, or retrain"),
         (damage, "is damaged"),
         (lambda path: shutil.copy(path.with_name("a_last.pth.tar"), path), "is not there, or not that of epoch 2"),
     ],

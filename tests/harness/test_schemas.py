@@ -46,7 +46,7 @@ ODD_TENSORS = {
     "without content": torch.zeros(2, device="meta"),
     "complex": torch.zeros(2, dtype=torch.complex64),
     "quantised": quantised(),
-    "larger than what the file holds of it": torch.zeros(1).expand(10**12, 64),
+    "larger than its data in the file": torch.zeros(1).expand(10**12, 64),
 }
 ODD = [
     None, True, -1, -(10**30), 10**30, 2**31, 0.5, math.nan, math.inf, -math.inf, "", "x" * 10**5, "resnet1000000002", [],
@@ -222,5 +222,5 @@ def test_statistics_that_can_be_none_are_refused():
     sound = estimator.state_dict()
     estimator.load_state_dict(sound)
     for name, value in (("count", -1.0), ("count", 0.5), ("covariance", -1.0)):
-        with pytest.raises(ValueError, match="counts of images must be whole, and neither they nor variances below 0"):
+        with pytest.raises(ValueError, match="image counts must be integers, and counts and variances must not be negative"):
             estimator.load_state_dict({**sound, name: torch.full_like(sound[name], value)})

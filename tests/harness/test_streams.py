@@ -31,7 +31,7 @@ class Talking(Pair):
 """
 DIGITS = ["--dataset", "digits", "--arch", "resnet8", "--no-cuda", "--threads", "1", "--meta_start", "1000000"]
 PATIENCE = 120  # seconds
-GO_ON = "to go on, give the same command with --resume auto"
+GO_ON = "to resume, give the same command with --resume auto"
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_a_reader_that_is_gone_ends_a_command_quietly(shell, inputs):
 def test_a_training_that_nobody_reads_goes_on_to_the_same_bytes(small_training, photos, whole, shell, run, tmp_path, lines):
     words = [LDAM, *small_training, "--workdir", tmp_path]
     result, status = shell(f"| head -n {lines}", *words, cwd=photos)
-    assert (result.stderr, status) == (f"{LDAM}: nobody reads its output; {GO_ON}\n", 141)
+    assert (result.stderr, status) == (f"{LDAM}: the reader of its output has exited; {GO_ON}\n", 141)
     folder = tmp_path / "checkpoint/ours/0"
     assert saved_state(folder)["epoch"] + saved_state(folder)["resume"]["meter"]["steps"] > 0
-    assert "going on in epoch" in run(*words, "--resume", "auto", cwd=photos).stdout
+    assert "resuming in epoch" in run(*words, "--resume", "auto", cwd=photos).stdout
     for name in ("last", "ckpt", "resume"):
         assert differences(saved_state(folder, name), saved_state(whole, name)) == []
 

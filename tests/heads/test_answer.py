@@ -29,8 +29,8 @@ def taken(words, right, tested=""):
 
 TIMES = math.ceil((1.96 * half(0.01)) ** 2)
 SHOTS = "Classes by their training images: many-shot {0:.1f} %, few-shot {0:.1f} %."
-NOTHING = "Nothing is measurably better than this baseline;"
-BETTER = f"It is measurably better than {LOGISTIC}, the simplest baseline: "
+NOTHING = "Nothing is significantly better than this baseline;"
+BETTER = f"It is significantly better than {LOGISTIC}, the simplest baseline: "
 
 
 @pytest.mark.parametrize(

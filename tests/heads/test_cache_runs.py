@@ -66,8 +66,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on(run_in, start, after_line, fold
         rank.send_signal(number)
     for rank in ranks:
         _, err = rank.communicate()
-        why = f"stopped by {number.name} while features were computed and constants chosen; what was done so far is kept"
-        assert (rank.returncode, err) == (128 + number, f"train_own.py: {why}; to go on, give the same command again\n")
+        why = f"stopped by {number.name} while computing features and choosing hyperparameters; finished work is kept"
+        assert (rank.returncode, err) == (128 + number, f"train_own.py: {why}; to resume, give the same command again\n")
     run_in(*TRAIN, tmp_path, "--save_name", "cut", cwd=folder)
     assert (shards_in(tmp_path), distance(head_of(folder, "cut"), whole[1])) == (whole[0], 0)
 

@@ -263,7 +263,7 @@ def full(*_, **__):
 def test_a_full_disk_and_a_folder_that_vanishes_or_cannot_be_made_are_named(maker, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        assert "cannot be written (No space left on device): make room or choose another folder" in wrong(maker.open)
+        assert "cannot be written (No space left on device): free disk space or choose another folder" in wrong(maker.open)
     assert maker.files("*/*") == []
     maker.backbone.before = lambda: shutil.rmtree(maker.folder, ignore_errors=True)
     assert "cannot be written (No such file or directory)" in wrong(maker.open)

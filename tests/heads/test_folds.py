@@ -68,7 +68,7 @@ def test_a_gain_is_paired_by_rows():
     ],
 )  # fmt: skip
 def test_what_is_an_improvement(gained, lost, loss, better):
-    """Measurably more accurate; or no less accurate, with a measurably smaller log-loss."""
+    """Significantly more accurate; or no less accurate, with a significantly smaller log-loss."""
     before = Score(ROWS % 2, np.isin(ROWS, range(20)), ONES)
     after = Score(ROWS % 2, np.isin(ROWS, range(lost, 20 + gained)), ONES * loss)
     assert after.improves(before) == better

@@ -473,7 +473,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
     (tmp_path / "a" / "weights.pth").rename(tmp_path / "b" / "weights.pth")
     assert found()  # as they were given
     (tmp_path / "b" / "weights.pth").rename(tmp_path / "moved.pth")
-    told = f"{path}: its backbone cannot be made: there is no file {tmp_path}/a/weights.pth: give another by --pretrained"
+    told = f"{path}: its backbone cannot be created: there is no file {tmp_path}/a/weights.pth: give another by --pretrained"
     assert wrong(found).startswith(told)
     assert "there is no file gone.pth" in wrong(found, "gone.pth")
     assert found("../moved.pth")
@@ -483,7 +483,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
     assert wrong(found) == told
     assert found("../moved.pth")
     (tmp_path / "moved.pth").write_bytes((tmp_path / "moved.pth").read_bytes()[:-99])
-    assert "moved.pth is damaged (its end is missing)" in wrong(found, "../moved.pth")
+    assert "moved.pth is damaged (it is truncated)" in wrong(found, "../moved.pth")
 
 
 def test_embeddings_of_positions_are_resized_as_timm_does_and_not_in_the_digest(tmp_path):
@@ -515,12 +515,12 @@ USED = "cannot be used: "
     ("change", "told"),
     [
         ({"name": None}, f"{USED}its backbone.name is None"),
-        ({"image_size": 7}, "its backbone cannot be made: --image_size 7 makes no sense"),
-        ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be made: --mean 1e+30,0.5,0.5 makes no sense"),
+        ({"image_size": 7}, "its backbone cannot be created: --image_size 7 is not valid"),
+        ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be created: --mean 1e+30,0.5,0.5 is not valid"),
         ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
         ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
-        ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be made: there is no file /dev/zero"),
-        ({"name": "resnet_of_mine"}, "its backbone cannot be made: --backbone resnet_of_mine "),
+        ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be created: there is no file /dev/zero"),
+        ({"name": "resnet_of_mine"}, "its backbone cannot be created: --backbone resnet_of_mine "),
         ({"mean": ...}, "mean"),
         ("resnet50", "cannot be used"),
     ],

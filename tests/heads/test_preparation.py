@@ -89,8 +89,8 @@ def test_the_short_side_grows_with_the_crop(size, crop, factor):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        *(({"image_size": x}, f"--image_size {x} makes no sense: it must be from 8 to 4096") for x in (0, 7, 4097, -224)),
-        *(({"resize_size": x}, f"--resize_size {x} makes no sense: it must be from the 224 of") for x in (0, 223, 4097)),
+        *(({"image_size": x}, f"--image_size {x} is not valid: it must be from 8 to 4096") for x in (0, 7, 4097, -224)),
+        *(({"resize_size": x}, f"--resize_size {x} is not valid: it must be from the 224 of") for x in (0, 223, 4097)),
         *(({"mean": (0.5, x, 0.5)}, "--mean 0.5,") for x in (-0.1, 1.1, 116.28, float("nan"), float("inf"), 1e300)),
         *(({"std": (0.5, 0.5, x)}, "--std 0.5,0.5,") for x in (-0.1, 0.0, 1e-320, 1.1, 58.4, float("nan"), float("inf"))),
     ],

@@ -87,7 +87,7 @@ def test_figures_that_no_run_has_are_refused_when_they_are_read(tmp_path, place,
     line = wrong(read_runs, [path.with_name("a_summary.json")])
     assert line.startswith(str(path))
     assert place[-1] in line or isinstance(value, int)
-    assert line.endswith(": move it away, or train anew")
+    assert line.endswith(": move it away, or retrain")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_wrong_or_unfinished_file_that_was_named_and_a_folder_without_runs_are
 def test_runs_that_are_not_finished_are_left_out_until_they_are(under_way):
     assert "not finished" in wrong(find_runs, [under_way])
     write_run(under_way, "good")
-    assert left_out(under_way) == [("a", "not finished: its training goes on, or was interrupted")]
+    assert left_out(under_way) == [("a", "not finished: still training, or interrupted")]
     with small_run(under_way, "--seed", 3, "--resume", "auto") as run:
         for _ in run.epochs:
             end_epoch(run)

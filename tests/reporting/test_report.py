@@ -97,7 +97,7 @@ def test_a_group_is_named_to_compare_with(run, refused, tmp_path):
     write_run(tmp_path / "more", "isda", accuracy=60.0, stage2="isda")
     said = refused("report.py", "runs", "more", "--baseline", "nobody")
     known = "“MetaSAug”, “plain cross-entropy”, “ISDA”"
-    assert said == f"report.py: error: --baseline nobody: there is no such group; there are {known}"
+    assert said == f"report.py: error: --baseline nobody: no such group; there are {known}"
     assert not (tmp_path / "report").exists()
     for name in ("ISDA", "plain cross-entropy"):
         out = run("report.py", "runs", "more", "--baseline", name, "--out", name).stdout
@@ -134,7 +134,7 @@ def test_what_is_left_out_is_named_and_a_report_is_replaced_only_when_told(run, 
     (tmp_path / "runs" / "b_metrics.jsonl").write_text("[1]")
     assert "b_metrics.jsonl" in refused("report.py", "runs", "runs/b_summary.json", "--out", "out", "--force")
     said = refused("report.py", "runs", "--out", "out")
-    assert said == "report.py: error: out/report.html is there already: give --force to replace it, or another --out"
+    assert said == "report.py: error: out/report.html exists already: give --force to replace it, or another --out"
     assert files_of(tmp_path / "out") == before
     out = run("report.py", "runs", "--out", "out", "--force").stdout
     (note,) = [line for line in out.splitlines() if line.startswith("note: ")]
@@ -151,7 +151,7 @@ def test_files_of_the_user_with_the_names_of_a_report_are_kept(run, refused, tmp
     path.write_text("mine")
     place, before = path.parent if name.startswith("figures") else path, files_of(tmp_path / "out")
     said = refused("report.py", "runs", "--out", "out", "--figures", "--latex")
-    assert f"error: {place.relative_to(tmp_path)} is there already: give --force" in said
+    assert f"error: {place.relative_to(tmp_path)} exists already: give --force" in said
     assert files_of(tmp_path / "out") == before
     if name in ("table.tex", "figures/mine.svg"):  # which are written when asked for only
         run("report.py", "runs", "--out", "out")

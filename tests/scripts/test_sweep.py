@@ -117,7 +117,7 @@ def test_a_killed_training_ends_the_sweep_and_the_same_command_goes_on(whole, re
     assert line.startswith("sweep.py: error: tiny_choice/none_seed1 failed: ended by SIGKILL (see checkpoint/ours/")
     assert not list(tmp_path.rglob("none_seed1_summary.json"))
     assert table(run(*words).stdout) == table(whole[1])
-    assert "going on in epoch 1 after step" in (tmp_path / f"{RUNS}_choice" / "none_seed1.log").read_text()
+    assert "resuming in epoch 1 after step" in (tmp_path / f"{RUNS}_choice" / "none_seed1.log").read_text()
     check_trained_once(tmp_path, whole[0])
 
 
@@ -159,19 +159,19 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
         (('stage1 = "none", flags =', 'stage1 = "nine", flags ='), [], "way isda has stage1 nine, and there is none"),
         (('chosen_as = "isda"', 'chosen_as = "none"'), [], "way prior is chosen_as none, which chooses nothing"),
         (('script = "', 'stage1 = "isda", script = "'), [], "begins with stage 1 of"),
-        (("--epochs 2", "--epochs 0"), [], "none: --epochs 0 makes no sense: it must be at least 1"),
+        (("--epochs 2", "--epochs 0"), [], "none: --epochs 0 is not valid: it must be at least 1"),
         (("--epochs 2", "--epochs {long}"), [], "{long} has {long}, which has no value: there are set, way, seed"),
         (('"ISDA"', '"ISDA {x}"'), [], "ISDA {x} has {x}, which has no value"),
         (("[ways]", "[sets]\na = {}\nb = {}\n[ways]"), [], "let idx have {set} in it"),
         (("seeds = [1, 2]", 'seeds = [1, 2]\nsave_name = "{way}"'), [], "tiny/none would be trained twice"),
         (("", ""), ["--seeds", "1,1"], "tiny/none_seed1 would be trained twice"),
         (("", ""), ["--seeds", "1,x"], "--seeds: invalid seed_list value: '1,x'"),
-        (("", ""), ["--jobs", "0"], "--jobs 0 makes no sense"),
-        (("", ""), ["--sets", "c"], "--sets c makes no sense"),
+        (("", ""), ["--jobs", "0"], "--jobs 0 is not valid"),
+        (("", ""), ["--sets", "c"], "--sets c is not valid"),
         (("", ""), ["--seed", "3"], "--seed cannot be given, as the sweep sets it for each training"),
         (("", ""), ["--save_name=x"], "--save-name cannot be given, as the sweep sets it for each training"),
-        (("", ""), ["--lam", "1"], "--lam cannot be given, as the ways of this preset differ in it"),
-        (("", ""), ["--lr", "-1"], "none: --lr -1.0 makes no sense"),
+        (("", ""), ["--lam", "1"], "--lam cannot be given, as it differs between the ways of this preset"),
+        (("", ""), ["--lr", "-1"], "none: --lr -1.0 is not valid"),
         (("", ""), ["--data", "x"], "none: unrecognized arguments: --data x"),
     ],
 )  # fmt: skip

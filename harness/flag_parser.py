@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, get_args, get_t
 
 from typing_extensions import dataclass_transform
 
-from harness.errors import UserError, run_main
+from harness.errors import Stopped, UserError, run_main
 
 GROUPS = ("data", "network", "training", "stage 2", "output")  # of the help, in this order
 
@@ -151,6 +151,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError` instead of printing the usage and leaving."""
         raise UserError(f"{message} (--help lists the flags)")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave after --help."""
+        raise Stopped("", status)
 
 
 def make_parser(description: str | None, *classes: type[FlagSet], **settings: Any) -> Parser:

@@ -28,7 +28,7 @@ from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from inference.classifiers import Classifier, ReadImage
 
-BATCH, ROWS = 32, 1024  # images and rows of features at once
+BATCH, ROWS_AT_ONCE = 32, 1024  # images and rows of features at once
 TABLE_HEADING = r"path(,class \d+,probability \d+)+(,error)?"  # of a table
 Part = FeatureTable | list[Path]  # rows of features or images
 Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable classes and their probabilities, an error
@@ -92,9 +92,9 @@ def read_parts(parts: Sequence[Part], network: Classifier, shown: bool) -> Itera
 def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
     """Yield the rows of a file of features."""
     names = table.names or [f"{table.path} row {number}" for number in range(len(table))]
-    for start in range(0, len(table), ROWS):
-        rows = torch.from_numpy(table.features[start : start + ROWS]).float()
-        yield [(name, ReadImage(row)) for name, row in zip(names[start : start + ROWS], rows, strict=True)]
+    for start in range(0, len(table), ROWS_AT_ONCE):
+        rows = torch.from_numpy(table.features[start : start + ROWS_AT_ONCE]).float()
+        yield [(name, ReadImage(row)) for name, row in zip(names[start : start + ROWS_AT_ONCE], rows, strict=True)]
 
 
 def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Iterator[ReadBatch]:

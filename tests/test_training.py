@@ -332,9 +332,9 @@ def test_the_best_epoch_is_chosen_on_held_out_images(run, tiny_folder):
 def test_which_figure_chooses_the_best_epoch(tmp_path, chosen_by, best):
     record = Record(tmp_path, "a", [3, 2])
     for epoch, (test, heldout) in enumerate(((50.0, 10.0), (60.0, 30.0), (70.0, 20.0))):
-        tested = Accuracy(test, [test, test], {"many": test, "medium": test, "few": test}, test)
+        tested = Accuracy(test, [test, test], {"many": test, "medium": test, "few": test}, test).figures()
         more = {"heldout_acc1": heldout} if chosen_by == "heldout_acc1" else {}
-        record.epoch(epoch, tested, {}, lambda: {"state_dict": {}}, {}, more)
+        record.epoch(epoch, tested, {}, more, lambda: {"state_dict": {}}, {})
     assert record.best["epoch"] == best
 
 

@@ -514,10 +514,10 @@ USED = "cannot be used: "
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"name": None}, f"{USED}its backbone.name is None"),
+        ({"name": None}, f"{USED}its backbone.name is of another kind or range: Expected str"),
         ({"image_size": 7}, "its backbone cannot be created: --image_size 7 is not valid"),
         ({"mean": [1e30, 0.5, 0.5]}, "its backbone cannot be created: --mean 1e+30,0.5,0.5 is not valid"),
-        ({"interpolation": "nearest"}, f"{USED}invalid enum value 'nearest' in its backbone.interpolation"),
+        ({"interpolation": "nearest"}, f"{USED}its backbone.interpolation is of another kind or range: Invalid enum"),
         ({"digest": None}, "was trained on other weights than those of support.own_backbones:network"),
         ({"file": "/dev/zero", "pretrained": "no.pth"}, "its backbone cannot be created: there is no file /dev/zero"),
         ({"name": "resnet_of_mine"}, "its backbone cannot be created: --backbone resnet_of_mine "),

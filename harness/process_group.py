@@ -28,7 +28,7 @@ from harness.devices import choose_device
 from harness.errors import Stopped, UserError
 
 T = TypeVar("T")
-UNANSWERED = r"[Tt]imed out|[Cc]onnection|[Ss]ocket|peer|NCCL"  # what collectives say of others that do not answer
+UNANSWERED = r"[Tt]imed out|timeout|[Cc]onnection|[Ss]ocket|peer|NCCL"  # what collectives say of others that do not answer
 MOST = 4096  # processes
 TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes srun and mpirun have started
 

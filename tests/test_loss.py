@@ -245,7 +245,7 @@ def test_the_share_of_the_augmentation_is_said(monkeypatch):
 def test_covariances_that_hardly_moved_are_said():
     moved = {"trace_estimated": [1.0, 0.0, 2.0], "trace_learned": [1.0, 0.0, 2.0 - 4e-4]}
     (line,) = loss.moved_note(moved, "--meta_step_size")
-    assert "moved no class's covariance by more than 2e-04 of its trace" in line
+    assert "changed no class's covariance by more than 2e-04 of its trace" in line
     assert line.endswith("a larger λ or --meta_step_size moves them further")
     assert loss.moved_note({"trace_estimated": [1.0, 2.0]}) == []
     assert loss.moved_note({"trace_estimated": [0.0, 0.0], "trace_learned": [0.0, 0.1]}) == []  # nothing to move

@@ -414,7 +414,7 @@ def test_a_run_that_is_killed_amid_the_folds_goes_on(made, run_in, table, tmp_pa
     fault = f"open ????????????????.lock 3 {number.name}"
     result = run_in("train_own.py", *flags, cwd=tmp_path, status=128 + number, FAULT=fault)
     if number == SIGTERM:
-        assert "constants chosen; what was done so far is kept; to resume, give the same command again" in result.stderr
+        assert "choosing hyperparameters; finished work is kept; to resume, give the same command again" in result.stderr
     before = scores(tmp_path)
     assert len(before) == 2
     run_in("train_own.py", *flags, cwd=tmp_path)

@@ -129,7 +129,7 @@ def test_what_is_not_there_is_listed_with_what_cannot_be_read(lists):
     sets = read(lists, "iNaturalist18").sets(2)
     assert sets.digests() != before
     assert ", 12 of them missing (" in sets.digests()["train images"]
-    with pytest.raises(UserError, match=r"^16 of 34 images cannot be read, .* or leave them out by --skip_bad$") as error:
+    with pytest.raises(UserError, match=r"^16 of 34 images cannot be read, .* or skip them with --skip_bad$") as error:
         check_readable(sets, ALONE)
     for words, number in (("is missing: ", 10), ("cannot be read as an image", 4), ("is not an image file", 2)):
         assert sum(words in line for line in error.value.lines) == number

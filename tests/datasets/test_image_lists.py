@@ -276,7 +276,7 @@ def test_own_lists_give_their_meta_images_out_of_the_training_list_or_one_of_the
 
 
 WRONG_FLAGS = [
-    *(({f"{part}_list": f"{part}.txt"}, ["--train_list and --val_list belong together"]) for part in ("train", "meta")),
+    *(({f"{part}_list": f"{part}.txt"}, ["--train_list and --val_list need each other"]) for part in ("train", "meta")),
     *((OWN | {key: "x.txt"}, [f"x.txt is not there: check --{key}"]) for key in ("train_list", "val_list", "meta_list")),
     (OWN | {"num_classes": 2}, ["train.txt line ", "label 2", "lie in [0, 2)"]),
     (OWN | {"num_classes": 4, "meta_list": "meta.txt"}, ["no training image in train.txt for these classes: 3 (3)"]),

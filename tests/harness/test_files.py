@@ -64,7 +64,7 @@ def test_a_full_disk_is_said_and_the_file_stays(tmp_path):
     for old in (False, True):
         (tmp_path / "x.tmp").symlink_to("/dev/full")
         kept = "; it is unchanged" if old else ""
-        with pytest.raises(UserError, match=rf"x cannot be written \(No space left on device\){kept}: make room"):
+        with pytest.raises(UserError, match=rf"x cannot be written \(No space left on device\){kept}: free disk space"):
             replace(path, "new")
         path.write_text("old")
         assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]

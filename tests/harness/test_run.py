@@ -192,7 +192,7 @@ def test_steps_with_a_negative_trace_are_counted_over_an_interruption_and_said_o
     counts = [json.loads(line)["negative_traces"] for line in (tmp_path / "a_metrics.jsonl").read_text().splitlines()]
     assert counts == [3, 0]
     said = [line for line in capsys.readouterr().out.splitlines() if "negative trace" in line]
-    told = "note: in {} steps the learned covariance of some class had a negative trace, which no covariance has: {}"
+    told = "note: in {} steps the learned covariance of some class had a negative trace, which a covariance cannot have: {}"
     assert said == [told.format(steps, "lower --meta_lr") for steps in ("3 of 4",)]
 
 
@@ -241,7 +241,7 @@ def test_a_good_file_before_a_damaged_one_is_gone_on_from_and_never_replaced_by_
     with small_run(tmp_path, *GO_ON) as run:
         said = capsys.readouterr().out
         assert f"{path} is damaged (its checksum differs)" in said
-        assert f"going on from {previous(path)}" in said
+        assert f"resuming from {previous(path)}" in said
         (epoch,) = run.epochs
         assert path.read_bytes() == good
         run.save()

@@ -69,7 +69,7 @@ def test_a_reader_that_is_gone_ends_a_command_quietly(shell, inputs):
     assert (result.stderr, status) == ("", 141)
 
 
-@pytest.mark.parametrize("lines", [6, 8])  # in the middle of the first epoch, at the end of it
+@pytest.mark.parametrize("lines", [10, 13])  # in the middle of the first epoch, at the end of it
 def test_a_training_that_nobody_reads_goes_on_to_the_same_bytes(small_training, photos, whole, shell, run, tmp_path, lines):
     words = [LDAM, *small_training, "--workdir", tmp_path]
     result, status = shell(f"| head -n {lines}", *words, cwd=photos)

@@ -585,7 +585,7 @@ def test_flags_that_a_checkpoint_answers_itself_are_refused(small, tmp_path, own
     checkpoint(path, library, head)
     assert wrong(classifier, path, SMALL, None).endswith("leave --arch out")
     checkpoint(path, library, head, resume={})
-    assert "an interrupted run goes on from" in wrong(classifier, path, None, None)
+    assert "is the state of an interrupted run" in wrong(classifier, path, None, None)
     checkpoint(path, library, head, whole=False, backbone=None)
     assert wrong(classifier, path, SMALL, None).endswith("leave --arch out")  # of features, there is no network
     assert wrong(classifier, path, None, None, "w.pth").endswith("leave --pretrained out")

@@ -80,14 +80,14 @@ def test_tables_that_make_no_sense(tmp_path, text, told):
         prior_shift(shares(tmp_path, text), NAMES, {}, Path("x"))
     assert str(refused.value).startswith(f"--prior {tmp_path}/shares.csv")
     assert told in str(refused.value)
-    assert str(refused.value).endswith("(in quotes if it has a comma), a comma, no semicolon, a number")
+    assert str(refused.value).endswith("name (quoted if it contains a comma), comma, number")
 
 
 def test_what_else_a_prior_needs(tmp_path):
     for prior, told in (
         ("train", "--prior needs the training images of each class"),
         ("gone.csv", "gone.csv cannot be read"),
-        (shares(tmp_path, "Häher,1", "latin-1"), "save as CSV in UTF-8"),
+        (shares(tmp_path, "Häher,1", "latin-1"), "write a UTF-8 CSV"),
     ):
         with pytest.raises(UserError) as refused:
             prior_shift(prior, NAMES, {}, Path("x"))

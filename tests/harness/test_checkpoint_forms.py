@@ -80,7 +80,7 @@ def test_any_form_is_the_same_network(outputs, expected, form):
         ({k: value for k, value in WEIGHTS.items() if k != "linear.bias"}, "its linear has no bias, as a normalised"),
         ({**WEIGHTS, "linear.weight": torch.zeros(64, 3), "linear.bias": None}, "its linear has no bias, as a normalised"),
         ({**WEIGHTS, "linear.weight": torch.full((3, 64), 1e38)}, "the outputs of its network are not finite"),
-        ({"state_dict": WEIGHTS, "checksum": "sha256"}, "its checksum is missing; if you saved it again yourself, remove the key"),
+        ({"state_dict": WEIGHTS, "checksum": "sha256"}, "its checksum is missing; if you saved it again yourself, remove"),
     ],
 )  # fmt: skip
 def test_only_a_damaged_file_is_called_damaged(refused, photos, tmp_path, state, words):

@@ -65,7 +65,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
             cost=lambda epoch: META_COST[flags.virtual] if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
             steps=lambda epoch: -(-len(data.trained if epoch >= flags.meta_start else data.train) // flags.batch_size),
         )  # fmt: skip
-        counts = f"training images per class: {data.cls_num_list}"
+        counts = f"training images a class: {data.cls_num_list}"
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", counts, *data.about())
         then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
         run.say(f"epochs: {flags.epochs}, {then if flags.meta_start < flags.epochs else 'no stage 2'}", *effect_notes(flags))

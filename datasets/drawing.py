@@ -102,7 +102,7 @@ def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int
 def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> None:
     """Raise a `UserError` that names the classes without an image; `wanted` says of what kind."""
     if empty := [f"{k} ({name})" for k, (name, count) in enumerate(zip(names, counts, strict=True)) if not count]:
-        advice = "add some, or remove the class (labels start at 0 without gaps)"
+        advice = "add some, or remove the class (labels count from 0 without gaps)"
         raise UserError(f"no {wanted} for these classes: {some_of(empty)}; {advice}")
 
 

@@ -68,7 +68,7 @@ class Sets(Generic[E]):
     def about(self) -> list[str]:
         """Return lines that say how many images there are of what."""
         words = "  ".join(f"{name.replace('heldout', 'held out')} {len(part)}" for name, part in self.parts.items())
-        counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images per class"
+        counts = f"{max(self.cls_num_list)} to {min(self.cls_num_list)} training images a class"
         both = [] if self.joined is None else [f"training and meta images together, each once: {len(self.joined)}"]
         return [f"{words}  ({counts})", *both, *(f"note: {note}" for note in self.notes)]
 

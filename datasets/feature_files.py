@@ -147,7 +147,7 @@ def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarr
         if last > 1:
             check_counted_from_0((int(labels.min()), int(labels.max())), path, last)
     limit = MAX_CLASSES if class_names is None else len(class_names)
-    advice = f"labels start at 0 and lie below {limit}, or are class_names"
+    advice = f"labels count from 0 and lie below {limit}, or are class_names"
     check_rows(path, "labels", labels, (targets >= 0) & (targets < limit), advice)
     return targets, class_names
 

@@ -129,7 +129,7 @@ def checked_list(
     labels, limit = [label for _, label in entries], num_classes or MAX_CLASSES
     check_counted_from_0(labels, file, num_classes or min(max(labels), limit))
     wrong = {k: f"label {label}" for k, label in enumerate(labels, 1) if not 0 <= label < limit}
-    refuse(place, wrong, f"labels start at 0 and lie in [0, {limit})")
+    refuse(place, wrong, f"labels count from 0 and lie in [0, {limit})")
     names = [str(k) for k in range(num_classes or max(labels) + 1)]
     return image_list(Path(root), (path for path, _ in entries), labels, names, str(file))
 
@@ -141,7 +141,7 @@ def check_counted_from_0(labels: Iterable[int], source: str | Path, last: int) -
         return
     if last == 1:
         raise UserError(f"{source} holds one class; at least two are needed")
-    raise UserError(f"{source}: its labels run from 1 to {last}, but labels start at 0: subtract 1 from each")
+    raise UserError(f"{source}: its labels run from 1 to {last}, but labels count from 0: subtract 1 from each")
 
 
 def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:

@@ -33,7 +33,7 @@ class CifarTestFlags(NetworkFlags):
     dataset: str | None = data_flag(None, "data set (default: the checkpoint's, else cifar10)", choices=DATASETS)
     imb_factor: float | None = data_flag(None, "smallest class over largest (default: the checkpoint's, else 0.1)", SHARE)
     data_root: str = data_flag("data", "folder of the data")
-    num_meta: int = data_flag(10, "for the training images per class of a released checkpoint", COUNT)
+    num_meta: int = data_flag(10, "for the training images a class of a released checkpoint", COUNT)
     test_batch_size: int = network_flag(100, "images at once", COUNT)
     logit_adjust: float = network_flag(0.0, ADJUSTED, TAU)
 

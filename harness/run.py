@@ -119,7 +119,7 @@ class Run:
         if found:
             self.found = found
             self._go_on(*found)
-            self.say(f"resuming in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
+            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
         elif stage1:
             self._begin_after(Path(stage1))
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")

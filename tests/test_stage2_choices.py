@@ -184,7 +184,7 @@ def test_a_run_stopped_after_the_last_step_of_its_first_epoch_of_stage_2_goes_on
     words = [LDAM, *FLAGS, "--save_name", "last_step", "--resume", "auto"]
     run_in(*words, cwd=stage1, STOP_AT=str(3 * steps), STOP_BY="15", status=143)
     out = run_in(*words, cwd=stage1).stdout
-    assert f"resuming in epoch 2 after step {steps}:" in out
+    assert f"going on in epoch 2 after step {steps}:" in out
     assert out.count("augmentation: on average ") == 1
 
 

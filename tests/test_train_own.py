@@ -65,7 +65,7 @@ def prepared(file):
 
 def test_from_a_folder_of_photographs_to_a_table_of_predictions(first, run_in, folder):
     assert "own, 4 classes, head of my_network:make, on cpu, 1 process" in first
-    assert "train 25  meta 5  test 7  (11 to 2 training images per class)" in first  # a fifth of each class is tested
+    assert "train 25  meta 5  test 7  (11 to 2 training images a class)" in first  # a fifth of each class is tested
     assert "photos: files left out: 1 .pdf" in first
     assert "from epoch 2: MetaSAug, --meta_update relative" in first
     lists = [(folder / OURS / f"head_{part}.txt").read_text(encoding="utf-8").splitlines() for part in ("train", "val")]
@@ -131,7 +131,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(first, train, run_in, f
     result = run_in("train_own.py", *FLAGS, "--save_name", "cut", cwd=folder, status=143, STOP_AT="2", STOP_BY="15")
     assert "in epoch 0 after step 2; to resume, give the same command with --resume auto" in result.stderr
     train("--save_name", "cut", "--resume", "auto", status=143, STOP_AT="7", STOP_BY="15")
-    assert "resuming in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
+    assert "going on in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
     for kind in ("last", "ckpt"):
         whole, cut = (saved(folder / OURS / f"{name}_{kind}.pth.tar") for name in ("head", "cut"))
         for name, tensor in whole["state_dict"].items():
@@ -430,7 +430,7 @@ def test_metasaug_that_is_stopped_between_steps_ends_as_if_it_had_not_been(made,
     made("steps", *STEPS)  # whose folds are those of the next
     flags = [*ROWS, *STEPS, "--save_name", "cut", "--resume", "auto"]
     run_in("train_own.py", *flags, cwd=folder, status=143, STOP_AT="11", STOP_BY="15")
-    assert "resuming in epoch 1 after step 3" in run_in("train_own.py", *flags, cwd=folder).stdout
+    assert "going on in epoch 1 after step 3" in run_in("train_own.py", *flags, cwd=folder).stdout
     assert distance(weights(folder, "cut"), weights(folder, "steps")) == 0
 
 

@@ -73,7 +73,7 @@ def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_acc
     assert epochs == ("0", "1")
     assert all(float(loss) > 0 for loss in losses)  # the published code always printed 0
     counts = [int(20 * 0.05 ** (k / 99)) for k in range(100)]
-    assert f"({max(counts)} to {min(counts)} training images per class)" in out
+    assert f"({max(counts)} to {min(counts)} training images a class)" in out
     state = torch.load(best, weights_only=True)
     released = tmp_path / "released.pth.tar"
     published = {k: state[k] for k in ("epoch", "state_dict", "best_acc1", "optimizer")}
@@ -368,12 +368,12 @@ def test_own_images_and_a_network_of_ones_own(run, tiny_folder, tmp_path, make, 
     arch, data = ["--arch", f"tiny_networks:{make}", "--no-cuda"], ["--data_root", "my"]
     words = ["--dataset", "folder", *data, *arch, "--epochs", "3", "--meta_start", "1", "--batch-size", "8"]
     out = run(scripts / "MetaSAug_LDAM_train.py", *words).stdout
-    assert "(20 to 6 training images per class)" in out
+    assert "(20 to 6 training images a class)" in out
     stopped = {"status": 143, "STOP_AT": "7", "STOP_BY": "15"}
     run(scripts / "MetaSAug_LDAM_train.py", *words, "--save_name", "cut", **stopped)
     middle = tiny_folder / "cut_resume.pth.tar"
     out = run(scripts / "MetaSAug_LDAM_train.py", *words, "--resume", middle, "--save_name", "again").stdout
-    assert re.search(r"resuming in epoch [12] after step \d", out)
+    assert re.search(r"going on in epoch [12] after step \d", out)
     path = tiny_folder / "again_last.pth.tar"
     assert distance(weights(path), weights(tiny_folder / "name_last.pth.tar")) == 0
     form, ending = ("torchscript", ".pt") if beside else ("onnx", ".onnx")

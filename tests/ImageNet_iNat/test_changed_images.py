@@ -40,7 +40,7 @@ def longer(path):
 
 
 def test_images_that_changed_are_noticed(folder, run, refused):
-    assert "resuming in epoch 0 after step 1" in run(TRAIN, *FLAGS, "my", *GO_ON, **STEP).stdout  # a copy, of another time
+    assert "going on in epoch 0 after step 1" in run(TRAIN, *FLAGS, "my", *GO_ON, **STEP).stdout  # a copy, of another time
     longer(folder / "my/train/class1/1.png")
     line = refused(TRAIN, *FLAGS, "my", *GO_ON)
     assert f"--resume {STATE} was made with train images 7 files of " in line
@@ -60,7 +60,7 @@ def test_other_images_left_out_are_noticed(folder, run, refused):
     paths[0].write_bytes(whole[0][:50])
     assert "--skip_bad: 1 of " in run(TRAIN, *FLAGS, "my", "--skip_bad", "--save_name", "b", **STEP).stdout
     out = run(TRAIN, *FLAGS, "my", "--skip_bad", "--save_name", "b", *GO_ON, **STEP).stdout
-    assert "resuming in epoch 0" in out
+    assert "going on in epoch 0" in out
     paths[1].write_bytes(whole[1][:50])
     assert "was made with train list" in refused(TRAIN, *FLAGS, "my", "--skip_bad", "--save_name", "b", *GO_ON)
     for path, content in zip(paths, whole, strict=True):

@@ -163,7 +163,7 @@ def test_the_best_epoch_is_chosen_on_images_that_are_held_out(root, train):
     """With the meta images joined: the three sets have no image in common, and the log has what the rows give."""
     ours = train("heldout", "--stage2", "isda", "--select_on", "heldout", "--num_heldout", "2", "--meta_images", "train")
     sets = drawn(root, 2, True)
-    assert "train 18  meta 6  test 9  held out 4  (9 to 4 training images per class)" in ours.out
+    assert "train 18  meta 6  test 9  held out 4  (9 to 4 training images a class)" in ours.out
     assert ours.state["cls_num_list"] == [9, 5, 4]
     files = [set(part.paths) for part in (sets.heldout, sets.train, sets.meta, sets.test)]
     assert len(set.union(*files)) == sum(map(len, files)) == 37
@@ -232,7 +232,7 @@ def test_a_state_of_an_older_version_goes_on_as_metasaug(root, run_in, refused):
     torch.save({key: value for key, value in state.items() if key != "checksum"}, path)
     line = refused(TRAIN, *own, "--stage2", "isda", cwd=root)
     assert "was made with --stage2 metasaug, this run has isda" in line
-    assert "resuming in epoch 1" in run_in(TRAIN, *own, cwd=root).stdout
+    assert "going on in epoch 1" in run_in(TRAIN, *own, cwd=root).stdout
 
 
 # Testing with adjusted logits

@@ -62,7 +62,7 @@ def train(run_in, root):
 @pytest.mark.slow
 def test_a_run_on_drawn_images_and_on_the_lists_that_it_wrote(train, run_in, refused, root):
     out = train("drawn", "--val_fraction", "0.3").stdout
-    assert "test 5  (5 to 1 training images per class)" in out
+    assert "test 5  (5 to 1 training images a class)" in out
     assert "note: classes of one image, which is trained on and never tested: e" in out
     lists = [f"{OURS}/drawn_train.txt", f"{OURS}/drawn_val.txt"]
     assert f"wrote the lists {' and '.join(lists)}, for --train_list and --val_list" in out

@@ -160,11 +160,11 @@ WRONG = {  # in both formats: what is changed -> what is said
     "labels is not one row of integers or of words": {"labels": np.zeros((5, 1), int)},
     "names is not one row of integers or of words": {"names": np.zeros(5)},
     "split is not one row of integers or of words": {"split": np.zeros(5, bool)},
-    "labels has '-1' in row 3, '-2' in row 4: labels start at 0 and lie below 1000000": {
+    "labels has '-1' in row 3, '-2' in row 4: labels count from 0 and lie below 1000000": {
         "labels": np.array([0, 1, 2, -1, -2])
     },
     f"labels has '{2**64 - 1}' in row 1": {"labels": np.array([0, 2**64 - 1, 1, 1, 0], np.uint64)},
-    "labels run from 1 to 3, but labels start at 0: subtract 1 from each": {"labels": np.array([1, 3, 2, 2, 1])},
+    "labels run from 1 to 3, but labels count from 0: subtract 1 from each": {"labels": np.array([1, 3, 2, 2, 1])},
     "split has '3' in row 4: write train, meta, val or test": {"split": np.array([0, 1, 2, 0, 3])},
 }
 ONLY_NPZ = {
@@ -172,11 +172,11 @@ ONLY_NPZ = {
     "(Object arrays cannot be loaded when allow_pickle=False): write it again, with words by dtype str": {
         "labels": np.array(list("aabbc"), object)
     },
-    "labels has 'cow' in row 2: labels start at 0 and lie below 2, or are class_names": {
+    "labels has 'cow' in row 2: labels count from 0 and lie below 2, or are class_names": {
         "labels": np.array(["cat", "dog", "cow", "cat", "cat"]),
         "class_names": np.array(["cat", "dog"]),
     },
-    "labels has '2' in row 1: labels start at 0 and lie below 2": {"class_names": np.array(["a", "b"])},
+    "labels has '2' in row 1: labels count from 0 and lie below 2": {"class_names": np.array(["a", "b"])},
     "class_names is empty or names a class twice": {"class_names": np.array(["a", "b", "a"])},
     "split has 'dev' in row 1, 'dev' in row 4": {"split": np.array(["train", "dev", "val", "train", "dev"])},
 }

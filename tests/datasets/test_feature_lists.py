@@ -121,7 +121,7 @@ WRONG = {
     "b.npz has 4 features a row, a.npz has 3": {"val": table("b.npz", [0, 1], width=4)},
     "m.npz has 2 features a row, a.npz has 3": {"meta": table("m.npz", [0, 1], width=2)},
     "b.npz has classes that the training set does not have: '4'; name them as": {"val": table("b.npz", [0, 4])},
-    "b.npz: its labels run from 1 to 3, but labels start at 0": {"val": table("b.npz", [1, 3])},
+    "b.npz: its labels run from 1 to 3, but labels count from 0": {"val": table("b.npz", [1, 3])},
     "a.npz holds one class; at least two are needed": {"train": table("a.npz", [0, 0])},
     "a.npz: its array split calls some rows other than train: give one file": {
         "train": table("a.npz", [0, 1, 2, 0, 1, 2], split=SPLIT)

@@ -83,13 +83,13 @@ def test_a_list_may_hold_spaces_tabs_both_line_ends_and_blank_lines_at_its_end(t
     assert (len(data), len(part), part.paths, part.targets.tolist()) == (4, 2, [data.paths[2], data.paths[0]], [1, 0])
     # without a number of classes the largest label decides
     assert read_list(write(file, "a 4\nb 0\n"), tmp_path, None).class_names == list("01234")
-    assert "line 2: label 48210393; labels start at 0" in wrong(read_list, write(file, "a 4\nb 48210393"), tmp_path, None)
+    assert "line 2: label 48210393; labels count from 0" in wrong(read_list, write(file, "a 4\nb 48210393"), tmp_path, None)
 
 
 FORM = "a list has one image a line, 'relative/path label'"
 BAD_LINES = {
     FORM: ["a.jpg", "", "a.jpg,1", "a.jpg x1", "a.jpg 1.0", "a.jpg 1_0", "a.jpg ١", "a.jpg " + "9" * 30],
-    "labels start at 0 and lie in [0, 3)": ["a.jpg 3", "a.jpg -1"],
+    "labels count from 0 and lie in [0, 3)": ["a.jpg 3", "a.jpg -1"],
 }
 
 
@@ -156,7 +156,7 @@ BAD_JSONS = [
     (form([A, B], [OF_A]), NO_JSON), (form([A, B], [OF_A, {"category_id": 0}]), NO_JSON),
     (form([A], [OF_A | {"image_id": 5}]), NO_JSON),
     (form([A | {"file_name": 7}], [OF_A]), NONE), (form([A | {"file_name": "\ud800"}], [OF_A]), NO_JSON),
-    (form([A], [OF_A | {"category_id": 3}]), "image 1: label 3; labels start at 0 and lie in [0, 3)"),
+    (form([A], [OF_A | {"category_id": 3}]), "image 1: label 3; labels count from 0 and lie in [0, 3)"),
 ]  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_the_training_list_says_how_many_classes_a_published_set_has(tmp_path, d
     assert f"--num_classes 1000 contradicts {lists}/{dataset}_train.txt, which has 5 classes" in said
     write(lists / f"{dataset}_val.txt", "a 5\n")  # the other lists must be of the same part
     said = wrong(read_sets, dataset, "images", 2, lists=lists)
-    assert f"{dataset}_val.txt line 1: label 5; labels start at 0 and lie in [0, 5)" in said
+    assert f"{dataset}_val.txt line 1: label 5; labels count from 0 and lie in [0, 5)" in said
 
 
 def test_missing_lists_say_where_they_were_looked_for_and_how_to_get_them(tmp_path):
@@ -282,7 +282,7 @@ WRONG_FLAGS = [
     (OWN | {"num_classes": 4, "meta_list": "meta.txt"}, ["no training image in train.txt for these classes: 3 (3)"]),
     (OWN | {"num_classes": 4}, ["no training image in train.txt for these classes: 3 (3)"]),
     (OWN | {"num_meta": 30}, ["--num_meta 30 would take every training image (the largest class has 30): lower it"]),
-    (OWN | {"train_list": "from_1.txt"}, ["from_1.txt: its labels run from 1 to 3, but labels start at 0: subtract 1"]),
+    (OWN | {"train_list": "from_1.txt"}, ["from_1.txt: its labels run from 1 to 3, but labels count from 0: subtract 1"]),
     (OWN | {"train_list": "from_1.txt", "num_classes": 3}, ["from_1.txt: its labels run from 1 to 3"]),
     (OWN | {"train_list": "from_1.txt", "num_classes": 4}, ["from_1.txt: its labels run from 1 to 3"]),
     *((OWN | {f"{part}_list": "from_1.txt"}, ["from_1.txt: its labels run from 1 to 3"]) for part in ("val", "meta")),

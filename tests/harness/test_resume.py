@@ -40,7 +40,7 @@ def test_a_run_stopped_in_each_epoch_ends_with_the_same_bytes(photos, small_trai
             told = f"stopped by {number.name} {where}; to resume, give the same command with --resume auto"
             assert said.endswith(f": {told}\n")
             assert said.count("\n") == 1
-    assert f"resuming in epoch 3 after step {done - 12}" in run(*command, cwd=photos).stdout
+    assert f"going on in epoch 3 after step {done - 12}" in run(*command, cwd=photos).stdout
     ours, theirs = ({kind: saved_state(place, kind) for kind in KINDS} for place in (folder, whole))
     assert {kind: differences(ours[kind], theirs[kind]) for kind in KINDS} == {kind: [] for kind in KINDS}
     ours["last"]["state_dict"]["inner.linear.bias"].view(torch.uint8)[0] ^= 1  # the control: one bit
@@ -130,7 +130,7 @@ def test_two_processes_killed_and_stopped_end_with_the_same_bytes(large_training
     assert "stopped by SIGTERM in epoch 1" in said
     statuses, said = two(*cut)
     assert statuses == [0, 0]
-    assert "resuming in epoch 1" in said
+    assert "going on in epoch 1" in said
     assert {kind: differences(state("cut", kind), state("whole", kind)) for kind in KINDS} == {kind: [] for kind in KINDS}
     assert "note: in 3 of 3 steps the learned covariance of some class had a negative trace" in said
     alone = [*large_training, "--cache_features", "2", "--cache_dir", "cache", "--workers", "0", "--batch_size", "4",

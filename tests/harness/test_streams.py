@@ -76,7 +76,7 @@ def test_a_training_that_nobody_reads_goes_on_to_the_same_bytes(small_training, 
     assert (result.stderr, status) == (f"{LDAM}: the reader of its output has exited; {GO_ON}\n", 141)
     folder = tmp_path / "checkpoint/ours/0"
     assert saved_state(folder)["epoch"] + saved_state(folder)["resume"]["meter"]["steps"] > 0
-    assert "resuming in epoch" in run(*words, "--resume", "auto", cwd=photos).stdout
+    assert "going on in epoch" in run(*words, "--resume", "auto", cwd=photos).stdout
     for name in ("last", "ckpt", "resume"):
         assert differences(saved_state(folder, name), saved_state(whole, name)) == []
 

@@ -147,7 +147,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(first, train, folder):
     """Stopped in stage 1 and in stage 2, with a network that draws random numbers."""
     train("--save_name", "cut", status=143, STOP_AT="2", STOP_BY="15")
     train("--save_name", "cut", "--resume", "auto", status=143, STOP_AT="5", STOP_BY="15")
-    assert "resuming in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
+    assert "going on in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
     assert_same_bits(folder, "head", "cut")
     assert "is finished" in train("--save_name", "cut", "--resume", "auto")
 
@@ -165,7 +165,7 @@ def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_th
     assert err.endswith("then start again with --resume auto\n")
     (status, out, err), _ = together(start, 2, "train_own.py", *flags, cwd=folder)
     assert status == 0, err
-    assert "resuming in epoch 2 after step 1" in out
+    assert "going on in epoch 2 after step 1" in out
     assert_same_bits(folder, "pair", "parted")
 
 

@@ -117,7 +117,7 @@ def test_a_killed_training_ends_the_sweep_and_the_same_command_goes_on(whole, re
     assert line.startswith("sweep.py: error: tiny_choice/none_seed1 failed: ended by SIGKILL (see checkpoint/ours/")
     assert not list(tmp_path.rglob("none_seed1_summary.json"))
     assert table(run(*words).stdout) == table(whole[1])
-    assert "resuming in epoch 1 after step" in (tmp_path / f"{RUNS}_choice" / "none_seed1.log").read_text()
+    assert "going on in epoch 1 after step" in (tmp_path / f"{RUNS}_choice" / "none_seed1.log").read_text()
     check_trained_once(tmp_path, whole[0])
 
 

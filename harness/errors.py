@@ -69,6 +69,7 @@ FAULTS = (
     ),
 )
 
+
 def fault(error: BaseException) -> str | None:
     """Return a fault of the machine, or of code that the user named, in one line; None for a fault of ours."""
     if isinstance(error, SystemExit):

@@ -103,8 +103,8 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     if args.dataset not in (None, dataset):
         raise UserError(f"the checkpoint was trained with --dataset {dataset}, not {args.dataset}: leave the flag out")
     if dataset == "custom" and args.val_list is None and any(trained.get(key) for key in ("val_list", "val_fraction")):
-        raise UserError(f"{path} was trained from lists: give that of its test images by --val_list, with --val_fraction "
-                        f"{trained.get('save_name')}_val.txt beside the checkpoint")  # fmt: skip
+        raise UserError(f"{path} was trained from lists: give that of its test images by --val_list (with --val_fraction "
+                        f"{trained.get('save_name')}_val.txt beside the checkpoint)")  # fmt: skip
     root, matrix = args.data_root or f"../{dataset}", weights[1].get("weight")
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.dim() else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))

@@ -220,21 +220,6 @@ def test_a_run_with_other_choices_goes_on_to_the_same_bytes_and_only_with_the_sa
         assert differences(saved_state(folders["cut"], kind), saved_state(folders["whole"], kind)) == []
 
 
-@pytest.mark.slow
-def test_a_state_of_an_older_version_goes_on_as_metasaug(root, run_in, refused):
-    own = [*FLAGS, *SHORT, "--save_name", "old", "--resume", "auto"]
-    run_in(TRAIN, *own, cwd=root, status=143, STOP_AT="8", STOP_BY="15")
-    path = root / OURS / "old_resume.pth.tar"
-    state = torch.load(path, weights_only=True)
-    new = ("stage2", "meta_update", "meta_step_size", "meta_images", "balance", "select_on", "num_heldout")
-    for name in new:
-        del state["flags"][name], state["resume"]["binding"][f"--{name}"]
-    torch.save({key: value for key, value in state.items() if key != "checksum"}, path)
-    line = refused(TRAIN, *own, "--stage2", "isda", cwd=root)
-    assert "was made with --stage2 metasaug, this run has isda" in line
-    assert "going on in epoch 1" in run_in(TRAIN, *own, cwd=root).stdout
-
-
 # Testing with adjusted logits
 
 

@@ -79,8 +79,8 @@ def test_a_run_on_drawn_images_and_on_the_lists_that_it_wrote(train, run_in, ref
         assert part == "meta list" or drawn[part] != other[part]
 
     test = [TEST, "--loading_path", f"{OURS}/drawn_last.pth.tar", "--data_root", "photos", "--no-cuda", "--workers", "0"]
-    told = "give the list of its test images by --val_list, drawn_val.txt beside the checkpoint"
-    assert f"was trained with --val_fraction: {told}" in refused(*test, cwd=root)
+    told = "give that of its test images by --val_list (with --val_fraction drawn_val.txt beside the checkpoint)"
+    assert f"was trained from lists: {told}" in refused(*test, cwd=root)
     run_in(*test, "--val_list", lists[1], "--out", "t.csv", cwd=root)
     rows = list(csv.DictReader((root / "t.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["name"] for row in rows] == list(COUNTS)

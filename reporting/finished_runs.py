@@ -22,6 +22,7 @@ from harness.errors import UserError
 from harness.files import read_bytes, replacing
 from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
+from harness.schemas import Count, Images, Percent, Plain
 from harness.text import printable, shown_names
 from heads.run_flags import FREE_FLAGS
 
@@ -32,10 +33,6 @@ LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is w
 ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
-Percent = Annotated[float, Meta(ge=0, le=100)]
-Count = Annotated[int, Meta(ge=0, le=10**9)]
-Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
-Plain = bool | int | float | str | None
 
 
 class EpochFigures(msgspec.Struct):

@@ -1,5 +1,7 @@
 """Steps as CUDA graphs take the same steps; what cannot be recorded is stepped as it is."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from support.compare import distance
@@ -14,78 +16,71 @@ from passes import Passes
 from resnet import make_model
 
 CLASSES, BATCHES = 5, (12, 12, 12, 7, 12, 12, 7, 7, 12)  # with shorter last ones
-VARIANTS = {
+METASAUG = {
     "metasaug": {},
     "relative": {"rule": relative_rule, "meta_lr": 0.5},
     "head": {"rule": relative_rule, "meta_lr": 0.5, "virtual": "head"},
     "trained on": {"virtual": "head", "train_on_meta": True},
 }
+METHODS = ["plain", "isda", "plain, trained on", "isda, trained on", *METASAUG]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def trained(method, enabled, device, make=lambda: make_model("resnet8", CLASSES)):
-    """Weights, class statistics and what the steps saw, after steps whose rate and λ change on the way."""
+    """Weights, class statistics and what the steps saw, after steps whose rate and λ change on the way; what took them."""
     torch.manual_seed(0)
     model = make().to(device).train()
     criterion = MetaSAugLDAM(range(20, 20 - CLASSES, -1)).to(device)
     estimator = EstimatorCV(model.get_submodule(model.head).in_features, CLASSES).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    take, passes, seen = StepTaker(device, (model, criterion, estimator), enabled), Passes(model), []
-    batches = torch.Generator().manual_seed(1)
+    take, passes, seen = StepTaker(device, (model, criterion, estimator), enabled), Passes(model), {}
+    draws = torch.Generator().manual_seed(1)
+
+    def draw(count):
+        images, target = torch.randn(count, 3, 16, 16, generator=draws), torch.randint(CLASSES, (count,), generator=draws)
+        return images.to(device), target.to(device)
+
     for k, size in enumerate(BATCHES):
         optimizer.param_groups[0]["lr"] = lr = 0.1 if k < 5 else 0.01
-        batch, meta = (
-            (
-                torch.randn(n, 3, 16, 16, generator=batches).to(device),
-                torch.randint(CLASSES, (n,), generator=batches).to(device),
-            )
-            for n in (size, 10)
-        )
+        batch, meta = draw(size), draw(10)
         extra = meta if method.endswith("trained on") else None  # its loss is added
         if method.startswith("plain"):
             result = take(plain_step, passes, optimizer, batch, extra)
         elif method.startswith("isda"):
             result = take(augmented_step, model, criterion, estimator, optimizer, batch, extra, lam_t=lr, passes=passes)
         else:
-            numbers = {"lam_t": 5 * lr, "virtual_lr": lr, "meta_lr": 10.0, **VARIANTS[method]}
+            numbers = {"lam_t": 5 * lr, "virtual_lr": lr, "meta_lr": 10.0, **METASAUG[method]}
             result = take(meta_step, model, criterion, estimator, optimizer, batch, meta, passes=passes, **numbers)
-            seen += [result.grad_covariance.clone(), result.covariance.clone(), result.negative_trace.double()]
-        seen += [result.loss.clone(), result.logits.clone()]
-    return model.state_dict(), estimator.state_dict(), seen, take
+            seen[f"covariance {k}"] = result.covariance.clone()
+        seen |= {f"loss {k}": result.loss.clone(), f"logits {k}": result.logits.clone()}
+    return {**seen, **model.state_dict(), **estimator.state_dict()}, take
 
 
 def assert_same(ours, theirs, bound):
-    for mine, other in zip(ours[:2], theirs[:2], strict=True):
-        torch.testing.assert_close(mine, other, rtol=bound, atol=bound)
-    torch.testing.assert_close(ours[2], theirs[2], rtol=bound, atol=bound)
+    torch.testing.assert_close({name: value.cpu() for name, value in ours.items()},
+                               {name: value.cpu() for name, value in theirs.items()}, rtol=bound, atol=bound)  # fmt: skip
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("method", ["isda, trained on", *VARIANTS])
+@pytest.mark.parametrize("method", METHODS[3:])
 def test_elsewhere_every_step_is_called_as_it_is(method):
-    device = torch.device("cpu")
-    ours, theirs = (trained(method, enabled, device) for enabled in (True, False))
+    (ours, take), (theirs, _) = (trained(method, enabled, torch.device("cpu")) for enabled in (True, False))
     assert_same(ours, theirs, 1e-15)
-    assert not ours[3].enabled
+    assert not take.enabled
 
 
 @pytest.mark.cuda
 @needs_cuda
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("method", ["plain", "isda", "plain, trained on", "isda, trained on", *VARIANTS])
+@pytest.mark.parametrize("method", METHODS)
 def test_graphs_take_the_same_steps(method):
     device = torch.device("cuda", 0)
-    ours, theirs, cpu = (
-        trained(method, True, device),
-        trained(method, False, device),
-        trained(method, True, torch.device("cpu")),
-    )
-    assert_same(ours, theirs, 1e-8)
-    assert_same([{k: v.cpu() for k, v in part.items()} for part in ours[:2]] + [[t.cpu() for t in ours[2]]], cpu, 1e-7)
-    assert [recorded is not None for recorded in ours[3].seen.values()] == [True, True]  # both sizes of batches
-    assert (
-        distance(ours[0], trained(method, True, device, lambda: make_model("resnet8", CLASSES, 1))[0]) > 1e-3
-    )  # the control
+    ours, take = trained(method, True, device)
+    assert_same(ours, trained(method, False, device)[0], 1e-8)
+    assert_same(ours, trained(method, True, torch.device("cpu"))[0], 1e-7)
+    assert [recorded is not None for recorded in take.seen.values()] == [True, True]  # both sizes of batches
+    other, _ = trained(method, True, device, lambda: make_model("resnet8", CLASSES, 1))
+    assert distance(ours, other) > 1e-3  # the control
 
 
 class Odd(nn.Module):
@@ -110,14 +105,8 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("method", ["plain", "metasaug"])
 def test_a_step_that_cannot_be_recorded_is_called_as_it_is(method, kind):
     device = torch.device("cuda", 0)
-
-    def make():
-        return WithFeatures(Odd(kind), "fc")
-
-    if kind == "value":
-        with pytest.warns(UserWarning, match="--cuda_graphs: this step cannot be recorded, continuing without"):
-            ours = trained(method, True, device, make)
-    else:
-        ours = trained(method, True, device, make)
-    assert not ours[3].enabled
-    assert_same(ours, trained(method, False, device, make), 1e-8)
+    said = "--cuda_graphs: this step cannot be recorded, continuing without"
+    with pytest.warns(UserWarning, match=said) if kind == "value" else nullcontext():
+        ours, take = trained(method, True, device, lambda: WithFeatures(Odd(kind), "fc"))
+    assert not take.enabled
+    assert_same(ours, trained(method, False, device, lambda: WithFeatures(Odd(kind), "fc"))[0], 1e-8)

@@ -42,7 +42,7 @@ def quantised():
 
 
 ODD_TENSORS = {
-    "sparse": torch.eye(3).to_sparse(),
+    "sparse or nested": torch.eye(3).to_sparse(),
     "without content": torch.zeros(2, device="meta"),
     "complex": torch.zeros(2, dtype=torch.complex64),
     "quantised": quantised(),
@@ -123,7 +123,7 @@ def test_a_state_with_nonsense_anywhere_is_gone_on_from_or_refused_in_one_line(r
 @pytest.mark.parametrize("kind", ["resume", "stage1"])
 def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path, kind):
     folder, state = resumable
-    changed = with_leaf(state, ("optimizer", "param_groups", 0), {"params": [0], "weight_decay": 0.25, "lr": 7.0})
+    changed = with_leaf(state, ("optimizer", "param_groups", 0), {"params": [0, 1], "weight_decay": 0.25, "lr": 7.0})
     path = tmp_path / f"a_{kind}.pth.tar"
     save_checkpoint({**changed, "epoch": 1}, path)
     for end in ("ckpt", "last"):

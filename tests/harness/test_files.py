@@ -29,6 +29,7 @@ def test_the_file_of_before_stays_under_its_second_name(tmp_path, monkeypatch, l
     replace(path, "fourth")
     assert contents(tmp_path) == {"x": "fourth", "x.previous": "second"}
     previous(path).unlink()
+    monkeypatch.undo()
     os.link(path, previous(path))  # a kill after the old file got its second name
     replace(path, "fifth", keep_previous=True)
     assert contents(tmp_path) == {"x": "fifth", "x.previous": "fourth"}

@@ -22,36 +22,26 @@ from harness.resume import find_state
 from harness.weights import fit_weights
 from resnet import build_model
 
-SOUND = {"epoch": 3, "flags": {}, "class_names": ["a"], "cls_num_list": [3], "imb_factor": 0.5}
 
-
-@pytest.fixture
-def saved(tmp_path):
-    """A checkpoint, and the network of it."""
-    path, model = tmp_path / "x_ckpt.pth.tar", build_model("resnet8", 4)
-    checkpoint.save_checkpoint({**SOUND, "state_dict": model.state_dict()}, path)
-    return path, model
-
-
-def test_what_is_saved_is_loaded_by_us_and_by_any_reader_of_the_form(saved):
-    path, model = saved
-    for theirs in (checkpoint.load_checkpoint(path), torch.load(path, weights_only=True)):
-        assert all(map(torch.equal, theirs["state_dict"].values(), model.state_dict().values()))
+def test_what_is_saved_is_loaded_by_us_and_by_any_reader_of_the_form(tmp_path):
+    path, weights = tmp_path / "x_ckpt.pth.tar", build_model("resnet8", 4).state_dict()
+    checkpoint.save_checkpoint({"epoch": 3, "state_dict": weights}, path)
+    for state in (checkpoint.load_checkpoint(path), torch.load(path, weights_only=True)):
+        assert state["epoch"] == 3
+        assert all(map(torch.equal, state["state_dict"].values(), weights.values()))
     before = path.read_bytes()
     with pytest.raises((AttributeError, pickle.PicklingError)):
         checkpoint.save_checkpoint({"state_dict": lambda: None}, path)
-    assert [each.read_bytes() for each in path.parent.iterdir()] == [before]
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == [before]
 
 
 def damaged_copies(raw):
-    """The file cut at every 5 %, and with one bit flipped, 300 times, at the ends too."""
+    """The file cut at every 5 %, and with one bit flipped, 300 times, a third of them close to the ends."""
     yield from (raw[: len(raw) * share // 100] for share in range(0, 100, 5))
-    generator = random.Random(0)
-    places = [generator.randrange(8 * len(raw)) for _ in range(200)]
-    places += [8 * len(raw) - 1 - generator.randrange(8 * 100) for _ in range(60)]  # the checksum and its mark
-    places += [generator.randrange(8 * 500) for _ in range(40)]
-    for place in places:
-        flipped = bytearray(raw)
+    generator, whole = random.Random(0), 8 * len(raw)
+    ranges = [(0, whole)] * 200 + [(whole - 800, whole)] * 60 + [(0, 4000)] * 40  # the checksum and its mark; the beginning
+    for first, last in ranges:
+        place, flipped = generator.randrange(first, last), bytearray(raw)
         flipped[place // 8] ^= 1 << place % 8
         yield bytes(flipped)
 
@@ -130,16 +120,3 @@ def test_names_and_shapes_that_do_not_fit_are_named(change, words):
     weights = {name: value for name, value in {**model.state_dict(), **change}.items() if value is not None}
     with refusal(words):
         fit_weights(model, weights, "x.pth")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("epoch", "3"), ("flags", [1]), ("class_names", "ab"), ("cls_num_list", [0]), ("imb_factor", 0)],
-)
-def test_a_whole_file_with_something_else_inside_is_refused(saved, key, value):
-    path, _ = saved
-    state = checkpoint.load_checkpoint(path)
-    assert state.items() >= SOUND.items()
-    checkpoint.save_checkpoint({**state, key: value}, path)
-    with refusal(f"its {key}"):
-        checkpoint.load_checkpoint(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.refusals import refusal
 
-from harness.files import beside, check_output, previous, replacing, set_earlier_aside
+from harness.files import check_output, previous, replacing, set_earlier_aside
 
 
 def replace(path, text, keep_previous=False):
@@ -33,14 +33,6 @@ def test_the_file_of_before_stays_under_its_second_name(tmp_path, monkeypatch, l
     os.link(path, previous(path))  # a kill after the old file got its second name
     replace(path, "fifth", keep_previous=True)
     assert contents(tmp_path) == {"x": "fifth", "x.previous": "fourth"}
-
-
-def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
-    (tmp_path / "x").write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "x") as part:  # noqa: PT012
-        part.write_text("new")
-        raise KeyboardInterrupt
-    assert contents(tmp_path) == {"x": "old"}
 
 
 def test_two_that_write_a_shared_file_at_once_leave_one_of_them_whole(tmp_path):
@@ -86,23 +78,3 @@ def test_pipes_and_devices_are_not_replaced(tmp_path):
             with refusal("a folder, a pipe or a device"):
                 write(path)
     assert (tmp_path / "pipe").is_fifo()
-
-
-@pytest.mark.parametrize(("keep_previous", "longest"), [(False, 251), (True, 246)])
-def test_a_name_too_long_for_what_is_written_beside_it_is_refused_before(tmp_path, keep_previous, longest):
-    check_output(tmp_path / ("n" * longest), keep_previous)
-    for text in ("first", "second"):
-        replace(tmp_path / ("n" * longest), text, keep_previous)
-    with refusal("File name too long"):
-        check_output(tmp_path / ("n" * (longest + 1)), keep_previous)
-
-
-def test_a_link_without_a_file_becomes_a_file(tmp_path):
-    (tmp_path / "link").symlink_to("nowhere")
-    replace(tmp_path / "link", "new")
-    assert not (tmp_path / "link").is_symlink()
-
-
-def test_names_beside_a_checkpoint():
-    for name in ("x.pth.tar", "x.pth", "x.tar", "x"):
-        assert beside(Path("a") / name, "_classes.csv") == Path("a/x_classes.csv")

@@ -64,11 +64,10 @@ def test_split_is_taken_and_said_to_be_without_effect(capsys):
     assert "--split has no effect" in capsys.readouterr().out
 
 
-def test_schedule_is_the_published_one_at_200_epochs_and_scales():
-    rates = [learning_rate(0.1, e, 200) for e in (0, 159, 160, 179, 180, 199)]
-    assert rates == pytest.approx([0.1, 0.1, 1e-3, 1e-3, 1e-5, 1e-5])
-    assert [learning_rate(1, e, 2) for e in (0, 1, 2)] == pytest.approx([1, 1, 1e-4])
-    assert [learning_rate(1, e, 30) for e in (23, 24, 26, 27)] == pytest.approx([1, 0.01, 0.01, 1e-4])
+@pytest.mark.parametrize(("epochs", "drops"), [(200, (160, 180)), (2, (2, 2)), (30, (24, 27))])
+def test_schedule_is_the_published_one_at_200_epochs_and_scales(epochs, drops):
+    for epoch in range(epochs + 1):
+        assert learning_rate(0.1, epoch, epochs) == pytest.approx(0.1 * 0.01 ** sum(epoch >= drop for drop in drops))
 
 
 def test_devices(monkeypatch):

@@ -6,14 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from support.compare import distance, relative
 from support.places import ROOT
 from support.ranks import begin, places, together
 from support.runs import saved_state, small_run
-
-from harness.process_group import Group, shard_sizes
 
 STEPS, CLASSES, SIZE = 20, 9, 12
 WORKER = f"""
@@ -25,7 +21,8 @@ from harness import process_group
 from harness.errors import UserError, run_main
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
-from support.runs import end_epoch, small_run, take_step
+from harness.evaluation import evaluate
+from support.runs import ALONE, end_epoch, small_run, take_step
 
 CLASSES, SIZE, STEPS = {CLASSES}, {SIZE}, {STEPS}
 
@@ -88,6 +85,15 @@ def operations(group):
     seen = list(group.with_barriers(range(2 * group.rank), 4))
     assert seen == list(range(2 * group.rank)), seen
     assert group.all_gather_object(group.rank) == list(range(group.world_size))  # nobody is a round behind
+
+def evaluation(group):  # of shares of any length
+    for count in (7, 2):
+        g = torch.Generator().manual_seed(count)
+        logits, target = torch.randn(count, 6, generator=g), torch.randint(0, 6, (count,), generator=g)
+        own = group.share(count)
+        tested = evaluate(lambda x: x, zip(logits[own].split(1), target[own].split(1)), group)
+        expected = evaluate(lambda x: x, [(logits, target)], ALONE)
+        torch.testing.assert_close(tuple(tested), tuple(expected), rtol=1e-12, atol=0)
 
 def gone_wrong(group):
     with small_run(Path("wrong"), group=group) as run:
@@ -172,49 +178,39 @@ def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch, tmp_path, fu
 
 
 STOP, DIE = "os.kill(os.getpid(), signal.SIGSTOP)", "os._exit(7)"
-GONE = "{} is gone, is stopped or took longer than --timeout {} s over a step: see what it printed, then start again"
+GONE = "rank {} of 3 is gone, is stopped or took longer than --timeout {} s over a step: see what it printed, then"
 
 
 @pytest.mark.parametrize(
-    ("acts", "limit", "blamed"),
-    [
-        ([STOP, "", ""], 3, "rank 0 of 3"),
-        (["", "", STOP], 3, "rank 2 of 3"),
-        (["time.sleep(5)", "", ""], 3, "rank 0 of 3"),
-        (["", "time.sleep(8)", ""], 3, "rank 1 of 3"),
-        ([DIE, "", ""], 60, "rank 0 of 3"),
-        (["", DIE, ""], 60, "rank 1 of 3"),
-    ],
-    ids=["rank 0 is stopped", "rank 2 is stopped", "rank 0 is slow", "rank 1 is slow", "rank 0 dies", "rank 1 dies"],
+    ("at_fault", "act", "limit"),
+    [(0, STOP, 3), (2, STOP, 3), (0, "time.sleep(5)", 3), (1, "time.sleep(8)", 3), (0, DIE, 60), (1, DIE, 60)],
 )
-def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, acts, limit, blamed):
+def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, at_fault, act, limit):
     """A rank that is stopped goes on when the others have ended, and hears of it."""
-    ranks = begin(start, 3, worker, "trouble", each=[{"ACT": act} for act in acts], LIMIT=str(limit))
-    outs = {rank: rank.communicate() for rank, act in zip(ranks, acts, strict=True) if act != STOP}
-    for rank in set(ranks) - set(outs):
-        assert rank.poll() is None, rank.communicate()
-        rank.send_signal(signal.SIGCONT)
-        outs[rank] = rank.communicate()
-    for number, (rank, act) in enumerate(zip(ranks, acts, strict=True)):
-        _, err = outs[rank]
-        if act == DIE:
-            assert (rank.returncode, err) == (7, "")
-            continue
-        assert rank.returncode == 2, err
-        told = "worker.py: error: " + (f"rank {number}: " if number else "") + GONE.format(blamed, limit)
-        assert act or err.endswith(f"{told} with --resume auto\n"), err  # PyTorch may warn before
-        assert "Traceback" not in err
-        assert float((tmp_path / f"waited {number}").read_text()) < 2 * limit + 5
-    if acts[0] != DIE:
-        with small_run(tmp_path / "trouble", "--resume", "auto") as run:
+    ranks = begin(start, 3, worker, "trouble", each=[{"ACT": act * (k == at_fault)} for k in range(3)], LIMIT=str(limit))
+    errs = {k: ranks[k].communicate()[1] for k in range(3) if k != at_fault}
+    if act == STOP:
+        assert ranks[at_fault].poll() is None
+        ranks[at_fault].send_signal(signal.SIGCONT)
+    own = ranks[at_fault].communicate()[1]
+    for k, err in errs.items():
+        told = "worker.py: error: " + (f"rank {k}: " if k else "") + GONE.format(at_fault, limit)
+        assert err.endswith(f"{told} start again with --resume auto\n"), err  # PyTorch may warn before
+    if act == DIE:
+        assert (ranks[at_fault].returncode, own) == (7, "")
+    assert all(rank.returncode == 2 for k, rank in enumerate(ranks) if (k, act) != (at_fault, DIE))
+    assert "Traceback" not in own + "".join(errs.values())
+    assert all(float(path.read_text()) < 2 * limit + 5 for path in tmp_path.glob("waited *"))
+    if (at_fault, act) != (0, DIE):
+        with small_run(tmp_path / "trouble", "--resume auto") as run:
             assert run.meter.steps == 3
 
 
 def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(start, large_training, tmp_path):
-    flags = ["--cache_features", "1", "--cache_dir", "cache", "--workers", "0", "--batch_size", "2", "--timeout", "3",
-             "--test_batch_size", "2"]  # fmt: skip  (so that none takes so long over a batch)
+    flags = "--cache_features 1 --cache_dir cache --workers 0 --batch_size 2 --timeout 3"
+    small = "--test_batch_size 2"  # so that none takes so long over a batch
     stop = {"STOP_AT": "2", "STOP_BY": str(int(signal.SIGSTOP))}
-    first, second = begin(start, 2, "ImageNet_iNat/train.py", *large_training, *flags, each=[stop, {}])
+    first, second = begin(start, 2, f"ImageNet_iNat/train.py {flags} {small}", *large_training, each=[stop, {}])
     for rank, process in (("rank 1: ", second), ("", first)):
         if process is first:
             assert first.poll() is None
@@ -239,16 +235,9 @@ def test_processes_that_cannot_come_together_say_why(start, worker, world, ranks
         assert process.returncode == 2
 
 
-@given(st.integers(0, 40), st.integers(1, 9))
-def test_shares_cover_everything_once(count, world):
-    shares = [range(count)[Group(rank, world, torch.device("cpu")).share(count)] for rank in range(world)]
-    assert [i for share in shares for i in share] == list(range(count))
-    assert shard_sizes(count, world) == [*map(len, shares)]
-    assert max(shard_sizes(count, world)) - min(shard_sizes(count, world)) <= 1
-
-
-def test_what_processes_exchange_and_shares_of_any_length_with_barriers(launch):
-    assert launch("operations", 3) == [(0, "", "")] * 3
+@pytest.mark.parametrize("function", ["operations", "evaluation"])
+def test_what_processes_exchange_and_shares_of_any_length(launch, function):
+    assert launch(function, 3) == [(0, "", "")] * 3
 
 
 def test_all_processes_leave_a_finished_run(launch):

@@ -8,7 +8,7 @@ import torch
 from support.refusals import refusal
 from support.runs import CutError, end_epoch, files_of, saved_state, small_run, take_step
 
-GO_ON = ["--resume", "auto"]
+GO_ON = "--resume auto --epochs"
 
 
 def train(folder, *flags, rights=(), killed_in=None):
@@ -29,7 +29,7 @@ def kill():
 def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_before(tmp_path, epochs):
     train(tmp_path, rights=(1, 2, 0, 3), killed_in=3)
     assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path)["epoch"]) == (4, 3)
-    train(tmp_path, *GO_ON, "--epochs", epochs, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
+    train(tmp_path, GO_ON, epochs, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
     best = json.loads((tmp_path / "a_summary.json").read_text())["best"]
     assert (best["epoch"], best["acc1"]) == (1, 50)
     assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path, "ckpt")["best_acc1"]) == (2, 50)
@@ -49,7 +49,7 @@ def test_a_best_file_that_something_else_took_is_refused_by_name(tmp_path, spoil
     train(tmp_path, rights=(0, 2, 3, 1, 1))
     spoil(tmp_path / "a_ckpt.pth.tar")
     with refusal(f"a_ckpt.pth.tar {words}"):
-        train(tmp_path, *GO_ON, "--epochs", 7)
+        train(tmp_path, GO_ON, 7)
 
 
 def test_a_file_that_the_run_begins_with_is_never_replaced(large_training, run, refused, tmp_path):

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.finished_runs import write_run
+from support.refusals import refusal
 from support.runs import end_epoch, files_of, saved_state, small_run, take_step
 
-from harness import schemas
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
 from harness.files import previous
@@ -107,7 +107,7 @@ def test_a_state_with_nonsense_anywhere_is_gone_on_from_or_refused_in_one_line(r
     previous(copied / "a_resume.pth.tar").unlink()
     before = files_of(copied)
     try:
-        with small_run(copied, "--resume", "auto", cut=True) as run:
+        with small_run(copied, "--resume auto", cut=True) as run:
             assert next(run.epochs) in (0, 1, 2)
             assert 0 <= run.meter.steps <= 5
             take_step(run)
@@ -120,16 +120,33 @@ def test_a_state_with_nonsense_anywhere_is_gone_on_from_or_refused_in_one_line(r
         shutil.rmtree(copied)
 
 
-@pytest.mark.parametrize("kind", ["resume", "stage1"])
-def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path, kind):
-    folder, state = resumable
-    changed = with_leaf(state, ("optimizer", "param_groups", 0), {"params": [0, 1], "weight_decay": 0.25, "lr": 7.0})
-    path = tmp_path / f"a_{kind}.pth.tar"
-    save_checkpoint({**changed, "epoch": 1}, path)
-    for end in ("ckpt", "last"):
-        shutil.copy(folder / f"a_{end}.pth.tar", tmp_path)
-    flags, begin = (["--resume", path], {}) if kind == "resume" else ([], {"stage1": str(path)})
-    with small_run(folder / "other", *flags, cut=True, **begin) as run:
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("resume", "binding", "--lr"), torch.ones(2)),
+        (("resume", "record", "best"), {}),
+        (("resume", "meter", "loss"), torch.ones(3)),
+        (("resume", "random"), {}),
+        (("resume", "estimator"), []),
+        (("optimizer",), 3),
+        (("optimizer", "state", 0, "momentum_buffer"), torch.zeros(1)),
+    ],
+)
+def test_a_state_with_something_else_inside_is_refused(resumable, tmp_path, place, value):
+    path = tmp_path / "a_resume.pth.tar"
+    save_checkpoint(with_leaf(resumable[1], place, value), path)
+    with refusal("--resume"), small_run(tmp_path / "new", "--resume", path):
+        pass
+    if place[0] == "optimizer":
+        with refusal("holds no state of this optimizer"), small_run(tmp_path / "new", stage1=str(path)):
+            pass
+    assert [*tmp_path.rglob("*_*")] == [path]
+
+
+def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path):
+    changed = with_leaf(resumable[1], ("optimizer", "param_groups", 0), {"params": [0, 1], "weight_decay": 0.25, "lr": 7.0})
+    save_checkpoint(changed, tmp_path / "a_stage1.pth.tar")
+    with small_run(tmp_path, stage1=str(tmp_path / "a_stage1.pth.tar"), cut=True) as run:
         group = run.optimizer.param_groups[0]
         assert [group[name] for name in ("weight_decay", "momentum", "lr")] == [0, 0.9, 0.1]
         assert run.optimizer.state[run.model.weight]["momentum_buffer"].any()
@@ -178,14 +195,6 @@ def test_what_tensors_are_refused(tensor, words):
     assert mismatch(torch.tensor([-1.0]), torch.zeros(1), "bn1.running_var") == "bn1.running_var holds variances below 0"
 
 
-def test_a_message_names_the_place_and_what_is_wanted():
-    outcome = {"epoch": 1, "acc1": 50.0}
-    record = {"epoch": 3, "since": 0, "seconds": 2.0, "best": outcome, "last": outcome}
-    assert schemas.problem(record, schemas.RecordState, "record") is None
-    said = "its record.best.epoch is of another kind or range: Expected int, got str"
-    assert schemas.problem({**record, "best": {"epoch": "1"}}, schemas.RecordState, "record") == said
-
-
 JSON = [None, True, -1, 10**30, 10**400, 0.5, 1e308, "", "x" * 10**4, [], [1], {}, {"a": [None]}, [None] * 3, [1e300] * 3]
 
 
@@ -205,11 +214,10 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
         check_line(refused)
 
 
-def test_statistics_that_can_be_none_are_refused():
+@pytest.mark.parametrize(("name", "value"), [("count", -1.0), ("count", 0.5), ("covariance", -1.0)])
+def test_statistics_that_can_be_none_are_refused(name, value):
     estimator = EstimatorCV(3, 2)
-    estimator.update(torch.randn(8, 3), torch.arange(8) % 2)
     sound = estimator.state_dict()
     estimator.load_state_dict(sound)
-    for name, value in (("count", -1.0), ("count", 0.5), ("covariance", -1.0)):
-        with pytest.raises(ValueError, match="image counts must be integers, and counts and variances must not be negative"):
-            estimator.load_state_dict({**sound, name: torch.full_like(sound[name], value)})
+    with pytest.raises(ValueError, match="image counts must be integers, and counts and variances must not be negative"):
+        estimator.load_state_dict({**sound, name: torch.full_like(sound[name], value)})

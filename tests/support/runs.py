@@ -52,9 +52,9 @@ class CutError(Exception):
 @contextmanager
 def small_run(folder, *flags, cut=False, group=ALONE, **begin):
     """A run named a of a layer with two weights a class, begun: of five epochs unless the flags say more; or `cut` off."""
-    given = ["--dataset", "digits", "--no-cuda", "--save_name", "a", "--epochs", "5", *map(str, flags)]
+    words = f"--dataset digits --no-cuda --save_name a --epochs 5 {' '.join(map(str, flags))}"
     layer, statistics = nn.Linear(2, 2), nn.BatchNorm1d(2)
-    with suppress(CutError), Run(parse_training(given), folder, group) as run:
+    with suppress(CutError), Run(parse_training(words.split()), folder, group) as run:
         optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
         given = {"extra": {"loss": "CE", "data": "0"}, "facts": FACTS, "steps": lambda _: 5}
         run.begin(layer, optimizer, statistics, **{**given, **begin})

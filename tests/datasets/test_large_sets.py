@@ -34,9 +34,10 @@ def here(tmp_path, monkeypatch):
     texts |= {"bad/iNaturalist18_train": listing([9, 0, 1], "t"), "bad/iNaturalist18_val": listing([3, 2, 3], "v")}
     for name, text in texts.items():
         write(tmp_path / f"{name}.txt", text)
-    photos = (f"photos/{part}/{name}/{i}" for part, n in (("train", 4), ("val", 1)) for name in ("b é", "a") for i in range(n))
-    for place in (*photos, "bare/train/a/0", "strange/train/a/0", "strange/train/b/0", "strange/val/c/0"):
-        write(tmp_path / f"{place}.JPEG")
+    for i in range(4):
+        for place in (f"photos/train/a/{i}", f"photos/train/b é/{i}", "photos/val/a/0", "photos/val/b é/0",
+                      "bare/train/a/0", "strange/train/a/0", "strange/train/b/0", "strange/val/c/0"):  # fmt: skip
+            write(tmp_path / f"{place}.JPEG")
     return tmp_path
 
 

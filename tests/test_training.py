@@ -92,7 +92,7 @@ def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_acc
 def test_a_run_leaves_its_files_and_says_which(trained):
     folder, out = trained
     kinds = [f"a_{kind}.pth.tar" for kind in ("ckpt", "last", "resume", "stage1")]
-    names = {*kinds, "a_metrics.jsonl", "a_summary.json", "a_tensorboard"}
+    names = {*kinds, "a_metrics.jsonl", "a_mistakes.json", "a_summary.json", "a_tensorboard"}
     names |= {f"a_{kind}_predictions.npz" for kind in ("ckpt", "last")}
     assert {path.name for path in folder.iterdir()} == names  # none of those before
     assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0

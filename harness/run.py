@@ -20,6 +20,7 @@ from harness.evaluation import Predictions
 from harness.files import output_folder
 from harness.flags import LearningFlags
 from harness.metrics import PER_CLASS_MEAN, per_shot
+from harness.mistakes import Picture, most_confused
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
@@ -252,7 +253,7 @@ class Run:
 
     def after_epoch(
         self, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]] | None = None,
-        stage2_from: int = 0, keep_stage1: bool = True,
+        stage2_from: int = 0, keep_stage1: bool = True, picture: Picture | None = None,
     ) -> None:  # fmt: skip
         """Print, log and save.
 
@@ -265,12 +266,16 @@ class Run:
         stage2_from:
             The first epoch of stage 2. Before it a checkpoint for `stage1` of other runs is kept, if `keep_stage1`, and
             from it on the best epoch is chosen among those of stage 2. A run that ends before it is stage 1 alone.
+        picture:
+            Returns an image of the test set: the last epoch keeps some of those that were not recognised, for the report.
         """
         self.check()
         if self.group.device.type == "cuda":
             self.group.broadcast(self._tensors())
         if self.record is not None:
             self._keep(self.record, tested, values, per_class or {}, stage2_from)
+            if picture is not None and self.epoch + 1 == self.flags.epochs:
+                self.record.show_mistakes(most_confused(tested.target.numpy(), tested.predicted.numpy(), picture))
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
                 save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()

@@ -134,15 +134,6 @@ def test_steps_begin_where_their_own_loss_has_its_minimum():
     assert min(slope(prior=0 * prior), slope(c=100.0)) > 0.02  # the controls
 
 
-def test_columns_of_very_different_units_are_made_alike(tmp_path):
-    rows, target = made_up(scale=1e-3)
-    chosen = recorded(rows, target, tmp_path, "--way", "logistic").choose("logistic")
-    assert chosen.constants["transform"] == "standard"
-    assert chosen.score.accuracy > 80
-    one = recorded(*made_up(), tmp_path / "alike", "--way", "nearest_mean").choose("nearest_mean")
-    assert one.constants == {"transform": "none"}  # the control
-
-
 @pytest.mark.parametrize(
     ("levels", "taken"),
     [([50, 52, 53], 0), ([50, 60, 30], 1), ([50, 60, 62], 1), ([50, 60, 80], 2), ([50, 52, 60], 2)],

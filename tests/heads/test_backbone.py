@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from support.refusals import wrong
 from torch import nn
@@ -56,11 +55,10 @@ def test_the_fingerprint_follows_every_weight_and_statistic_but_no_counter():
     assert fingerprint(model) not in seen
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_parts_of_a_file_that_others_wrote(tmp_path, prefix):
+def test_parts_of_a_file_that_others_wrote(tmp_path):
     """A head whose names lack fc., and none at all, with which a new one must be asked for."""
-    classifier = {f"{prefix}{name}": torch.ones(3) for name in ("weight", "bias")}
-    parts = {"feat_model": {"a": torch.ones(1)}, "classifier": classifier}
+    head = {f"module.{name}": torch.ones(3) for name in ("weight", "bias")}
+    parts = {"feat_model": {"a": torch.ones(1)}, "classifier": head}
     for names in (["bias", "weight"], []):
         torch.save({"state_dict_best": parts}, tmp_path / "x.pth")
         (body, head), _ = read_weights(tmp_path / "x.pth")

@@ -80,17 +80,6 @@ def test_a_damaged_shard_is_computed_again_and_no_other(maker, capsys, harm):
     assert "4 of 7 were computed before" in capsys.readouterr().out
 
 
-def test_what_another_run_makes_meanwhile_is_not_computed(maker):
-    other = Maker(maker.folder, maker.sets)
-
-    def once():
-        maker.before = lambda: None
-        other.open()
-
-    maker.before = once
-    assert maker.open() <= 3  # the shard that was begun
-
-
 def touch(maker, extra, later):
     path = maker.sets.train.root / maker.sets.train.paths[3]
     before = path.stat()

@@ -52,15 +52,6 @@ def test_scores_are_those_of_a_softmax(seed, scale):
     assert np.array_equal(found.right, logits.argmax(axis=1) == target)
 
 
-def test_a_gain_is_paired_by_rows():
-    right = np.random.default_rng(0).random(40) < 0.5
-    one, other = (Score(ROWS % 2, right ^ np.isin(ROWS, row), ONES) for row in (3, 4))
-    gain, error = one.gain(other)
-    assert gain == pytest.approx(one.accuracy - other.accuracy)
-    assert error == pytest.approx(100 * over_classes(one.right * 1 - other.right * 1, ROWS % 2)[1])
-    assert error < 0.5 * math.hypot(one.error, other.error)  # the control: as if of other rows
-
-
 @pytest.mark.parametrize(
     ("gained", "lost", "loss", "better"),
     [

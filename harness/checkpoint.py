@@ -28,6 +28,7 @@ from torch import Tensor
 
 from harness import schemas
 from harness.errors import UserError
+from harness.facts import Facts, State
 from harness.files import read_bytes, replacing
 from harness.text import say
 from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
@@ -55,7 +56,7 @@ class Unread:
         """Take whatever the object held."""
 
 
-def packed(state: Mapping[str, Any]) -> bytes:
+def packed(state: Facts) -> bytes:
     """Return `state` as torch.save writes it, with the checksum at the end."""
     buffer = io.BytesIO()
     torch.save({**state, CHECKED: "sha256"}, buffer)
@@ -65,7 +66,7 @@ def packed(state: Mapping[str, Any]) -> bytes:
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
-def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+def save_checkpoint(state: Facts, path: Path) -> None:
     """Write `state`; the earlier file stays as `files.previous(path)`."""
     with replacing(path, keep_previous=True) as part:
         part.write_bytes(packed(state))
@@ -123,7 +124,7 @@ def read_file(path: Path) -> Any:
     return state
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> State:
     """Read a checkpoint of any form that `find_weights` knows, onto the CPU.
 
     Returns what the file holds, checked as `schemas.CHECKPOINT` declares it, with the weights of the network as named

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.errors import UserError
+from harness.facts import Facts
 from harness.flags import UNSAID, in_stage1
 from harness.metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
 from harness.process_group import Group
@@ -110,7 +111,7 @@ def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
 
 
 def prior_counts(
-    state: Mapping[str, Any], counts: Sequence[int] | None, source: Path, flag: str = "--logit_adjust"
+    state: Facts, counts: Sequence[int] | None, source: Path, flag: str = "--logit_adjust"
 ) -> Sequence[int]:
     """Return how many images of each class a network was trained on last, for a flag that needs them.
 
@@ -132,7 +133,7 @@ def prior_counts(
     return counts
 
 
-def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
+def adjustment_notes(tau: float, state: Facts) -> list[str]:
     """Return lines about figures of adjusted logits, none if `tau`, of --logit_adjust, is 0."""
     if not tau:
         return []
@@ -142,7 +143,7 @@ def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def balanced_by(state: Mapping[str, Any]) -> str | None:
+def balanced_by(state: Facts) -> str | None:
     """Return what made up for the long tail in the loss of a network; None: nothing, or its checkpoint does not say."""
     flags = state.get("flags", {})
     if flags.get("way") in ("balanced", "nearest_mean", "lda"):

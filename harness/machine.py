@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from harness.facts import State
 from harness.text import say
 
 
@@ -32,7 +32,7 @@ def commit() -> str | None:
     return found.stdout.strip()
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts() -> State:
     """Return versions, machine and commit, for the summary."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

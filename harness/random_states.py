@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
+from harness.facts import Facts, State
 from harness.weights import check_tensors
 
 
@@ -39,7 +39,7 @@ def kept_apart(seed: int) -> Iterator[None]:
             torch.set_default_dtype(dtype)
 
 
-def random_states() -> dict[str, Any]:
+def random_states() -> State:
     """Return the states of the global generators in plain types."""
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     version, words, gauss = random.getstate()
@@ -51,7 +51,7 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def set_random_states(states: Mapping[str, Any]) -> None:
+def set_random_states(states: Facts) -> None:
     """Put the global generators into the states that `random_states` returned; GPUs only if there are as many.
 
     An error of another kind than OSError says that one is no state.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
+from harness.facts import Facts, State
 from harness.files import previous
 from harness.progress import Meter
 from harness.random_states import random_states, set_random_states
@@ -38,7 +38,7 @@ class OtherRunError(UserError):
     """A state is of other flags or data than the run that was to resume from it."""
 
 
-def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
+def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
     """Return the state to go on from and its file, None if there is none yet.
 
     Parameters
@@ -69,12 +69,12 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
     return state, source
 
 
-def numerics(device: torch.device) -> dict[str, Any]:
+def numerics(device: torch.device) -> State:
     """Return what the last bits depend on, besides the flags."""
     return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
 
 
-def must_match(state: Mapping[str, Any], own: Mapping[str, Any], epochs: int, source: Path, device: torch.device) -> None:
+def must_match(state: Facts, own: Facts, epochs: int, source: Path, device: torch.device) -> None:
     """Refuse to go on with other flags, data or classes, or to fewer epochs; say if last bits may differ.
 
     `own` are the values that must be the same, by name, the class names among them.
@@ -99,8 +99,8 @@ def must_match(state: Mapping[str, Any], own: Mapping[str, Any], epochs: int, so
 
 
 def collect(
-    estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any], device: torch.device
-) -> dict[str, Any]:
+    estimator: nn.Module, meter: Meter, meta_taken: int, record: Facts, device: torch.device
+) -> State:
     """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
     return {
         "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
@@ -110,7 +110,7 @@ def collect(
 
 
 def restore(
-    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int, device: torch.device
+    state: Facts, optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int, device: torch.device
 ) -> Meter:
     """Put optimizer, class statistics and generators back; return the sums of the epoch."""
     inner = state["resume"]
@@ -142,7 +142,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 
-def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> int:
+def stage1_epoch(state: Facts, own: Facts, path: Path) -> int:
     """Return the epoch at which a run may go on from a checkpoint of another run's stage 1.
 
     Parameters

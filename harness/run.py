@@ -6,8 +6,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import Stopped, UserError
 from harness.evaluation import Predictions
+from harness.facts import Facts, State
 from harness.files import output_folder
 from harness.flags import LearningFlags
-from harness.metrics import PER_CLASS_MEAN, per_shot
+from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
@@ -31,7 +33,6 @@ from harness.text import OutputLostError, say
 from harness.weights import fit_weights, network_weights
 
 T = TypeVar("T")
-State = dict[str, Any]
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
 
 
@@ -87,8 +88,8 @@ class Run:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Mapping[str, Any],
-        facts: Mapping[str, Any], steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Facts,
+        facts: Facts, steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
         saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
@@ -151,25 +152,24 @@ class Run:
     def _find(self) -> tuple[State, Path] | str | None:
         """Return the state to go on from and its file; None without any; or a line if the run has ended."""
         f, folder = self.flags, self.folder
-        if self.group.main and not f.resume and self.keep:
+        if not self.group.main:
+            return None
+        if not f.resume:
             check_kept(self.keep, folder, f.save_name)
-        if not self.group.main or not f.resume:
             return None
         own = {**f.binding(), **self.extra, "class_names": self.facts.get("class_names")}
         if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
             return f"{f.save_name} is finished: see {summary_path(folder, f.save_name)}"
         if found := find_state(f.resume, self.path):
             state, source = found
-            resumed = f.resumed(state["flags"]).binding()
-            must_match(state, {**own, **resumed}, f.epochs, source, self.group.device)
+            must_match(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found
 
     def _go_on(self, state: State, source: Path) -> None:
         inner = state["resume"]
         self.flags = self.flags.resumed(state["flags"])
         fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
-        classes = len(self.facts["cls_num_list"])
-        self.meter = restore(state, self.optimizer, self.estimator, classes, self.group.device)
+        self.meter = restore(state, self.optimizer, self.estimator, len(self.facts["cls_num_list"]), self.group.device)
         self.meta_taken, self.epoch = inner["meta_taken"], inner["record"]["epoch"]
 
     def _begin_after(self, path: Path) -> None:
@@ -200,10 +200,9 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
         if self.group.main:
-            state, source = self.found or (None, None)
-            resumed = state["resume"]["record"] if state else None
-            counts = self.facts["cls_num_list"]
-            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
+            state, source = self.found or ({"resume": {"record": None}}, None)
+            name, counts, resumed = self.flags.save_name, self.facts["cls_num_list"], state["resume"]["record"]
+            self.record = Record(self.folder, name, counts, self.keep, resumed, source, self.epoch)
             self.record.announce(self._told())
         self.found = None
         self.saved_at = time.monotonic()
@@ -228,15 +227,14 @@ class Run:
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
         iterator = iter(batches)
-        while True:
-            try:
-                with self.signals.interruptible():
-                    batch = next(iterator)
-            except StopIteration:
-                return
-            except Interrupted:
-                self.stop()
-            yield batch
+        with suppress(StopIteration):
+            while True:
+                try:
+                    with self.signals.interruptible():
+                        batch = next(iterator)
+                except Interrupted:
+                    self.stop()
+                yield batch
 
     def after_step(self, seen: StepFigures, target: Tensor) -> None:
         """Count in a step on target (N,); check, save, and stop if a signal came. Nothing is saved of numbers gone wrong."""
@@ -270,9 +268,16 @@ class Run:
         if self.group.device.type == "cuda":
             self.group.broadcast(self._tensors())
         if self.record is not None:
-            self._keep(self.record, tested, values, per_class or {}, stage2_from)
+            seconds = time.monotonic() - self.began
+            left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
+            figures = tested.accuracy(self.facts["cls_num_list"]).figures()
+            line = epoch_line(self.meter, tested.loss, {**figures, **values})
+            self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
+            logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
+            state = partial(self.state, self.epoch)
+            self.record.epoch(self.epoch, figures, logged, per_class or {}, state, tested.arrays(), stage2_from)
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
-                save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
+                save_checkpoint(state(), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
 
@@ -280,21 +285,6 @@ class Run:
         yield from (p.detach() for p in self.model.parameters())
         yield from (kept["momentum_buffer"] for kept in self.optimizer.state.values() if "momentum_buffer" in kept)
         yield from (*self.model.buffers(), *self.estimator.buffers())
-
-    def _keep(
-        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]],
-        stage2_from: int,
-    ) -> None:  # fmt: skip
-        counts, seconds = self.facts["cls_num_list"], time.monotonic() - self.began
-        figures = tested.accuracy(counts).figures()
-        left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
-        line = epoch_line(self.meter, tested.loss, {**figures, **values})
-        self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
-        logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
-        for name, each in per_class.items():
-            logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
-        more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
-        record.epoch(self.epoch, figures, logged, more, lambda: self.state(self.epoch), tested.arrays(), stage2_from)
 
     def state(self, epoch: int) -> State:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
@@ -306,8 +296,7 @@ class Run:
     def resume_state(self) -> State:
         """Return a checkpoint with all that going on needs."""
         assert self.record is not None
-        record = self.record.state(self.epoch)
-        kept = collect(self.estimator, self.meter, self.meta_taken, record, self.group.device)
+        kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
         inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
         return {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
 

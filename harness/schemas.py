@@ -6,12 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from harness.errors import UserError
+from harness.facts import State
 
 LARGEST = sys.float_info.max
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -61,33 +62,33 @@ class ResumeState(msgspec.Struct):
 
     binding: dict[str, Plain]
     epochs: Images
-    estimator: dict[str, Any]
+    estimator: State
     meter: Sums
     meta_taken: Count
     record: RecordState
-    random: dict[str, Any]
+    random: State
     surroundings: dict[str, Plain]
 
 
-class Flags(msgspec.Struct):
+class Flags(TypedDict, total=False):
     """Flags of the run that wrote a file, as far as they are used as values; others are only compared."""
 
-    meta_start: Count | UnsetType = UNSET
-    meta_start_given: bool | UnsetType = UNSET
-    epochs: Images | UnsetType = UNSET
-    lam: Finite | UnsetType = UNSET
-    imb_factor: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
-    data_root: Name | UnsetType = UNSET
-    dataset: Name | UnsetType = UNSET
-    features: Name | UnsetType | None = UNSET
+    meta_start: Count
+    meta_start_given: bool
+    epochs: Images
+    lam: Finite
+    imb_factor: Annotated[float, Meta(gt=0, le=1)] | None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    data_root: Name
+    dataset: Name
+    features: Name | None
 
 
 class OptimizerState(msgspec.Struct):
     """What an optimizer's `state_dict` holds."""
 
-    state: dict[Count, dict[str, Any]]
-    param_groups: list[dict[str, Any]]
+    state: dict[Count, State]
+    param_groups: list[State]
 
 
 class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):

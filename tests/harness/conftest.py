@@ -5,7 +5,8 @@ import shlex
 import numpy as np
 import pytest
 from PIL import Image
-from support.data import crt_checkpoint, write_image
+from support.data import crt_checkpoint
+from support.image_lists import class_folders
 
 # A network that draws from every global generator.
 NETWORK = """
@@ -63,10 +64,7 @@ def whole(photos, small_training, run_in):
 def large_photos(tmp_path_factory):
     """Folders of three classes with 6, 4 and 2 training images, and a cRT checkpoint."""
     root = tmp_path_factory.mktemp("large_photos")
-    for k, count in enumerate((6, 4, 2)):
-        for split, number in (("train", count), ("meta", 1), ("val", 1)):
-            for i in range(number):
-                write_image(root / "my" / split / f"class{k}" / f"{i}.png", 10 * k + i)
+    class_folders(root / "my", (6, 4, 2))
     crt_checkpoint(root / "crt.pth", 3)
     return root
 

@@ -13,14 +13,13 @@ from harness import metrics
 from harness.evaluation import Predictions
 
 LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
-COUNTS = [500, 101, 100, 20, 19]
 
 
 @given(LABELS)
 def test_accuracies_equal_scikit_learns(pairs):
     target, predicted = (torch.tensor(column) for column in zip(*pairs, strict=True))
     sure = torch.ones(len(pairs))
-    result = Predictions(0.0, target, predicted, sure, sure.bool()).accuracy(COUNTS)
+    result = Predictions(0.0, target, predicted, sure, sure).accuracy([500, 101, 100, 20, 19])
     present = sorted(set(target.tolist()))
     recalls = [100 * recall for recall in recall_score(target, predicted, labels=present, average=None, zero_division=0)]
     per_class = dict(zip(present, recalls, strict=True))

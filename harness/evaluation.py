@@ -63,16 +63,6 @@ def no_answers(source: Path) -> UserError:
     return UserError(f"{source} cannot be used: the outputs of its network are not finite: its weights are too large")
 
 
-def device_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of a batch's cross-entropies in the logits' precision, on their device, as logs have always had it."""
-    return F.cross_entropy(logits, target, reduction="sum")
-
-
-def exact_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of a batch's cross-entropies in float64, on the CPU."""
-    return F.cross_entropy(logits, target, reduction="none").cpu().double().sum()
-
-
 @torch.no_grad()
 def evaluate(classify: Callable[[Tensor], Tensor], batches: Iterable[Batch], group: Group | None = None) -> Predictions:
     """Return what `classify` says of the batches; every process brings its share of the test set, in the ranks' order.
@@ -85,12 +75,12 @@ def evaluate(classify: Callable[[Tensor], Tensor], batches: Iterable[Batch], gro
         The processes that share the work; None is this one alone, whose loss is summed on its device without a wait. With a
         group it is summed in float64, so that it hardly depends on how the images are shared out.
     """
-    total = device_sum if group is None else exact_sum
     loss: Tensor | float = 0.0
     parts: list[tuple[Tensor, ...]] = []
     for inputs, target in batches:
         logits = classify(inputs)
-        loss = loss + total(logits, target)
+        losses = F.cross_entropy(logits, target, reduction="sum" if group is None else "none")
+        loss = loss + (losses if group is None else losses.cpu().double().sum())
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         parts.append((target, predicted, confidence, (best == target.unsqueeze(1)).any(dim=1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from harness.text import say
 def processor() -> str:
     """Return the processor's name."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if os.path.isfile(info) else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if os.path.isfile(info) else None
+    return found[1].strip() if found else platform.processor()
 
 
 def commit() -> str | None:

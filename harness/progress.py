@@ -76,10 +76,10 @@ class Meter:
         more = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
         if result.loss_meta is not None:
             seen = seen + result.loss_meta
-        if result.loss_meta is not None and result.grad_norm is not None:
-            self.has_meta = True
-            more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
-            seen = seen + result.grad_norm
+            if result.grad_norm is not None:
+                self.has_meta = True
+                more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
+                seen = seen + result.grad_norm
         if result.grad_trace is not None:
             present = torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
             more |= {"grad_trace": result.grad_trace, "present": present}

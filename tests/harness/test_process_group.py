@@ -206,10 +206,10 @@ def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, at
 
 
 def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(start, large_training, tmp_path):
-    flags = "--cache_features 1 --cache_dir cache --workers 0 --batch_size 2 --timeout 3"
+    flags = "--cache_features 1 --cache_dir cache --batch_size 2 --timeout 3"
     small = "--test_batch_size 2"  # so that none takes so long over a batch
     stop = {"STOP_AT": "2", "STOP_BY": str(int(signal.SIGSTOP))}
-    first, second = begin(start, 2, f"ImageNet_iNat/train.py {flags} {small}", *large_training, each=[stop, {}])
+    first, second = begin(start, 2, f"{large_training} {flags} {small}", each=[stop, {}])
     for rank, process in (("rank 1: ", second), ("", first)):
         if process is first:
             assert first.poll() is None

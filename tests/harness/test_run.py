@@ -63,7 +63,7 @@ def test_the_best_epoch_is_chosen_among_those_of_stage_2(finished, tmp_path, cap
 def test_a_finished_run_is_left_as_it_is(small_training, photos, whole, run, tmp_path):
     shutil.copytree(whole, tmp_path / "checkpoint/ours/0")
     before = files_of(tmp_path)
-    out = run("MetaSAug_LDAM_train.py", *small_training, "--resume", "auto", "--workdir", tmp_path, cwd=photos).stdout
+    out = run(f"{small_training} {GO_ON} --workdir {tmp_path}", cwd=photos).stdout
     summary = tmp_path / "checkpoint/ours/0/a_summary.json"
     assert out.endswith(f"MetaSAug_LDAM_train.py: a is finished: see {summary}\n")
     assert files_of(tmp_path) == before

@@ -75,7 +75,7 @@ def test_a_loading_process_that_is_killed_ends_the_run_in_a_line(
     large_training, start, after_line, tmp_path, whole, number, status, words
 ):
     """Alone, or with the run, which then saves."""
-    process = start("ImageNet_iNat/train.py --workers 1 --epochs 500", *large_training)
+    process = start(f"{large_training} --workers 1 --epochs 500")
     after_line(process, 1, r"\[\d/\d\]")
     run = (tmp_path / "checkpoint/ours/custom/MetaSAug_custom.lock").read_text().split()[1]
     if whole:
@@ -90,12 +90,12 @@ def test_a_loading_process_that_is_killed_ends_the_run_in_a_line(
 
 
 def test_a_lock_keeps_a_second_run_out_until_the_first_dies(photos, small_training, start, after_line, refused, tmp_path):
-    command = ["MetaSAug_CE_train.py", *small_training, "--arch", "resnet8", "--workdir", tmp_path, "--epochs", "1000000"]
-    process = start(*command)
+    command = f"{small_training} --arch resnet8 --workdir {tmp_path} --epochs 1000000"
+    process = start(command)
     after_line(process, 1, r"\[\d+/\d+\]")
     lock = tmp_path / "checkpoint/ours/0/a.lock"
     before = set(lock.parent.iterdir())
-    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait or" in refused(*command)
+    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait or" in refused(command)
     assert before <= set(lock.parent.iterdir())
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

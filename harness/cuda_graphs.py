@@ -46,7 +46,7 @@ class StepTaker:
         False calls every step as it is.
     """
 
-    def __init__(self, device: torch.device, modules: Sequence[nn.Module], enabled: bool = True) -> None:
+    def __init__(self, device: torch.device, modules: Sequence[nn.Module], enabled: bool) -> None:
         self.device, self.modules = device, modules
         self.enabled = enabled and device.type == "cuda"
         self.constants: tuple[object, ...] = ()  # all but the batches of the last call

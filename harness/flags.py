@@ -127,6 +127,15 @@ class LearningFlags(FlagSet):
         """Return the flags that a resumed run must have as the interrupted one had them, by name."""
         return {f"--{name}": value for name, value in asdict(self).items() if name not in free_flags(type(self))}
 
+    def remedy(self, first: bool) -> str:
+        """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
+        if first:
+            return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
+        if self.lr * self.weight_decay >= 1:
+            return f"Retrain with a lower --weight-decay: {self.weight_decay:g} times --lr is more than a whole weight"
+        stage2_lr = "--stage2_lr, " if getattr(self, "stage2_lr", 1) > 1 else ""
+        return f"Retrain with a lower --lr, {stage2_lr}--lam or {self.step_size_flag}"
+
     def resumed(self, before: Facts) -> LearningFlags:
         """Return the flags to go on with where a run with the flags `before` was interrupted."""
         return self

@@ -24,7 +24,7 @@ from harness.files import previous
 from harness.progress import Meter
 from harness.random_states import random_states, set_random_states
 from harness.text import say
-from harness.weights import check_tensors
+from harness.weights import check_tensors, fit_weights
 
 RESUME_END = "_resume.pth.tar"
 # What stage 1 depends on.
@@ -110,10 +110,12 @@ def collect(
 
 
 def restore(
-    state: Facts, optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int, device: torch.device
-) -> Meter:
-    """Put optimizer, class statistics and generators back; return the sums of the epoch."""
+    state: Facts, source: Path, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int,
+    device: torch.device,
+) -> Meter:  # fmt: skip
+    """Put weights, optimizer, class statistics and generators back; return the sums of the epoch."""
     inner = state["resume"]
+    fit_weights(model, state["state_dict"], source, getattr(model, "head", None))
     try:
         meter = Meter.load(inner["meter"], classes, device)
         check_tensors(inner["estimator"], estimator.state_dict())
@@ -142,16 +144,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 
-def stage1_epoch(state: Facts, own: Facts, path: Path) -> int:
-    """Return the epoch at which a run may go on from a checkpoint of another run's stage 1.
+def restore_stage1(path: Path, own: Facts, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Take weights and optimizer from a checkpoint of another run's stage 1, the same for every loss and every stage 2.
 
-    Parameters
-    ----------
-    state, path:
-        The checkpoint and its file.
-    own:
-        This run's flags, class names and images a class.
+    Returns the epoch to go on at; the best one counts from there. The outcome is that of a run that trains stage 1 itself, to
+    the last bit, if data and flags are the same. `own` are this run's flags, class names and images a class.
     """
+    state = load_checkpoint(path)
     recorded = {**state, **state.get("flags", {})}
     epoch, end = state.get("epoch", 0), min(own["meta_start"], own["epochs"] - 1, recorded.get("meta_start", 0))
     if not 0 < epoch <= end:
@@ -161,4 +160,9 @@ def stage1_epoch(state: Facts, own: Facts, path: Path) -> int:
         if recorded.get(key) != own[key]:
             theirs = schemas.shown(recorded.get(key))
             raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {schemas.shown(own[key])}")
+    fit_weights(model, state["state_dict"], path, getattr(model, "head", None))
+    try:
+        load_optimizer(optimizer, state.get("optimizer"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
     return epoch

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import load_checkpoint, save_checkpoint
+from harness.checkpoint import save_checkpoint
 from harness.errors import Stopped, UserError
 from harness.evaluation import Predictions
 from harness.facts import Facts, State
@@ -26,11 +26,11 @@ from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
-from harness.resume import collect, find_state, load_optimizer, must_match, restore, stage1_epoch
+from harness.resume import collect, find_state, must_match, restore, restore_stage1
 from harness.run_files import LONGEST_END, check_kept, read_finished, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
-from harness.weights import fit_weights, network_weights
+from harness.weights import network_weights
 
 T = TypeVar("T")
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
@@ -78,13 +78,14 @@ class Run:
             if not isinstance(error, RankGoneError | OutputLostError):
                 return
             # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
-            if self.looping and (isinstance(error, RankGoneError) or not self.in_step):
+            looping = self.saved_at is not None
+            if looping and (isinstance(error, RankGoneError) or not self.in_step):
                 if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
                 self.save()
             if isinstance(error, OutputLostError):
                 raise Stopped(f"{error}; to resume, give the same command with --resume auto", error.status) from error
-            if self.looping:
+            if looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
@@ -118,11 +119,13 @@ class Run:
         if isinstance(found, str):
             raise Stopped(found if self.group.main else "", 0)
         if found:
-            self.found = found
-            self._go_on(*found)
-            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
+            state, source = self.found = found
+            self.flags = self.flags.resumed(state["flags"])
+            self.meter = restore(state, source, model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device)
+            self.meta_taken, self.epoch = state["resume"]["meta_taken"], state["resume"]["record"]["epoch"]
+            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {source}")
         elif stage1:
-            self._begin_after(Path(stage1))
+            self.epoch = restore_stage1(Path(stage1), {**asdict(self.flags), **facts}, model, optimizer)
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
         return self.flags
 
@@ -164,32 +167,6 @@ class Run:
             state, source = found
             must_match(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found
-
-    def _go_on(self, state: State, source: Path) -> None:
-        inner = state["resume"]
-        self.flags = self.flags.resumed(state["flags"])
-        fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
-        self.meter = restore(state, self.optimizer, self.estimator, len(self.facts["cls_num_list"]), self.group.device)
-        self.meta_taken, self.epoch = inner["meta_taken"], inner["record"]["epoch"]
-
-    def _begin_after(self, path: Path) -> None:
-        """Take weights and optimizer from a checkpoint of stage 1, which is the same for every loss and every stage 2.
-
-        The outcome is that of a run that trains it itself, to the last bit, if data and flags are the same. The best epoch
-        counts from here on.
-        """
-        state = load_checkpoint(path)
-        self.epoch = stage1_epoch(state, {**asdict(self.flags), **self.facts}, path)
-        fit_weights(self.model, state["state_dict"], path, getattr(self.model, "head", None))
-        try:
-            load_optimizer(self.optimizer, state.get("optimizer"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
-
-    @property
-    def looping(self) -> bool:
-        """Whether the loop over the epochs has begun."""
-        return self.saved_at is not None
 
     @property
     def is_new(self) -> bool:
@@ -266,7 +243,9 @@ class Run:
         """
         self.check()
         if self.group.device.type == "cuda":
-            self.group.broadcast(self._tensors())
+            momenta = [kept["momentum_buffer"] for kept in self.optimizer.state.values() if "momentum_buffer" in kept]
+            weights = [weight.detach() for weight in self.model.parameters()]
+            self.group.broadcast([*weights, *momenta, *self.model.buffers(), *self.estimator.buffers()])
         if self.record is not None:
             seconds = time.monotonic() - self.began
             left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
@@ -281,11 +260,6 @@ class Run:
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
 
-    def _tensors(self) -> Iterator[Tensor]:
-        yield from (p.detach() for p in self.model.parameters())
-        yield from (kept["momentum_buffer"] for kept in self.optimizer.state.values() if "momentum_buffer" in kept)
-        yield from (*self.model.buffers(), *self.estimator.buffers())
-
     def state(self, epoch: int) -> State:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
         best = self.record.best if self.record else {"acc1": -1.0}
@@ -293,18 +267,14 @@ class Run:
         own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best["acc1"]), **means, "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
-    def resume_state(self) -> State:
-        """Return a checkpoint with all that going on needs."""
-        assert self.record is not None
-        kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
-        inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
-        return {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
-
     def save(self) -> None:
-        """Check, and save the state now, on the process that writes."""
+        """Check, and save the state now, on the process that writes: a checkpoint with all that going on needs."""
         self.check()
-        if self.group.main:
-            save_checkpoint(self.resume_state(), self.path)
+        if self.record is not None:
+            kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
+            inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
+            state = {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
+            save_checkpoint(state, self.path)
         self.saved_at = time.monotonic()
 
     def check(self) -> None:
@@ -315,7 +285,7 @@ class Run:
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
             first = self.epoch == 0 and bad == 1 and not self.meter.has_meta
-            raise UserError(f"{where}; {good}. {remedy(self.flags, first)}")
+            raise UserError(f"{where}; {good}. {self.flags.remedy(first)}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""
@@ -323,13 +293,3 @@ class Run:
         number = self.signals.asked
         where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
         raise Stopped(f"{where}; to resume, give the same command with --resume auto", 128 + number)
-
-
-def remedy(flags: LearningFlags, first: bool) -> str:
-    """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
-    if first:
-        return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
-    if flags.lr * flags.weight_decay >= 1:
-        return f"Retrain with a lower --weight-decay: {flags.weight_decay:g} times --lr is more than a whole weight"
-    stage2_lr = "--stage2_lr, " if getattr(flags, "stage2_lr", 1) > 1 else ""
-    return f"Retrain with a lower --lr, {stage2_lr}--lam or {flags.step_size_flag}"

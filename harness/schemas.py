@@ -24,18 +24,23 @@ Name = Annotated[str, Meta(max_length=10**4)]
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
 
 
-class Outcome(msgspec.Struct):
-    """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+class OptionalFigures(msgspec.Struct, kw_only=True):
+    """Figures of an epoch, in per cent, as far as they are defined: those of a shot group without classes are not."""
 
-    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
-    acc1: Chosen | None
-    heldout_acc1: Chosen | None = None
     mean_per_class: Percent | None = None
     many: Percent | None = None
     medium: Percent | None = None
     few: Percent | None = None
     macro_f1: Percent | None = None
     ece: Percent | None = None
+
+
+class Outcome(OptionalFigures, kw_only=True):
+    """The figures of an epoch; null is what is not defined."""
+
+    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
+    acc1: Chosen | None
+    heldout_acc1: Chosen | None = None
     per_class: list[Percent | None] = []
 
 

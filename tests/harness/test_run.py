@@ -9,7 +9,6 @@ from support.refusals import refusal
 from support.runs import FACTS, differences, end_epoch, files_of, saved_state, small_run, take_step
 
 from harness.files import previous
-from harness.run import remedy
 from harness.training_flags import parse_training
 
 GO_ON = "--resume auto"
@@ -180,4 +179,4 @@ def test_numbers_gone_wrong_stop_before_anything_is_saved(tmp_path, wrong):
     ],
 )
 def test_what_is_advised_can_help(flags, first, words):
-    assert words in remedy(parse_training(flags.split()), first)
+    assert words in parse_training(flags.split()).remedy(first)

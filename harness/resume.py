@@ -147,8 +147,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
 def restore_stage1(path: Path, own: Facts, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Take weights and optimizer from a checkpoint of another run's stage 1, the same for every loss and every stage 2.
 
-    Returns the epoch to go on at; the best one counts from there. The outcome is that of a run that trains stage 1 itself, to
-    the last bit, if data and flags are the same. `own` are this run's flags, class names and images a class.
+    Returns the epoch to go on at; the best one counts from there. The outcome is that of a run that trains stage 1 itself,
+    to the last bit, if data and flags are the same. `own` are this run's flags, class names and images a class.
     """
     state = load_checkpoint(path)
     recorded = {**state, **state.get("flags", {})}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -143,9 +142,7 @@ class Run:
         except (Interrupted, RankGoneError):
             if not self.signals.asked:  # another process is gone for a reason of its own
                 raise
-            number = self.signals.asked
-            where = f"stopped by {signal.Signals(number).name} {when}"
-            raise Stopped(f"{where}; to resume, give the same command again", 128 + number) from None
+            raise self.signals.stopped(when, "again") from None
 
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""
@@ -290,6 +287,4 @@ class Run:
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""
         self.save()
-        number = self.signals.asked
-        where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
-        raise Stopped(f"{where}; to resume, give the same command with --resume auto", 128 + number)
+        raise self.signals.stopped(f"in epoch {self.epoch} after step {self.meter.steps}", "with --resume auto")

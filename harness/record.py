@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
@@ -26,6 +27,7 @@ from harness.run_files import (
     BOARD_FOLDER,
     CHECKPOINTS,
     LOG_FILE,
+    MISTAKES_FILE,
     PREDICTION_FILES,
     STARTED_FILE,
     TESTED,
@@ -35,7 +37,7 @@ from harness.run_files import (
     summary_path,
     with_previous,
 )  # fmt: skip
-from harness.schemas import replaced
+from harness.schemas import Confused, replaced
 from harness.text import say
 
 CHOSEN_ON = {"acc1": "the test set", "heldout_acc1": "held-out training images"}  # by figures that choose the best epoch
@@ -109,6 +111,7 @@ class Record:
         self.cls_num_list, self.keep = list(cls_num_list), keep
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
         self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
+        self.mistakes_path = run_file(folder, name, MISTAKES_FILE)
         self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED_FILE)
         found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: State = found["best"]
@@ -201,6 +204,14 @@ class Record:
             save_checkpoint(state(), self.paths[kind])
             save_arrays(predictions, self.predictions[kind])
 
+    def show_mistakes(self, found: Sequence[Confused]) -> None:
+        """Keep pictures of test images that were not recognised; without any, as of features, there is no file."""
+        if found:
+            with replacing(self.mistakes_path) as part:
+                part.write_bytes(msgspec.json.encode(found))
+        else:
+            self.mistakes_path.unlink(missing_ok=True)
+
     def announce(self, facts: Facts) -> None:
         """Write `facts` for those who look at the run before it is finished; `finish` takes the file away."""
         save_facts({**facts, "cls_num_list": self.cls_num_list, **self.machine}, self.started_path)
@@ -227,6 +238,6 @@ class Record:
             told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
             report = [f"to make its report: {report_command(self.summary_path)}"]
         notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
-        files = (*self.paths.values(), *self.predictions.values(), self.summary_path, self.log_path)
+        files = (*self.paths.values(), *self.predictions.values(), self.mistakes_path, self.summary_path, self.log_path)
         wrote = ", ".join(str(file) for file in files if os.path.exists(file))
         say(f"({told})", *next(filter(None, notes), []), f"done in {duration(seconds)}; wrote {wrote}", *report)

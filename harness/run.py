@@ -21,6 +21,7 @@ from harness.facts import Facts, State
 from harness.files import output_folder
 from harness.flags import LearningFlags
 from harness.metrics import PER_CLASS_MEAN
+from harness.mistakes import Picture, most_confused
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
@@ -224,7 +225,7 @@ class Run:
 
     def after_epoch(
         self, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]] | None = None,
-        stage2_from: int = 0, keep_stage1: bool = True,
+        stage2_from: int = 0, keep_stage1: bool = True, picture: Picture | None = None,
     ) -> None:  # fmt: skip
         """Print, log and save.
 
@@ -237,6 +238,8 @@ class Run:
         stage2_from:
             The first epoch of stage 2. Before it a checkpoint for `stage1` of other runs is kept, if `keep_stage1`, and
             from it on the best epoch is chosen among those of stage 2. A run that ends before it is stage 1 alone.
+        picture:
+            Returns an image of the test set: the last epoch keeps some of those that were not recognised, for the report.
         """
         self.check()
         if self.group.device.type == "cuda":
@@ -252,6 +255,8 @@ class Run:
             logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
             state = partial(self.state, self.epoch)
             self.record.epoch(self.epoch, figures, logged, per_class or {}, state, tested.arrays(), stage2_from)
+            if picture is not None and self.epoch + 1 == self.flags.epochs:
+                self.record.show_mistakes(most_confused(tested.target.numpy(), tested.predicted.numpy(), picture))
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
                 save_checkpoint(state(), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()

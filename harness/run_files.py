@@ -18,6 +18,7 @@ PREDICTION_FILES = tuple(f"{kind}_predictions.npz" for kind in TESTED)
 LIST_FILES = ("train.txt", "val.txt")  # of images that a run drew from one folder
 LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE = "metrics.jsonl", "tensorboard", "summary.json", "started.json"
 EXPORT_FILES = tuple(f"{kind}{end}" for kind in TESTED for end in (".onnx", ".pt"))
+MISTAKES_FILE = "mistakes.json"
 LONGEST_END = "_ckpt_predictions.npz.tmp"
 
 
@@ -44,7 +45,7 @@ def with_previous(path: Path) -> tuple[Path, Path]:
 def own_files(folder: Path, name: str) -> list[Path]:
     """Return the paths of all files that a run may leave."""
     kept = [file for end in CHECKPOINTS for file in with_previous(run_file(folder, name, end))]
-    others = *PREDICTION_FILES, *LIST_FILES, LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE, *EXPORT_FILES
+    others = *PREDICTION_FILES, MISTAKES_FILE, *LIST_FILES, LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE, *EXPORT_FILES
     return [*kept, *(run_file(folder, name, end) for end in others)]
 
 
@@ -59,7 +60,7 @@ def check_kept(keep: str | None, folder: Path, name: str) -> None:
 def copy_run(source: Path, folder: Path, name: str) -> None:
     """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
     theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
-    for end in (LOG_FILE, *PREDICTION_FILES, *CHECKPOINTS):
+    for end in (LOG_FILE, *PREDICTION_FILES, MISTAKES_FILE, *CHECKPOINTS):
         file = source if "resume" in end else run_file(source.parent, theirs, end)
         if os.path.isfile(file):
             with replacing(run_file(folder, name, end)) as part:

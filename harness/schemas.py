@@ -21,6 +21,7 @@ Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
+MOST_SHOWN = 6  # images of a pair of classes
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
 
 
@@ -42,6 +43,16 @@ class Outcome(OptionalFigures, kw_only=True):
     acc1: Chosen | None
     heldout_acc1: Chosen | None = None
     per_class: list[Percent | None] = []
+
+
+class Confused(msgspec.Struct):
+    """Test images of one class that were taken for another so many times: the first of them side by side, as JPEG."""
+
+    target: Count
+    predicted: Count
+    times: Images
+    images: Annotated[int, Meta(ge=1, le=MOST_SHOWN)]
+    picture: Annotated[bytes, Meta(max_length=2**17)]
 
 
 class RecordState(msgspec.Struct):

@@ -203,7 +203,7 @@ def test_features_of_a_file_are_trained_by_the_recipe(run, tmp_path, tau, more):
     torch.testing.assert_close(own.double(), logits, rtol=1e-4, atol=1e-4)
     right = 100 * float((logits.argmax(dim=1).numpy() == arrays["labels"][test]).mean())
     assert summary(tmp_path)["last"]["acc1"] == pytest.approx(right)
-    assert not (tmp_path / "feature_cache").exists()
+    assert not [*tmp_path.rglob("feature_cache"), *tmp_path.rglob("*_mistakes.json")]
 
 
 def test_images_and_the_file_of_their_features_give_the_same_head(first, run_in, folder):

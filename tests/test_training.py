@@ -86,7 +86,7 @@ def test_published_command_trains_and_its_checkpoint_is_tested_with_the_same_acc
 def test_a_run_leaves_its_files_and_says_which(trained):
     folder, out = trained
     ends = [f"{kind}.pth.tar" for kind in ("ckpt", "last", "resume", "stage1")]
-    ends += ["ckpt_predictions.npz", "last_predictions.npz", "metrics.jsonl", "summary.json", "tensorboard"]
+    ends += ["ckpt_predictions.npz", "last_predictions.npz", "metrics.jsonl", "mistakes.json", "summary.json", "tensorboard"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"a_{end}" for end in ends)  # none of those before
     assert next((folder / "a_tensorboard").iterdir()).stat().st_size > 0
     words = ("the best epoch is chosen on the test set from epoch 1 on;", "epochs: 3, stage 2 from epoch 1 on: MetaSAug\n")

@@ -136,6 +136,8 @@ def test_two_processes_train_as_one(part):
         torch.testing.assert_close(states[0]["estimator"][key], states[1]["estimator"][key], rtol=1e-3, atol=1e-5)
     assert not any("num_batches_tracked" in key for key in states[0]["state_dict"]["feature"])
     assert json.loads((paths[0].parent / "MetaSAug_ImageNet_LT_summary.json").read_text())["processes"] == 2
+    ours, theirs = (path.with_name(f"{path.name}_mistakes.json").read_bytes() for path in paths)
+    assert ours == theirs
     for kind in ("ckpt", "last"):
         ours, theirs = (np.load(f"{path}_{kind}_predictions.npz") for path in paths)
         assert ours["target"].tolist() == theirs["target"].tolist() == [0, 1, 2]

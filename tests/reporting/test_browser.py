@@ -1,15 +1,20 @@
 """The report in a real browser, headless chromium without a network: all of it is there, for every size, eye and hand."""
 
+import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 from support import browser as browsers
 from support.browser import opened
-from support.studies import ODD_NAMES, WAYS, Way, write_study
+from support.made_runs import ODD_NAMES, WAYS, write_study
 
+from harness.mistakes import most_confused
 from reporting.finished_runs import write_group_names
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason="needs chromium")
 WIDTHS = (390, 1280, 1920)  # a phone, a laptop, a large screen, in CSS pixels
 SCHEMES = ("light", "dark")
+THREE = {way: WAYS[way] for way in ("reweight", "isda", "metasaug")}
 
 RIGHT = """<!doctype html><html lang="en"><head><title>A page</title><meta name="color-scheme" content="light dark"><style>
 body { font: 16px sans-serif; background: #fff; color: #000 } .wide { overflow-x: auto } svg { width: 300px; height: 80px }
@@ -57,8 +62,10 @@ def browser():
 def report(run_in, tmp_path_factory):
     """The page of three ways and two seeds on 24 classes of odd names; test images are uneven, one class has none."""
     folder = tmp_path_factory.mktemp("odd")
-    write_study(folder / "runs", 24, WAYS[1:], 2, names=ODD_NAMES, test_per_class=[*range(1, 24), 0])
+    write_study(folder / "runs", 24, THREE, names=ODD_NAMES, test_per_class=[*range(1, 24), 0])
     write_group_names(folder / "runs", {"isda*": " isda  (two spaces)"})
+    wrong = most_confused(np.array([0, 0, 1]), np.array([8, 8, 3]), lambda place: Image.new("RGB", (32, 20 + place)))
+    (folder / "runs" / "metasaug_seed1_mistakes.json").write_bytes(msgspec.json.encode(wrong))
     run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
     return folder / "out" / "report.html"
 
@@ -114,7 +121,8 @@ def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, seen, tmp_path)
 
 
 def test_axe_finds_nothing(browser, seen, tmp_path):
-    assert seen.axe() == []
+    seen.unfold()
+    assert (seen.axe(), seen.page.locator("img").count()) == ([], 2)
     wrong = '<img src="data:,"><span style="color: #ccc">pale</span>'
     (tmp_path / "page.html").write_text(RIGHT.replace("One note.", wrong))
     with opened(browser, tmp_path / "page.html") as view:  # the control
@@ -159,8 +167,7 @@ def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(browser, report):
 
 
 def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
-    ways = [Way(f"way {k}", flags=("--lr", str(0.1 + k))) for k in range(8)]
-    write_study(tmp_path / "runs", 10, ways, 2)
+    write_study(tmp_path / "runs", 10, {f"way {k}": {"lr": 0.1 + k} for k in range(8)})
     run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
     with opened(browser, tmp_path / "out" / "report.html") as view:
         boxes = view.page.locator(".choice input")
@@ -191,7 +198,7 @@ def large(run_in, tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     names = [f"Plantae Magnoliopsida Asterales Asteraceae species number {k}" for k in range(8142)]
     sizes = {"test_per_class": 3, "most": 1000, "least": 2}
-    write_study(folder / "runs", 8142, WAYS[1:], 2, names=names, dataset="iNaturalist18", **sizes)
+    write_study(folder / "runs", 8142, THREE, names=names, dataset="iNaturalist18", **sizes)
     run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
     return folder / "out" / "report.html"
 

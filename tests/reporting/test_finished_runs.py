@@ -21,6 +21,7 @@ DAMAGED = [  # the end of a file's name, its content (None: cut), and what is sa
     ("_summary.json", b"[" * 10**5, "recursion"),
     ("_metrics.jsonl", None, "trunc"), ("_metrics.jsonl", b"[1]\n", "$[0]"),
     ("_last_predictions.npz", None, "cannot be used"), ("_last_predictions.npz", b"", "cannot be used"),
+    ("_mistakes.json", b'[{"target": 0, "predicted": 3, "times": 1, "images": 1, "picture": ""}]', "beyond 3 classes"),
     ("group_names.json", b'{"a": 1}', "Expected `str`, got `int`"),
 ]  # fmt: skip
 

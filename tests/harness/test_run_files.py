@@ -54,13 +54,13 @@ def test_a_best_file_that_something_else_took_is_refused_by_name(tmp_path, spoil
 
 def test_a_file_that_the_run_begins_with_is_never_replaced(large_training, run, refused, tmp_path):
     """A finished head, given as --pretrained to a run of the same name."""
-    command = "ImageNet_iNat/train.py --cache_features 1 --workers 0 --epochs 1"
-    run(command, *large_training)
+    command = f"{large_training} --cache_features 1 --epochs 1"
+    run(command)
     before = files_of(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint/ours/custom/MetaSAug_custom_ckpt.pth.tar"
-    line = refused(command, *large_training, "--pretrained", path)
+    line = refused(f"{command} --pretrained {path}")
     assert f"{path} is a file that this run replaces: give the run another --save_name" in line
     assert files_of(tmp_path / "checkpoint") == before
-    run(f"{command} --save_name further", *large_training, "--pretrained", path)
+    run(f"{command} --save_name further --pretrained {path}")
     inner = torch.load(path, weights_only=True)["state_dict"]["classifier"]["fc.weight"]
     assert not torch.equal(saved_state(path.parent, "last", "further")["state_dict"]["fc.weight"], inner)

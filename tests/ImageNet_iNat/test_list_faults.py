@@ -9,6 +9,7 @@ from support.ranks import begin, together
 
 TRAIN, TEST = (ROOT / "ImageNet_iNat" / name for name in ("train.py", "test.py"))
 FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0"]
+LISTS = ["--train_list", "list.txt", "--val_list", "list.txt"]
 GOOD = "train/class0/0.png 0\ntrain/class1/0.png 1\ntrain/class2/0.png 2\n" * 2
 
 
@@ -39,7 +40,7 @@ def test_testing_lists_all_images_that_cannot_be_read_and_no_flag_that_it_does_n
 @pytest.mark.parametrize(
     ("script", "more", "words"),
     [
-        (TRAIN, ["--num_meta", "1", "--pretrained", "c.pth", "--train_list", "list.txt", "--val_list", "list.txt"], "train list"),
+        (TRAIN, ["--num_meta", "1", "--pretrained", "c.pth", *LISTS], "train list"),
         (TEST, ["--loading_path", "c.pth"], "head weights"),
     ],
 )

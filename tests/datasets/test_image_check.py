@@ -58,6 +58,8 @@ def test_meta_images_are_drawn_from_those_that_can_be_read(lists, draw, total, t
     assert not bad & set.union(*map(named, sets.parts.values()))
     assert sum(f"--skip_bad: 2 of {total} images cannot be read and are left out" in note for note in sets.notes) == 1
     assert sets.cls_num_list[1] == trained
+    spoil(named(sets.train))
+    check_readable(sets, ALONE)  # which are not read again
 
 
 def test_only_images_that_are_used_must_be_readable(lists, tmp_path):

@@ -1,157 +1,127 @@
-"""Images held out to choose on, and training and meta images in one list: for any lists, also such that share files."""
+"""What is drawn from lists for what: for any lists, also such that share files; and the sets that come of it."""
 
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.image_lists import class_folders, read_sets
 from support.refusals import wrong
 
-from datasets.drawing import held_out, split_meta
-from datasets.examples import united, with_meta
+from datasets.drawing import drawn_for_tests, held_out, long_tailed_counts, split_meta
+from datasets.drawn_sets import Lists
+from datasets.examples import class_counts, united, with_meta
 from datasets.image_lists import image_list
 
 CLASSES = 3
 
 
+def listed(numbers):
+    """A list of files called by numbers, each of the class that the number gives."""
+    files = [f"./inner//{k:02}.png" for k in numbers]
+    return image_list(Path("all"), files, [k % CLASSES for k in numbers], list("012"), "a list")
+
+
 def numbers(images):
-    """The files of a list, by number."""
-    return [int(Path(path).stem) for path in images.paths]
+    found = [int(Path(path).stem) for path in images.paths]
+    assert images.targets.tolist() == [k % CLASSES for k in found]
+    return found
 
 
-@st.composite
-def lists(draw):
-    """Four lists of some of 40 files, each with its label, that may share files and name some twice."""
-    generator = np.random.default_rng(draw(st.integers(0, 10**6)))
-    label, sizes = generator.integers(0, CLASSES, 40), draw(st.tuples(*[st.integers(0, 60)] * 4))
-    files, names = [generator.integers(0, 40, size) for size in sizes], [str(k) for k in range(CLASSES)]
-    return [image_list(Path("all"), [f"./inner//{k}.png" for k in own], label[own], names, "a list") for own in files]
+lists = st.tuples(*4 * [st.lists(st.integers(0, 39), max_size=60).map(listed)])  # that may name a file twice
 
 
-@given(lists(), st.integers(1, 6))
+@given(lists, st.integers(1, 6))
 def test_held_out_images_are_in_no_other_set_and_the_rest_is_trained_on(made, num_heldout):
-    train, source, meta, test = made
-    heldout, left, spare = held_out(train, source, [meta, test], num_heldout)
-    own, theirs = numbers(train), numbers(heldout)
-    assert len(set(theirs)) == len(theirs)  # each file once
-    assert not set(theirs) & {*numbers(meta), *numbers(test), *numbers(left)}
+    heldout, left, spare = held_out(*made[:2], made[2:], num_heldout)
+    own, source, theirs = (numbers(part) for part in (*made[:2], heldout))
+    used = {k for part in made[2:] for k in numbers(part)}
+    assert len(theirs) == len({*theirs} - used)  # each file once
     assert numbers(left) == [k for k in own if k not in theirs]
     assert spare == sum(k not in own for k in theirs)
-    label = {k: int(y) for part in made for k, y in zip(numbers(part), part.targets, strict=True)}
-    assert [label[k] for k in theirs] == heldout.targets.tolist()
-    used = {*numbers(meta), *numbers(test)}
     for c in range(CLASSES):
-        free = {k for k in own if label[k] == c and k not in used}
-        others = {k for k in numbers(source) if label[k] == c and k not in used and k not in own}
-        taken = [k for k in theirs if label[k] == c]
+        free, others = ({k for k in part if k % CLASSES == c} - used for part in (own, {*source} - {*own}))
         wanted = min(num_heldout, len(others))
-        assert sum(k in others for k in taken) == wanted  # spare ones first, then up to a fifth
-        assert sum(k in free for k in taken) == min(num_heldout - wanted, len(free) // 5)
+        assert len(others & {*theirs}) == wanted  # spare ones first, then up to a fifth
+        assert len(free & {*theirs}) == min(num_heldout - wanted, len(free) // 5)
 
 
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=5), st.integers(0, 12))
-def test_a_share_of_a_class_bounds_its_meta_images(counts, num_meta):
-    targets = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    meta, left = split_meta(targets, num_meta, len(counts), share=5)
-    assert np.bincount(targets[meta], minlength=len(counts)).tolist() == [min(num_meta, max(n // 5, 1)) for n in counts]
+@given(lists)
+def test_lists_are_joined_with_each_file_once(made):
+    train, meta = map(numbers, made[:2])
+    assert numbers(with_meta(*made[:2])) == [*train, *dict.fromkeys(k for k in meta if k not in train)]
+    for parts in (made, made[::-1]):
+        assert numbers(united(parts)) == sorted({k for part in made for k in numbers(part)})
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=5), st.integers(0, 12), st.floats(0.01, 0.99), st.integers(0, 9))
+def test_each_class_gives_its_share_and_keeps_an_image(counts, num_meta, val_fraction, seed):
+    classes = len(counts)
+    targets = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), counts))
+    meta, left = split_meta(targets, num_meta, classes, share=5)
+    assert np.bincount(targets[meta], minlength=classes).tolist() == [min(num_meta, max(n // 5, 1)) for n in counts]
     assert {*meta} | {*left} == {*range(len(targets))}
-    assert {*meta} <= {*split_meta(targets, num_meta, len(counts))[0]}
+    assert {*meta} <= {*split_meta(targets, num_meta, classes)[0]}
+    test = drawn_for_tests(targets, classes, val_fraction, seed)
+    assert test.tolist() == sorted({*test})
+    for n, found in zip(counts, np.bincount(targets[test], minlength=classes), strict=True):
+        share = round(val_fraction * n)
+        assert found == (0 if n == 1 else 1 if share == 0 else n - 1 if share == n else share)
 
 
-def test_held_out_images_are_drawn_not_cut():
-    whole = image_list(Path(), map(str, range(99)), [0] * 99, ["x"], "a list")
-    for train in (whole.subset(np.arange(50)), whole):
-        spare = np.setdiff1d(whole.items, train.items)
-        kept, _, _ = held_out(train, whole, [], 9)
-        assert {*kept.items} != {*(spare if len(spare) else whole.items)[:9]}
+def test_images_are_drawn_and_not_cut():
+    whole = listed([3 * k for k in range(99)])
+    for train, rest in ((whole.subset(np.arange(50)), [*range(50, 99)]), (whole, [*range(99)])):
+        assert {*numbers(held_out(train, whole, [], 9)[0])} != {3 * k for k in rest[:9]}
+    assert len({tuple(drawn_for_tests(whole.targets, 1, 0.2, seed)) for seed in range(5)}) == 5
 
 
-@given(lists())
-def test_training_and_meta_images_in_one_list_are_each_once(made):
-    train, meta, *_ = made
-    joined = with_meta(train, meta)
-    before, found = numbers(train), numbers(meta)
-    new = [k for i, k in enumerate(found) if k not in before and k not in found[:i]]
-    assert numbers(joined) == before + new  # the training list stays what it is
-    assert joined.targets.tolist()[: len(before)] == train.targets.tolist()
-    assert joined.targets.tolist()[len(before) :] == [meta.targets[found.index(k)] for k in new]
+@given(st.integers(2, 30), st.floats(0.01, 1), st.integers(40, 5000))
+def test_long_tailed_counts(classes, imb_factor, img_max):
+    counts = long_tailed_counts(img_max, classes, imb_factor)
+    assert counts == [int(img_max * imb_factor ** (k / (classes - 1))) for k in range(classes)]
 
 
-def write_lists(folder, dataset, **rows):
-    folder.mkdir(exist_ok=True)
-    for part, counts in rows.items():
-        lines = [f"{part}/{k}_{i}.jpg {k}\n" for k, count in enumerate(counts) for i in range(count)]
-        (folder / f"{dataset}_{part}.txt").write_text("".join(lines))
-    return folder
+def of_counts(counts, first=0):
+    return listed([CLASSES * (first + i) + k for k, count in enumerate(counts) for i in range(count)])
 
 
-def of_classes(images):
-    return [Counter(images.targets.tolist())[k] for k in range(len(images.class_names))]
+BOTH = "classes of no more than --num_meta {} images have them in both the training and the meta set: {}"
+SETS = [  # how meta images are drawn, from how many images, num_meta and more: trained on, held out, notes
+    ("take out", [50, 31, 20], [10], [40, 21, 10], None, []),
+    ("take out", [50, 10, 1], [10], [40, 10, 1], None, [BOTH.format(10, "1 (10), 2 (1)")]),
+    ("take out", [1, 1, 1], [1], [1, 1, 1], None, [BOTH.format(1, "0 (1), 1 (1), 2 (1)")]),  # nothing to lower
+    ("take out", [110, 15, 40], [10, 0, False, 0.1], [100, 5, 10], None,
+     ["classes with fewer images than the long tail would keep: 1 (5 of 31)"]),
+    ("take out", [11, 6, 2], [2, 0, True], [11, 6, 2], None, [BOTH.format(2, "2 (2)")]),
+    ("whole", [11, 6, 2], [2, -1, True], [11, 7, 4], [2, 1, 0], []),
+    ("share", [16, 6, 2], [2, 3, True], [14, 5, 2], [2, 1, 0], []),
+    ("share", [16, 6, 2], [0], [16, 6, 2], None, []),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("dataset", "counts", "spare", "inside"),
-    [("ImageNet_LT", [2, 2, 2], 5, 0), ("iNaturalist18", [2, 2, 1], 0, 0), ("iNaturalist17", [2, 2, 1], 0, 6)],
-)
-def test_the_published_sets(dataset, counts, spare, inside, tmp_path):
-    """ImageNet_LT's val list has images that serve nothing else; those of iNaturalist are tested on, or trained on."""
-    folder = write_lists(tmp_path, dataset, train=(30, 12, 9), val=(5, 4, 3), test=(2, 2, 2))
-    before = read_sets(dataset, tmp_path, 2, lists=folder)
-    lists = before.lists
-    sets = lists.sets(2, num_heldout=2, join_meta=True)
-    assert of_classes(sets.heldout) == counts
-    assert sum(path.startswith("val") for path in sets.heldout.paths) == spare
-    assert sets.meta.digest() == before.meta.digest()
-    assert sum(sets.cls_num_list) + len(sets.heldout) == 51 + spare
-    assert len(set(sets.meta.paths) & set(sets.train.paths)) == inside
-    assert sum(sets.stage2_counts) == len(sets.joined) == len(sets.train) + 6 - inside
-    assert [*sets.parts] == [*before.parts, "heldout"]
-    assert before.stage2_counts == before.cls_num_list
-    assert before.facts().keys() == {"class_names", "train_digest", "cls_num_list"}
-    assert f"held out {len(sets.heldout)}" in sets.about()[0]
-    assert any(line.startswith("note: 5 of the 6 held-out images come from") for line in sets.about()) == bool(spare)
+@pytest.mark.parametrize(("draw", "counts", "more", "trained", "heldout", "notes"), SETS)
+def test_sets_that_are_drawn(draw, counts, more, trained, heldout, notes):
+    train, share = of_counts(counts), 5 if draw == "share" else 1
+    source = of_counts([2, 2, 2], 200) if draw == "whole" else train
+    sets = Lists(train, source, of_counts([4, 4, 4], 300), draw, []).sets(*more)
+    assert (sets.stage2_counts, sets.heldout and class_counts(sets.heldout), sets.notes) == (trained, heldout, notes)
+    assert class_counts(sets.meta) == [min(more[0], max(n // share, 1)) for n in class_counts(source)]
+    assert sets.cls_num_list == class_counts(sets.train)
+    assert len({*numbers(sets.trained)}) == len(sets.trained)
+    assert not heldout or not {*numbers(sets.heldout)} & {*numbers(sets.trained), *numbers(sets.meta)}
+    assert draw != "share" or {*numbers(sets.meta)} <= {*numbers(sets.train)}
 
 
-def test_folders_and_small_classes(tmp_path):
-    """Of folders train and meta the joined list holds both; a class that is whole in both sets comes once."""
-    class_folders(tmp_path / "three", (11, 6, 2), meta=2)
-    sets = read_sets("custom", tmp_path / "three", 2).lists.sets(2, -1, join_meta=True)
-    assert (sets.cls_num_list, of_classes(sets.heldout), sets.stage2_counts) == ([9, 5, 2], [2, 1, 0], [11, 7, 4])
-    assert all((sets.joined.root / path).is_file() for path in sets.joined.paths)
-    assert len(set(sets.joined.paths)) == 22
-    class_folders(tmp_path / "two", (11, 6, 2), meta=0)
-    sets = read_sets("custom", tmp_path / "two", 2).lists.sets(2, join_meta=True)
-    assert (sets.cls_num_list, sets.stage2_counts) == ([9, 4, 2], [11, 6, 2])
-    told = "no class has an image to hold out: add images, lower --num_meta, or leave --select_on heldout out"
-    class_folders(tmp_path / "few", (4, 3), meta=1)
-    assert wrong(read_sets("custom", tmp_path / "few", 2).lists.sets, 2, -1) == told
+REFUSED = [
+    ([50, 0, 50], [10], "no training image in a list for these classes: 1 (1)"),
+    ([10, 9, 10], [10], "--num_meta 10 would take every training image (the largest class has 10): lower it"),
+    ([50, 50, 50], [10, 0, False, 0.001], "--imb_factor 0.001 leaves class 2 no image"),
+    ([4, 3, 3], [1, -1], "no class has an image to hold out: add images, lower --num_meta"),
+]
 
 
-def test_meta_images_that_stay_are_a_fifth_of_a_class_at_most(tmp_path):
-    class_folders(tmp_path, (16, 6, 2), meta=0)
-    lists = replace(read_sets("custom", tmp_path, 2).lists, draw="share")
-    sets = lists.sets(2, join_meta=True)
-    assert (sets.cls_num_list, of_classes(sets.meta), sets.joined) == ([16, 6, 2], [2, 1, 1], None)
-    assert {*sets.meta.paths} <= {*sets.train.paths}
-    held = lists.sets(2, num_heldout=3)
-    assert (held.cls_num_list, held.meta.paths) == ([14, 5, 2], sets.meta.paths)
-    assert not {*held.heldout.paths} & {*held.meta.paths, *held.train.paths}
-    none = lists.sets(0)
-    assert (none.cls_num_list, len(none.meta)) == ([16, 6, 2], 0)
-    assert replace(lists, draw="take out").sets(2).cls_num_list == [14, 4, 2]  # the control
-
-
-@given(st.lists(st.lists(st.sampled_from(["a", "bb", "c", "dd/e"]), max_size=5), min_size=1, max_size=3), st.randoms())
-def test_all_images_of_some_lists_are_the_same_list_however_they_are_shared_out(lists, random):
-    labels = [np.array([len(name) for name in names], dtype=np.int64) for names in lists]
-    parts = [image_list(Path("root"), names, own, ["x"], "a list") for names, own in zip(lists, labels, strict=True)]
-    whole = united(parts)
-    files = {file: label for part in parts for file, label in zip(part.paths, part.targets.tolist(), strict=True)}
-    assert dict(zip(whole.paths, whole.targets.tolist(), strict=True)) == files
-    assert whole.paths == sorted(files)
-    random.shuffle(parts)
-    assert united(parts).paths == whole.paths
+@pytest.mark.parametrize(("counts", "more", "words"), REFUSED)
+def test_classes_that_are_too_small_are_named(counts, more, words):
+    train = of_counts(counts)
+    assert words in wrong(Lists(train, train, train, "take out", []).sets, *more)

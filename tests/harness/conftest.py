@@ -1,5 +1,7 @@
 """Small images and trainings that several tests of the harness go on from."""
 
+import shlex
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,9 +47,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_training(photos):
     """Flags of a run of four epochs of four steps, the last two epochs in stage 2."""
-    return ["--dataset", "folder", "--data_root", photos, "--imb_factor", "0.6", "--num_meta", "2", "--batch-size", "8",
-            "--no-cuda", "--threads", "1", "--epochs", "4", "--meta_start", "2", "--lam", "0.5", "--save_name", "a",
-            "-p", "1", "--arch", "drawing:Drawing", "--select_on", "heldout", "--num_heldout", "1"]  # fmt: skip
+    flags = "--imb_factor 0.6 --num_meta 2 --batch-size 8 --no-cuda --threads 1 --epochs 4 --meta_start 2 --lam 0.5"
+    more = "--save_name a -p 1 --arch drawing:Drawing --select_on heldout --num_heldout 1"
+    return ["--dataset", "folder", "--data_root", photos, *flags.split(), *more.split()]
 
 
 @pytest.fixture(scope="session")
@@ -72,5 +74,4 @@ def large_photos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def large_training(large_photos):
     """Flags of a training on them."""
-    return ["--dataset", "custom", "--data_root", large_photos / "my", "--pretrained", large_photos / "crt.pth", "--no-cuda",
-            "-p", "1"]  # fmt: skip
+    return shlex.split(f"--dataset custom --data_root {large_photos}/my --pretrained {large_photos}/crt.pth --no-cuda -p 1")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.ranks import begin
 
 from harness.errors import Stopped, UserError, ending
 from harness.machine import workers_that_fit
@@ -46,23 +45,20 @@ def test_a_fault_of_ours_keeps_its_traceback(error):
     assert ending(error) is None
 
 
-NETWORKS = {
-    "leaves": "import sys\ndef make(classes):\n    sys.exit(0)\n",
-    "greedy": "import torch\ndef make(classes):\n    return torch.zeros(2**45)\n",
-}
-
-
 @pytest.mark.parametrize(
-    ("module", "words"), [("leaves", "leaves.py, line 3, ended the process by sys.exit"), ("greedy", "not enough memory")]
+    ("source", "words"),
+    [
+        ("def make(classes):\n    raise SystemExit\n", "leaves.py, line 2, ended the process by sys.exit"),
+        ("import torch\ndef make(classes):\n    return torch.zeros(2**45)\n", "not enough memory"),
+    ],
 )
-def test_code_that_the_user_named_ends_in_a_line(refused, tmp_path, module, words):
-    (tmp_path / f"{module}.py").write_text(NETWORKS[module])
-    line = refused("MetaSAug_CE_train.py", "--dataset", "digits", "--no-cuda", "--arch", f"{module}:make")
-    assert words in line
+def test_code_that_the_user_named_ends_in_a_line(refused, tmp_path, source, words):
+    (tmp_path / "leaves.py").write_text(source)
+    assert words in refused("MetaSAug_CE_train.py --dataset digits --no-cuda --arch leaves:make")
 
 
 def test_a_loading_process_that_is_killed_ends_the_run_in_a_line(large_training, start, after_line, tmp_path):
-    (process,) = begin(start, 1, "ImageNet_iNat/train.py", *large_training, "--workers", "1", "--epochs", "500")
+    process = start("ImageNet_iNat/train.py --workers 1 --epochs 500", *large_training)
     after_line(process, 1, r"\[\d/\d\]")
     run = (tmp_path / "checkpoint/ours/custom/MetaSAug_custom.lock").read_text().split()[1]
     os.kill(int(Path(f"/proc/{run}/task/{run}/children").read_text().split()[-1]), 9)

@@ -16,6 +16,13 @@ CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)
 
 
+def write(path, content=""):
+    """Write a text into a file, of which also its folder need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    return path
+
+
 def read_sets(dataset, root, num_meta, *more, **named):
     """The sets of a data set, drawn from its lists."""
     return read_lists(dataset, root, num_meta, *more, **named).sets(num_meta)

@@ -113,6 +113,14 @@ def test_sets_that_are_drawn(draw, counts, more, trained, heldout, notes):
     assert draw != "share" or {*numbers(sets.meta)} <= {*numbers(sets.train)}
 
 
+def test_images_to_choose_on_are_trained_on_unless_they_are_kept():
+    train, val = of_counts([9, 9, 9]), of_counts([2, 2, 2], 100)
+    lists = Lists(train, train, val, "take out", [], val)
+    assert (lists.sets(1, 5).heldout, len(lists.sets(1, 5).train)) == (val, 24)
+    told = "the 6 images of a list are trained on too: --select_on heldout keeps them to choose the best epoch"
+    assert (lists.sets(1).notes, numbers(lists.sets(1).train)[24:]) == ([told], numbers(val))
+
+
 REFUSED = [
     ([50, 0, 50], [10], "no training image in a list for these classes: 1 (1)"),
     ([10, 9, 10], [10], "--num_meta 10 would take every training image (the largest class has 10): lower it"),

@@ -79,8 +79,9 @@ def test_meta_images_of_a_list_of_their_own_are_taken_whole(here):
 
 def test_the_training_list_of_inaturalist17_is_looked_for_as_text_and_then_as_json(here):
     for k, place in enumerate(("images/train2017.json", "train2017.json")):
-        images = [{"file_name": f"{i}"} for i in range(9 + k)]
-        write(here / place, json.dumps({"images": images, "annotations": [{"category_id": i % 3} for i in range(9 + k)]}))
+        images = [{"id": i, "file_name": f"{i}"} for i in range(9 + k)]
+        annotations = [{"image_id": i, "category_id": i % 3} for i in range(9 + k)]
+        write(here / place, json.dumps({"images": images, "annotations": annotations}))
     found = []
     for name in ("iNaturalist17_train.txt", "train2017.json", "images/train2017.json"):
         found.append(read_sets("iNaturalist17", "images", 3, lists=Path()).cls_num_list)
@@ -117,6 +118,7 @@ WRONG = [
         ({"root": "photos", "num_classes": 3}, "--num_classes 3 contradicts photos/train, which has 2 classes"),
         ({"root": "photos", "num_meta": 4}, "--num_meta 4 would take every training image"),
         ({"root": "strange"}, "strange/val has classes that the training set does not have: 'c'; name them as there (a, b)"),
+        ({"root": "bare", "val_fraction": 0.5, "val_seed": -1}, "--val_seed -1 is not valid"),
         ({"root": "bare"}, "bare has no folders train and val, or test, of class folders: give a --data_root"),
     ]),
     *rows({"dataset": "iNaturalist18", "lists": Path("bad"), "num_meta": 2}, [
@@ -146,9 +148,8 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(here):
     assert (sets.cls_num_list, sets.meta.paths) == ([4, 4], ["meta/a/0.png", "meta/b é/0.png"])
     assert sets.notes == [*told[:2], "photos/meta: files left out: 1 .txt", told[2]]
     write(here / "photos/test/a/0.png")
-    sets = read_sets("custom", root, 3)
-    trained = "the 2 images of photos/val are trained on too: --select_on heldout keeps them to choose the best epoch"
-    assert (sets.test.source, len(sets.train), sets.notes[-1]) == ("photos/test", 10, trained)
+    lists = read_lists("custom", root, 3)
+    assert (lists.test.source, lists.val.source) == ("photos/test", "photos/val")
 
 
 @pytest.mark.parametrize("name", ["x/a\nb.png", "x/a\rb.png", "\ufeffx/a.png", "x/a\udcff.png"])

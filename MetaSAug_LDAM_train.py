@@ -105,7 +105,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
                 values["heldout_acc1"] = heldout.accuracy(data.cls_num_list).mean_over_classes
             moved = flags.step_size * run.meter.read_grad_trace() if run.meter.has_meta else None
             spread = covariance_traces(estimator, moved)
-            run.after_epoch(tested, values, spread, stage2_from=flags.meta_start)
+            run.after_epoch(tested, values, spread, stage2_from=flags.meta_start, picture=data.test.picture)
             if epoch == max(flags.meta_start, 1):  # the first of stage 2 with a λ_t
                 run.say(*augmentation_note(head_of(model), estimator, lam_t))
             if epoch + 1 == flags.epochs:

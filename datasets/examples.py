@@ -10,6 +10,7 @@ from functools import reduce
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 Self = TypeVar("Self", bound="Examples")
 
@@ -48,6 +49,10 @@ class Examples:
     def without(self: Self, items: Container[Hashable]) -> Self:
         """Return the examples that are none of `items`."""
         return self.subset(np.flatnonzero([item not in items for item in self.items.tolist()]))
+
+    def picture(self, index: int) -> Image.Image | None:
+        """Return the image at `index`, None where there is none to show."""
+        return None
 
     def digest(self) -> str:
         """Return a short digest of items and targets."""

@@ -12,15 +12,17 @@ import os
 import re
 import stat
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datasets.examples import Examples
 from datasets.folders import NAMED, files_below, left_out_note, match_classes, visible_folders
-from datasets.pictures import some_of
+from datasets.pictures import decode, some_of
 from harness.errors import UserError
 from harness.files import replacing
 
@@ -41,6 +43,12 @@ class ImageList(Examples):
     def paths(self) -> list[str]:
         """Their paths below the root."""
         return list(self.items)
+
+    def picture(self, index: int) -> Image.Image | None:
+        """Return the image at `index`, upright; None if it cannot be read (any more)."""
+        with suppress(UserError):
+            return decode(self.root / self.paths[index], upright=True).image
+        return None
 
     def identities(self) -> list[Hashable]:
         """Return what two entries have in common that are one file, also by links; one that is not there has its path."""

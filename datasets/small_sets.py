@@ -53,6 +53,10 @@ class ImageSet(Examples):
         """Return these images and after them those of `other`."""
         return replace(super().joined(other), pixels=torch.cat([self.pixels, other.pixels]))
 
+    def picture(self, index: int) -> Image.Image:
+        """Return the image at `index`."""
+        return Image.fromarray(self.pixels[index].cpu().numpy())
+
     def to(self, device: torch.device) -> ImageSet:
         """Return the set on `device`."""
         return replace(self, pixels=self.pixels.to(device))

@@ -6,12 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from harness.errors import UserError
+from harness.facts import State
 
 LARGEST = sys.float_info.max
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -20,22 +21,38 @@ Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
+MOST_SHOWN = 6  # images of a pair of classes
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
 
 
-class Outcome(msgspec.Struct):
-    """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+class OptionalFigures(msgspec.Struct, kw_only=True):
+    """Figures of an epoch, in per cent, as far as they are defined: those of a shot group without classes are not."""
 
-    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
-    acc1: Chosen | None
-    heldout_acc1: Chosen | None = None
     mean_per_class: Percent | None = None
     many: Percent | None = None
     medium: Percent | None = None
     few: Percent | None = None
     macro_f1: Percent | None = None
     ece: Percent | None = None
+
+
+class Outcome(OptionalFigures, kw_only=True):
+    """The figures of an epoch; null is what is not defined."""
+
+    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
+    acc1: Chosen | None
+    heldout_acc1: Chosen | None = None
     per_class: list[Percent | None] = []
+
+
+class Confused(msgspec.Struct):
+    """Test images of one class that were taken for another so many times: the first of them side by side, as JPEG."""
+
+    target: Count
+    predicted: Count
+    times: Images
+    images: Annotated[int, Meta(ge=1, le=MOST_SHOWN)]
+    picture: Annotated[bytes, Meta(max_length=2**17)]
 
 
 class RecordState(msgspec.Struct):
@@ -61,33 +78,33 @@ class ResumeState(msgspec.Struct):
 
     binding: dict[str, Plain]
     epochs: Images
-    estimator: dict[str, Any]
+    estimator: State
     meter: Sums
     meta_taken: Count
     record: RecordState
-    random: dict[str, Any]
+    random: State
     surroundings: dict[str, Plain]
 
 
-class Flags(msgspec.Struct):
+class Flags(TypedDict, total=False):
     """Flags of the run that wrote a file, as far as they are used as values; others are only compared."""
 
-    meta_start: Count | UnsetType = UNSET
-    meta_start_given: bool | UnsetType = UNSET
-    epochs: Images | UnsetType = UNSET
-    lam: Finite | UnsetType = UNSET
-    imb_factor: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
-    data_root: Name | UnsetType = UNSET
-    dataset: Name | UnsetType = UNSET
-    features: Name | UnsetType | None = UNSET
+    meta_start: Count
+    meta_start_given: bool
+    epochs: Images
+    lam: Finite
+    imb_factor: Annotated[float, Meta(gt=0, le=1)] | None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    data_root: Name
+    dataset: Name
+    features: Name | None
 
 
 class OptimizerState(msgspec.Struct):
     """What an optimizer's `state_dict` holds."""
 
-    state: dict[Count, dict[str, Any]]
-    param_groups: list[dict[str, Any]]
+    state: dict[Count, State]
+    param_groups: list[State]
 
 
 class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):

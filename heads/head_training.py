@@ -198,7 +198,7 @@ def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, gr
             values["heldout_acc1"] = chosen_on.accuracy(sets.cls_num_list).mean_over_classes
         ends, moved = epoch + 1 == flags.epochs, flags.step_size * run.meter.read_grad_trace()
         spread = covariance_traces(estimator, moved if run.meter.has_meta else None) if ends else {}
-        run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False)
+        run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False, picture=sets.test.picture)
         if epoch == max(stages.meta_start, 1):  # the first with a λ_t
             run.say(*augmentation_note(head, estimator, lam_t))
         run.say(*moved_note(spread, flags.step_size_flag))

@@ -22,11 +22,12 @@ from harness.errors import UserError
 from harness.files import read_bytes, replacing
 from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
-from harness.schemas import Count, Images, Percent, Plain
+from harness.schemas import Confused, Count, Images, OptionalFigures, Percent, Plain
 from harness.text import printable, shown_names
 from heads.run_flags import FREE_FLAGS
 
 SUMMARY, STARTED, LOG, PREDICTIONS = "_summary.json", "_started.json", "_metrics.jsonl", "_last_predictions.npz"
+MISTAKES, MOST_OF_MISTAKES = "_mistakes.json", 2**20  # bytes; a training writes a tenth of that
 GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names
 NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}  # flags that change nothing, and the one that groups differ in
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
@@ -35,18 +36,12 @@ Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
 
 
-class EpochFigures(msgspec.Struct):
-    """What a summary says of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+class EpochFigures(OptionalFigures, kw_only=True):
+    """What a summary says of an epoch, in per cent; null is what is not defined."""
 
     epoch: Count
     acc1: Percent | None  # None: nothing was tested
     per_class: list[Percent | None]
-    mean_per_class: Percent | None = None
-    many: Percent | None = None
-    medium: Percent | None = None
-    few: Percent | None = None
-    macro_f1: Percent | None = None
-    ece: Percent | None = None
     trace_estimated: list[Shown | None] | None = None
     trace_learned: list[Shown | None] | None = None
 
@@ -114,6 +109,7 @@ class FinishedRun:
     log: list[EpochLine]
     tested: Tested | None
     words: str = ""
+    mistakes: Sequence[Confused] = ()
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -244,7 +240,8 @@ def read_run(name: str, path: Path) -> FinishedRun:
     said = path.with_name(GROUP_NAMES)
     words: dict[str, str] = decoded(said, dict[str, str]) if os.path.isfile(said) else {}
     own = next((printable(own) for pattern, own in words.items() if fnmatchcase(save_name, pattern)), "")
-    return FinishedRun(name, path, summary, log, tested, own)
+    mistakes = read_mistakes(path.with_name(save_name + MISTAKES), len(summary.cls_num_list))
+    return FinishedRun(name, path, summary, log, tested, own, mistakes)
 
 
 def decoded(path: Path, form: Any) -> Any:
@@ -285,6 +282,16 @@ def read_tested(path: Path, classes: int) -> Tested | None:
         return found
     except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
+
+
+def read_mistakes(path: Path, classes: int) -> list[Confused]:
+    """Return the pictures of a run; none of a file that is not its own, or far larger than those that training writes."""
+    if os.path.islink(path) or not os.path.isfile(path) or path.stat().st_size > MOST_OF_MISTAKES:
+        return []
+    found: list[Confused] = decoded(path, list[Confused])
+    if any(max(pair.target, pair.predicted) >= classes for pair in found):
+        raise UserError(f"{path} cannot be used: it has labels beyond {classes} classes: move it away, or retrain")
+    return found
 
 
 def write_group_names(folder: Path, words: Mapping[str, str]) -> None:

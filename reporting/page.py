@@ -5,6 +5,7 @@ Pictures and the runtime that makes charts interactive come from vl-convert, whi
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from functools import cache
@@ -17,7 +18,7 @@ from markupsafe import Markup
 
 from harness.files import replacing, writing
 from reporting.charts import MOST_GROUPS, Chart, drawn
-from reporting.sections import Section, Table, offered
+from reporting.sections import Section, offered
 from reporting.verdict import Compared
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -90,8 +91,8 @@ def render(page: Page) -> str:
     """Return the page as HTML, everything escaped that is put into the template."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)  # fmt: skip
-    made.filters |= {"in_script": in_script, "picture": picture, "complete": complete}
-    made.tests |= {"table": lambda part: isinstance(part, Table), "chart": lambda part: isinstance(part, Chart)}
+    made.filters |= {"in_script": in_script, "picture": picture, "complete": complete, "base64": base64.b64encode}
+    made.tests["part"] = lambda part, kind: type(part).__name__ == kind
     style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     facts = {
         "style": style,

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from harness.metrics import FEW, MANY, PER_CLASS_MEAN, percent
+from harness.schemas import Confused
 from harness.text import printable
 from reporting import charts
 from reporting.charts import Chart, class_order
@@ -54,7 +55,15 @@ class Table(NamedTuple):
     bold: Mapping[str, str] = MappingProxyType({})
 
 
-PagePart = str | Table | Chart
+class Pictures(NamedTuple):
+    """Test images that a run got wrong, with the names of all classes; folded."""
+
+    caption: str
+    names: Sequence[str]
+    pairs: Sequence[Confused]
+
+
+PagePart = str | Table | Pictures | Chart
 
 
 class Section(NamedTuple):
@@ -129,6 +138,10 @@ def mistakes_section(one: Compared) -> Iterable[PagePart]:
         yield Table("Most confused classes: number of test images, mean over runs", pd.DataFrame(pairs | figures))
     matrix = charts.confusion(one.taken, one.groups[one.taken])
     yield from [matrix] if matrix is not None else []
+    for name in one.pair:
+        run = next((run for run in one.groups[name] if run.mistakes), None)
+        if run is not None:
+            yield Pictures(f"Test images that “{name}” got wrong, run {run.name}", names, run.mistakes)
 
 
 def calibration_section(one: Compared) -> Iterable[PagePart]:

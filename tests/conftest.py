@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,17 +75,21 @@ def forked_python3(environment, tmp_path_factory):
         process.stdin.close()
 
 
+def words_of(command, python):
+    """The words of a command, whose first one may be a script with some of its flags, as a user types them."""
+    script, *flags = shlex.split(str(command[0]))
+    first = [script] if script == "sh" else [python, str(ROOT / script)]
+    return [*first, *flags, *map(str, command[1:])]
+
+
 @pytest.fixture(scope="session")
 def run_in(forked_python3, environment):
     """What `run` does, in the folder `cwd`: for a fixture whose run serves several tests."""
 
     def call(*command, cwd, status=0, fresh=False, **variables):
         python = sys.executable if fresh else forked_python3
-        words = ["sh"] if command[0] == "sh" else [python, ROOT / command[0]]
-        result = subprocess.run(
-            [*map(str, words), *map(str, command[1:])], cwd=cwd, env={**environment, "PYTHON": python, **variables},
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
+        result = subprocess.run(words_of(command, python), cwd=cwd, env={**environment, "PYTHON": python, **variables},
+                                capture_output=True, text=True, timeout=PATIENCE, check=False)  # fmt: skip
         assert result.returncode == status, result.stdout + result.stderr
         return result
 
@@ -93,7 +98,7 @@ def run_in(forked_python3, environment):
 
 @pytest.fixture
 def run(run_in, tmp_path):
-    """Run a command in a new folder, as a user would: `run("script.py", "--flag", ...)`, or `run("sh", ...)`.
+    """Run a command in a new folder, as a user would: `run("script.py --flag", ...)`, or `run("sh", ...)`.
 
     A script runs in a process forked from one that has loaded the libraries; with fresh=True in a new interpreter, which
     also reads variables like PYTHONWARNINGS. So do the Python scripts that a shell script starts, by its variable PYTHON.
@@ -123,7 +128,7 @@ def start(forked_python3, environment, tmp_path):
     started = []
 
     def call(*command, cwd=tmp_path, fresh=False, **variables):
-        words = [sys.executable if fresh else forked_python3, ROOT / command[0], *map(str, command[1:])]
+        words = words_of(command, sys.executable if fresh else forked_python3)
         env = {**environment, "PYTHONUNBUFFERED": "1", **variables}
         process = subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                    start_new_session=True)  # fmt: skip

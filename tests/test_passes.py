@@ -73,16 +73,6 @@ def test_the_convolutions_run_in_bf16_and_the_head_does_not(half_trained):
     assert seen == {"conv": torch.float32, "head": torch.float32}
 
 
-def test_what_was_kept_for_the_directional_pass_is_let_go(half_trained):
-    model = copy.deepcopy(half_trained[0])
-    kept = Passes(model)
-    kept.shared(half_trained[3][0])
-    assert kept.tape
-    weights = {n: p.detach() for n, p in model.named_parameters()}
-    kept.directional(weights, {n: torch.ones_like(p) for n, p in weights.items()}, half_trained[3][0])
-    assert not kept.tape
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -46,11 +47,6 @@ def train(run_in, stage1):
     return call
 
 
-def test_the_defaults_are_what_is_published(train):
-    given = ["--meta_update", "published", "--virtual", "all", "--balance", "weights", "--meta_images", "apart"]
-    assert distance(train(*given, "--stage2_lr", "1")[0], train()[0]) == 0
-
-
 @pytest.mark.parametrize(
     ("idle", "told"),
     [
@@ -84,18 +80,15 @@ def test_the_relative_rule_moves_what_the_published_one_leaves_where_it_is(train
     assert distance(weights, isda) < 1e-5 < 1e-4 < distance(train("--meta_update", "relative")[0], isda)
 
 
-def test_a_virtual_step_of_the_head_has_another_meta_gradient(train):
-    (whole, log, _), (head, other, _) = (train("--meta_update", "relative", "--virtual", name) for name in ("all", "head"))
-    assert distance(whole, head) > 1e-5
-    norms = [lines[0]["grad_norm"] for lines in (log, other)]
-    assert min(norms) > 0
-    assert norms[0] != pytest.approx(norms[1], rel=0.01)
-
-
-def test_the_rate_of_stage_2_is_its_own(train):
-    rates = {factor: [line["lr"] for line in train("--stage2_lr", factor)[1]] for factor in ("1", "2.5")}
-    assert rates["2.5"] == pytest.approx([2.5 * rate for rate in rates["1"]])
-    assert distance(train("--stage2_lr", "2.5")[0], train("--stage2_lr", "1")[0]) > 1e-4
+def test_each_choice_is_another_training(train):
+    """What it does is compared with slow references in test_meta_step.py, test_loss.py and test_recipe.py."""
+    moved, again = ["--meta_update", "relative"], ["--stage2", "reweight"]
+    choices = [moved, [*moved, "--virtual", "head"], [*moved, "--stage2_lr", "2.5"]]
+    choices += [[*again, "--balance", name] for name in ("weights", "prior", "none")]
+    found = [train(*choice) for choice in choices]
+    assert min(distance(one[0], other[0]) for one, other in combinations(found, 2)) > 1e-5
+    rates = [[line["lr"] for line in log] for _, log, _ in found]
+    assert rates == [rates[0], rates[0], [2.5 * rate for rate in rates[0]], *3 * [rates[0]]]
 
 
 @pytest.mark.parametrize(
@@ -112,35 +105,19 @@ def test_what_stage_2_does_is_said(train, choices, told):
     assert f"stage 2 from epoch 2 on: {told}" in train(*choices)[2]
 
 
-def test_a_rate_of_stage_2_that_is_too_large_is_named(run_in, stage1):
-    begin = ["--stage1", stage1 / "checkpoint" / "ours" / "0" / "published_stage1.pth.tar", "--save_name", "too_large"]
-    for more, told in (([], "--meta_lr"), (["--meta_update", "relative"], "--meta_step_size")):
-        line = run_in(LDAM, *FLAGS, *begin, "--stage2_lr", "1e20", *more, cwd=stage1, status=2).stderr
-        assert line.endswith(f"Retrain with a lower --lr, --stage2_lr, --lam or {told}\n")
-
-
-def test_what_balances_the_loss(train):
-    found = {name: train("--stage2", "reweight", "--balance", name)[0] for name in ("weights", "prior", "none")}
-    for name, other in (("weights", "prior"), ("prior", "none"), ("none", "weights")):
-        assert distance(found[name], found[other]) > 1e-4, (name, other)
-
-
 def test_meta_images_are_trained_on_in_stage_2_alone(train):
     """Joined to the training images an epoch of stage 2 has more steps; their loss makes each step another one."""
     data = build_dataset("digits", 10, 0.1, join_meta=True)
     steps = {"apart": -(-len(data.train) // 64), "train": -(-len(data.joined) // 64)}
     assert steps["apart"] < steps["train"]
-    for stage2 in ("none", "reweight", "metasaug"):
+    said = f"training and meta images together, each once: {len(data.joined)}\n"
+    for stage2 in ("none", "metasaug"):
         found = {name: train("--stage2", stage2, "--meta_images", name) for name in ("apart", "train", "loss")}
-        for name, (_, _, out) in found.items():
-            said = f"training and meta images together, each once: {len(data.joined)}\n"
+        for name, (_, log, out) in found.items():
             assert (said in out) == (name == "train")
-            counts = set(re.findall(r"stage 2  \[\d+/(\d+)\]", out))
-            assert counts == {str(steps.get(name, steps["apart"]))}, name
-        weights = [found[name][0] for name in ("apart", "train", "loss")]
-        assert min(distance(weights[0], other) for other in weights[1:]) > 1e-4
-        for line in (found["apart"][1][0], found["loss"][1][0]):
-            assert (line["meta_loss"] is None) == (stage2 != "metasaug")
+            assert set(re.findall(r"stage 2  \[\d+/(\d+)\]", out)) == {str(steps.get(name, steps["apart"]))}, name
+            assert (log[0]["meta_loss"] is None) == (stage2 != "metasaug")
+        assert min(distance(found["apart"][0], found[name][0]) for name in ("train", "loss")) > 1e-4
 
 
 def test_joined_images_are_each_there_once_and_no_other_set_changes():
@@ -163,37 +140,16 @@ def test_joined_images_are_each_there_once_and_no_other_set_changes():
 
 def test_an_interrupted_run_of_the_new_choices_ends_with_the_same_bytes(run_in, stage1, chance):
     folder = stage1 / "checkpoint" / "ours" / "0"
-    for meta_images in ("train", "loss"):
-        words = [LDAM, *FLAGS, *ALL_CHOICES, "--meta_images", meta_images]
-        run_in(*words, "--save_name", f"whole_{meta_images}", cwd=stage1)
-        cut = [*words, "--save_name", f"cut_{meta_images}", "--resume", "auto"]
-        steps = 15 + chance.randint(1, 8)  # in stage 2, whose epochs may be longer
-        run_in(*cut, cwd=stage1, STOP_AT=str(steps), STOP_BY="15", status=143)
-        run_in(*cut, cwd=stage1)
-        states = [saved_state(folder, "last", name=f"{kind}_{meta_images}") for kind in ("whole", "cut")]
-        for state in states:
-            state["flags"].pop("save_name")
-            state["flags"].pop("resume")
-        assert differences(*states) == []
-        states[0]["state_dict"]["5.bias"].view(torch.uint8)[0] ^= 1  # the control
-        assert differences(*states) == ["/state_dict/5.bias"]
-
-
-def test_a_run_stopped_after_the_last_step_of_its_first_epoch_of_stage_2_goes_on(run_in, stage1, train):
-    steps = int(re.search(r"stage 2  \[\d+/(\d+)\]", train("--stage2", "isda")[2])[1])
-    words = [LDAM, *FLAGS, "--save_name", "last_step", "--resume", "auto"]
-    run_in(*words, cwd=stage1, STOP_AT=str(3 * steps), STOP_BY="15", status=143)
-    out = run_in(*words, cwd=stage1).stdout
-    assert f"going on in epoch 2 after step {steps}:" in out
-    assert out.count("augmentation: on average ") == 1
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"), [("--meta_update", "relative"), ("--virtual", "head"), ("--balance", "none"), ("--stage2_lr", "2.0")]
-)
-def test_a_run_of_another_choice_is_not_gone_on_with(run_in, stage1, flag, value):
-    words = [LDAM, *FLAGS, "--save_name", "begun", "--resume", "auto"]
-    run_in(*words, cwd=stage1, STOP_AT="3", STOP_BY="15", status=143)
-    line = run_in(*words, flag, value, cwd=stage1, status=2).stderr
-    assert f"this run has {value}: they must be the same" in line
-    assert line.count("\n") == 1
+    words = [LDAM, *FLAGS, *ALL_CHOICES, "--meta_images", chance.choice(["train", "loss"])]
+    run_in(*words, "--save_name", "whole", cwd=stage1)
+    cut = [*words, "--save_name", "cut", "--resume", "auto"]
+    steps = 15 + chance.randint(1, 8)  # in stage 2, whose epochs may be longer
+    run_in(*cut, cwd=stage1, STOP_AT=str(steps), STOP_BY="15", status=143)
+    run_in(*cut, cwd=stage1)
+    states = [saved_state(folder, "last", name=kind) for kind in ("whole", "cut")]
+    for state in states:
+        state["flags"].pop("save_name")
+        state["flags"].pop("resume")
+    assert differences(*states) == []
+    states[0]["state_dict"]["5.bias"].view(torch.uint8)[0] ^= 1  # the control
+    assert differences(*states) == ["/state_dict/5.bias"]

@@ -112,6 +112,8 @@ def test_two_processes_train_as_one(part):
     torch.testing.assert_close(ours["estimator"], theirs["estimator"], rtol=1e-3, atol=1e-5)
     assert not any("num_batches_tracked" in key for key in ours["state_dict"]["feature"])
     assert json.loads((paths[0].parent / "MetaSAug_ImageNet_LT_summary.json").read_text())["processes"] == 2
+    ours, theirs = (path.with_name(f"{path.name}_mistakes.json").read_bytes() for path in paths)
+    assert ours == theirs
     ours, theirs = (np.load(f"{path}_last_predictions.npz") for path in paths)
     assert ours["target"].tolist() == theirs["target"].tolist() == [0, 1, 2, 1, 1, 1]
     assert ours["predicted"].tolist() == theirs["predicted"].tolist()

@@ -9,31 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from resnet import build_model
-
-
-def network(seed):
-    """Weights of a network whose statistics are not those of a new one."""
-    torch.manual_seed(seed)
-    model = build_model("resnet8", 3)
-    for m in model.modules():
-        if hasattr(m, "running_var"):
-            nn.init.uniform_(m.running_var, 0.5, 2)
-    return model.state_dict()
+from resnet import make_model
 
 
 def prefixed(prefix):
     return {prefix + name: value for name, value in WEIGHTS.items()}
 
 
-WEIGHTS, OTHER = network(0), network(1)
-COUNTERS = {"bn1.num_batches_tracked": torch.tensor(5), "layer1.0.bn1.num_batches_tracked": torch.tensor(5)}
+WEIGHTS, OTHER = make_model("resnet8", 3, 0).state_dict(), make_model("resnet8", 3, 1).state_dict()
 FORMS = {
     "bare": prefixed("module."),
     "model": {"model": prefixed("_orig_mod."), "args": argparse.Namespace(lr=0.1), "arch": 3, "dataset": ["a"]},
     "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.float64(3), "from": Path("x")},
     "state_dict_best": {"state_dict_best": WEIGHTS, "state_dict": OTHER},
-    "counters": {"state_dict": {f"model.{name}": value for name, value in {**COUNTERS, **WEIGHTS}.items()}},
+    "counter": {"state_dict": {**prefixed("model."), "model.bn1.num_batches_tracked": torch.tensor(5)}},
     "odd counter": {"state_dict": {**WEIGHTS, "bn1.num_batches_tracked": 5, "_extra_state": None}},
     "of a training": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3)}},
     "old": {"state_dict": {name: value.requires_grad_() for name, value in WEIGHTS.items()}},
@@ -55,9 +44,8 @@ def outputs(photos, run_in):
 
 @pytest.fixture(scope="module")
 def expected(outputs):
-    known, other = outputs({"state_dict": WEIGHTS, "epoch": 1}), outputs({"state_dict": OTHER, "epoch": 1})
-    assert known[0] != other[0]  # the control
-    assert known[1] != other[1]
+    known, other = (outputs({"state_dict": weights, "epoch": 1}) for weights in (WEIGHTS, OTHER))
+    assert not set(known) & set(other)  # the control
     return known
 
 
@@ -72,13 +60,9 @@ def test_any_form_is_the_same_network(outputs, expected, form):
         ({"weights": WEIGHTS, "ema": OTHER}, "holds no weights of a network under a name known here, but ema, weights"),
         ({"state_dict": {"fc.weight": torch.zeros(3, 4)}}, "does not fit: missing bn1.bias"),
         (nn.Linear(2, 2), "but an object of kind torch.nn.modules.linear.Linear: save its state_dict()"),
-        (list(WEIGHTS.values()), "but an object of kind list"),
-        ({"state_dict": {**WEIGHTS, "linear.bias": np.zeros(3)}}, "its linear.bias is of kind"),
         ({"state_dict": {**WEIGHTS, "linear.bias": 3}}, "its linear.bias is of kind int; weights are tensors with names"),
-        ({"model": nn.Linear(2, 2), "epoch": 3}, "but epoch, model: save its state_dict()"),
         ({"state_dict": WEIGHTS, "seen": defaultdict(int, a=1)}, "(it holds collections.defaultdict"),
         ({k: value for k, value in WEIGHTS.items() if k != "linear.bias"}, "its linear has no bias, as a normalised"),
-        ({**WEIGHTS, "linear.weight": torch.zeros(64, 3), "linear.bias": None}, "its linear has no bias, as a normalised"),
         ({**WEIGHTS, "linear.weight": torch.full((3, 64), 1e38)}, "the outputs of its network are not finite"),
         ({"state_dict": WEIGHTS, "checksum": "sha256"}, "its checksum is missing; if you saved it again yourself, remove"),
     ],

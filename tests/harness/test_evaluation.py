@@ -1,86 +1,46 @@
 """What a network says of a test set, against a loop over its images and on several processes."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.places import ROOT
-from support.ranks import together
+from sklearn.metrics import log_loss
 from torch import nn
 
 from harness.evaluation import evaluate, validate
 from harness.process_group import Group
 
 ALONE = Group(0, 1, torch.device("cpu"))
-WORKER = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-import torch
-from harness.evaluation import evaluate
-from harness.process_group import process_group
-
-logits, target = torch.load("set.pt")
-with process_group(None, True, None, 60) as group:
-    own = group.share(len(target))
-    tested = evaluate(lambda x: x, zip(logits[own].split(1), target[own].split(1)), group)
-    torch.save(tuple(tested), f"tested_{{group.world_size}}_{{group.rank}}.pt")
-"""
-
-
-def made(count, classes, seed=0):
-    """Logits (M, C) and labels (M,)."""
+def batches(count, classes, size, seed=0):
+    """Logits (M, C), labels (M,), and the batches of both."""
     generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(count, classes, generator=generator), torch.randint(0, classes, (count,), generator=generator)
-
-
-def batches(logits, target, size):
-    return [(logits[i : i + size], target[i : i + size]) for i in range(0, len(target), size)]
+    logits = 3 * torch.randn(count, classes, generator=generator)
+    target = torch.randint(classes, (count,), generator=generator)
+    return logits, target, list(zip(logits.split(size), target.split(size), strict=True))
 
 
 @given(st.integers(1, 12), st.integers(2, 8), st.integers(1, 13), st.integers(0, 2**16))
 def test_predictions_are_those_of_each_image_whatever_the_batches(count, classes, size, seed):
-    logits, target = made(count, classes, seed)
+    logits, target, parts = batches(count, classes, size, seed)
     for group in (None, ALONE):
-        tested = evaluate(lambda x: x, batches(logits, target, size), group)
-        losses = []
-        for i, (row, label) in enumerate(zip(logits.double().tolist(), target.tolist(), strict=True)):
-            order, total = sorted(range(classes), key=lambda k, row=row: -row[k]), sum(map(math.exp, row))
-            losses.append(math.log(total) - row[label])
-            assert (tested.target[i], tested.predicted[i]) == (label, order[0])
-            assert float(tested.confidence[i]) == pytest.approx(math.exp(max(row)) / total, rel=1e-5)
-            assert bool(tested.in_top5[i]) == (label in order[:5])
-        assert tested.loss == pytest.approx(sum(losses) / count, rel=1e-5, abs=5e-6)
-        assert tested.top5 == pytest.approx(100 * int(tested.in_top5.sum()) / count)
-        right = 100 * float((logits.argmax(1) == target).double().mean())
-        assert tested.accuracy([1] * classes).overall == pytest.approx(right)
-        assert tested.arrays().keys() == {"target", "predicted", "confidence"}
-
-
-def test_of_no_images_nothing_is_said():
-    tested = evaluate(lambda x: x, [])
-    assert (tested.loss, tested.top5, len(tested.target)) == (0, 0, 0)
-
-
-@pytest.mark.parametrize(("count", "world_size"), [(7, 2), (2, 3)])
-def test_processes_with_shares_of_any_length_say_the_same(start, tmp_path, count, world_size):
-    (tmp_path / "worker.py").write_text(WORKER)
-    torch.save(made(count, 6), tmp_path / "set.pt")
-    assert together(start, world_size, tmp_path / "worker.py") == [(0, "", "")] * world_size
-    loss, *columns = evaluate(lambda x: x, batches(*made(count, 6), 1), ALONE)
-    for rank in range(world_size):
-        their_loss, *theirs = torch.load(tmp_path / f"tested_{world_size}_{rank}.pt")
-        assert their_loss == pytest.approx(loss, rel=1e-12)
-        assert all(torch.equal(a, b) for a, b in zip(theirs, columns, strict=True))
+        tested = evaluate(lambda x: x, parts, group)
+        expected = logits.double().softmax(1)
+        best = logits.argsort(dim=1, descending=True)
+        assert torch.equal(tested.target, target)
+        assert torch.equal(tested.predicted, best[:, 0])
+        assert torch.equal(tested.in_top5, (best[:, :5] == target[:, None]).any(1))
+        torch.testing.assert_close(tested.confidence.double(), expected.amax(1), rtol=1e-5, atol=0)
+        assert tested.loss == pytest.approx(log_loss(target, expected, labels=range(classes)), rel=1e-5, abs=5e-6)
+        assert tested.top5 == pytest.approx(100 * float(tested.in_top5.double().mean()))
+    none = evaluate(lambda x: x, [])
+    assert (none.loss, none.top5, len(none.target)) == (0, 0, 0)
 
 
 def test_a_network_is_tested_in_eval_mode_and_without_a_graph():
     class Network(nn.Module):
         def forward(self, x):
-            seen.append((self.training, torch.is_grad_enabled()))
+            assert (self.training, torch.is_grad_enabled()) == (False, False)
             return None, x
 
-    seen, (logits, target) = [], made(4, 3)
-    assert torch.equal(validate(Network().train(), batches(logits, target, 3)).predicted, logits.argmax(1))
-    assert seen == [(False, False)] * 2
+    logits, _, parts = batches(4, 3, 3)
+    assert torch.equal(validate(Network().train(), parts).predicted, logits.argmax(1))

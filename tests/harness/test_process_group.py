@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.compare import relative
+from support.compare import distance, relative
 from support.places import ROOT
 from support.ranks import begin, places, together
 from support.runs import saved_state, small_run
-
-from harness.process_group import Group, disagreement, shard_sizes
 
 STEPS, CLASSES, SIZE = 20, 9, 12
 WORKER = f"""
@@ -23,7 +21,8 @@ from harness import process_group
 from harness.errors import UserError, run_main
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE
-from support.runs import end_epoch, small_run, take_step
+from harness.evaluation import evaluate
+from support.runs import ALONE, end_epoch, small_run, take_step
 
 CLASSES, SIZE, STEPS = {CLASSES}, {SIZE}, {STEPS}
 
@@ -67,12 +66,6 @@ def parity(group):
            for dtype in (torch.float64, torch.float32) for together in (True, False)}}
     torch.save(out, f"outcome_{{group.world_size}}_{{group.rank}}.pt")
 
-def death(group):
-    group.all_gather(torch.ones(2, 3), [2] * group.world_size)
-    if group.rank == 1:
-        os._exit(7)
-    group.all_gather(torch.ones(2, 3), [2] * group.world_size)
-
 def own_mistake(group):
     if group.rank == 1:
         raise UserError("x.jpg is cut")
@@ -93,19 +86,20 @@ def operations(group):
     assert seen == list(range(2 * group.rank)), seen
     assert group.all_gather_object(group.rank) == list(range(group.world_size))  # nobody is a round behind
 
+def evaluation(group):  # of shares of any length
+    for count in (7, 2):
+        g = torch.Generator().manual_seed(count)
+        logits, target = torch.randn(count, 6, generator=g), torch.randint(0, 6, (count,), generator=g)
+        own = group.share(count)
+        tested = evaluate(lambda x: x, zip(logits[own].split(1), target[own].split(1)), group)
+        expected = evaluate(lambda x: x, [(logits, target)], ALONE)
+        torch.testing.assert_close(tuple(tested), tuple(expected), rtol=1e-12, atol=0)
+
 def gone_wrong(group):
     with small_run(Path("wrong"), group=group) as run:
         next(run.epochs)
         take_step(run, float("nan"))
         run.check()
-
-def gone(group):
-    with small_run(Path("gone"), group=group) as run:
-        next(run.epochs)
-        take_step(run)
-        if group.rank == 1:
-            os._exit(7)
-        group.barrier()
 
 def trouble(group):  # in the third of some steps each process does what its ACT says
     try:
@@ -152,80 +146,70 @@ def launch(start, worker):
 def test_heads_statistics_and_losses_do_not_depend_on_the_number_of_processes(launch, tmp_path):
     outcomes = {}
     for world in (1, 2, 3):
-        for status, _, err in launch("parity", world):
-            assert status == 0, err
-        outcomes[world] = [torch.load(tmp_path / f"outcome_{world}_{r}.pt", weights_only=True) for r in range(world)]
+        assert launch("parity", world) == [(0, "", "")] * world
+        outcomes[world] = [torch.load(tmp_path / f"outcome_{world}_{rank}.pt") for rank in range(world)]
     for dtype, tolerance in (("torch.float64", 1e-10), ("torch.float32", 1e-5)):
         expected = outcomes[1][0][f"{dtype}, together True"]
         assert int(expected["count"].sum()) > 200
         for world in (2, 3):
             for outcome in outcomes[world]:
-                for key, value in expected.items():
-                    assert relative(outcome[f"{dtype}, together True"][key], value) <= tolerance, (world, key)
+                assert distance(outcome[f"{dtype}, together True"], expected) <= tolerance, world
             # The control: each rank with its own batch, statistics and weights.
             alone = [outcome[f"{dtype}, together False"] for outcome in outcomes[world]]
             for key in ("weight", "covariance", "mean", "count"):
                 assert all(relative(outcome[key], expected[key]) > 1e-3 for outcome in alone), (world, key)
-                assert not torch.equal(alone[0][key], alone[1][key])
-
-
-def test_a_rank_that_dies_is_named_and_the_others_stop(launch):
-    (status, _, err), (dead, _, _) = launch("death", 2)
-    assert (status, dead) == (2, 7)
-    assert "rank 1 of 2 is gone" in err
-
-
-def test_a_mistake_of_one_rank_stops_the_others_which_name_it(launch):
-    (first, _, first_err), (second, _, second_err) = launch("own_mistake", 2)
-    assert (first, second) == (2, 2)
-    assert second_err.strip() == "worker.py: error: rank 1: x.jpg is cut"
-    assert "rank 1 of 2 is gone" in first_err
-
-
-STOP, DIE = "os.kill(os.getpid(), signal.SIGSTOP)", "os._exit(7)"
-GONE = "{} is gone, is stopped or took longer than --timeout {} s over a step: see what it printed, then start again"
 
 
 @pytest.mark.parametrize(
-    ("acts", "limit", "blamed"),
+    ("function", "first", "second"),
     [
-        ([STOP, "", ""], 3, "rank 0 of 3"),
-        (["", "", STOP], 3, "rank 2 of 3"),
-        (["time.sleep(5)", "", ""], 3, "rank 0 of 3"),
-        (["", "time.sleep(8)", ""], 3, "rank 1 of 3"),
-        ([DIE, "", ""], 60, "rank 0 of 3"),
-        (["", DIE, ""], 60, "rank 1 of 3"),
+        ("own_mistake", "rank 1 of 2 is gone, is stopped or took longer", "worker.py: error: rank 1: x.jpg is cut\n"),
+        ("differing", "worker.py: error: rank 1 has --lr 0.2, rank 0 has 0.1: start all with the same flags and data\n", ""),
+        ("gone_wrong", "not finite in epoch 0, step 1; nothing was saved yet", ""),
     ],
-    ids=["rank 0 is stopped", "rank 2 is stopped", "rank 0 is slow", "rank 1 is slow", "rank 0 dies", "rank 1 dies"],
 )
-def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, acts, limit, blamed):
+def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch, tmp_path, function, first, second):
+    """So do those of which one or all make a mistake."""
+    (status, _, err), (other, _, other_err) = launch(function, 2)
+    assert (status, other) == (2, 2)
+    assert first in err
+    assert second in other_err
+    assert not list(tmp_path.rglob("*.pth.tar"))
+
+
+STOP, DIE = "os.kill(os.getpid(), signal.SIGSTOP)", "os._exit(7)"
+
+
+@pytest.mark.parametrize(
+    ("at_fault", "act", "limit"),
+    [(0, STOP, 3), (2, STOP, 3), (0, "time.sleep(5)", 3), (1, "time.sleep(8)", 3), (0, DIE, 60), (1, DIE, 60)],
+)
+def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, at_fault, act, limit):
     """A rank that is stopped goes on when the others have ended, and hears of it."""
-    ranks = begin(start, 3, worker, "trouble", each=[{"ACT": act} for act in acts], LIMIT=str(limit))
-    outs = {rank: rank.communicate() for rank, act in zip(ranks, acts, strict=True) if act != STOP}
-    for rank in set(ranks) - set(outs):
-        assert rank.poll() is None, rank.communicate()
-        rank.send_signal(signal.SIGCONT)
-        outs[rank] = rank.communicate()
-    for number, (rank, act) in enumerate(zip(ranks, acts, strict=True)):
-        _, err = outs[rank]
-        if act == DIE:
-            assert (rank.returncode, err) == (7, "")
-            continue
-        assert rank.returncode == 2, err
-        told = "worker.py: error: " + (f"rank {number}: " if number else "") + GONE.format(blamed, limit)
-        assert act or err.endswith(f"{told} with --resume auto\n"), err  # PyTorch may warn before
-        assert "Traceback" not in err
-        assert float((tmp_path / f"waited {number}").read_text()) < 2 * limit + 5
-    if acts[0] != DIE:
-        with small_run(tmp_path / "trouble", "--resume", "auto") as run:
+    ranks = begin(start, 3, worker, "trouble", each=[{"ACT": act * (k == at_fault)} for k in range(3)], LIMIT=str(limit))
+    others = [k for k in range(3) if k != at_fault]
+    errs = {k: ranks[k].communicate()[1] for k in others}
+    if act == STOP:
+        ranks[at_fault].send_signal(signal.SIGCONT)
+    errs[at_fault] = ranks[at_fault].communicate()[1]
+    assert "Traceback" not in str(errs)
+    for k, rank in enumerate(ranks):
+        assert rank.returncode == (7 if (k, act) == (at_fault, DIE) else 2), errs
+    for k in others:
+        told = f"error: {f'rank {k}: ' if k else ''}rank {at_fault} of 3 is gone, is stopped or took longer than"
+        end = f" --timeout {limit} s over a step: see what it printed, then start again with --resume auto\n"
+        assert errs[k].endswith(told + end)  # PyTorch may warn before
+        assert float((tmp_path / f"waited {k}").read_text()) < 2 * limit + 5
+    if (at_fault, act) != (0, DIE):
+        with small_run(tmp_path / "trouble", "--resume auto") as run:
             assert run.meter.steps == 3
 
 
 def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(start, large_training, tmp_path):
-    flags = ["--cache_features", "1", "--cache_dir", "cache", "--workers", "0", "--batch_size", "2", "--timeout", "3",
-             "--test_batch_size", "2"]  # fmt: skip  (so that none takes so long over a batch)
+    flags = "--cache_features 1 --cache_dir cache --batch_size 2 --timeout 3"
+    small = "--test_batch_size 2"  # so that none takes so long over a batch
     stop = {"STOP_AT": "2", "STOP_BY": str(int(signal.SIGSTOP))}
-    first, second = begin(start, 2, "ImageNet_iNat/train.py", *large_training, *flags, each=[stop, {}])
+    first, second = begin(start, 2, f"{large_training} {flags} {small}", each=[stop, {}])
     for rank, process in (("rank 1: ", second), ("", first)):
         if process is first:
             assert first.poll() is None
@@ -237,77 +221,22 @@ def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(star
     assert (inner["record"]["epoch"], inner["meter"]["steps"]) == (0, 3)  # the test pass was what needed the others
 
 
-def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch):
-    (first, _, first_err), (second, _, second_err) = launch("differing", 2)
-    assert (first, second) == (2, 2)
-    assert first_err.strip() == (
-        "worker.py: error: rank 1 has --lr 0.2, rank 0 has 0.1: start all with the same flags and data"
-    )
-    assert second_err == ""
-
-
 @pytest.mark.parametrize(
-    ("ranks", "master", "said"),
-    [
-        ([1], None, "did not find each other within --timeout 3 s ("),
-        ([0, 1], None, "did not find each other within --timeout 3 s ("),
-        ([0, 0], None, "did not find each other within --timeout 3 s ("),
-        ([0], "no.such.invalid", "did not find each other within --timeout 3 s ("),
-    ],
+    ("world", "ranks", "master"),
+    [(2, [1], "127.0.0.1"), (3, [0, 1], "127.0.0.1"), (3, [0, 0], "127.0.0.1"), (2, [0], "no.such.invalid")],
     ids=["no rank 0", "no rank 2", "rank 0 twice", "no such host"],
 )
-def test_processes_that_cannot_come_together_say_why(start, worker, ranks, master, said):
-    common = {**places(3 if len(ranks) > 1 else 2)[0], "LIMIT": "3", **({"MASTER_ADDR": master} if master else {})}
+def test_processes_that_cannot_come_together_say_why(start, worker, world, ranks, master):
+    common = {**places(world)[0], "LIMIT": "3", "MASTER_ADDR": master}
     processes = [start(worker, "operations", **{**common, "RANK": str(rank)}) for rank in ranks]
-    errs = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [2] * len(ranks), errs
-    assert all(said in err.splitlines()[-1] for err in errs), errs
+    for process in processes:
+        assert "did not find each other within --timeout 3 s (" in process.communicate()[1].splitlines()[-1]
+        assert process.returncode == 2
 
 
-def test_shares_cover_everything_once():
-    device = torch.device("cpu")
-    for count in range(12):
-        for world in range(1, 6):
-            groups = [Group(rank, world, device) for rank in range(world)]
-            rows = [i for group in groups for i in range(count)[group.share(count)]]
-            assert rows == list(range(count))
-            assert shard_sizes(count, world) == [len(range(count)[group.share(count)]) for group in groups]
-            assert max(shard_sizes(count, world)) - min(shard_sizes(count, world)) <= 1
-
-
-def test_the_first_mistake_and_the_first_difference_are_said():
-    assert disagreement([(None, {"a": "1"}), (None, {"a": "1"})]) is None
-    assert disagreement([("x", {}), ("x", {})]) == "x"
-    assert disagreement([(None, {"a": "1"}), ("x", {})]) == "rank 1: x"
-    assert "rank 2 has a 3, rank 0 has 1" in disagreement([(None, {"a": "1"}), (None, {"a": "1"}), (None, {"a": "3"})])
-
-
-def test_one_process_needs_no_launcher_and_no_network():
-    group = Group(0, 1, torch.device("cpu"))
-    rows = torch.arange(6).view(3, 2)
-    assert group.main
-    assert group.all_gather(rows, [3]) is group.all_reduce(rows) is rows
-    assert group.all_gather_object("a") == ["a"]
-    assert group.broadcast_object("a") == "a"
-    assert group.agree(lambda: 5, lambda _: {}) == 5
-
-
-def test_what_processes_exchange_and_shares_of_any_length_with_barriers(launch):
-    assert launch("operations", 3) == [(0, "", "")] * 3
-
-
-def test_numbers_gone_wrong_stop_all_processes_of_a_run(launch, tmp_path):
-    (first, _, said), (second, _, _) = launch("gone_wrong", 2)
-    assert (first, second) == (2, 2)
-    assert "not finite in epoch 0, step 1; nothing was saved yet" in said
-    assert not list(tmp_path.rglob("*.pth.tar"))
-
-
-def test_a_run_whose_other_process_is_gone_saves_and_says_how_to_go_on(launch, tmp_path):
-    (status, _, err), (dead, _, _) = launch("gone", 2)
-    assert (status, dead) == (2, 7)
-    assert err.endswith("then start again with --resume auto\n")
-    assert saved_state(tmp_path / "gone")["resume"]["meter"]["steps"] == 1
+@pytest.mark.parametrize("function", ["operations", "evaluation"])
+def test_what_processes_exchange_and_shares_of_any_length(launch, function):
+    assert launch(function, 3) == [(0, "", "")] * 3
 
 
 def test_all_processes_leave_a_finished_run(launch):

@@ -4,98 +4,69 @@ import io
 import re
 
 import pytest
-from support.ranks import together
 
 from harness.progress import Meter, progress
 
 
-class Screen(io.StringIO):
-    """A terminal."""
+def shown(seconds, file, **more):
+    """What is shown of batches that take so many seconds each."""
+    clock = [0.0]
 
-    def isatty(self):
-        return True
-
-
-class Clock:
-    """A clock that goes on by the seconds that each batch takes."""
-
-    def __init__(self):
-        self.time = 1000.0
-
-    def __call__(self):
-        return self.time
-
-    def batches(self, *seconds):
+    def batches():
         for each in seconds:
-            self.time += each
+            clock[0] += each
             yield each
 
-
-def shown(*seconds, file=None, **more):
-    clock, file = Clock(), file or io.StringIO()
-    made = list(progress(clock.batches(*seconds), len(seconds), "work", file=file, now=clock, **more))
-    assert made == list(seconds)
+    assert list(progress(batches(), len(seconds), "work", file=file, now=lambda: clock[0], **more)) == seconds
     return file.getvalue()
 
 
+LEFT = ((3, "02"), (4, "10"))  # seconds, after these steps
+TRAINED = Meter()
+TRAINED.count, TRAINED.sums = 4, {"loss": 2.0, "correct": 3.0}
+
+
 @pytest.mark.parametrize(
-    ("seconds", "lines"),
+    ("seconds", "meter", "lines"),
     [
-        ([1] * 28, []),
-        ([1] * 61, ["work  [30/61]  left 0:31", "work  [60/61]  left 0:01"]),
-        ([20, 20, 20, 20, 1], ["work  [2/5]  left 1:00", "work  [4/5]  left 0:20"]),
-        ([200, 1, 1, 1], ["work  [1/4]  left 10:00"]),
-        ([], []),
+        ([1] * 28, None, []),
+        ([1] * 61, None, ["work  [30/61]  left 0:31", "work  [60/61]  left 0:01"]),
+        ([200, 1, 1, 1], None, ["work  [1/4]  left 10:00"]),
+        ([], None, []),
+        ([1, 1, 1, 37, 1], TRAINED, [f"work  [{step}/5]  Loss 0.5000  Acc@1 75.00  left 0:{left}" for step, left in LEFT]),
     ],
 )
-def test_long_work_has_a_line_each_half_minute_and_short_work_has_none(seconds, lines):
-    assert shown(*seconds).splitlines() == lines
-    assert shown(*seconds, print_freq=None) == ""
-
-
-def test_a_training_has_a_line_every_so_many_steps_and_when_these_are_slow():
-    meter = Meter()
-    meter.count, meter.sums = 4, {"loss": 2.0, "correct": 3.0}
-    said = shown(1, 1, 1, 40, 1, 1, 1, 1, meter=meter, print_freq=3).splitlines()
-    assert [re.search(r"\[(\d)/8\]  Loss 0\.5000  Acc@1 75\.00  left", line)[1] for line in said] == ["3", "4", "6"]
-
-
-def test_on_a_terminal_there_is_a_bar():
-    text = shown(*[40] * 4, file=Screen())
-    assert "\n" not in text
-    assert re.search(r"\rwork: .*0/4", text)
+def test_long_work_has_a_line_each_half_minute_and_a_training_every_so_many_steps(seconds, meter, lines):
+    assert shown(seconds, io.StringIO(), meter=meter, print_freq=3).splitlines() == lines
+    assert shown(seconds, io.StringIO(), print_freq=None) == ""
 
 
 def lines_with(words, text):
-    return [line for line in text.splitlines() if re.fullmatch(rf"{re.escape(str(words))}  \[\d+/\d+\]  left [\d:]+", line)]
+    return [line for line in text.splitlines() if re.fullmatch(rf"{re.escape(words)}  \[\d+/\d+\]  left [\d:]+", line)]
 
 
 def test_reading_and_testing_show_progress_beside_the_results(photos, small_training, whole, run, tmp_path):
     """With a clock so fast that every batch takes half a minute."""
-    fast = {"CLOCK": "1e7"}
-    flags = [*small_training, "--epochs", "1", "--meta_start", "0", "--test-batch-size", "4", "--workdir", tmp_path]
-    trained = run("MetaSAug_LDAM_train.py", *flags, cwd=photos, **fast)
+    flags = f"--epochs 1 --meta_start 0 --test-batch-size 4 --workdir {tmp_path}"
+    trained = run(f"{small_training} {flags}", cwd=photos, CLOCK="1e7")
     assert len(lines_with("epoch 0/1 test", trained.stdout)) == 3 + 1  # nine test images, three held out
     for split, count in (("train", 36), ("test", 9)):
         assert len(lines_with(f"reading {photos / split}", trained.stderr)) == count
-    own = ["--arch", "drawing:Drawing", "--no-cuda", "--checkpoint_path", whole / "a_ckpt.pth.tar"]
-    for command, words in (
-        (["MetaSAug_test.py", *own, "--data_root", photos, "--test-batch-size", "4"], "testing"),
-        (["predict.py", *own, photos / "test"], "batches of 32 images"),
+    own = f"--arch drawing:Drawing --no-cuda --checkpoint_path {whole}/a_ckpt.pth.tar"
+    for words, command in (
+        ("testing", f"MetaSAug_test.py --test-batch-size 4 --data_root {photos}"),
+        ("batches of 32 images", f"predict.py {photos}/test"),
     ):
-        slow, quick = run(*command, cwd=photos), run(*command, cwd=photos, **fast)
+        slow, quick = (run(f"{command} {own}", cwd=photos, CLOCK=speed) for speed in ("1", "1e7"))
         assert slow.stdout == quick.stdout
         assert lines_with(words, quick.stderr)
         assert lines_with(words, slow.stderr) == []
 
 
-def test_features_checks_and_tests_of_large_images_show_progress(large_training, start, run, tmp_path):
-    flags = [*large_training, "--cache_features", "1", "--workers", "0", "--epochs", "1", "--test_batch_size", "2"]
-    outs = [out for _, out, _ in together(start, 2, "ImageNet_iNat/train.py", *flags, CLOCK="1e7")]
+def test_features_checks_and_tests_of_large_images_show_progress(large_photos, large_training, run):
+    out = run(f"{large_training} --cache_features 1 --epochs 1 --test_batch_size 2", CLOCK="1e7").stdout
     for words in ("checking images", "features of the train set, view 0", "epoch 0/1 test"):
-        assert lines_with(words, outs[0]), words
-    assert outs[1] == ""
-    path = tmp_path / "checkpoint/ours/custom/MetaSAug_custom_last.pth.tar"
-    tested = run("ImageNet_iNat/test.py", *large_training[:4], "--loading_path", path, "--no-cuda", CLOCK="1e7")
+        assert lines_with(words, out), words
+    path = "checkpoint/ours/custom/MetaSAug_custom_last.pth.tar"
+    tested = run(f"ImageNet_iNat/test.py --no-cuda --data_root {large_photos}/my --loading_path {path}", CLOCK="1e7")
     assert lines_with("testing", tested.stderr)
-    assert tested.stdout.startswith("Dataset: custom")

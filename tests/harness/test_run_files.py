@@ -5,52 +5,42 @@ import shutil
 
 import pytest
 import torch
+from support.refusals import refusal
 from support.runs import CutError, end_epoch, files_of, saved_state, small_run, take_step
 
-from harness.errors import UserError
-from harness.run import Run
-
-GO_ON = ["--resume", "auto"]
+GO_ON = "--resume auto --epochs"
 
 
-def train(folder, *flags, rights=(), killed_in=None, monkeypatch=None):
+def train(folder, *flags, rights=(), killed_in=None):
     """Train a small run, each epoch with so many of four test images right; killed between the best file and the state."""
     with small_run(folder, *flags, cut=killed_in is not None) as run:
         for epoch in run.epochs:
             take_step(run)
             if epoch == killed_in:
-                monkeypatch.setattr(Run, "save", kill)
+                run.save = kill
             end_epoch(run, right=rights[epoch])
 
 
-def kill(_):
+def kill():
     raise CutError
 
 
 @pytest.mark.parametrize("epochs", [5, 8])
-def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_before(tmp_path, monkeypatch, epochs):
-    folder = tmp_path / "x"
-    train(folder, rights=(1, 2, 0, 3), killed_in=3, monkeypatch=monkeypatch)
-    monkeypatch.undo()
-    assert (saved_state(folder, "ckpt")["epoch"], saved_state(folder)["epoch"]) == (4, 3)
-    train(folder, *GO_ON, "--epochs", epochs, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
-    best = json.loads((folder / "a_summary.json").read_text())["best"]
+def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_before(tmp_path, epochs):
+    train(tmp_path, rights=(1, 2, 0, 3), killed_in=3)
+    assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path)["epoch"]) == (4, 3)
+    train(tmp_path, GO_ON, epochs, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
+    best = json.loads((tmp_path / "a_summary.json").read_text())["best"]
     assert (best["epoch"], best["acc1"]) == (1, 50)
-    assert (saved_state(folder, "ckpt")["epoch"], saved_state(folder, "ckpt")["best_acc1"]) == (2, 50)
-    assert not (folder / "a_ckpt_predictions.npz").exists()  # of the epoch that was not the best
-
-
-def damage(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path, "ckpt")["best_acc1"]) == (2, 50)
+    assert not (tmp_path / "a_ckpt_predictions.npz").exists()  # of the epoch that was not the best
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda path: path.unlink(), "is not there, or not that of epoch 2, the best one: put it back, or retrain"),
-        (damage, "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
         (lambda path: shutil.copy(path.with_name("a_last.pth.tar"), path), "is not there, or not that of epoch 2"),
     ],
     ids=["lost", "damaged", "another"],
@@ -58,20 +48,19 @@ def damage(path):
 def test_a_best_file_that_something_else_took_is_refused_by_name(tmp_path, spoil, words):
     train(tmp_path, rights=(0, 2, 3, 1, 1))
     spoil(tmp_path / "a_ckpt.pth.tar")
-    with pytest.raises(UserError, match=rf"a_ckpt\.pth\.tar {words}"):
-        train(tmp_path, *GO_ON, "--epochs", 7)
+    with refusal(f"a_ckpt.pth.tar {words}"):
+        train(tmp_path, GO_ON, 7)
 
 
 def test_a_file_that_the_run_begins_with_is_never_replaced(large_training, run, refused, tmp_path):
     """A finished head, given as --pretrained to a run of the same name."""
-    flags = [*large_training, "--cache_features", "1", "--workers", "0", "--epochs", "1"]
-    run("ImageNet_iNat/train.py", *flags)
+    command = f"{large_training} --cache_features 1 --epochs 1"
+    run(command)
     before = files_of(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint/ours/custom/MetaSAug_custom_ckpt.pth.tar"
-    line = refused("ImageNet_iNat/train.py", *flags, "--pretrained", path)
+    line = refused(f"{command} --pretrained {path}")
     assert f"{path} is a file that this run replaces: give the run another --save_name" in line
     assert files_of(tmp_path / "checkpoint") == before
-    run("ImageNet_iNat/train.py", *flags, "--pretrained", path, "--save_name", "further")
+    run(f"{command} --save_name further --pretrained {path}")
     inner = torch.load(path, weights_only=True)["state_dict"]["classifier"]["fc.weight"]
-    assert saved_state(path.parent, "last", "further")["epoch"] == 1
     assert not torch.equal(saved_state(path.parent, "last", "further")["state_dict"]["fc.weight"], inner)

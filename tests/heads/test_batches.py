@@ -136,13 +136,6 @@ def test_workers_change_nothing(sets):
     assert same(*seen)
 
 
-def test_training_goes_on_where_a_share_is_empty(sets):
-    few = Sets(*(part.subset(np.arange(2)) for part in (sets.train, sets.meta, sets.test)), [1, 1], [])
-    for group in parts(3):
-        rows, target = first(live(few, group=group, workers=group.rank).train(), 2)[1]
-        assert (rows.shape, len(target)) == ((group.rank > 0, 3, 224, 224), 2)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("content", "words"), [(b"xxxx", "(4 bytes) cannot be read as an image"), (None, "is missing")])
 def test_an_image_that_cannot_be_read_is_named(tmp_path, content, words, workers):

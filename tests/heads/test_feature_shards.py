@@ -103,7 +103,6 @@ CHANGES = {
 }
 NO_CHANGES = {
     "batches": lambda maker: vars(maker).update(sizes=(5, 1)),
-    "another set": lambda maker: vars(maker).update(sets=replace(maker.sets, meta=maker.sets.test)),
     "other views and sets": lambda maker: [maker.open(*what) for what in (("train", 1), ("meta", 0), ("test", 0))],
 }
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.refusals import wrong
 
-from datasets.drawing import drawn_for_tests, held_out, long_tailed_counts, split_meta
+from datasets.drawing import drawn_for_tests, held_out, split_meta
 from datasets.drawn_sets import Lists
 from datasets.examples import class_counts, united, with_meta
 from datasets.image_lists import image_list
@@ -70,16 +70,10 @@ def test_each_class_gives_its_share_and_keeps_an_image(counts, num_meta, val_fra
 
 
 def test_images_are_drawn_and_not_cut():
-    whole = listed([3 * k for k in range(99)])
-    for train, rest in ((whole.subset(np.arange(50)), [*range(50, 99)]), (whole, [*range(99)])):
-        assert {*numbers(held_out(train, whole, [], 9)[0])} != {3 * k for k in rest[:9]}
+    whole = of_counts([99])
+    for train, rest in ((whole.subset(np.arange(50)), whole.items[50:]), (whole, whole.items)):
+        assert {*held_out(train, whole, [], 9)[0].items} != {*rest[:9]}
     assert len({tuple(drawn_for_tests(whole.targets, 1, 0.2, seed)) for seed in range(5)}) == 5
-
-
-@given(st.integers(2, 30), st.floats(0.01, 1), st.integers(40, 5000))
-def test_long_tailed_counts(classes, imb_factor, img_max):
-    counts = long_tailed_counts(img_max, classes, imb_factor)
-    assert counts == [int(img_max * imb_factor ** (k / (classes - 1))) for k in range(classes)]
 
 
 def of_counts(counts, first=0):
@@ -111,6 +105,14 @@ def test_sets_that_are_drawn(draw, counts, more, trained, heldout, notes):
     assert len({*numbers(sets.trained)}) == len(sets.trained)
     assert not heldout or not {*numbers(sets.heldout)} & {*numbers(sets.trained), *numbers(sets.meta)}
     assert draw != "share" or {*numbers(sets.meta)} <= {*numbers(sets.train)}
+
+
+def test_images_to_choose_on_are_trained_on_unless_they_are_kept():
+    train, val = of_counts([9, 9, 9]), of_counts([2, 2, 2], 100)
+    lists = Lists(train, train, val, "take out", [], val)
+    assert (lists.sets(1, 5).heldout, len(lists.sets(1, 5).train)) == (val, 24)
+    told = "the 6 images of a list are trained on too: --select_on heldout keeps them to choose the best epoch"
+    assert (lists.sets(1).notes, numbers(lists.sets(1).train)[24:]) == ([told], numbers(val))
 
 
 REFUSED = [

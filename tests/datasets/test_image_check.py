@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 from support.data import write_image
-from support.image_lists import ALONE
+from support.image_lists import ALONE, CPU
 from support.refusals import wrong
 
 from datasets.drawn_sets import Lists
 from datasets.examples import class_counts
-from datasets.image_check import check_readable, readable_sets
+from datasets.image_check import check_readable, readable_sets, refuse_faults
 from datasets.image_lists import image_list
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
+from harness.process_group import Group
 
 COUNTS = {"train": (9, 7, 6), "val": (4, 4, 4), "test": (2, 2, 2)}
 
@@ -58,6 +59,8 @@ def test_meta_images_are_drawn_from_those_that_can_be_read(lists, draw, total, t
     assert not bad & set.union(*map(named, sets.parts.values()))
     assert sum(f"--skip_bad: 2 of {total} images cannot be read and are left out" in note for note in sets.notes) == 1
     assert sets.cls_num_list[1] == trained
+    spoil(named(sets.train))
+    check_readable(sets, ALONE)  # which are not read again
 
 
 def test_only_images_that_are_used_must_be_readable(lists, tmp_path):
@@ -71,6 +74,12 @@ def test_only_images_that_are_used_must_be_readable(lists, tmp_path):
     bad = min(named(sets.meta))
     spoil([bad])
     assert str(bad) in wrong(check_readable, sets, ALONE)
+
+
+def test_all_processes_but_the_first_leave_without_a_word():
+    with pytest.raises(Stopped, match=r"^$") as stopped:
+        refuse_faults({"a.png": "a.png is missing"}, [], Group(1, 2, CPU), skippable=True)
+    assert stopped.value.status == 2
 
 
 def test_transparent_images_are_counted_once(lists, capsys):

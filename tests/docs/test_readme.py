@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from support.data import write_image
@@ -26,7 +27,11 @@ from scripts.flags_page import page
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 LARGE = ROOT / "ImageNet_iNat"
-LARGE_README = (LARGE / "README.md").read_text()
+PARSERS = {
+    **dict.fromkeys(("MetaSAug_LDAM_train.py", "MetaSAug_CE_train.py"), training_flags.parse_training),
+    "train_own.py": parse_own, "MetaSAug_test.py": partial(parse_flags, CifarTestFlags),
+    "ImageNet_iNat/train.py": head_flags.parse_training, "ImageNet_iNat/test.py": head_flags.parse_test,
+}  # fmt: skip
 
 
 def blocks_of(text):
@@ -97,32 +102,19 @@ assert all(bool(torch.isfinite(w).all()) for w in trained.parameters())
 
 
 def test_commands_name_scripts_and_flags_that_exist():
-    seen = [words for text in (README, *PAGES.values()) for words in commands(blocks_of(text))]
-    assert len(seen) >= 15
+    seen = [(ROOT, words) for text in (README, *PAGES.values()) for words in commands(blocks_of(text))]
+    seen += [(LARGE, words) for words in commands(blocks_of((LARGE / "README.md").read_text()))]
+    assert len(seen) >= 23
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
-    for words in seen:
+    for room, words in seen:
         if words[0] == "make":
             assert words[1] in targets
             continue
-        assert (ROOT / words[1]).is_file(), words
-        if words[1].endswith("_train.py") and not {"stripes", "scale"} & {*words}:  # docs/extending.md makes these
-            training_flags.parse_training(words[2:])
-        elif words[1] == "train_own.py":
-            parse_own(words[2:])
-        elif words[1] == "MetaSAug_test.py":
-            parse_flags(CifarTestFlags, words[2:])
-
-
-def test_commands_of_imagenet_inat_name_scripts_and_flags_that_exist():
-    seen = list(commands(blocks_of(LARGE_README)))
-    assert len(seen) >= 8
-    for words in seen:
-        script = next(i for i, word in enumerate(words) if word.endswith((".py", ".sh")))
-        assert (LARGE / words[script]).is_file(), words
-        if words[script] == "train.py":
-            head_flags.parse_training(words[script + 1 :])
-        elif words[script] == "test.py":
-            head_flags.parse_test(words[script + 1 :])
+        at = next(k for k, word in enumerate(words) if word.endswith((".py", ".sh")))
+        assert (room / words[at]).is_file(), words
+        parse = PARSERS.get((room / words[at]).relative_to(ROOT).as_posix())
+        if parse and not {"stripes", "scale"} & {*words}:  # docs/extending.md makes these
+            parse(words[at + 1 :])
 
 
 def test_the_page_of_flags_is_made_of_their_declarations():
@@ -157,17 +149,6 @@ def test_help_comes_at_once(script):
 
 def test_readme_is_short():
     assert len(README.split()) <= 1200
-
-
-def test_published_errors():
-    rows = re.findall(r"^\| (LDAM|CE) \| CIFAR-(10+)-LT \| (.*) \|$", README, re.M)
-    errors = {(loss, classes): [float(v) for v in values.split(" | ")] for loss, classes, values in rows}
-    assert errors == {
-        ("LDAM", "10"): [22.65, 19.34, 15.66, 11.90, 10.32],
-        ("CE", "10"): [23.11, 19.46, 15.97, 12.36, 10.56],
-        ("LDAM", "100"): [56.91, 51.99, 47.73, 42.47, 38.72],
-        ("CE", "100"): [60.06, 53.13, 48.10, 42.15, 38.27],
-    }
 
 
 def test_nothing_is_left_to_fill_in_and_links_lead_somewhere():

@@ -120,22 +120,20 @@ def test_two_processes_train_a_network_without_batch_norm_as_one(train, start, f
 
 
 def test_shares_of_all_processes_are_the_batch_of_one(folder):
-    """Each step and each process draws its own random numbers; the first batches can be left out."""
+    """Each step and each process draws its own random numbers; the first batches, and the rest of an epoch, are left out."""
     sets = read_lists("custom", str(folder / "photos"), 2, None, None, None, None, 0.3, 0).sets(2)
 
     def drawn(world, rank, taken=0):
-        group = Group(rank, world, torch.device("cpu"))
-        images = drawn_images(sets, Preparation(32, 36), 3)
-        shares = Batches({name: Shares(part, None, 0, 3) for name, part in images.items()}, group, 5, 5, 3)
-        return [*islice(shares.train(taken), 6 - taken), *islice(shares.meta(taken), 6 - taken)]
+        images = drawn_images(sets, Preparation(32, 36), 3)["train"]
+        shares = Batches({"train": Shares(images, None, 0, 3)}, Group(rank, world, torch.device("cpu")), 5, 5, 3)
+        return [*islice(shares.train(taken), 6 - taken)]
 
     whole, *parts = drawn(1, 0), *(drawn(3, rank) for rank in range(3))
     for (share, target), *found in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([one.images for one, _ in found]), share.images)
-        assert all(torch.equal(labels, target) and one.total == len(share.images) for one, labels in found)
-    assert len({one.seed for part in parts for one, _ in part}) == 36
-    assert {len(target) for _, target in whole} == {5}  # and no rest of an epoch
-    assert [share.seed for share, _ in drawn(1, 0, 5)] == [whole[5][0].seed, whole[11][0].seed]
+        assert all(torch.equal(labels, target) and one.total == len(target) == 5 for one, labels in found)
+    assert len({one.seed for part in parts for one, _ in part}) == 18
+    assert [share.seed for share, _ in drawn(1, 0, 5)] == [whole[5][0].seed]
 
 
 def assert_same_bits(folder, whole, cut):
@@ -183,8 +181,7 @@ def test_other_flags_make_another_network(first, train, folder):
         assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
 
 
-def test_images_that_cannot_be_read_are_named_before_the_first_epoch(refused, run, tmp_path):
+def test_images_that_cannot_be_read_can_be_left_out(run, tmp_path):
     write_photos(tmp_path)
     (tmp_path / "photos" / "cat" / "bad.png").write_bytes(b"x")
-    assert "bad.png" in refused("train_own.py", *FINE)
     assert "epoch 0" in run("train_own.py", *FINE, "--epochs", "1", "--skip_bad").stdout

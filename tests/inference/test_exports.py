@@ -7,20 +7,19 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 from support.classifiers import COUNTS, FILES, MORE, NAMES, TRANSFORMED, pixels_of, slow_logits
+from support.own import network
 from support.tiny_networks import Pair
 from torch import nn
 
 from harness.errors import UserError
-from heads.preparation import Preparation, transforms
-from inference.exports import ENDINGS, LARGE, SMALL, Shifted, export
+from heads.preparation import Preparation
+from inference.exports import ENDINGS, LARGE, export
 from inference.photographs import FromPhotographs
 from inference.trained import FromPixels
 from resnet import make_model
 
-FORMS = ["onnx", "torchscript"]
-ADDED = torch.tensor(COUNTS).double().div(sum(COUNTS) / 3).log()  # by --prior train, Bayes' rule from equal frequencies
+SHARES = {"train": COUNTS, "shares.csv": [2, 0, 6]}  # by --prior; Bayes' rule from equal frequencies
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`:FutureWarning")
 
 
@@ -36,92 +35,66 @@ def loaded(path):
     return lambda inputs: model(torch.from_numpy(inputs)).detach().double(), facts
 
 
+def noise(*size):
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
 @pytest.mark.parametrize(
     ("which", "form", "prior"),
     [
-        ("small.pth.tar", "torchscript", ["--prior", "train"]),
         ("small.pth.tar", "onnx", []),
         ("own.pth.tar", "torchscript", []),
-        ("own.pth.tar", "onnx", ["--prior", "train"]),
+        ("own.pth.tar", "onnx", ["--prior", "shares.csv"]),
         ("slim.pth.tar", "torchscript", ["--prior", "train"]),
         ("released.pth.tar", "torchscript", []),
         ("none.pth.tar", "torchscript", ["--prior", "train"]),
-        ("none.pth.tar", "onnx", []),
-        ("unit.pth.tar", "torchscript", []),
         ("unit.pth.tar", "onnx", ["--prior", "train"]),
-        ("sqrt.pth.tar", "onnx", ["--prior", "train"]),
+        ("sqrt.pth.tar", "onnx", []),
         pytest.param("slim.pth.tar", "onnx", [], marks=pytest.mark.slow),
     ],
 )
 def test_a_file_gives_the_logits_of_the_definition(run_in, folder, which, form, prior):
     path = folder / which.replace(".pth.tar", ENDINGS[form])
     path.write_text("precious")
+    (folder / "shares.csv").write_text('Häher,2\nowl,0\n"two, words",6\n', encoding="utf-8")
     flags = ["--checkpoint_path", which, *MORE.get(which, []), "--no-cuda", "--export", form, *prior]
     out = run_in("predict.py", *flags, cwd=folder).stdout
     assert out.startswith(f"wrote {path.name}: logits of made-up inputs within ")
-    assert out.endswith("of PyTorch's" + ("; what --prior train adds is in them\n" if prior else "\n"))
+    assert out.endswith("of PyTorch's" + (f"; what --prior {prior[1]} adds is in them\n" if prior else "\n"))
     assert path.with_name(path.name + ".previous").read_text() == "precious"
     logits, facts = loaded(path)
     assert json.loads(facts["class_names"]) == (["class 0", "class 1", "class 2"] if which == "released.pth.tar" else NAMES)
     if which == "own.pth.tar":
-        assert json.loads(facts["preparation"]) == {
-            "image_size": 32, "resize_size": 36, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-            "interpolation": "bilinear",
-        }  # fmt: skip
+        prepared = json.loads(facts["preparation"])
+        assert [prepared[key] for key in ("image_size", "resize_size", "interpolation")] == [32, 36, "bilinear"]
+        assert prepared.keys() == {"image_size", "resize_size", "interpolation", "mean", "std"}
     if which in TRANSFORMED:
         inputs = [np.random.default_rng(k).normal(0, 9, (k, 7)).astype(np.float32) for k in (1, 2, 40)]
         head = torch.load(folder / which, weights_only=True)["state_dict"]
         wanted = [TRANSFORMED[which](torch.from_numpy(rows)) @ head["fc.weight"].T + head["fc.bias"] for rows in inputs]
     else:
-        inputs = [np.stack([pixels_of(which, folder / file)] * k) for k, file in enumerate(FILES, 1)]
+        pixels = [pixels_of(which, folder / file) for file in FILES]
+        pixels += [noise(1, 1), noise(29, 40)] if which == "own.pth.tar" else []
+        inputs = [np.stack([image] * k) for k, image in enumerate(pixels, 1)]
         wanted = [slow_logits(which, batch[0]).expand(len(batch), 3) for batch in inputs]
-    wanted = [each + ADDED if prior else each.double() for each in wanted]
-    for given, expected in zip(inputs, wanted, strict=True):
-        torch.testing.assert_close(logits(given), expected, atol=2e-4, rtol=2e-5)
     assert float((wanted[0][0] - wanted[1][0]).abs().max()) > 1e-2  # the control
+    shares = torch.tensor(SHARES[prior[1]] if prior else [1, 1, 1]).double()
+    for given, expected in zip(inputs, wanted, strict=True):
+        torch.testing.assert_close(logits(given), expected + (3 * shares / shares.sum()).log(), atol=2e-4, rtol=2e-5)
 
 
 def test_that_of_a_tested_network(run, tmp_path):
-    names = [f"sign {k}" for k in range(10)]
     model = make_model("resnet8", 10, seed=3).eval()
-    state = {"arch": "resnet8", "dataset": "digits", "imb_factor": 0.1, "class_names": names, "cls_num_list": [9] * 10}
+    state = {"arch": "resnet8", "dataset": "digits", "imb_factor": 0.1, "cls_num_list": [9] * 10}
     torch.save({"state_dict": model.state_dict(), **state}, tmp_path / "a_ckpt.pth.tar")
     flags = ["--checkpoint_path", "a_ckpt.pth.tar", "--export", "onnx", "--no-cuda", "--logit_adjust", "2"]
     out = run("MetaSAug_test.py", *flags).stdout
     assert out.splitlines()[-1].startswith("wrote a_ckpt.onnx: logits of made-up inputs within ")
     logits, facts = loaded(tmp_path / "a_ckpt.onnx")
-    assert json.loads(facts["class_names"]) == names
+    assert json.loads(facts["class_names"]) == [*map(str, range(10))]
     pixels = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
     wanted = FromPixels(model)(pixels) - 2 * np.log(0.1)
     torch.testing.assert_close(logits(pixels.numpy()), wanted.double(), atol=1e-4, rtol=0)
-
-
-def small_network():
-    torch.manual_seed(0)
-    body = [nn.Conv2d(3, 8, 5, stride=3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    network = nn.Sequential(*body, nn.Linear(8, 4))
-    network[1].running_mean.uniform_(-1, 1)
-    return network.eval()
-
-
-PREPARED = Preparation(30, 33, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bicubic")
-SIZES = [(1, 1, 1), (3, 50, 20), (1, 29, 30), (2, 300, 211)]  # numbers, heights and widths of images
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_file_takes_any_size_and_number(tmp_path, form):
-    shift = torch.tensor([0.0, 1.0, -2.0, -torch.inf])  # the last cannot be
-    network = small_network()
-    path = tmp_path / f"x{ENDINGS[form]}"
-    export(Shifted(nn.Sequential(FromPhotographs(PREPARED), network), shift), form, path, {"class_names": "ä"}, LARGE)
-    logits, facts = loaded(path)
-    assert json.loads(facts["class_names"]) == "ä"
-    for size in SIZES:
-        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-        images = torch.stack([transforms(PREPARED, train=False)(Image.fromarray(image)) for image in pixels])
-        wanted = (network(images) + shift).detach().double()
-        # The second is more than twice as high as wide, where Pillow 13 does the columns first.
-        torch.testing.assert_close(logits(pixels), wanted, atol=1e-5 if size != SIZES[1] else 1e-2, rtol=0)
 
 
 class Fixed(FromPhotographs):
@@ -149,8 +122,7 @@ class Choosing(nn.Module):
 @pytest.mark.parametrize(
     ("make", "shapes"),
     [
-        (lambda: nn.Sequential(Fixed(PREPARED), small_network()), LARGE),
-        (lambda: nn.Sequential(FromPixels(Pair(10)), nn.Dropout()), SMALL),
+        (lambda: nn.Sequential(Fixed(Preparation(32, 36)), network(3)), LARGE),
         (Odd, LARGE),
         (Odd, LARGE[::-1]),
     ],
@@ -162,20 +134,19 @@ def test_a_file_with_other_logits_or_none_is_not_kept(tmp_path, make, shapes):
 
 
 @pytest.mark.parametrize(
-    ("form", "name", "network", "words"),
+    ("form", "name", "kind", "words"),
     [
         ("onnx", "gone/x", Pair, "gone/x cannot be written"),
-        ("torchscript", "gone/x", Pair, "gone/x cannot be written"),
         ("torchscript", "folder", Pair, "folder cannot be written"),
         ("onnx", "lacking", Pair, "needs the package onnxruntime: pip install onnx onnxscript onnxruntime"),
         pytest.param("onnx", "x", Choosing, "PyTorch cannot turn this network into ONNX (", marks=pytest.mark.slow),
     ],
 )
-def test_what_cannot_be_made_is_said_in_one_line(tmp_path, monkeypatch, capfd, form, name, network, words):
+def test_what_cannot_be_made_is_said_in_one_line(tmp_path, monkeypatch, capfd, form, name, kind, words):
     (tmp_path / "folder").mkdir()
     if name == "lacking":
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    model = FromPixels(Pair(10)).eval() if network is Pair else network()
+    model = FromPixels(Pair(10)).eval() if kind is Pair else kind()
     with pytest.raises(UserError) as refused:
         export(model, form, tmp_path / name, {})
     assert words in str(refused.value)

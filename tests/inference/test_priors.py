@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from support.classifiers import COUNTS, FILES, NAMES
+from support.refusals import wrong
 
-from harness.errors import UserError
 from inference.priors import prior_shift
 
 FILE = [0.2, 0.0, 0.6]  # not yet of sum 1
@@ -28,7 +28,6 @@ def shares(folder, text, encoding="utf-8"):
         ({"flags": {"stage2": "reweight", "meta_start": 5, "balance": "none"}}, COUNTS, PLAIN),
         ({"flags": {"stage2": "none", "meta_start": 5}, "stage2_counts": [100, 19, 11]}, [100, 19, 11], PLAIN),  # joined
         ({"flags": {"stage2": "metasaug", "meta_start": 5}}, EVEN, BALANCED),
-        ({"flags": {"stage2": "isda", "meta_start": 5, "balance": "prior"}}, EVEN, BALANCED),
         ({}, EVEN, BALANCED),  # a released one says nothing
     ],
 )
@@ -58,29 +57,20 @@ def test_the_command_adds_what_a_prior_says(run_in, folder):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("Häher,1\nHäher,2", "owl needs a line with a number of 0 or more"),
         ('Häher,1\nowl,2\nHäher,1\n"two, words",1', "has a class twice"),
-        ("Häher,1\nowl,2", "two, words needs a line with a number"),
-        ('Häher,1\nowl,2\nbee,2\n"two, words",1', "bee is no class of the network"),
         *((f"Häher,1\nowl,{x}", "owl needs a line with a number of 0 or more") for x in (-2, "inf", "nan")),
-        ("Häher,1\nowl", "cannot be read as a table (not enough values to unpack (expected 2, got 1))"),
-        ("Häher,1\ntwo, words,1", "cannot be read as a table (too many values to unpack (expected 2"),
-        ("Häher,1\nowl,x", "cannot be read as a table (could not convert string to float: 'x')"),
-        ("Häher:0,75\nowl:0,2", "owl:0 is no class of the network"),  # the first line may be a heading
+        ("Häher:0,75\nbee,2", "bee is no class of the network"),  # the first line may be a heading
         ("class;share\nHäher;75\nowl;2", "cannot be read as a table (not enough values"),
-        ("Häher,0,75\nowl,0,2", "cannot be read as a table (too many values"),
         ('Häher,1\nowl,"0,2"', "cannot be read as a table (could not convert"),
         ('Häher,0\nowl,0\n"two, words",0', "no number above 0"),
-        ("", "Häher needs a line with a number of 0 or more"),
         ("class,share", "Häher needs a line with a number of 0 or more"),
     ],
 )
 def test_tables_that_make_no_sense(tmp_path, text, told):
-    with pytest.raises(UserError) as refused:
-        prior_shift(shares(tmp_path, text), NAMES, {}, Path("x"))
-    assert str(refused.value).startswith(f"--prior {tmp_path}/shares.csv")
-    assert told in str(refused.value)
-    assert str(refused.value).endswith("name (quoted if it contains a comma), comma, number")
+    said = wrong(prior_shift, shares(tmp_path, text), NAMES, {}, Path("x"))
+    assert said.startswith(f"--prior {tmp_path}/shares.csv")
+    assert told in said
+    assert said.endswith("name (quoted if it contains a comma), comma, number")
 
 
 def test_what_else_a_prior_needs(tmp_path):
@@ -89,9 +79,7 @@ def test_what_else_a_prior_needs(tmp_path):
         ("gone.csv", "gone.csv cannot be read"),
         (shares(tmp_path, "Häher,1", "latin-1"), "write a UTF-8 CSV"),
     ):
-        with pytest.raises(UserError) as refused:
-            prior_shift(prior, NAMES, {}, Path("x"))
-        assert told in str(refused.value)
+        assert told in wrong(prior_shift, prior, NAMES, {}, Path("x"))
 
 
 def test_the_largest_numbers_byte_order_marks_and_empty_rows(tmp_path):

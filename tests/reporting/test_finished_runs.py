@@ -9,36 +9,34 @@ from PIL import Image
 from support.finished_runs import write_run
 from support.places import ROOT
 from support.refusals import wrong
-from support.runs import end_epoch, files_of, small_run, take_step
+from support.runs import end_epoch, files_of, small_run
 
 from harness.record import report_command
 from reporting.finished_runs import find_runs, read_runs, write_group_names
 from reporting.groups import grouped
 
 DAMAGED = [  # the end of a file's name, its content (None: cut), and what is said
-    ("_summary.json", b"[]", "Expected `object`, got `array`"), ("_summary.json", b"{", "cannot be used"),
-    ("_summary.json", b"", "cannot be used"), ("_summary.json", b'{"best": {}}', "missing required field"),
-    ("_summary.json", b"[" * 10**5, "recursion"),
-    ("_metrics.jsonl", None, "trunc"), ("_metrics.jsonl", b"[1]\n", "$[0]"),
-    ("_last_predictions.npz", None, "cannot be used"), ("_last_predictions.npz", b"", "cannot be used"),
+    ("_summary.json", b"[]", "Expected `object`, got `array`"), ("_summary.json", b"", "cannot be used"),
+    ("_summary.json", b'{"best": {}}', "missing required field"), ("_summary.json", b"[" * 10**5, "recursion"),
+    ("_metrics.jsonl", None, "trunc"), ("_last_predictions.npz", None, "cannot be used"),
     ("_mistakes.json", b'[{"target": 0, "predicted": 3, "times": 1, "images": 1, "picture": ""}]', "beyond 3 classes"),
     ("group_names.json", b'{"a": 1}', "Expected `str`, got `int`"),
+]  # fmt: skip
+REFUSED = [  # where a value stands in a summary or a log, and what no run has there
+    (("best", "per_class"), None), (("last", "per_class"), [1.0]), (("last", "epoch"), -1), (("best", "acc1"), 101.0),
+    (("last", "acc1"), float("nan")), (("last", "trace_learned"), [1e308] * 3), (("last", "trace_learned"), [1.0]),
+    (("class_names",), ["a"]), (("cls_num_list",), [0, 1, 1]), (("flags",), {"lam": [1]}),
+    (("log", "train_loss"), 1e308), (("log", "test_acc1"), 1e6), (("log", "train_loss"), 10**400),
+]  # fmt: skip
+OTHERS = [  # predictions of three classes, and what is said of them
+    ({"target": [0, 9]}, "its target holds no labels of 3 classes"), ({"predicted": [0, -1]}, "its predicted holds no"),
+    ({"target": [0.0, 0.0]}, "no labels"), ({"predicted": [0]}, "it has 2 labels and other numbers"),
+    ({"confidence": [1.1, 0]}, "no probabilities"),
 ]  # fmt: skip
 
 
 def left_out(folder):
     return [(left.name, left.reason) for left in find_runs([folder]).left_out]
-
-
-@pytest.fixture
-def under_way(tmp_path):
-    """The folder of a run of five epochs that was killed after two of them and a step."""
-    with small_run(tmp_path / "runs", "--seed", 3, cut=True) as run:
-        for _ in zip(run.epochs, range(2), strict=False):
-            take_step(run)
-            end_epoch(run)
-        take_step(run)
-    return tmp_path / "runs"
 
 
 @pytest.mark.parametrize(("end", "content", "word"), DAMAGED)
@@ -48,61 +46,33 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
     path = tmp_path / "runs" / (end if end.startswith("group") else f"bad{end}")
     path.write_bytes(path.read_bytes()[:40] if content is None else content)
     found = find_runs([tmp_path / "runs"])
-    assert [run.name for run in found.runs] == ["deep/good"]
-    (left,) = found.left_out
-    assert (left.name, left.path) == ("bad", tmp_path / "runs" / "bad_summary.json")
-    assert left.reason.startswith(str(path))
-    assert word in left.reason
-    assert "\n" not in left.reason
-    for paths in ([left.path], [tmp_path / "runs", left.path], [left.path, tmp_path / "runs"]):
-        assert wrong(find_runs, paths) == left.reason
-
-
-REFUSED = [  # where a value stands, and what no run has there
-    *[((which, key), value) for which in ("best", "last") for key, value in (
-        ("per_class", None), ("per_class", [1.0]), ("epoch", -1), ("acc1", -1.0), ("acc1", 101.0),
-        ("acc1", "x"), ("acc1", 1e400), ("acc1", float("nan")))],
-    (("last", "trace_learned"), [1e308] * 3), (("last", "trace_learned"), [1.0]), (("class_names",), ["a"]),
-    (("class_names",), None), (("cls_num_list",), [0, 1, 1]), (("versions",), "3.11"), (("machine",), {"cores": [2]}),
-    (("flags",), {"lam": [1]}), (("log", "epoch"), -1), (("log", "train_loss"), 1e308),
-    (("log", "grad_norm"), -1.0), (("log", "test_acc1"), 1e6), (("log", "test_few"), [1]), (("log", "train_loss"), 10**400),
-]  # fmt: skip
-
-
-def changed(folder, place, value):
-    """Write a run, then another value into its summary or log; None takes the key away."""
-    write_run(folder, "a")
-    path = folder / ("a_metrics.jsonl" if place[0] == "log" else "a_summary.json")
-    content = json.loads(path.read_text().splitlines()[0])
-    inner = content[place[0]] if len(place) == 2 and place[0] != "log" else content
-    inner[place[-1]] = value
-    if value is None:
-        del inner[place[-1]]
-    path.write_text(json.dumps(content) + "\n")
-    return path
+    ((name, summary, reason),) = found.left_out
+    assert ([run.name for run in found.runs], name, summary.name) == (["deep/good"], "bad", "bad_summary.json")
+    assert reason.startswith(str(path))
+    assert word in reason
+    assert "\n" not in reason
+    assert wrong(find_runs, [tmp_path / "runs", summary]) == reason
 
 
 @pytest.mark.parametrize(("place", "value"), REFUSED)
 def test_figures_that_no_run_has_are_refused_when_they_are_read(tmp_path, place, value):
-    path = changed(tmp_path, place, value)
-    line = wrong(read_runs, [path.with_name("a_summary.json")])
+    write_run(tmp_path, "a")
+    path = tmp_path / ("a_metrics.jsonl" if place[0] == "log" else "a_summary.json")
+    content = json.loads(path.read_text().splitlines()[0])
+    inner = content[place[0]] if len(place) == 2 and place[0] != "log" else content
+    inner[place[-1]] = value
+    path.write_text(json.dumps(content) + "\n")
+    line = wrong(read_runs, [tmp_path / "a_summary.json"])
     assert line.startswith(str(path))
     assert place[-1] in line or isinstance(value, int)
     assert line.endswith(": move it away, or retrain")
 
 
-@pytest.mark.parametrize(
-    ("arrays", "words"),
-    [({"target": [0, 9], "predicted": [0, 1]}, "its target holds no labels of 3 classes"),
-     ({"target": [0, 1], "predicted": [0, -1]}, "its predicted holds no labels of 3 classes"),
-     ({"target": [0.0], "predicted": [0]}, "its target holds no labels"), ({"target": [[0]], "predicted": [0]}, "no labels"),
-     ({"target": [0, 1, 2], "predicted": [0]}, "it has 3 labels and other numbers"),
-     ({"target": [0], "predicted": [0], "confidence": [1.1]}, "no probabilities"), ({"target": [0]}, "predicted")],
-)  # fmt: skip
+@pytest.mark.parametrize(("arrays", "words"), OTHERS)
 def test_predictions_that_are_none_are_refused(tmp_path, arrays, words):
     write_run(tmp_path, "a")
-    arrays = {"confidence": np.ones(len(arrays["target"])), **arrays}
-    np.savez(tmp_path / "a_last_predictions.npz", **{name: np.array(values) for name, values in arrays.items()})
+    sound = {"target": [0, 1], "predicted": [0, 1], "confidence": [1.0, 1.0]}
+    np.savez(tmp_path / "a_last_predictions.npz", **{**sound, **arrays})
     assert words in wrong(read_runs, [tmp_path / "a_summary.json"])
 
 
@@ -114,10 +84,13 @@ def test_a_wrong_or_unfinished_file_that_was_named_and_a_folder_without_runs_are
         assert words in refused("report.py", "good", path)
     (tmp_path / "good" / "a_summary.json").write_text("{")
     assert "good: no finished run that can be shown (a: good/a_summary.json cannot be used" in refused("report.py", "good")
-    assert not (tmp_path / "report").exists()
 
 
-def test_runs_that_are_not_finished_are_left_out_until_they_are(under_way):
+def test_runs_that_are_not_finished_are_left_out_until_they_are(tmp_path):
+    under_way = tmp_path / "runs"
+    with small_run(under_way, "--seed", 3, cut=True) as run:
+        for _ in zip(run.epochs, range(2), strict=False):
+            end_epoch(run)
     assert "not finished" in wrong(find_runs, [under_way])
     write_run(under_way, "good")
     assert left_out(under_way) == [("a", "not finished: still training, or interrupted")]
@@ -126,10 +99,6 @@ def test_runs_that_are_not_finished_are_left_out_until_they_are(under_way):
             end_epoch(run)
     found = find_runs([under_way])
     assert ([run.name for run in found.runs], found.left_out) == (["a", "good"], [])
-    with small_run(under_way, "--epochs", 1) as run:  # sets the files of the first aside
-        for _ in run.epochs:
-            end_epoch(run)
-    assert [run.name for run in find_runs([under_way]).runs] == ["a", "good"]
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from support.made_runs import made_group, made_run
 from support.places import ROOT
 
-from reporting.comparisons import gap, spread
+from reporting.comparisons import gap, paired, spread
 from reporting.tables import (
     PUBLISHED,
     classes_table,
@@ -20,7 +20,7 @@ from reporting.tables import (
     runs_table,
     write_csv,
 )
-from reporting.verdict import compare
+from reporting.verdict import compare, points
 
 GROUPS = {"a": made_group({1: 50.0, 2: 52.0}), "b": made_group({1: 60.0, 2: 61.0}), "c": made_group({3: 20.0})}
 SETS = [compare("one", GROUPS), compare("other", {"d": made_group({1: 1.0})})]
@@ -62,17 +62,19 @@ def test_no_text_in_a_table_is_a_formula_of_a_spreadsheet(tmp_path):
     assert rows[1:] == [[text, "-0.5"] for text in (*(f"'{text}" for text in texts[:5]), "plain", r"x\udcff")]
 
 
-def test_markdown_is_aligned_and_one_line_a_row():
+def test_figures_in_words_and_tables_of_a_terminal():
     assert markdown(pd.DataFrame({"a": ["xyz", "y"], "é": ["1", "22"]})) == [
         "| a   | é  |", "| --- | -- |", "| xyz | 1  |", "| y   | 22 |",
     ]  # fmt: skip
     assert [spread(values) for values in ([1.0, 2.0, float("nan")], [1.5], [])] == ["1.50 ± 0.71", "1.50", "-"]
+    assert [points(value, "+") for value in (0.0, -1e-14, 1.5, -1.5)] == ["0.00", "0.00", "+1.50", "−1.50"]
+    assert str(paired({"1": 2.0, "2": 4.0}, {"1": 1.0, "2": 1.0})) == "+2.00 ± 12.71 (2)"
+    assert [str(paired({"1": 2.0}, other)) for other in ({"1": 3.5}, {})] == ["-1.50 (1)", "-"]
 
 
 CHANGES = {
-    "epochs": 199, "arch": "resnet20", "stage2": "isda", "imb_factor": 0.03, "batch_size": 64, "lr": 1.0,
-    "weight_decay": 0.0, "nesterov": False, "num_meta": 5, "meta_lr": 1.0, "stage2_lr": 3.0, "meta_update": "relative",
-    "virtual": "head", "meta_images": "train", "balance": "prior", "select_on": "heldout",
+    "epochs": 199, "arch": "resnet20", "stage2": "isda", "imb_factor": 0.03, "lr": 1.0, "nesterov": False,
+    "stage2_lr": 3.0, "meta_update": "relative", "virtual": "head", "meta_images": "train", "select_on": "heldout",
 }  # fmt: skip
 
 

@@ -2,10 +2,8 @@
 
 import math
 import re
-from itertools import pairwise
 
 import pandas as pd
-import pytest
 from scipy import stats
 from support.places import ROOT
 
@@ -90,9 +88,8 @@ def test_gaps_that_the_reading_names_are_those_of_the_runs():
     networks, heads = ("cifar", "LDAM"), ("features", "CE")
     named = [
         (networks, "cifar100", 100, "relative_head", "reweight"), (networks, "cifar10", 100, "relative_head", "reweight"),
-        (networks, "cifar100", 100, "meta_loss", "reweight"), (networks, "cifar100", 100, "meta_train", "reweight"),
-        (networks, "cifar100", 100, "reweight", "reweight_1"), (heads, "cifar10", 100, "relative", "isda"),
-        (heads, "cifar100", 10, "relative", "isda"), (heads, "cifar10", 10, "relative", "isda"),
+        (networks, "cifar100", 100, "meta_loss", "reweight"), (networks, "cifar100", 100, "reweight", "reweight_1"),
+        (heads, "cifar10", 100, "relative", "isda"), (heads, "cifar100", 10, "relative", "isda"),
     ]  # fmt: skip
     for (part, loss), dataset, ratio, row, other in named:
         assert gap(*(study(part, dataset, ratio, loss, name) for name in (row, other))) in text, (part, dataset, row, other)
@@ -104,12 +101,12 @@ def test_each_choice_of_the_study_is_the_best_of_its_candidates_on_held_out_imag
     assert sorted(best) == list(candidates.index[candidates.chosen == "yes"])
 
 
-def short(dataset, title, seeds=(1, 2, 3)):
+def short(dataset, title):
     """The runs of a row of the short study, whose title names loss, stage 2, λ and meta rate where they are unusual."""
     runs = pd.read_csv(RESULTS / "ablation_short.csv")
     loss, stage2 = re.match(r"(?:(CE|LDAM), )?(none|reweight|isda|metasaug)", title).groups()
     lam, rate, start = (re.search(rf"{word} ([\d.e]+)", title) for word in ("λ", "meta_lr", "from epoch"))
-    runs = runs[(runs.which == "last") & (runs.dataset == f"folder {dataset}") & runs.seed.isin(seeds)]
+    runs = runs[(runs.which == "last") & (runs.dataset == f"folder {dataset}") & (runs.seed <= 3)]
     found = runs[runs.stage2 == stage2]
     found = found if loss is None else found[found.loss == loss]
     found = found if stage2 not in ("isda", "metasaug") else found[found.lam == float(lam[1] if lam else 0.75)]
@@ -117,15 +114,13 @@ def short(dataset, title, seeds=(1, 2, 3)):
     return found[found.meta_start == int(start[1] if start else 24)].sort_values("seed")
 
 
-@pytest.mark.parametrize("title", SETS)
-def test_the_short_tables_are_those_of_their_runs(title):
-    table = table_of("ablation_short.md", f"{title}-LT, stage 2")
-    assert len(table) == 11
-    for words, cells in table.items():
-        runs = short(SETS[title], words)
+def test_the_short_tables_are_those_of_their_runs():
+    tables = {title: table_of("ablation_short.md", f"{title}-LT, stage 2") for title in SETS}
+    for title, words in ((title, words) for title, table in tables.items() for words in table):
+        runs, cells = short(SETS[title], words), tables[title][words]
         assert list(runs.seed) == [1, 2, 3]
-        columns = {"overall": "acc1", "many": "many", "medium": "medium", "few": "few", "ECE": "ece"}
-        assert cells == {column: spread(runs[columns[column]]) for column in cells}, words
+        assert cells == {column: spread(runs[{"overall": "acc1"}.get(column, column.lower())]) for column in cells}, words
+    assert [*map(len, tables.values())] == [11, 11]
 
 
 def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
@@ -139,7 +134,6 @@ def test_the_full_length_runs_on_a_gpu_are_those_of_their_epochs():
         assert row["last epoch"] == f"{100 - last.test_acc1:.2f} ({last.epoch})"
         assert row["many, medium, few"] == ", ".join(f"{last[group]:.2f}" for group in ("many", "medium", "few"))
         assert row["ECE"] == f"{last.ece:.2f}"
-    assert all(first.epoch < second.epoch for _, run in runs for first, second in pairwise(run.itertuples()))
 
 
 def test_the_table_of_ways_to_make_a_head_is_that_of_its_draws():

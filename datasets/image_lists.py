@@ -192,7 +192,8 @@ def read_tree(
     of = [path.partition(os.sep)[0] for path in paths]
     names = sorted(set(of))
     if not paths:
-        raise UserError(f"{'; '.join(notes) or folder} holds no class folder with an image that can be read: {advice}")
+        told = "".join(f" ({note.removeprefix(f'{folder}: ')})" for note in notes)
+        raise UserError(f"{folder} holds no class folder with an image that can be read{told}: {advice}")
     notes.append(f"{folder}: {len(paths)} images of {len(names)} classes, {some_of(names, NAMED)}")
     if empty := [name for name in found if name not in names]:
         notes.append(f"{folder}: folders without an image, which are no classes: {some_of(empty)}")

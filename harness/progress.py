@@ -126,8 +126,7 @@ class Meter:
         for name in cls.SUMS:
             value = state[name]
             shape = (classes,) if name in cls.OF_CLASSES and value.dim() else ()
-            kind = torch.float64 if value.is_floating_point() else torch.int64
-            check_tensors({name: value}, {name: torch.zeros(shape, dtype=kind)})
+            check_tensors({name: value}, {name: value.new_zeros(shape)})
             meter.sums[name] = value.to(device)
         return meter
 

@@ -66,7 +66,7 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 def finite(value: Any) -> Any:
     """Replace nan and infinities by None throughout, for strict JSON."""
-    return replaced(value, lambda number: not math.isfinite(number))
+    return replaced(value, lambda one: isinstance(one, float) and not math.isfinite(one))
 
 
 def lines_before(path: Path, epoch: int) -> dict[int, str]:

@@ -61,12 +61,13 @@ def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
         say(f"note: {damaged}; resuming from {found[1]}")
         state, source = load_checkpoint(found[1]), found[1]
     inner = {**state.get("resume", {})}
-    try:
-        inner["record"] = schemas.replaced(inner.get("record"), math.isnan)  # figures that are not defined
+    try:  # figures that are not defined are nan, and None in what is declared
+        inner["record"] = schemas.replaced(inner.get("record"), lambda value: isinstance(value, float) and math.isnan(value))
     except RecursionError as error:
         raise UserError(f"--resume {source} cannot be used: its record is nested too deeply") from error
     schemas.check(inner, schemas.ResumeState, f"--resume {source}", "resume")
-    return state, source
+    inner["record"] = schemas.replaced(inner["record"], lambda value: value is None, math.nan)
+    return {**state, "resume": inner}, source
 
 
 def numerics(device: torch.device) -> State:

@@ -16,8 +16,10 @@ from harness.facts import State
 
 LARGEST = sys.float_info.max
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
+Pixels = Annotated[int, Meta(ge=1, le=4096)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
@@ -111,10 +113,10 @@ class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):
     """What a checkpoint says of the backbone of its head, see `heads.networks.Backbone`."""
 
     name: Name
-    image_size: Annotated[int, Meta(ge=1, le=4096)]
-    resize_size: Annotated[int, Meta(ge=1, le=4096)]
-    mean: Annotated[list[Finite], Meta(min_length=3, max_length=3)]
-    std: Annotated[list[Annotated[float, Meta(gt=0, le=LARGEST)]], Meta(min_length=3, max_length=3)]
+    image_size: Pixels
+    resize_size: Pixels
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
     interpolation: Literal["bilinear", "bicubic"]
     upright: bool
     jitter: bool
@@ -162,10 +164,10 @@ def shown(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-def replaced(value: Any, odd: Callable[[float], bool]) -> Any:
-    """Return plain data with None for every float that is `odd`, at any depth."""
+def replaced(value: Any, odd: Callable[[Any], bool], by: float | None = None) -> Any:
+    """Return plain data with `by` for every value that is `odd`, at any depth."""
     if isinstance(value, Mapping):
-        return {key: replaced(inner, odd) for key, inner in value.items()}
+        return {key: replaced(inner, odd, by) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [replaced(inner, odd) for inner in value]
-    return None if isinstance(value, float) and odd(value) else value
+        return [replaced(inner, odd, by) for inner in value]
+    return by if odd(value) else value

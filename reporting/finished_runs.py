@@ -71,7 +71,8 @@ class RunSummary(msgspec.Struct, kw_only=True):
         lengths = {"class_names": self.class_names}
         for which, figures in (("best", self.best), ("last", self.last)):
             for key in ("per_class", "trace_estimated", "trace_learned"):
-                lengths[f"{which}.{key}"] = getattr(figures, key) or self.class_names
+                values = getattr(figures, key)
+                lengths[f"{which}.{key}"] = self.class_names if values is None else values
         for name, values in lengths.items():
             if len(values) != len(self.cls_num_list):
                 raise ValueError(f"its {name} has {len(values)} entries for {len(self.cls_num_list)} classes")

@@ -1,10 +1,8 @@
 """Small images and trainings that several tests of the harness go on from."""
 
-import numpy as np
 import pytest
-from PIL import Image
 from support.data import crt_checkpoint
-from support.image_lists import class_folders
+from support.image_lists import class_folders, save_noise
 
 # A network that draws from every global generator.
 NETWORK = """
@@ -32,13 +30,10 @@ class Drawing(nn.Module):
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Folders of three classes with 14, 12 and 10 training images and 3 test images, and a network in `drawing.py`."""
-    root, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("photos")
     for k, count in enumerate((14, 12, 10)):
         for split, number in (("train", count), ("test", 3)):
-            (root / split / f"class{k}").mkdir(parents=True)
-            for i in range(number):
-                noise = draw.integers(60 * k, 60 * k + 130, (32, 32, 3), np.uint8)
-                Image.fromarray(noise).save(root / split / f"class{k}" / f"{i}.png")
+            save_noise(root / split / f"class{k}", [f"{i}.png" for i in range(number)], number)
     (root / "drawing.py").write_text(NETWORK)
     return root
 

@@ -20,11 +20,9 @@ from harness.machine import workers_that_fit
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "--batch_size or fewer --views", 2),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "the GPU's memory is full: take a smaller --batch_size", 2),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "a loading process was killed", 2),
-        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "a loading process was killed", 2),
         (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>"), "/dev/shm is full", 2),
         (RuntimeError("value cannot be converted to type float without overflow"), "beyond what float32 holds", 2),
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b cannot be read or written (Permission denied)", 2),
-        (OSError(errno.ENOSPC, "No space left on device"), "a file cannot be read or written (No space left", 2),
     ],
 )  # fmt: skip
 def test_what_ends_a_command_in_one_line(error, words, status):

@@ -223,8 +223,7 @@ def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(star
 
 @pytest.mark.parametrize(
     ("world", "ranks", "master"),
-    [(2, [1], "127.0.0.1"), (3, [0, 1], "127.0.0.1"), (3, [0, 0], "127.0.0.1"), (2, [0], "no.such.invalid")],
-    ids=["no rank 0", "no rank 2", "rank 0 twice", "no such host"],
+    [(2, [1], "127.0.0.1"), (3, [0, 0], "127.0.0.1"), (2, [0], "no.such.invalid")],
 )
 def test_processes_that_cannot_come_together_say_why(start, worker, world, ranks, master):
     common = {**places(world)[0], "LIMIT": "3", "MASTER_ADDR": master}

@@ -1,4 +1,4 @@
-"""Differences of groups with their intervals: over seeds against scipy, over images against resamples drawn one by one."""
+"""Differences of groups with their intervals over images, against resamples drawn one by one; of seeds: test_verdict.py."""
 
 import math
 import random
@@ -6,8 +6,6 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 from support.made_runs import guesses, made_group, made_run
 
@@ -15,38 +13,16 @@ from harness.metrics import PER_CLASS_MEAN, SHOTS, shot_of
 from reporting.comparisons import FEWEST_IMAGES, Gap, gap
 
 COUNTS = (500, 300, 60, 30, 10, 5)  # two classes of each shot group
-accuracies = st.floats(0, 100).map(lambda value: round(value, 2))
-by_seed = st.dictionaries(st.integers(0, 20), accuracies, min_size=1)
 
 
-@given(by_seed, by_seed)
-def test_over_common_seeds_the_interval_is_that_of_students_t(first, second):
-    common = [seed for seed in first if seed in second]
-    differences = [first[seed] - second[seed] for seed in common]
-    found = gap(made_group(first), made_group(second), "acc1")
-    if len(common) < 2:
-        assert found is None
-        return
-    assert (found.unit, found.number) == ("seeds", len(common))
-    assert found.mean == pytest.approx(statistics.fmean(differences), abs=1e-9)
-    if max(differences) - min(differences) < 1e-9:  # of which scipy warns
-        assert (found.half(), found.significant()) == (0, False)
-    else:
-        slow = stats.ttest_rel(*([own[seed] for seed in common] for own in (first, second)))
-        for level in (0.95, 0.99):
-            ends = slow.confidence_interval(level)
-            assert found.interval(1 - level) == pytest.approx((ends.low, ends.high), rel=1e-6, abs=1e-9)
-            if min(abs(ends.low), abs(ends.high)) > 1e-6:
-                assert found.significant(1 - level) == (ends.low > 0 or ends.high < 0)
-
-
-def test_a_difference_that_is_the_same_at_every_seed_is_never_significant():
-    """Also where rounding makes the differences of one number of images look different."""
+def test_differences_of_rounding_and_seeds_without_a_figure_count_for_nothing():
     first, second = {1: 100 * 7 / 9, 2: 100 * 2 / 9}, {1: 100 * 6 / 9, 2: 100 * 1 / 9}
-    assert len({first[seed] - second[seed] for seed in first}) == 2
+    assert len({first[seed] - second[seed] for seed in first}) == 2  # of the same numbers of images
     found = gap(made_group(first), made_group(second), "acc1")
     assert (found.same_at_every_seed, found.significant()) == (True, False)
-    assert gap(made_group({1: 60.0, 2: 60.1}), made_group({1: 50.0, 2: 50.0}), "acc1").significant()
+    unknown = [made_run("x", None, figures={"acc1": 90.0})]
+    assert gap(made_group(first) + unknown, made_group(second) + unknown, "acc1") == found
+    assert gap(made_group({1: None, 2: 3.0}, "few"), made_group({1: 1.0, 2: 2.0}, "few"), "few") is None
 
 
 def test_seeds_that_make_no_difference_leave_the_word_to_the_images():
@@ -56,13 +32,6 @@ def test_seeds_that_make_no_difference_leave_the_word_to_the_images():
     found = gap(first, second, "acc1")
     assert (found.unit, found.number, found.significant()) == ("test images", 300, True)
     assert gap(first, first, "acc1") == Gap(0.0, 0.0, 2, "seeds")
-
-
-def test_seeds_that_are_not_known_or_have_no_figure_are_in_no_pair():
-    first = [*made_group({1: 50.0, 2: 51.0}), made_run("x", None, figures={"acc1": 90.0})]
-    second = [*made_group({1: 50.5, 2: 52.0}), made_run("y", None, figures={"acc1": 10.0})]
-    assert gap(first, second, "acc1").number == 2
-    assert gap(made_group({1: None, 2: 3.0}, "few"), made_group({1: 1.0, 2: 2.0}, "few"), "few") is None
 
 
 def two_groups():

@@ -106,10 +106,6 @@ class View:
         top.evaluate("top => top.remove()")
         return [words for number, words in enumerate(reachable) if number not in seen], unmarked
 
-    def screenshot(self, path: Path) -> None:
-        """Write a picture of the whole page."""
-        self.page.screenshot(path=path, full_page=True)
-
 
 def concerned(node: dict[str, Any]) -> str:
     """Return what axe-core says of an element: where it is, and what is wrong."""

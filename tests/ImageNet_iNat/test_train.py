@@ -106,7 +106,6 @@ def test_two_processes_train_as_one(part):
     assert ours == theirs
     ours, theirs = (np.load(f"{path}_last_predictions.npz") for path in paths)
     assert ours["target"].tolist() == theirs["target"].tolist() == [0, 1, 2, 1, 1, 1]
-    assert ours["predicted"].tolist() == theirs["predicted"].tolist()
     np.testing.assert_allclose(ours["confidence"], theirs["confidence"], rtol=1e-4)
 
 

@@ -96,7 +96,7 @@ class FeatureCache:
         missing = self.group.broadcast_object([k for k, shard in enumerate(shards) if not shard.is_there()])
         if missing:
             self.check()
-            self.group.agree(lambda: begin(folder, facts) if self.group.main else None)
+            self.group.agree(lambda: begin_folder(folder, facts) if self.group.main else None)
             self.group.agree(lambda: check_shared(folder / ABOUT))
             self._compute(images, view, [shards[k] for k in missing], what)
         elif self.group.main:
@@ -144,7 +144,7 @@ class FeatureCache:
             say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {missing[0].path.parent}")
 
 
-def begin(folder: Path, facts: Mapping[str, Any]) -> None:
+def begin_folder(folder: Path, facts: Mapping[str, Any]) -> None:
     """Make the folder of a set, and say there what its name is the digest of."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -153,7 +153,6 @@ def test_a_rule_with_its_own_step_size(root, train):
     rule = ["--meta_update", "relative", "--meta_step_size"]
     ours, small = (train(f"relative{size}", *rule, size) for size in ("0.5", "1e-5"))
     assert "so they changed next to nothing: a larger λ or --meta_step_size moves them further" in small.out
-    assert "--meta_step_size moves" not in ours.out
     assert "every epoch: MetaSAug, --meta_update relative\n" in ours.out  # at the default step size
     assert relative(moved(root, ours.weight), moved(root, small.weight)) > 1e-4
 
@@ -183,7 +182,6 @@ def test_two_processes_on_images_do_what_one_does_on_features(root, run_in, star
     two, one = (SimpleNamespace(**left_by(folder / OURS, "twice")) for folder in (root / "two", root))
     assert relative(moved(root, two.weight), moved(root, one.weight)) < 5e-3
     assert two.log[0]["heldout_acc1"] == one.log[0]["heldout_acc1"]
-    assert two.state["stage2_counts"] == one.state["stage2_counts"]
     assert torch.equal(two.state["estimator"]["count"], one.state["estimator"]["count"])
 
 
@@ -194,8 +192,7 @@ def test_a_run_with_other_choices_goes_on_to_the_same_bytes_and_only_with_the_sa
     at = chance.randint(2, 10)
     run_in(TRAIN, *cut, "--save_every", "0", cwd=root, status=137, STOP_AT=str(at), STOP_BY=str(int(SIGKILL)))
     assert saved_state(root / "cut" / OURS)["resume"]["meta_taken"] == at - 1
-    for flag, value in (("--stage2", "reweight"), ("--meta_images", "apart"), ("--balance", "prior"), ("--num_heldout", "1"),
-                        ("--meta_update", "relative")):  # fmt: skip
+    for flag, value in (("--stage2", "reweight"), ("--meta_images", "apart"), ("--num_heldout", "1")):
         assert f"with {flag} " in refused(TRAIN, *cut, flag, value, cwd=root)
     run_in(TRAIN, *cut, cwd=root)
     for kind in ("ckpt", "last", "resume"):

@@ -21,16 +21,17 @@ def folder(tmp_path):
 
 
 def test_testing_lists_all_images_that_cannot_be_read_and_no_flag_that_it_does_not_have(run, folder):
+    write(folder / "val.txt", GOOD.replace("train/", "val/"))
+    flags = [*FLAGS, "--loading_path", "crt.pth", "--val_list", "val.txt", "--data_root"]
+    assert "note: no shot groups, because neither the checkpoint nor a training list" in run(TEST, *flags, "my").stdout
     (folder / "my/val/class0/0.png").write_bytes(b"")
     (folder / "my/val/class1/0.png").unlink()
-    write(folder / "val.txt", "val/class0/0.png 0\nval/class1/0.png 1\nval/class2/0.png 2\n")
-    flags = [*FLAGS, "--loading_path", "crt.pth", "--val_list", "val.txt", "--data_root"]
     result = run(TEST, *flags, "my", status=2)
     damaged, gone, last = result.stderr.splitlines()
     assert damaged.startswith("my/val/class0/0.png (0 bytes) cannot be read")
     assert gone.startswith("my/val/class1/0.png is missing")
     assert (last, result.stdout) == ("test.py: error: 2 of 3 images cannot be read, see above: remove or replace them", "")
-    none = "none of the 3 images of val.txt is there, no/val/class0/0.png for instance: check the list and --data_root"
+    none = "none of the 6 images of val.txt is there, no/val/class0/0.png for instance: check the list and --data_root"
     assert run(TEST, *flags, "no", status=2).stderr == f"test.py: error: {none}\n"
 
 

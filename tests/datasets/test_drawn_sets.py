@@ -61,12 +61,10 @@ def test_each_class_gives_its_share_and_keeps_an_image(counts, num_meta, val_fra
     meta, left = split_meta(targets, num_meta, classes, share=5)
     assert np.bincount(targets[meta], minlength=classes).tolist() == [min(num_meta, max(n // 5, 1)) for n in counts]
     assert {*meta} | {*left} == {*range(len(targets))}
-    assert {*meta} <= {*split_meta(targets, num_meta, classes)[0]}
     test = drawn_for_tests(targets, classes, val_fraction, seed)
     assert test.tolist() == sorted({*test})
-    for n, found in zip(counts, np.bincount(targets[test], minlength=classes), strict=True):
-        share = round(val_fraction * n)
-        assert found == (0 if n == 1 else 1 if share == 0 else n - 1 if share == n else share)
+    shares = [min(max(round(val_fraction * n), 1), n - 1) for n in counts]  # at least one, and not all
+    assert np.bincount(targets[test], minlength=classes).tolist() == shares
 
 
 def test_images_are_drawn_and_not_cut():
@@ -103,7 +101,6 @@ def test_sets_that_are_drawn(draw, counts, more, trained, heldout, notes):
     assert class_counts(sets.meta) == [min(more[0], max(n // share, 1)) for n in class_counts(source)]
     assert sets.cls_num_list == class_counts(sets.train)
     assert len({*numbers(sets.trained)}) == len(sets.trained)
-    assert not heldout or not {*numbers(sets.heldout)} & {*numbers(sets.trained), *numbers(sets.meta)}
     assert draw != "share" or {*numbers(sets.meta)} <= {*numbers(sets.train)}
 
 
@@ -117,7 +114,6 @@ def test_images_to_choose_on_are_trained_on_unless_they_are_kept():
 
 REFUSED = [
     ([50, 0, 50], [10], "no training image in a list for these classes: 1 (1)"),
-    ([10, 9, 10], [10], "--num_meta 10 would take every training image (the largest class has 10): lower it"),
     ([50, 50, 50], [10, 0, False, 0.001], "--imb_factor 0.001 leaves class 2 no image"),
     ([4, 3, 3], [1, -1], "no class has an image to hold out: add images, lower --num_meta"),
 ]

@@ -28,20 +28,16 @@ def save(path, arrays, texts=None, compressed=False):
     return path
 
 
-KINDS = [
-    *((".npz", kind) for kind in ("<f2", "<f4", "<f8", ">f2", ">f4", ">f8", "g")),
-    *((".safetensors", kind) for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64)),
-]
+KINDS = ["<f2", "<f4", "<f8", ">f2", ">f4", "g", torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-@pytest.mark.parametrize(("ending", "kind"), KINDS)
-def test_what_is_written_comes_back(tmp_path, ending, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_comes_back(tmp_path, kind):
     classes, names, split = ["b", "a b", "é"], [f"row {k}" for k in range(5)], ["train", "val", "meta", "train", "val"]
-    if ending == ".npz":
+    if isinstance(kind, str):
         made = GOOD["features"].astype(kind, order="F")
-        words = {"class_names": np.array(classes), "paths": np.array(names), "split": np.array(split)}
-        arrays = {"features": made, "labels": LABELS.astype("u1"), "more": np.array([None]), **words}
-        path = save(tmp_path / "a.npz", arrays)
+        words = {"class_names": classes, "paths": names, "split": split, "more": [None]}
+        path = save(tmp_path / "a.npz", {"features": made, "labels": LABELS.astype("u1"), **words})
     else:
         tensor = torch.from_numpy(GOOD["features"]).to(kind)
         texts = {"class_names": json.dumps(classes), "names": json.dumps(names), "split": "by me"}
@@ -55,12 +51,12 @@ def test_what_is_written_comes_back(tmp_path, ending, kind):
     assert (table.split.tolist(), table.names) == (split, names)
 
 
-WORDS = np.array(["11", "2é", "1", "1", "11"])
+WORDS = ["11", "2é", "1", "1", "11"]
 LABELLED = [  # what is changed, in both formats or in .npz alone: the targets and the names of the classes
-    *(({"labels": np.array(own)}, own, None) for own in ([1, 3, 3, 1, 1], [1] * 5)),
-    ({"labels": np.array([1, 3, 2, 2, 1]), "class_names": np.array(list("abcd"))}, [1, 3, 2, 2, 1], list("abcd")),
+    *(({"labels": own}, own, None) for own in ([1, 3, 3, 1, 1], [1] * 5)),
+    ({"labels": [1, 3, 2, 2, 1], "class_names": list("abcd")}, [1, 3, 2, 2, 1], list("abcd")),
     ({"labels": WORDS}, [1, 2, 0, 0, 1], ["1", "11", "2é"]),  # in the order of the alphabet
-    ({"labels": WORDS, "class_names": np.array(["2é", "1", "11"])}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
+    ({"labels": WORDS, "class_names": ["2é", "1", "11"]}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
 ]
 
 
@@ -108,9 +104,9 @@ BOTH = [  # what is changed, what is said
 ONLY_NPZ = [
     ({"features": np.ones((5, 3)).view("V2")[:, :3]}, "features is (5, 3) of void16"),
     ({"labels": LABELS.astype(object)}, "(Object arrays cannot be loaded when allow_pickle=False): write it"),
-    ({"labels": WORDS, "class_names": np.array(["1", "11"])}, "labels has '2é' in row 1: labels count from 0 and lie"),
-    ({"class_names": np.array(["a", "b"])}, "labels has '2' in row 1: labels count from 0 and lie below 2"),
-    ({"class_names": np.array(["a", "b", "a"])}, "class_names is empty or names a class twice"),
+    ({"labels": WORDS, "class_names": ["1", "11"]}, "labels has '2é' in row 1: labels count from 0 and lie"),
+    ({"class_names": ["a", "b"]}, "labels has '2' in row 1: labels count from 0 and lie below 2"),
+    ({"class_names": ["a", "b", "a"]}, "class_names is empty or names a class twice"),
 ]
 CASES = [*((ending, *case) for ending in ARRAY_ENDINGS for case in BOTH), *((".npz", *case) for case in ONLY_NPZ)]
 

@@ -92,16 +92,13 @@ def test_transparent_images_are_counted_once(lists, capsys):
 
 
 def test_what_is_not_there_is_listed_with_what_cannot_be_read(lists, tmp_path):
-    before, paths = lists.sets(2).digests(), [path for path in sorted((tmp_path / "train").iterdir()) if path.stem[2:] > "1"]
+    paths = [path for path in sorted((tmp_path / "train").iterdir()) if path.stem[2:] > "1"]
     for path, make in zip(paths, [None] * 10 + [os.mkdir, os.mkfifo], strict=False):
         path.unlink()
         if make:
             make(path)
     spoil(paths[12:])
-    lists = replace(lists, train=replace(lists.train))  # looked at anew
-    digests = lists.sets(2).digests()
-    assert digests != before
-    assert ", 12 of them missing (" in digests["train images"]
+    assert ", 12 of them missing (" in lists.sets(2).digests()["train images"]
     with pytest.raises(UserError, match=r"^16 of 34 images cannot be read, see above: ") as error:
         check_readable(lists.sets(2), ALONE)
     for words, number in (("is missing: ", 10), ("cannot be read as an image", 4), ("is not an image file", 2)):

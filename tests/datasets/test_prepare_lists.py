@@ -55,9 +55,7 @@ def failing(error):
 
 FAULTS = [  # what goes wrong, the words of the line
     (lambda folder, *_: write(folder / NAMES[0], "a 0\n"), f"{NAMES[0]} is not the published list"),
-    (lambda folder, *_: (folder / NAMES[0]).unlink(), f"/{NAMES[0]} failed"),
     (lambda folder, out, patch: patch(prepare_lists, "BASE", "http://127.0.0.1:9"), "downloading http://127.0.0.1:9/ImageNet_LT"),
-    (lambda folder, out, patch: patch(prepare_lists, "urlopen", failing(TimeoutError("timed out"))), "(timed out)"),
     (lambda folder, out, patch: patch(prepare_lists, "urlopen", failing(IncompleteRead(b""))), "(IncompleteRead(0 bytes"),
     (lambda folder, out, patch: patch(os, "replace", failing(OSError(28, "No space left"))), "(No space left)"),
     (lambda folder, out, _: write(out, ""), "out cannot be written ("),

@@ -52,7 +52,6 @@ class Run:
         self.record: Record | None = None
         self.found: tuple[State, Path] | None = None
         self.saved_at: float | None = None  # none before the loop
-        self.in_step = False
         self.path = folder / f"{flags.save_name}_resume.pth.tar"
 
     def __enter__(self) -> Run:
@@ -77,9 +76,8 @@ class Run:
                     error = lost
             if not isinstance(error, RankGoneError | OutputLostError):
                 return
-            # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
             looping = self.saved_at is not None
-            if looping and (isinstance(error, RankGoneError) or not self.in_step):
+            if looping:  # both leave the state whole; where a network itself prints amid a step, that is another error
                 if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
                 self.save()
@@ -185,9 +183,7 @@ class Run:
         """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
         print_freq = self.flags.print_freq if self.group.main else None
         steps, done = self.steps(self.epoch), self.meter.steps
-        for batch in progress(self.interruptible(batches), steps, label, self.meter, print_freq, done):
-            self.in_step = True
-            yield batch
+        return progress(self.interruptible(batches), steps, label, self.meter, print_freq, done)
 
     def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
         """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
@@ -210,7 +206,6 @@ class Run:
         """Count in a step on target (N,); check, save, and stop if a signal came. Nothing is saved of numbers gone wrong."""
         self.meter.update(seen, target)
         self.meta_taken += seen.loss_meta is not None
-        self.in_step = False
         if self.signals.asked:
             self.stop()
         elif self.group.main and time.monotonic() - (self.saved_at or 0) >= 60 * self.flags.save_every:

@@ -76,6 +76,7 @@ def test_best_last_and_since_come_out_of_the_state(finished, interrupted):
     assert (again["best"], again["last"]) == (before["best"], before["last"])
     assert (before["best"]["epoch"], before["best"]["acc1"], before["last"]["acc1"]) == (3, 75, 0)
     assert before["since"] == again["since"] == 2
+    assert again["seconds"] > saved_state(interrupted)["resume"]["record"]["seconds"]  # those before the interruption count
     with small_run(interrupted, f"{GO_ON} --epochs 6", cut=True) as run:
         assert next(run.epochs) == 5
         assert not (interrupted / "a_summary.json").exists()  # it is of the shorter run

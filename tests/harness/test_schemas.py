@@ -180,6 +180,7 @@ def test_a_checkpoint_with_nonsense_anywhere_is_used_or_refused_in_one_line(tmp_
     ("tensor", "words"),
     [
         *((tensor, f"x is {words}, the one here is an ordinary tensor") for words, tensor in ODD_TENSORS.items()),
+        (torch.zeros(1).expand(2), "x is larger than its data in the file, the one here is an ordinary tensor"),
         (torch.zeros(3), r"x is (3,), the one here is (2,)"),
         (torch.zeros(2, dtype=torch.int64), "x is of int64, the one here of float32"),
         (torch.tensor([1e300, 1.0], dtype=torch.float64), "x holds numbers that are not finite"),

@@ -84,9 +84,8 @@ def test_a_loading_process_that_is_killed_ends_the_run_in_a_line(
         os.kill(int(Path(f"/proc/{run}/task/{run}/children").read_text().split()[-1]), number)
     _, err = process.communicate()
     assert process.returncode == status, err
-    *before, last = err.splitlines()
-    assert words in last
-    assert not whole or (not before and [*tmp_path.rglob("*_resume.pth.tar")])
+    assert words in err  # PyTorch may print lines of its own of an iterator that is half made
+    assert not whole or (err.count("\n") == 1 and [*tmp_path.rglob("*_resume.pth.tar")])
 
 
 def test_a_lock_keeps_a_second_run_out_until_the_first_dies(photos, small_training, start, after_line, refused, tmp_path):

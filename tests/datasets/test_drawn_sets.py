@@ -85,7 +85,6 @@ SETS = [  # how meta images are drawn, from how many images, num_meta and more: 
     ("take out", [1, 1, 1], [1], [1, 1, 1], None, [BOTH.format(1, "0 (1), 1 (1), 2 (1)")]),  # nothing to lower
     ("take out", [110, 15, 40], [10, 0, False, 0.1], [100, 5, 10], None,
      ["classes with fewer images than the long tail would keep: 1 (5 of 31)"]),
-    ("take out", [11, 6, 2], [2, 0, True], [11, 6, 2], None, [BOTH.format(2, "2 (2)")]),
     ("whole", [11, 6, 2], [2, -1, True], [11, 7, 4], [2, 1, 0], []),
     ("share", [16, 6, 2], [2, 3, True], [14, 5, 2], [2, 1, 0], []),
     ("share", [16, 6, 2], [0], [16, 6, 2], None, []),

@@ -77,7 +77,7 @@ def test_the_features_alone_have_a_digest_and_are_enough_for_prediction(tmp_path
     assert (other.digest, other.targets.tolist()) == (table.digest, LABELS.tolist())  # labels where there are some
     changed = GOOD["features"].copy()
     changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))
-    for one in (changed, changed.astype(np.float16), GOOD["features"][::-1].copy()):
+    for one in (changed, GOOD["features"].astype(np.float16)):
         assert read_features(save(path, {"features": one}), labelled=False).digest != table.digest
 
 

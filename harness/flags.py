@@ -204,14 +204,14 @@ def effect_notes(flags: LearningFlags) -> list[str]:
     """Return a line for each choice of a method that is not the default and changes nothing; of λ nothing is said."""
     given, usual = asdict(flags), {**UNSAID, "meta_lr": 0.1}
     idle = without_effect(given)
-    other = [name for name in idle if given.get(name, usual.get(name)) != usual.get(name, given.get(name))]
+    other = [name for name in idle if name in given and name in usual and given[name] != usual[name]]
     return [f"note: --{name} {given[name]} has no effect with --{idle[name]} {given[idle[name]]}" for name in other]
 
 
 def choice_words(flags: LearningFlags) -> str:
     """Return the choices of stage 2 besides --stage2 that are not the default and have an effect, each after a comma."""
-    given, idle = asdict(flags), without_effect(asdict(flags))
-    names = [name for name in CHOICES if name not in idle and given.get(name, UNSAID[name]) != UNSAID[name]]
+    given = asdict(flags)
+    names = [name for name in CHOICES if name in given.keys() - without_effect(given) and given[name] != UNSAID[name]]
     return "".join(f", --{name} {given[name]}" for name in names)
 
 

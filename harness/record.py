@@ -90,37 +90,37 @@ class Record:
     ----------
     folder, name:
         Where, and the prefix of the file names. Files of an earlier run of that name are set aside.
-    cls_num_list:
-        Training images of each class.
+    facts:
+        What those who look at the run before or after its end are told of it, last `cls_num_list`, its images a class.
     keep:
         A file that stays where it is, even if it has one of the names.
-    resumed:
-        What `state` returned when the run was interrupted: it goes on with the files of that run.
-    source:
-        The file that `resumed` comes from. If it is that of another folder or name, files of this name are set aside and
+    found:
+        A state to go on from, and its file: if it is one of another folder or name, files of this name are set aside and
         those of the interrupted run copied.
     since:
         The epoch that a run which was not interrupted begins with.
     """
 
     def __init__(
-        self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
-        resumed: Facts | None = None, source: Path | None = None, since: int = 0,
-    ) -> None:  # fmt: skip
+        self, folder: Path, name: str, facts: Facts, keep: str | None, found: tuple[State, Path] | None, since: int
+    ) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.cls_num_list, self.keep = list(cls_num_list), keep
+        self.facts, self.cls_num_list, self.keep = facts, facts["cls_num_list"], keep
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
         self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
-        self.mistakes_path = run_file(folder, name, MISTAKES_FILE)
-        self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED_FILE)
-        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
-        self.best: State = found["best"]
-        self.last: State = found["last"]
-        self.since: int = found["since"]
-        self.start = time.monotonic() - found["seconds"]
+        self.mistakes_path, self.summary_path = run_file(folder, name, MISTAKES_FILE), summary_path(folder, name)
+        state, source = found or ({}, None)
+        new: State = {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
+        begun = state["resume"]["record"] if state else new
+        self.best: State = begun["best"]
+        self.last: State = begun["last"]
+        self.since: int = begun["since"]
+        self.start = time.monotonic() - begun["seconds"]
         with writing(folder):
             self._take_over(folder, name, source)
-        self._begin_log(folder, name, found["epoch"])
+        self._begin_log(folder, name, begun["epoch"])
+        self.started_path = run_file(folder, name, STARTED_FILE)  # until there is a summary
+        save_facts({**facts, **self.machine}, self.started_path)
 
     def _take_over(self, folder: Path, name: str, source: Path | None) -> None:
         """Set the files of an earlier run aside, copy those of one that goes on here, or go on with one's own."""
@@ -141,13 +141,15 @@ class Record:
     def _check_best(self) -> None:
         """Put the best checkpoint back that was there when the state was saved, if a kill came between the two."""
         path, epoch = self.paths["ckpt"], self.best["epoch"]
-        places = [place for place in with_previous(path) if os.path.isfile(place)] if epoch >= 0 else []
-        right = next((place for place in places if load_checkpoint(place).get("epoch") == epoch + 1), None)
-        if epoch >= 0 and right is None:
-            raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
-        if right is not None and right != path:
-            os.replace(right, path)
-            self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
+        if epoch < 0:
+            return
+        for place in filter(os.path.isfile, with_previous(path)):
+            if load_checkpoint(place).get("epoch") == epoch + 1:
+                if place != path:
+                    os.replace(place, path)
+                    self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
+                return
+        raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
 
     @property
     def chosen_by(self) -> str:
@@ -212,15 +214,11 @@ class Record:
         else:
             self.mistakes_path.unlink(missing_ok=True)
 
-    def announce(self, facts: Facts) -> None:
-        """Write `facts` for those who look at the run before it is finished; `finish` takes the file away."""
-        save_facts({**facts, "cls_num_list": self.cls_num_list, **self.machine}, self.started_path)
-
-    def finish(self, facts: Facts) -> None:
-        """Write `facts` and the outcome as the summary, print best and last epoch, what was written, how to report it."""
+    def finish(self) -> None:
+        """Write the facts and the outcome as the summary, print best and last epoch, what was written, how to report it."""
         seconds, outcomes = time.monotonic() - self.start, {"best": self.best, "last": self.last}
-        found = {"cls_num_list": self.cls_num_list, **outcomes, "seconds": seconds, "since": self.since}
-        save_facts({**facts, **found, **self.machine}, self.summary_path)
+        found = {**self.facts, **outcomes, "seconds": seconds, "since": self.since, **self.machine}
+        save_facts(found, self.summary_path)
         with writing(self.started_path):
             self.started_path.unlink(missing_ok=True)
             for path in self.paths.values():
@@ -237,7 +235,7 @@ class Record:
                 say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
             told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
             report = [f"to make its report: {report_command(self.summary_path)}"]
-        notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
+        notes = (stage1_note(self.facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         files = (*self.paths.values(), *self.predictions.values(), self.mistakes_path, self.summary_path, self.log_path)
         wrote = ", ".join(str(file) for file in files if os.path.exists(file))
         say(f"({told})", *next(filter(None, notes), []), f"done in {duration(seconds)}; wrote {wrote}", *report)

@@ -72,7 +72,7 @@ class Run:
         with self.contexts:
             if kind is None and self.record is not None:
                 try:
-                    self.record.finish(self._told())
+                    self.record.finish()
                 except OutputLostError as lost:
                     error = lost
             if not isinstance(error, RankGoneError | OutputLostError):
@@ -129,11 +129,6 @@ class Run:
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
         return self.flags
 
-    def _told(self) -> State:
-        """Return what the files for people say of the run."""
-        told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
-        return {**self.extra, **told, "class_names": self.facts.get("class_names")}
-
     @contextmanager
     def stoppable(self, when: str) -> Iterator[None]:
         """Let a signal end at once, in one line, what is done before the loop; `when` says what it is and what is kept."""
@@ -175,10 +170,10 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
         if self.group.main:
-            state, source = self.found or ({"resume": {"record": None}}, None)
-            name, counts, resumed = self.flags.save_name, self.facts["cls_num_list"], state["resume"]["record"]
-            self.record = Record(self.folder, name, counts, self.keep, resumed, source, self.epoch)
-            self.record.announce(self._told())
+            told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
+            data = {key: self.facts.get(key) for key in ("class_names", "cls_num_list")}
+            facts = {**self.extra, **told, **data}
+            self.record = Record(self.folder, self.flags.save_name, facts, self.keep, self.found, self.epoch)
         self.found = None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)

@@ -17,7 +17,7 @@ def parse_training(argv: Sequence[str] | None = None) -> TrainingFlags:
     if given.pop("split", None) is not None:
         say(SPLIT_NOTE)
     given["meta_start_given"] = "meta_start" in given
-    given.setdefault("meta_start", first_meta_epoch(given.get("epochs", 200)))
+    given.setdefault("meta_start", 160 * given.get("epochs", 200) // 200)  # so that any length has a stage 2
     factor = default_imb_factor(given.get("dataset", "cifar100"), given.get("imb_factor"), IMB_FACTOR)
     return with_defaults(TrainingFlags, {**given, "imb_factor": factor})
 
@@ -37,8 +37,3 @@ def default_imb_factor(dataset: str, given: float | None, published: float) -> f
     """Return what is given, else the default of the data set; a folder keeps its natural counts."""
     defaults = {"folder": None, "digits": DIGITS_IMB_FACTOR}
     return defaults.get(dataset, published) if given is None else given
-
-
-def first_meta_epoch(epochs: int) -> int:
-    """Return the default first epoch of stage 2: 160 of 200, rounded down, so that any length has a stage 2."""
-    return 160 * epochs // 200

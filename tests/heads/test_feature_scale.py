@@ -1,15 +1,13 @@
-"""The scale of features, and batches of scaled ones."""
+"""The scale of features."""
 
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.image_lists import ALONE, listed
 from support.refusals import wrong
 
-from datasets.drawn_sets import Sets
 from heads.backbone import make_head
-from heads.feature_scale import TRANSFORMS, feature_scale, scaled_batches
+from heads.feature_scale import TRANSFORMS, feature_scale
 
 TRANSFORMED = {"unit": lambda z: z / z.square().sum(dim=1, keepdim=True).sqrt(), "sqrt": torch.sqrt}
 
@@ -41,18 +39,3 @@ def test_features_that_are_all_the_same_and_features_without_a_square_root():
         scaled = feature_scale(same, transform)(torch.full((4, 3), 0.1))
         torch.testing.assert_close(scaled, torch.zeros(4, 3), rtol=0, atol=1e-6)
     assert "some features are negative" in wrong(feature_scale, -same, "sqrt")
-
-
-def test_sets_are_batched_from_their_own_rows(tmp_path):
-    table = np.random.default_rng(0).normal(0, 1, (8, 3)).astype(np.float32)
-    rows = listed(tmp_path, [str(k) for k in range(8)])
-    train, meta, test, heldout = (rows.subset(np.arange(*ends)) for ends in ((0, 4), (4, 5), (5, 7), (7, 8)))
-    sets = Sets(train, meta, test, [4], [], heldout=heldout)
-    features, scale = scaled_batches(sets, lambda of: [table[of.targets]], ALONE, 4, 4, 1)
-    scaled = scale(torch.from_numpy(table))
-    for stream, first, last in (
-        (features.train(), 0, 4), (features.meta(), 4, 5), (features.test(), 5, 7), (features.test("heldout"), 7, 8)
-    ):  # fmt: skip
-        found, target = next(stream)
-        assert sorted(target.tolist()) == list(range(first, last))
-        assert torch.equal(found, scaled[target])

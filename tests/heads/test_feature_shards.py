@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.image_lists import ALONE, first, noise_sets
+from support.image_lists import ALONE, noise_sets
 from support.refusals import wrong
 
 from heads import feature_shards
-from heads.batches import Batches, LiveViews, drawn_images
+from heads.batches import drawn_images
 from heads.feature_shards import FeatureCache
 from heads.preparation import preparation_of
 
@@ -80,17 +80,6 @@ def test_a_damaged_shard_is_computed_again_and_no_other(maker, capsys, harm):
     assert "4 of 7 were computed before" in capsys.readouterr().out
 
 
-def test_what_another_run_makes_meanwhile_is_not_computed(maker):
-    other = Maker(maker.folder, maker.sets)
-
-    def once():
-        maker.before = lambda: None
-        other.open()
-
-    maker.before = once
-    assert maker.open() <= 3  # the shard that was begun
-
-
 def touch(maker, extra, later):
     path = maker.sets.train.root / maker.sets.train.paths[3]
     before = path.stat()
@@ -131,14 +120,3 @@ def test_features_that_are_not_finite_in_fp16_are_not_kept(maker, factor):
     maker.factor = factor
     assert "not finite in fp16" in wrong(maker.open)
     assert maker.files() == []
-
-
-def test_cached_training_is_live_training_in_fp16(maker):
-    live = Batches({name: LiveViews(part, maker.extract, 0) for name, part in maker.images().items()}, ALONE, 3, 2, 1)
-    parts = maker.cache().views(maker.images(), 2)
-    assert {name: len(part.views) for name, part in parts.items()} == {"train": 2, "meta": 2, "test": 1}
-    cached = Batches(maker.cache().views(maker.images(), 1), ALONE, 3, 2, 1)
-    for name, count in (("train", 3), ("meta", 1), ("test", 3)):  # one view has the crops of the first pass
-        for ours, theirs in zip(*(first(getattr(features, name)(), count) for features in (cached, live)), strict=True):
-            assert torch.equal(ours[0], theirs[0].half().float())
-            assert torch.equal(ours[1], theirs[1])

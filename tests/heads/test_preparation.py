@@ -23,20 +23,6 @@ def photo(size, seed=0):
     return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 
-def check_same(prepared, theirs):
-    """Check that images are prepared as by another transform, by what an export does to them too."""
-    for size in SIZES:
-        image, export = photo(size), FromPhotographs(prepared)
-        ours, exported = transforms(prepared, train=False)(image), export(torch.from_numpy(np.array(image))[None])[0]
-        assert ours.shape == theirs(image).shape == (3, prepared.image_size, prepared.image_size)
-        torch.testing.assert_close(ours, theirs(image), rtol=0, atol=1e-6 / min(prepared.std))
-        difference = (exported - ours).abs() * torch.tensor(prepared.std).view(3, 1, 1) * 255  # in levels
-        # Pillow changes rows or columns first, whichever is quicker; an export does the rows first
-        most, share = (2.01, 0.05) if prepared.squash else (0.01, 1)
-        assert difference.max() < most
-        assert (difference > 0.01).float().mean() < share
-
-
 # 224 of 256; 224 of 235.8; 518, all of it; 384 of both sides, and a part of them; bilinear; other statistics.
 @pytest.mark.parametrize(
     "name",
@@ -44,8 +30,18 @@ def check_same(prepared, theirs):
      "dm_nfnet_f0", "tf_mobilenetv3_small_075", "vit_base_patch16_siglip_224"],
 )  # fmt: skip
 def test_images_are_prepared_as_by_timms_own_transform(name):
+    """And by what an export does to them."""
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-    check_same(of_config(config), timm.data.create_transform(**config, is_training=False))
+    prepared, theirs = of_config(config), timm.data.create_transform(**config, is_training=False)
+    for size in SIZES:
+        image, export = photo(size), FromPhotographs(prepared)
+        ours, exported = transforms(prepared, train=False)(image), export(torch.from_numpy(np.array(image))[None])[0]
+        torch.testing.assert_close(ours, theirs(image), rtol=0, atol=1e-6 / min(prepared.std))
+        difference = (exported - ours).abs() * torch.tensor(prepared.std).view(3, 1, 1) * 255  # in levels
+        # Pillow changes rows or columns first, whichever is quicker; an export does the rows first
+        most, share = (2.01, 0.05) if prepared.squash else (0.01, 1)
+        assert difference.max() < most
+        assert (difference > 0.01).float().mean() < share
 
 
 def test_every_config_of_timm_is_known_or_refused_by_name():

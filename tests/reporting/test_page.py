@@ -2,25 +2,21 @@
 
 import json
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
-from support.made_runs import ODD_NAMES, WAYS, made_run, write_study
+from support.made_runs import made_run
 from support.pages import Parsed
 
-from harness.text import shown_names
 from reporting import charts
 from reporting import page as pages
-from reporting.finished_runs import find_runs
 from reporting.groups import grouped, long_tails
 from reporting.page import Page, render
-from reporting.sections import SECTIONS, Table, sections
+from reporting.sections import sections
 from reporting.tables import images_table
 from reporting.verdict import compare
 
 CLASSES = "Accuracy of each class, %"
-MEANS = "Last epoch, mean ± standard deviation over seeds, in per cent"
 
 
 def page_of(runs):
@@ -38,55 +34,6 @@ def values_of(chart, layer=None):
     return chart.spec["datasets"][part["data"]["name"]]
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """The runs of a study of 30 classes with odd names, uneven test images and none of one class."""
-    folder = tmp_path_factory.mktemp("study")
-    write_study(folder, 30, names=ODD_NAMES, test_per_class=[0, *range(1, 30)])
-    return find_runs([folder]).runs
-
-
-@pytest.fixture(scope="module")
-def parsed(study):
-    return page_of(study)
-
-
-def test_every_section_is_there_every_chart_is_said_in_words_and_nothing_is_asked_for(parsed):
-    assert [text for _, text in parsed.all("h3")] == ["Verdict", *SECTIONS]
-    figures = [k for k, (_, attrs, _) in enumerate(parsed.elements) if attrs.get("class") == "figure"]
-    names = ("shots", "classes", "differences", "confusion", "reliability", *(f"curve_{key}" for key in charts.CURVES))
-    assert [parsed.elements[k][1]["id"] for k in figures] == [f"set0-{name}" for name in names]
-    for place in figures:
-        (image,) = [attrs for _, attrs, above in parsed.elements if place in above and attrs.get("role") == "img"]
-        words = next(parsed.texts[k] for k in parsed.inside(place, "p"))
-        assert image["aria-label"].endswith(words)
-        assert len(words) > 20
-    policy = next(attrs["content"] for attrs, _ in parsed.all("meta") if "Policy" in (attrs.get("http-equiv") or ""))
-    assert policy.startswith("default-src 'none'; img-src data:;")
-    addresses = [attrs[name] for _, attrs, _ in parsed.elements for name in ("src", "href") if name in attrs]
-    assert {address[:5] for address in addresses} <= {"data:", "#cont", "#set0"}
-
-
-def test_the_verdict_comes_first_and_classes_differ_by_what_is_shown(study, parsed):
-    one = compare("", grouped(study))
-    place = next(k for k, (_, attrs, _) in enumerate(parsed.elements) if attrs.get("class") == "verdict")
-    assert [parsed.texts[k] for k in parsed.inside(place, "li")] == one.sentences
-    assert place < next(k for k, (tag, _, _) in enumerate(parsed.elements) if tag == "table")
-    heads, *rows = parsed.tables()[CLASSES]
-    first, second = map(heads.index, one.pair)
-    (untested,) = [row for row in rows if row[-1] == "-"]
-    rows.remove(untested)
-    signs = Counter(row[-1][0] for row in rows)
-    told = [text for _, text in parsed.all("p")]
-    assert f"With {one.taken} {signs['+']} classes are better, {signs['−']} worse than with {one.reference}." in told
-    for row in rows:
-        assert float(row[-1].replace("−", "-")) == pytest.approx(float(row[first]) - float(row[second]), abs=0.011)
-    assert untested[2:] == ["0", *"-----"]  # not 0 %
-    assert f"1 of 30 classes have no test images and are in none of the figures: {untested[0]}." in told
-    (bars,) = [part for part in sections(one)[1].parts if getattr(part, "name", "") == "differences"]
-    assert {row[0] for row in rows} == {value["class"] for value in values_of(bars)} > {*shown_names(ODD_NAMES[1:])}
-
-
 def by_seed(name, accuracies, **flags):
     """Runs of one group, whose figures are all the same number at each seed."""
     return [made_run(f"{name}{seed}", seed, figures={"acc1": acc, "many": acc, "medium": acc, "few": acc}, **flags)
@@ -100,17 +47,6 @@ def test_bold_is_only_what_is_significantly_better_than_all(high, beyond):
     runs = [*by_seed("low", {1: 50.0, 2: 51.0, 3: 49.5}, stage2="none"), *by_seed("high", high, stage2="isda")]
     bold = [text for _, text in page_of(runs).all("b") if re.match(r"\d", text)]
     assert bold == ["60.20 ± 0.92"] * beyond
-
-
-def test_a_run_that_does_not_say_its_mean_over_classes_has_it_all_the_same():
-    """As of an even test set beside one that is not: the verdict, its table and its order are of one figure."""
-    even = [made_run(f"even{s}", s, figures={"acc1": 70.0 + s}, lr=0.5) for s in (1, 2, 3)]
-    figures = [{"acc1": 50.0 + s, "mean_per_class": 40.0 + s * s / 2, "per_class": [40.0] * 3} for s in (1, 2, 3)]
-    page = page_of([*even, *(made_run(f"uneven{s}", s, figures=own) for s, own in enumerate(figures, 1))])
-    heads, *rows = page.tables()[MEANS]
-    assert [row[heads.index("mean over classes")] for row in rows] == ["72.00 ± 1.00", "42.33 ± 2.02"]
-    assert "Take “lr 0.5”: it reaches 72.00 % in the mean over classes." in page.all("ul")[0][1]
-    assert "mean over classes" not in page_of(even).tables()[MEANS][0]
 
 
 def many(groups, classes=3):
@@ -184,39 +120,6 @@ def test_curves_are_means_over_runs_and_one_epoch_is_a_point():
     assert charts.curves({"a": [made_run(figures={"acc1": 5.0})]}, []) == []
 
 
-def tables_of(one, title):
-    (found,) = [section for section in sections(one) if section.title == title]
-    return [part.rows.to_dict("records") for part in found.parts if isinstance(part, Table)]
-
-
-def test_the_classes_most_confused_are_told_beside_those_of_the_reference():
-    target = np.repeat(np.arange(3), 4)
-    groups = {}
-    for name, wrong in (("a", {0: 2, 1: 2, 5: 0}), ("b", {1: 2, 2: 2, 3: 2})):
-        predicted = target.copy()
-        predicted[[*wrong]] = [*wrong.values()]
-        groups[name] = [made_run(name, tested=(target, predicted), class_names=["x", "y", "z"])]
-    assert tables_of(compare("", groups), "Mistakes") == [[
-        {"class": "x", "taken for": "z", "a": "2.0", "b": "3.0"}, {"class": "y", "taken for": "x", "a": "1.0", "b": "0.0"},
-    ]]  # fmt: skip
-    cells = values_of(charts.confusion("a", groups["a"]))
-    shares = {(cell["target"], cell["predicted"]): cell["share"] for cell in cells}
-    assert shares == {(0, 0): 50.0, (0, 2): 50.0, (1, 0): 25.0, (1, 1): 75.0, (2, 2): 100.0}
-    assert charts.confusion("a", [made_run(counts=[9] * 31, tested=([0], [1]))]) is None
-
-
-def test_what_the_meta_step_did_and_what_an_epoch_costs():
-    traces = {"trace_estimated": [2.0, 4.0, 0.0], "trace_learned": [2.2, 3.0, 1.0]}
-    log = [{"epoch": e, "seconds": s} for e, s in enumerate((9.0, 1.0, 2.0, 8.0, 3.0))]
-    run = made_run(figures={"acc1": 5.0, **traces}, log=log, meta_start=3, counts=(9, 60, 8))
-    other = made_run("b", figures={"acc1": 4.0}, stage2="isda")
-    one = compare("", {"a": [run, made_run("c", 2, figures={"acc1": 5.0})], "b": [other]})
-    assert tables_of(one, "The meta step") == [[
-        {"group": "a", "stage 1, s": "1.5", "stage 2, s": "3", "Σ moved, %": "−7.5"},
-        {"group": "b", "stage 1, s": "-", "stage 2, s": "-", "Σ moved, %": "-"},
-    ]]  # fmt: skip
-
-
 @pytest.mark.parametrize("trace", [1e-320, 3e38])
 def test_figures_at_the_limits_are_drawn_without_a_warning(trace):
     figures = {"acc1": 100.0, "trace_estimated": [trace] * 3, "trace_learned": [-3e38, 0.0, 3e38]}
@@ -227,6 +130,9 @@ def test_figures_at_the_limits_are_drawn_without_a_warning(trace):
     assert all(pages.picture(chart).count("<path") > 1 for chart in found)
 
 
-def test_two_classes(tmp_path):
-    write_study(tmp_path, 2, WAYS, seeds=1, test_per_class=2)
-    assert len(page_of(find_runs([tmp_path]).runs).data()) > 5
+def test_the_confusion_matrix_has_shares_of_the_images_of_a_class():
+    target, predicted = np.repeat(np.arange(3), 4), [2, 2, 0, 0, 1, 0, 1, 1, 2, 2, 2, 2]
+    cells = values_of(charts.confusion("a", [made_run(tested=(target, predicted))]))
+    shares = {(cell["target"], cell["predicted"]): cell["share"] for cell in cells}
+    assert shares == {(0, 0): 50.0, (0, 2): 50.0, (1, 0): 25.0, (1, 1): 75.0, (2, 2): 100.0}
+    assert charts.confusion("a", [made_run(counts=[9] * 31, tested=([0], [1]))]) is None

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from html import unescape
 
@@ -21,10 +20,6 @@ NAMES = ("cost_$5_a_$6", "a|b", "<script>alert(1)<", r"x\udcff", r"\x1b[31mred\n
 
 def rows(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-
-
-def cells(line):
-    return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
 def write_folder(folder):
@@ -63,22 +58,6 @@ def test_names_of_others_are_shown_letter_by_letter_and_no_path_is_followed(run,
     assert "hunter2" not in text
     assert [row["class"] for row in rows(tmp_path / "report" / "classes.csv")][: len(SHOWN)] == [*SHOWN]
     assert {row["run"] for row in rows(tmp_path / "report" / "runs.csv")} == {*NAMES}
-
-
-def test_it_prints_the_verdict_the_groups_and_every_run(made):
-    assert made[1].isascii()  # what the terminal cannot show is written out
-    out = made[1].replace("\\xb1", "±")
-    verdict, groups, own, last = out.strip().split("\n\n")
-    assert verdict.startswith(r"- Take \u201cMetaSAug\u201d: it reaches 81.17 % overall.")
-    assert all(line.startswith("- ") for line in verdict.splitlines())
-    table = {cells(line)[0]: cells(line) for line in groups.splitlines()}
-    assert table["MetaSAug"][1:3] == ["3", "81.17 ± 1.04"]
-    assert table["plain cross-entropy"][1:3] == ["3", "72.00 ± 1.00"]  # neither loss nor λ tells it apart
-    lines = [cells(line)[:3] for line in own.splitlines()[2:]]
-    assert lines == [[f"{name}/{name}_{seed}", epoch, f"{accuracy + more:.2f}"] for name, own in ACCURACIES.items()
-                     for seed, accuracy in own.items() for epoch, more in (("last (199)", 0), ("best (180)", 1))]
-    assert last == "wrote out/report.html; beside it runs.csv, means.csv, classes.csv, table.tex, figures"
-    assert {path.name for path in made[0].iterdir()} == {"report.html", *last.rpartition("it ")[2].split(", ")}
 
 
 def test_figures_are_png_and_svg_in_the_width_of_a_column(made):
@@ -139,19 +118,6 @@ def test_the_answer_of_a_comparison_is_the_verdict(run, refused, tmp_path):
     for damaged in (b'["a"', b'["a"]', b'{"compared": [], "sentences": ["\xff"]}'):
         path.write_bytes(damaged)
         assert "answer.json cannot be used" in refused("report.py", "runs", "--out", "new")
-
-
-def test_several_sets_have_a_part_of_the_page_each(run, tmp_path):
-    for name, counts in (("a", (500, 60, 8)), ("b", (500, 60, 8)), ("c", (300, 50, 40, 6))):
-        write_run(tmp_path / "runs", name, counts=counts, stage2="isda" if name == "b" else "metasaug")
-    out = run("report.py", "runs", "--figures").stdout
-    titles = [f"CIFAR-10-LT, imbalance ratio 100, {k} classes ({name})" for k, name in ((3, "a"), (4, "c"))]
-    assert [line for line in out.splitlines() if line in titles] == titles
-    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert re.findall(r'<li><a href="#(set\d)">', page) == ["set0", "set1"]
-    assert [text for _, text in Parsed(page).all("h2")] == [*titles, "Against the publication"]
-    assert [os.path.exists(tmp_path / "report" / "figures" / f"set{k}_differences.svg") for k in (0, 1)] == [True, False]
-    assert {row["data set"] for row in rows(tmp_path / "report" / "means.csv")} == {*titles}
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "table.tex", "figures/mine.svg"])

@@ -1,58 +1,19 @@
 """The tables beside the page: for other programs, spreadsheets and papers."""
 
 import csv
-import re
 
-import numpy as np
 import pandas as pd
-import pytest
-from support.made_runs import made_group, made_run
+from support.made_runs import made_run
 from support.places import ROOT
 
-from reporting.comparisons import gap, paired, spread
+from reporting.comparisons import paired, spread
 from reporting.tables import (
     PUBLISHED,
-    classes_table,
-    latex_table,
     markdown,
-    means_table,
     published_table,
-    runs_table,
     write_csv,
 )
 from reporting.verdict import compare, points
-
-GROUPS = {"a": made_group({1: 50.0, 2: 52.0}), "b": made_group({1: 60.0, 2: 61.0}), "c": made_group({3: 20.0})}
-SETS = [compare("one", GROUPS), compare("other", {"d": made_group({1: 1.0})})]
-
-
-def test_means_have_differences_from_the_highest_with_their_intervals():
-    found = means_table(SETS).set_index(["data set", "group"])
-    assert [*found.index] == [("one", "b"), ("one", "a"), ("one", "c"), ("other", "d")]
-    assert [*found["n"], *found["seeds"]] == [2, 2, 1, 1, "1 2", "1 2", "3", "1"]
-    own = found.loc[("one", "a")]
-    turned = gap(GROUPS["a"], GROUPS["b"], "acc1")
-    figures = [51.0, np.std([50, 52], ddof=1), turned.mean, *turned.interval()]
-    assert own[["acc1_mean", "acc1_std", "difference", "low", "high"]].tolist() == pytest.approx(figures)
-    assert own[["ranked_by", "best", "method", "number"]].tolist() == ["acc1", "b", "seeds", 2]
-    assert found["difference"].isna().tolist() == [True, False, True, True]
-    assert found["acc1_std"].isna().tolist() == [False, False, True, True]
-
-
-def test_runs_have_every_figure_unrounded_with_their_flags():
-    found = runs_table(SETS)
-    assert len(found) == 12
-    (one,) = found[(found["run"] == "s1") & (found["group"] == "a") & (found["which"] == "last")].to_dict("records")
-    wanted = {"data set": "one", "epoch": 199, "stage": 2, "acc1": 50.0, "seed": 1, "stage2": "metasaug", "lam": 0.75}
-    assert wanted.items() <= one.items()
-    assert runs_table([compare("", {"a": [made_run(figures={"acc1": 5.0}, meta_start=300)]})])["stage"].tolist() == [1, 1]
-
-
-def test_classes_without_test_images_have_no_accuracy():
-    run = made_run(tested=([0, 0, 1], [0, 1, 1]), class_names=["x", "y", "z"])
-    found = classes_table([compare("set", {"a": [run]})])
-    assert found["training images"].tolist() == [500, 60, 8]
-    assert found.fillna(-1)["accuracy"].tolist() == [50.0, 100.0, -1]
 
 
 def test_no_text_in_a_table_is_a_formula_of_a_spreadsheet(tmp_path):
@@ -95,20 +56,3 @@ def test_the_published_errors_are_those_of_the_readme():
         for dataset, title in (("cifar10", "CIFAR-10-LT"), ("cifar100", "CIFAR-100-LT")):
             own = [cell["error"] for cell in cells if (cell["loss"], cell["dataset"]) == (loss, dataset)]
             assert f"| {loss} | {title} | {' | '.join(own)} |" in readme
-
-
-def test_the_table_of_a_paper_has_a_row_for_each_method_and_a_column_for_each_ratio():
-    sets = []
-    for factor, values in ((0.01, (60.0, 61.0, 60.5)), (0.1, (70.0, 71.0, 75.0)), (None, (80.0,))):
-        own = {"MetaSAug_$x": made_group(dict(enumerate(values)), "acc1", imb_factor=factor),
-               "λ & 50%": made_group({0: 50.0, 1: 50.5, 2: 51.0}, "acc1", imb_factor=factor)}  # fmt: skip
-        sets.append(compare(f"at {factor}", own if factor != 0.1 else {"MetaSAug_$x": own["MetaSAug_$x"]}))
-    table = latex_table(sets, "accuracy")
-    rows = [re.split(r"(?<!\\) & ", line.removesuffix(r" \\")) for line in table.splitlines() if line.endswith(r"\\")]
-    assert rows[0][2:] == ["10", "100", "natural"]
-    assert rows[2:] == [
-        ["CIFAR-10-LT", r"MetaSAug\_\$x", r"$72.0_{\pm 2.6}$", r"$\mathbf{60.5}_{\pm 0.5}$", "$80.0$"],
-        ["", r"λ \& 50\%", "--", r"$50.5_{\pm 0.5}$", r"$50.5_{\pm 0.5}$"],
-    ]
-    assert "over 1 to 3\n% seeds" in table
-    assert "$28.0_{" in latex_table(sets, "error")

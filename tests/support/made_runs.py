@@ -65,17 +65,17 @@ def write_study(
     """
     draw, counts = np.random.default_rng(0), np.round(np.geomspace(most, least, classes)).astype(int).tolist()
     target = np.repeat(np.arange(classes), test_per_class)
-    named = [*names, *(f"class {k}" for k in range(len(names), classes))]
+    named = [*names, *(f"class {k}" for k in range(len(names), classes))][:classes]
     folder.mkdir(parents=True, exist_ok=True)
     for lift, (way, own) in enumerate(ways.items()):
         for seed in range(1, seeds + 1):
-            share = np.clip(np.linspace(0.8, 0.3, classes) + 0.1 * lift + draw.normal(0, 0.1, classes), 0, 1)
+            share = np.clip(np.linspace(0.8, 0.3, classes) + 0.1 * lift + draw.normal(0, 0.03, classes), 0, 1)
             traces = {f"trace_{which}": draw.gamma(4, 0.4, classes).tolist() for which in ("estimated", "learned")}
             figures = ("test_acc1", "test_few", "train_loss", "grad_norm", "seconds")
-            log = [{"epoch": epoch, **dict.fromkeys(figures, epoch + draw.random())} for epoch in range(epochs)]
-            flags |= {"epochs": epochs, "meta_start": epochs // 2}
+            log = [{"epoch": epoch, **dict.fromkeys(figures, epoch % 50 + draw.random())} for epoch in range(epochs)]
+            given = {"epochs": epochs, "meta_start": 4 * epochs // 5} | flags | own
             tested = target, guesses(target, share, draw, classes)
-            run = made_run(f"{way}_seed{seed}", seed, counts, traces, tested, named, log=log, **own, **flags)
+            run = made_run(f"{way}_seed{seed}", seed, counts, traces, tested, named, log=log, **given)
             run.tested.confidence[:] = draw.random(len(target))
             (folder / f"{run.name}_summary.json").write_bytes(msgspec.json.encode(run.summary))
             (folder / f"{run.name}_metrics.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(run.log))

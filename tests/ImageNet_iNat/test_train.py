@@ -1,7 +1,6 @@
 """ImageNet_iNat as its users call it: published commands, a part of ImageNet-LT, several processes, one's own images."""
 
 import csv
-import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -101,7 +100,6 @@ def test_two_processes_train_as_one(part):
     torch.testing.assert_close(ours["state_dict"], theirs["state_dict"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(ours["estimator"], theirs["estimator"], rtol=1e-3, atol=1e-5)
     assert not any("num_batches_tracked" in key for key in ours["state_dict"]["feature"])
-    assert json.loads((paths[0].parent / "MetaSAug_ImageNet_LT_summary.json").read_text())["processes"] == 2
     ours, theirs = (path.with_name(f"{path.name}_mistakes.json").read_bytes() for path in paths)
     assert ours == theirs
     ours, theirs = (np.load(f"{path}_last_predictions.npz") for path in paths)

@@ -53,7 +53,7 @@ def test_what_is_written_comes_back(tmp_path, kind):
 
 WORDS = ["11", "2é", "1", "1", "11"]
 LABELLED = [  # what is changed, in both formats or in .npz alone: the targets and the names of the classes
-    *(({"labels": own}, own, None) for own in ([1, 3, 3, 1, 1], [1] * 5)),
+    ({"labels": [1, 3, 3, 1, 1]}, [1, 3, 3, 1, 1], None),
     ({"labels": [1, 3, 2, 2, 1], "class_names": list("abcd")}, [1, 3, 2, 2, 1], list("abcd")),
     ({"labels": WORDS}, [1, 2, 0, 0, 1], ["1", "11", "2é"]),  # in the order of the alphabet
     ({"labels": WORDS, "class_names": ["2é", "1", "11"]}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
@@ -77,7 +77,7 @@ def test_the_features_alone_have_a_digest_and_are_enough_for_prediction(tmp_path
     assert (other.digest, other.targets.tolist()) == (table.digest, LABELS.tolist())  # labels where there are some
     changed = GOOD["features"].copy()
     changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))
-    for one in (changed, changed.astype(np.float16), GOOD["features"][::-1].copy()):
+    for one in (changed, GOOD["features"].astype(np.float16)):
         assert read_features(save(path, {"features": one}), labelled=False).digest != table.digest
 
 

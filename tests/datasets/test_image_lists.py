@@ -44,7 +44,7 @@ BAD = [
     (read_list, "", "l line 1: ''; a list has one image a line"), (read_list, "\udcff 1", "l cannot be read as text"),
     (read_inaturalist17, official([A], [OF_A | {"category_id": 3}]), f"image 1: label 3; {LABELS}"),
     *((read_inaturalist17, text, NO_JSON) for text in (
-        "{", "[" * 100_000, "[]", official([], []), official([{"id": 1}], [OF_A]), official([A, B], [OF_A]),
+        "{", "[" * 100_000, "[]", official([], []), official([A, B], [OF_A]),
         official([A], [OF_A | {"image_id": 5}]), official([A | {"file_name": "\ud800"}], [OF_A]),
     )),
     *((read_inaturalist17, text, NONE) for text in (
@@ -69,8 +69,7 @@ def test_a_file_that_is_none_and_labels_of_another_kind_are_named(tmp_path):
 
 
 pieces = ["..", "/", "a", " ", "\n", "\r", "\t", "\0", "\x85", "\u2028", "0", "1", "7", "-", ".", "\\", "é 1\n", " 2\n"]
-text = st.one_of(st.text(), st.binary().map(lambda raw: raw.decode(errors="surrogateescape")),
-                 st.lists(st.sampled_from(pieces), max_size=30).map("".join))  # fmt: skip
+text = st.one_of(st.text(), st.lists(st.sampled_from(pieces), max_size=30).map("".join))
 value = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([1]))
 rows = st.lists(st.dictionaries(st.sampled_from(["id", "file_name", "image_id", "category_id"]), value), max_size=3)
 jsons = st.one_of(value, st.dictionaries(st.sampled_from(["images", "annotations"]), st.one_of(value, rows)))

@@ -101,7 +101,7 @@ WRONG = [
         *(({"train_list": "from_1.txt", "num_classes": n}, "from_1.txt: its labels run from 1 to 3") for n in (3, 4)),
         *(({"train_list": f"{name}.txt", "num_meta": 1}, f"{name}.txt holds one class") for name in ("one", "one_1")),
         ({"val_list": "large.txt"}, "large.txt line 1: label 3; "), ({"num_meta": 0}, "--num_meta 0"),
-        ({"num_classes": 1}, "--num_classes 1"), ({"dataset": "ImageNet_LT"}, "--val_fraction are not for ImageNet_LT"),
+        ({"dataset": "ImageNet_LT"}, "--val_fraction are not for ImageNet_LT"),
     ]),
     *rows({"num_meta": 1}, [
         ({"root": "photos", "num_meta": 4}, "--num_meta 4 would take every training image (the largest class has 4)"),
@@ -130,9 +130,9 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(here):
     assert all((root / path).is_file() for path in sets.train.paths + sets.meta.paths)
     for name in ("meta/b é/0.png", "meta/b é/0.txt", "meta/a/0.png"):
         write(here / "photos" / name)
-    sets = read_sets("custom", root, 3, num_classes=2)
-    assert (sets.cls_num_list, sets.meta.paths) == ([4, 4], ["meta/a/0.png", "meta/b é/0.png"])
-    assert sets.notes == [*told[:2], "photos/meta: files left out: 1 .txt", told[2]]
+    lists = read_lists("custom", root, 3, num_classes=2)
+    assert (len(lists.train), lists.source.paths, lists.draw) == (8, ["meta/a/0.png", "meta/b é/0.png"], "whole")
+    assert lists.notes == [*told[:2], "photos/meta: files left out: 1 .txt", told[2]]
     write(here / "photos/test/a/0.png")
     lists = read_lists("custom", root, 3)
     assert (lists.test.source, lists.val.source) == ("photos/test", "photos/val")

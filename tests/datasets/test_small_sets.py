@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from support.data import make_cifar, write_image
+from support.data import colour, make_cifar, write_image
 from support.own import write_features
 from support.refusals import wrong
 from torchvision.datasets import CIFAR10
@@ -33,7 +33,7 @@ def test_a_folder_is_read_as_classes_of_small_images(tree):
     Image.new("RGBA", (8, 40)).save(tree / "train" / "b" / "9.png")
     data = small_sets.read_images("folder", str(tree), train=True)
     assert (data.class_names, data.targets.tolist(), data.pixels.shape) == (["a", "b"], [0] * 4 + [1] * 4, (8, 32, 32, 3))
-    assert data.pixels[0, 5, 5].tolist() == [*Image.open(tree / "train/a/0.png").getpixel((0, 0))]
+    assert tuple(data.pixels[0, 5, 5].tolist()) == colour(0)
     assert np.array_equal(data.pixels[3], pixels)
     assert [*data.notes] == [f"{tree / 'train'}: {line}" for line in (
         "files left out: 1 .txt", "8 images of 2 classes, a, b",
@@ -108,12 +108,9 @@ def test_cifar_is_read_as_torchvision_reads_it_in_our_folder_the_published_one_o
     check(str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-100] + b"x" + raw[-99:], lambda raw: raw[:9], None])
-def test_cifar_that_is_damaged_or_missing_without_a_network_is_one_line(cifar, damage):
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-100] + b"x" + raw[-99:], lambda raw: raw[:9]])
+def test_cifar_that_is_damaged_without_a_network_is_one_line(cifar, damage):
     path = cifar / "data_batch_2"
-    if damage is None:
-        shutil.rmtree(cifar)
-    else:
-        path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(damage(path.read_bytes()))
     said = wrong(small_sets.read_cifar, "cifar10", str(cifar.parent), train=True)
     assert all(word in said for word in (f"cifar10 cannot be read from {cifar} or downloaded", "--data_root", CIFAR10.url))

@@ -26,6 +26,7 @@ import head_flags
 from datasets.image_check import check_tested
 from datasets.image_lists import ImageList
 from datasets.large_sets import LARGE_SETS, read_test, training_counts
+from harness.checkpoint import load_checkpoint
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_is_table, check_output, replacing
@@ -33,7 +34,7 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
-from heads.backbone import fingerprint, load_network, read_weights
+from heads.backbone import fingerprint, load_network
 from heads.batches import LiveViews, extractor, plain_images
 from heads.preparation import preparation_of
 from heads.run_flags import LargeTestFlags, parse_group
@@ -94,7 +95,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     """Read the checkpoint and the list of test images; none of them may be `out`."""
     check_output(out, inputs=(path, args.train_list, args.val_list, args.meta_list))  # now, not when all images are read
     check_is_table(out, ",".join(HEADING))
-    weights, state = read_weights(path)
+    state = load_checkpoint(path)
     if "resume" in state:
         raise UserError(f"{path} is the state of an interrupted run: test the one that ends in _last or _ckpt.pth.tar")
     dataset, trained = state.get("dataset", args.dataset or LARGE_SETS[0]), state.get("flags", {})
@@ -105,7 +106,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     if dataset == "custom" and args.val_list is None and any(trained.get(key) for key in ("val_list", "val_fraction")):
         raise UserError(f"{path} was trained from lists: give that of its test images by --val_list (with --val_fraction "
                         f"{trained.get('save_name')}_val.txt beside the checkpoint)")  # fmt: skip
-    root, matrix = args.data_root or f"../{dataset}", weights[1].get("weight")
+    root, matrix = args.data_root or f"../{dataset}", state["state_dict"].get("fc.weight")
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.dim() else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
     assert images.content  # a list of which no image is there is named now
@@ -113,7 +114,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     count = len(images.class_names)
     if args.val_list is not None and len(state.get("class_names", ())) == count:
         images = replace(images, class_names=state["class_names"])
-    backbone, head = load_network(weights, count, path)
+    backbone, head = load_network(state, count, path)
     counts = state.get("cls_num_list") or training_counts(dataset, root, count, args.train_list)
     if counts and len(counts) != count:
         raise UserError(f"{path} counts the images of {len(counts)} classes: the list has {count}")

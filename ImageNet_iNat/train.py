@@ -33,11 +33,12 @@ import head_flags
 from datasets.drawn_sets import Sets
 from datasets.image_check import check_readable, readable_sets
 from datasets.large_sets import read_lists
+from harness.checkpoint import load_checkpoint
 from harness.errors import run_main
 from harness.flags import SPLIT_NOTE
 from harness.process_group import Group, process_group
 from harness.run import Run
-from heads.backbone import FEATURES, fingerprint, load_network, published_form, read_weights
+from heads.backbone import FEATURES, fingerprint, load_network, published_form
 from heads.batches import Batches, LiveViews, RowViews, drawn_images, extractor
 from heads.feature_shards import FeatureCache
 from heads.head_training import begin, make_task, train_epochs
@@ -52,7 +53,7 @@ def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
-    backbone, head = load_network(read_weights(path)[0], len(sets.cls_num_list), path, f.seed, f.fresh_head)
+    backbone, head = load_network(load_checkpoint(path), len(sets.cls_num_list), path, f.seed, f.fresh_head)
     return sets, backbone, head, fingerprint(backbone)
 
 

@@ -20,10 +20,7 @@ HELDOUT_SHARE = 5  # one of so many training images may be held out
 def shuffled(targets: np.ndarray, cls_num: int, seed: int) -> list[np.ndarray]:
     """Return the indices of each class, shuffled one class after the other by one generator."""
     generator = np.random.RandomState(seed)
-    classes = [np.flatnonzero(targets == k) for k in range(cls_num)]
-    for own in classes:
-        generator.shuffle(own)
-    return classes
+    return [generator.permutation(np.flatnonzero(targets == k)) for k in range(cls_num)]
 
 
 def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -62,7 +59,7 @@ def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
         kept.extend(indices[:count])
     few = [f"{name} ({n} of {w})" for name, n, w in zip(names, left, wanted, strict=True) if n < w]
     notes = [f"classes with fewer images than the long tail would keep: {some_of(few)}"] if few else []
-    return train.subset(np.sort(np.array(kept, dtype=np.int64))), notes
+    return train.subset(np.sort(kept)), notes
 
 
 def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
@@ -114,6 +111,6 @@ def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> l
     if 1 < num_meta >= max(counts):
         told = f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)})"
         raise UserError(f"{told}: lower it")
-    small = [f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta]
+    small = some_of([f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta], 10)
     told = f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set"
-    return [f"{told}: {some_of(small, 10)}"] if small else []
+    return [f"{told}: {small}"] if small else []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Container, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TypeVar
 
 import numpy as np
@@ -43,8 +43,8 @@ class Examples:
 
     def joined(self: Self, other: Self) -> Self:
         """Return these examples and after them those of `other`, of the same classes."""
-        items, targets = ([getattr(part, name) for part in (self, other)] for name in ("items", "targets"))
-        return replace(self, items=np.concatenate(items), targets=np.concatenate(targets))
+        items, targets = np.append(self.items, other.items), np.append(self.targets, other.targets)
+        return replace(self, items=items, targets=targets)
 
     def without(self: Self, items: Container[Hashable]) -> Self:
         """Return the examples that are none of `items`."""
@@ -74,9 +74,7 @@ def with_meta(train: Self, meta: Self) -> Self:
 
 def united(parts: Sequence[Self]) -> Self:
     """Return all examples of some lists, each once, in the order of their items whatever list they are of."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.joined(part)
+    whole = reduce(lambda joined, part: joined.joined(part), parts)
     return whole.subset(first_places(whole))
 
 
@@ -88,8 +86,7 @@ def class_counts(examples: Examples) -> list[int]:
 
 def row_digests(rows: np.ndarray) -> list[str]:
     """Return a digest of each row (N, ...)."""
-    flat = np.ascontiguousarray(rows).reshape(len(rows), math.prod(rows.shape[1:]))
-    return [hashlib.blake2b(row.data, digest_size=16).hexdigest() for row in flat]
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in rows]
 
 
 def repeat_notes(train: Sequence[Hashable], targets: np.ndarray, test: Sequence[Hashable]) -> list[str]:

@@ -63,26 +63,31 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
 
     Labels are read and checked wherever there are some; `labelled` says that there must be.
     """
-    if path.suffix.lower() not in ARRAY_ENDINGS or not os.path.isfile(path):
+    ending = path.suffix.lower()
+    if ending not in ARRAY_ENDINGS or not os.path.isfile(path):
         raise UserError(f"{path} is no file that ends in {' or '.join(ARRAY_ENDINGS)}: check the path")
     try:
-        arrays = read_npz(path) if path.suffix.lower() == ".npz" else read_safetensors(path)
+        arrays = read_npz(path) if ending == ".npz" else read_safetensors(path)
     except Exception as error:  # of zipfile, NumPy, json or safetensors, a MemoryError too: which depends on the damage
         said = printable(" ".join(str(error).split()))[:200]
         advice = "write it again, with words by dtype str and not as objects"
-        raise UserError(f"{path} cannot be read as {path.suffix.lower()} ({said}): {advice}") from error
+        raise UserError(f"{path} cannot be read as {ending} ({said}): {advice}") from error
     for name in ("features", "labels") if labelled else ("features",):
         check_array(name in arrays, path, name, "is not there: write it under that name")
-    features = checked_features(path, arrays["features"])
+    features = checked_features(path, arrays.pop("features"))
     for name, array in arrays.items():
-        if name != "features":
-            check_array(array.ndim == 1 and array.dtype.kind in "iuU", path, name, "is not one row of integers or of words")
-            told = f"has {len(array)} entries, but features has {len(features)} rows: give one entry a row"
-            check_array(name == "class_names" or len(array) == len(features), path, name, told)
+        check_array(array.ndim == 1 and array.dtype.kind in "iuU", path, name, "is not one row of integers or of words")
+        told = f"has {len(array)} entries, but features has {len(features)} rows: give one entry a row"
+        check_array(name == "class_names" or len(array) == len(features), path, name, told)
     targets, class_names = read_targets(path, arrays)
     split = read_split(path, arrays["split"]) if "split" in arrays else None
-    names = next((arrays[name].astype(str).tolist() for name in ("names", "paths") if name in arrays), None)
+    names = next((words(arrays, name) for name in ("names", "paths") if name in arrays), None)
     return FeatureTable(path, features, targets, class_names, split, names, hashlib.sha256(features.data).hexdigest()[:16])
+
+
+def words(arrays: Mapping[str, np.ndarray], name: str) -> list[str] | None:
+    """Return an array as words, None where it is not there."""
+    return arrays[name].astype(str).tolist() if name in arrays else None
 
 
 def check_array(sound: bool, path: Path, name: str, problem: str) -> None:
@@ -102,16 +107,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Read a file of tensors, whose words are in its metadata; kinds that NumPy does not have become float32."""
+    """Read a file of tensors, whose words are in its metadata; bfloat16, which NumPy does not have, becomes float32."""
     with safe_open(path, framework="pt") as kept:
         tensors = {name: kept.get_tensor(name) for name in ARRAYS if name in kept.keys()}  # noqa: SIM118 - no mapping
         texts = {name: json.loads(text) for name, text in (kept.metadata() or {}).items() if name in ARRAYS[3:]}
-    halves = (torch.float16, torch.float64)
-    numbers = {
-        name: np.array((one.float() if one.is_floating_point() and one.dtype not in halves else one).numpy())
-        for name, one in tensors.items()
-    }
-    return {**{name: np.array(words) for name, words in texts.items()}, **numbers}
+    plain = {name: (one.float() if one.dtype == torch.bfloat16 else one).numpy() for name, one in tensors.items()}
+    return {name: np.array(found) for name, found in {**texts, **plain}.items()}
 
 
 def checked_features(path: Path, features: np.ndarray) -> np.ndarray:
@@ -129,7 +130,7 @@ def checked_features(path: Path, features: np.ndarray) -> np.ndarray:
 
 def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, list[str] | None]:
     """Return the targets (N,) and the names of the classes, where there are such."""
-    class_names = arrays["class_names"].astype(str).tolist() if "class_names" in arrays else None
+    class_names = words(arrays, "class_names")
     if class_names is not None:
         single = 0 < len(class_names) == len(set(class_names))
         check_array(single, path, "class_names", "is empty or names a class twice: use unique names")
@@ -137,7 +138,7 @@ def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarr
     if labels is None:
         return None, class_names
     if labels.dtype.kind == "U":
-        class_names = sorted(set(labels.tolist())) if class_names is None else class_names
+        class_names = class_names or sorted(set(labels.tolist()))
         number = {name: k for k, name in enumerate(class_names)}
         targets = np.array([number.get(label, -1) for label in labels.tolist()], dtype=np.int64)
     else:

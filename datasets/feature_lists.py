@@ -43,27 +43,22 @@ def feature_lists(
     `val_fraction` of each class, drawn by `val_seed`. Meta rows are all those of `meta`, or all that split calls so, or else
     drawn from the training rows. The classes are those of `train`, see `targets_in`.
     """
+    if val_fraction is not None and (val is not None or train.split is not None):
+        given = f"{train.path} has an array split" if val is None else f"{val.path} is given"
+        raise UserError(f"--val_fraction is for one file without a split, but {given}: leave one of the two out")
     rows, *others = all_rows(train, val, meta)
-    source = others[-1] if meta is not None else None
+    source, choose = others[-1] if meta is not None else None, None
     if val_fraction is not None:
-        if val is not None or train.split is not None:
-            given = f"{train.path} has an array split" if val is None else f"{val.path} is given"
-            raise UserError(f"--val_fraction is for one file without a split, but {given}: leave one of the two out")
         check_val_fraction(val_fraction, val_seed)
         return split_lists(rows, val_fraction, val_seed, meta=source)
     if val is not None:
-        return feature_lists_of(rows, source, others[0], None)
-    rows, test, own, choose = split_rows(train, rows)
-    if source is not None and len(own):
-        told = f"{train.path} calls {len(own)} rows meta, but {source.source} is given"
-        raise UserError(f"{told}: leave one of the two out")
-    return feature_lists_of(rows, own if len(own) else source, test, choose)
-
-
-def feature_lists_of(
-    rows: FeatureRows, source: FeatureRows | None, test: FeatureRows, choose: FeatureRows | None
-) -> Lists[FeatureRows]:
-    """Return lists whose meta rows are all of `source`, or drawn from the training rows."""
+        test = others[0]
+    else:
+        rows, test, own, choose = split_rows(train, rows)
+        if source is not None and len(own):
+            told = f"{train.path} calls {len(own)} rows meta, but {source.source} is given"
+            raise UserError(f"{told}: leave one of the two out")
+        source = own if len(own) else source
     return Lists(rows, source or rows, test, "whole" if source else "take out", [], choose)
 
 
@@ -109,20 +104,18 @@ def targets_in(table: FeatureTable, train: FeatureTable) -> tuple[np.ndarray, li
 
     Classes are matched by name, see `folders.match_classes`; those of a table without names are called by their numbers.
     """
-    targets, class_names = named_classes(table)
-    names = named_classes(train)[1]
+    class_names, names = named_classes(table), named_classes(train)
     if len(names) < 2:
         raise UserError(f"{train.path} holds one class; at least two are needed")
-    used = np.unique(targets).tolist()
-    if table.class_names is None and table is not train:
-        check_counted_from_0(used, table.path, len(names))
-    found = match_classes([class_names[k] for k in used], names, table.path)
-    index = np.zeros(len(class_names), dtype=np.int64)
-    index[used] = [found[class_names[k]] for k in used]
-    return index[targets], names
-
-
-def named_classes(table: FeatureTable) -> tuple[np.ndarray, list[str]]:
-    """Return the targets of a table, and the names of its classes or else their numbers."""
     assert table.targets is not None
-    return table.targets, table.class_names or [str(k) for k in range(int(table.targets.max()) + 1)]
+    used, places = np.unique(table.targets, return_inverse=True)
+    if table.class_names is None and table is not train:
+        check_counted_from_0(used.tolist(), table.path, len(names))
+    found = match_classes([class_names[k] for k in used], names, table.path)
+    return np.array(list(found.values()))[places], names
+
+
+def named_classes(table: FeatureTable) -> list[str]:
+    """Return the names of the classes of a table, or else their numbers."""
+    assert table.targets is not None
+    return table.class_names or [str(k) for k in range(int(table.targets.max()) + 1)]

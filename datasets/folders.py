@@ -21,8 +21,8 @@ NAMED = 5  # classes
 
 def left_out_note(folder: Path, left_out: Counter[str]) -> list[str]:
     """Return a line about files that are left out below a folder, if any."""
-    kinds = [f"{number} {kind}" for kind, number in left_out.most_common()]
-    return [f"{folder}: files left out: {some_of(kinds)}"] if kinds else []
+    kinds = some_of([f"{number} {kind}" for kind, number in left_out.most_common()])
+    return [f"{folder}: files left out: {kinds}"] if kinds else []
 
 
 def match_classes(names: Sequence[str], class_names: Sequence[str], source: Path | str) -> dict[str, int]:
@@ -49,9 +49,8 @@ def is_data(folder: str, name: str) -> bool:
 
 def visible_folders(folder: Path) -> list[str]:
     """Return the names of the folders that may hold data, in alphabetical order."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return sorted(name for name in names if is_data(str(folder), name))
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return [name for name in names if is_data(str(folder), name)]
 
 
 def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
@@ -117,7 +116,7 @@ def read_layout(root: Path) -> Layout:
     except OSError:
         return Layout(root)  # to be named by who reads it
     of = {split: [name for name in names if name.lower() in known] for split, known in SPLITS.items()}
-    others = [name for name in names if not any(name in found for found in of.values())]
+    others = sorted({*names}.difference(*of.values()))
     tests = [*of["val"], *of["test"]]
     splits = of["train"] or ([] if others else tests)  # for tests alone those of training need not be there
     if not any(holds_classes(root / name) for name in splits) or (others and not tests):

@@ -75,8 +75,8 @@ class ImageList(Examples):
 
 def image_list(root: Path, paths: Iterable[str], labels: Iterable[int], class_names: list[str], source: str) -> ImageList:
     """Return images below `root`."""
-    items = np.array([os.path.normpath(path) for path in paths], dtype=object)
-    return ImageList(items, np.array(list(labels), dtype=np.int64), class_names, source, root=root)
+    items = np.array([*map(os.path.normpath, paths)], dtype=object)
+    return ImageList(items, np.array([*labels], dtype=np.int64), class_names, source, root=root)
 
 
 def found_files(images: ImageList) -> Iterator[os.stat_result | None]:
@@ -155,17 +155,16 @@ def check_counted_from_0(labels: Iterable[int], source: str | Path, last: int) -
 def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:
     """Read an official json of iNaturalist: images[] with file_name and id, annotations[] with category_id and image_id.
 
-    The order is that of images[]. Without image_id, annotations[n] belongs to images[n]. The rest is as in `read_list`.
+    The order is that of images[]. The rest is as in `read_list`.
     """
     try:
         content = json.loads(read_text(file, advice))
         images, annotations = content["images"], content["annotations"]
-        given = any("image_id" in one for one in annotations)
-        label_of = {one["image_id"] if given else k: one["category_id"] for k, one in enumerate(annotations)}
-        ids = [one["id"] if given else k for k, one in enumerate(images)]
-        entries = [(one["file_name"], label_of[own]) for one, own in zip(images, ids, strict=True)]
+        label_of = {one["image_id"]: one["category_id"] for one in annotations}
+        entries = [(one["file_name"], label_of[one["id"]]) for one in images]
         kinds = {(type(path), type(label)) for path, label in entries}
-        if kinds != {(str, int)} or not len(set(ids)) == len(ids) == len(annotations) == len(label_of):
+        single = len(annotations) == len(label_of) == len({one["id"] for one in images}) == len(images)
+        if kinds != {(str, int)} or not single:
             raise ValueError("an image has no file_name, or no annotation with a category_id of its own")
         "".join(path for path, _ in entries).encode()  # half a surrogate pair is in no file name
     except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -193,7 +192,8 @@ def read_tree(
     of = [path.partition(os.sep)[0] for path in paths]
     names = sorted(set(of))
     if not paths:
-        raise UserError(f"{'; '.join(notes) or folder} holds no class folder with an image that can be read: {advice}")
+        told = "".join(f" ({note.removeprefix(f'{folder}: ')})" for note in notes)
+        raise UserError(f"{folder} holds no class folder with an image that can be read{told}: {advice}")
     notes.append(f"{folder}: {len(paths)} images of {len(names)} classes, {some_of(names, NAMED)}")
     if empty := [name for name in found if name not in names]:
         notes.append(f"{folder}: folders without an image, which are no classes: {some_of(empty)}")

@@ -28,11 +28,12 @@ FLOAT_MOST = 2.0  # floats are from 0 to 1, a little more is a glint
 # What is done to an image besides reading it.
 ON_WHITE = "images with transparent parts, which were laid on white"
 CLIPPED = "images with values outside 0 to 1, which were clipped"
+DARK = "16-bit images with values below 4,096 of 65,535, which look black: multiply them by 16 if they have 12 bits"
 FIRST = "files of several pages or frames, of which the first was taken"
 
 
 class Decoded(NamedTuple):
-    """An image in RGB at its own size, and what was done to it: some of ON_WHITE, CLIPPED and FIRST."""
+    """An image in RGB at its own size, and what was done to it: some of ON_WHITE, CLIPPED, DARK and FIRST."""
 
     image: Image.Image
     done: frozenset[str] = frozenset()
@@ -85,37 +86,42 @@ def decode(path: Path, upright: bool, coarse: bool = False, resize_size: int = 0
 def read_pixels(path: Path, upright: bool, coarse: bool) -> Decoded:
     """Read an image, see `decode`."""
     with Image.open(path, formats=FORMATS) as image:
-        several = image.format in SEVERAL and getattr(image, "n_frames", 1) > 1
+        done = {FIRST} if image.format in SEVERAL and getattr(image, "n_frames", 1) > 1 else set[str]()
         if coarse:
             image.draft("RGB", (1, 1))
         image.load()
-        rgb = to_rgb(ImageOps.exif_transpose(image) if upright else image, image.format)
-    return Decoded(rgb.image, rgb.done | {FIRST} if several else rgb.done)
+        rgb = to_rgb(ImageOps.exif_transpose(image) if upright else image, image.format, done)
+    return Decoded(rgb, frozenset(done))
 
 
-def to_rgb(image: Image.Image, form: str | None = None) -> Decoded:
+def to_rgb(image: Image.Image, form: str | None, done: set[str]) -> Image.Image:
     """Convert to RGB, greys of more than 8 bits by the range of their kind, what is transparent laid on white.
 
     16 bits go from 0 to 65,535, floats from 0 to 1. Nothing says the range of 32 bits, or of floats that are larger: a
-    `UserError` without the name of the file. `form` is the file's format.
+    `UserError` without the name of the file. `form` is the file's format; `done` takes what is done.
     """
-    done = set[str]()
     if image.mode.startswith("I;16") or (image.mode == "I" and form == "PPM"):
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        grey = np.asarray(image)
+        if grey.max() < 4096:
+            done.add(DARK)
+        image = Image.fromarray((grey // 257).astype(np.uint8))
     elif image.mode == "I":
         raise UserError("has 32-bit integers, of which nothing says how bright they are: save it with 8 or 16 bits")
     elif image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=-1.0)
-        if grey.max() > FLOAT_MOST:
-            most = f"has floats up to {grey.max():g}, which are read from 0 to 1"
+        floats = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=-1.0)
+        if floats.max() > FLOAT_MOST:
+            most = f"has floats up to {floats.max():g}, which are read from 0 to 1"
             raise UserError(f"{most}: rescale them, or save it with 8 or 16 bits")
-        done |= {CLIPPED} if (grey < 0).any() or (grey > 1).any() else set()
-        image = Image.fromarray((np.clip(grey, 0, 1) * 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return Decoded(image.convert("RGB"), frozenset(done))
-    image = image.convert("RGBA")
-    done |= {ON_WHITE} if int(np.asarray(image)[..., 3].min()) < 255 else set()
-    return Decoded(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), frozenset(done))
+        clipped = np.clip(floats, 0, 1)
+        if (clipped != floats).any():
+            done.add(CLIPPED)
+        image = Image.fromarray((clipped * 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image)[..., 3].min() < 255:
+            done.add(ON_WHITE)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def unreadable(faults: Sequence[str], total: int, skippable: bool) -> UserError:

@@ -143,19 +143,18 @@ def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] |
     if len(found.class_names) < 2:
         raise UserError(f"{folder} holds one class folder; at least two are needed")
     shown = progress(found.paths, len(found.paths), f"reading {folder}", file=sys.stderr)
-    read = [read_or_fault(folder / path, read_image) for path in shown]
-    bad = [str(image) for image in read if isinstance(image, UserError)]
-    good = [image for image in read if not isinstance(image, UserError)]
+    read = {path: read_or_fault(folder / path, read_image) for path in shown}
+    bad = {path: str(image) for path, image in read.items() if isinstance(image, UserError)}
+    good = [image for image in read.values() if not isinstance(image, UserError)]
     if bad and (faults is None or not good):
-        raise unreadable(bad, len(read), skippable=False)  # in training there are none left
+        raise unreadable([*bad.values()], len(read), skippable=False)  # in training there are none left
     if faults is not None:
-        faults += bad
+        faults += bad.values()
     lines = done_notes(image.done for image in good)
     if larger := [min(image.size) for image in good if max(image.size) > SIZE]:
         sizes = f"{len(larger)} images, whose short sides have {median(larger):g} pixels in the median, are shrunk"
         lines.append(f"{sizes} to {SIZE} x {SIZE} (train_own.py takes photographs at full size)")
-    pixels = np.stack([image.pixels for image in good])
-    targets = found.targets[[isinstance(one, SmallImage) for one in read]]
+    pixels, targets = np.stack([image.pixels for image in good]), found.without(bad).targets
     notes = (*found.notes, *(f"{folder}: {line}" for line in lines))
     return image_set(pixels, targets, found.class_names, str(folder), notes)
 
@@ -171,8 +170,7 @@ class SmallImage(NamedTuple):
 def read_image(path: Path) -> SmallImage:
     """Read an image, upright as its EXIF says; see `pictures.decode`."""
     image, done = decode(path, upright=True)
-    small = image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return SmallImage(np.asarray(small), image.size, done)
+    return SmallImage(np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)), image.size, done)
 
 
 def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from harness import schemas
 from harness.errors import UserError
+from harness.facts import Facts, State
 from harness.files import read_bytes, replacing
 from harness.text import say
 from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
@@ -55,20 +56,14 @@ class Unread:
         """Take whatever the object held."""
 
 
-def packed(state: Mapping[str, Any]) -> bytes:
-    """Return `state` as torch.save writes it, with the checksum at the end."""
+def save_checkpoint(state: Facts, path: Path) -> None:
+    """Write `state` as torch.save does, with the checksum at the end; the earlier file stays as `files.previous(path)`."""
     buffer = io.BytesIO()
     torch.save({**state, CHECKED: "sha256"}, buffer)
-    content = buffer.getbuffer()
     # The last two bytes of a zip archive say how long its comment is.
-    body = bytes(content[:-2]) + struct.pack("<H", len(MARK) + DIGEST) + MARK
-    return body + hashlib.sha256(body).hexdigest().encode()
-
-
-def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write `state`; the earlier file stays as `files.previous(path)`."""
+    body = bytes(buffer.getbuffer()[:-2]) + struct.pack("<H", len(MARK) + DIGEST) + MARK
     with replacing(path, keep_previous=True) as part:
-        part.write_bytes(packed(state))
+        part.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
 
 
 def damage(content: bytes) -> str | None:
@@ -123,7 +118,7 @@ def read_file(path: Path) -> Any:
     return state
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> State:
     """Read a checkpoint of any form that `find_weights` knows, onto the CPU.
 
     Returns what the file holds, checked as `schemas.CHECKPOINT` declares it, with the weights of the network as named
@@ -131,9 +126,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     state = read_file(path)
     weights = find_weights(state, path)
-    if found := next((f"{name} is {odd}" for name, tensor in weights.items() if (odd := oddity(tensor))), None):
-        raise UserError(f"{path} cannot be used: {found}, weights are ordinary tensors: save them as such")
-    facts = {} if is_tensors(state) else {key: value for key, value in state.items() if not isinstance(value, Unread)}
+    for name, tensor in weights.items():
+        if odd := oddity(tensor):
+            raise UserError(f"{path} cannot be used: {name} is {odd}, weights are ordinary tensors: save them as such")
+    facts = {key: value for key, value in state.items() if not isinstance(value, Unread)}
     for key, form in schemas.CHECKPOINT:
         if key in facts and CHECKED in facts:
             schemas.check(facts[key], form, path, key)
@@ -142,28 +138,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return {**facts, "state_dict": weights}
 
 
-def is_tensors(value: Any) -> bool:
-    """Return whether `value` is a state dict: named tensors, at least one."""
-    named = isinstance(value, Mapping) and len(value) > 0 and all(isinstance(name, str) for name in value)
-    return named and all(isinstance(tensor, Tensor) for tensor in value.values())
+def state_dict_of(value: Any, path: Path) -> StateDict | None:
+    """Return named tensors, at least one, without what is none of its weights: counters that are numbers, and None.
 
-
-def only_tensors(value: Any, path: Path) -> Any:
-    """Return a state dict without what is none of its weights: counters that are numbers, and None.
-
-    Another value among weights is a `UserError` that names it; what is no state dict is returned as it is.
+    Another value among weights is a `UserError` that names it; None for what is no state dict.
     """
-    if not isinstance(value, Mapping) or not any(str(name).endswith(".weight") for name in value):
-        return value
-    kept = {}
-    for name, one in value.items():
-        if isinstance(name, str) and isinstance(one, Tensor):
-            kept[name] = one
-        elif one is not None and not str(name).endswith(COUNTER):
-            kind = type(one).__name__.rpartition(".")[2]
-            told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
-            raise UserError(f"{path} cannot be used: {told}")
-    return kept
+    if not isinstance(value, Mapping):
+        return None
+    weights = {name: one for name, one in value.items() if isinstance(name, str) and isinstance(one, Tensor)}
+    others = {str(name): one for name, one in value.items() if name not in weights}
+    if any(str(name).endswith(".weight") for name in value):
+        for name, one in others.items():
+            if one is not None and not name.endswith(COUNTER):
+                kind = type(one).__name__.rpartition(".")[2]
+                told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
+                raise UserError(f"{path} cannot be used: {told}")
+        return weights or None
+    return weights if weights and not others else None
 
 
 def find_weights(state: Any, path: Path) -> StateDict:
@@ -173,17 +164,16 @@ def find_weights(state: Any, path: Path) -> StateDict:
     """
     parts = state if isinstance(state, Mapping) else {}
     inner = next((parts[key] for key in WEIGHTS_IN if isinstance(parts.get(key), Mapping)), parts)
-    weights = only_tensors(inner, path)
-    if is_tensors(weights) and {BACKBONE, CHECKED} <= state.keys():  # ours: names stay as they are
-        return dict(weights)
-    if is_tensors(weights):
+    if weights := state_dict_of(inner, path):
+        if {BACKBONE, CHECKED} <= state.keys():  # ours: names stay as they are
+            return weights
         found, beside = main_part(weights)
         if beside:
             say(f"note: {path}: left out, not of the network: {few_names(beside)}", file=sys.stderr)
         return found
     for feature, classifier in PARTS:
-        body, head = (only_tensors(inner.get(name), path) for name in (feature, classifier))
-        if is_tensors(body) and (is_tensors(head) or classifier not in inner):
+        body, head = (state_dict_of(inner.get(name), path) for name in (feature, classifier))
+        if body and (head or classifier not in inner):
             last = {f"fc.{name.removeprefix('fc.')}": tensor for name, tensor in stripped(head or {}).items()}
             return {**stripped(body), **last}
     held = few_names(sorted(map(str, inner))) if isinstance(state, Mapping) else f"an object of kind {type(state).__name__}"

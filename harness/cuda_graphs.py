@@ -7,7 +7,7 @@ number that the step was given changes, as the rates and λ_t do after an epoch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.facts import Facts
 from harness.progress import StepFigures
 
 Step = Callable[..., StepFigures]
@@ -45,7 +46,7 @@ class StepTaker:
         False calls every step as it is.
     """
 
-    def __init__(self, device: torch.device, modules: Sequence[nn.Module], enabled: bool = True) -> None:
+    def __init__(self, device: torch.device, modules: Sequence[nn.Module], enabled: bool) -> None:
         self.device, self.modules = device, modules
         self.enabled = enabled and device.type == "cuda"
         self.constants: tuple[object, ...] = ()  # all but the batches of the last call
@@ -74,7 +75,7 @@ class StepTaker:
         recorded.graph.replay()
         return recorded.result
 
-    def first(self, step: Step, parts: Sequence[Any], keywords: Mapping[str, Any]) -> StepFigures:
+    def first(self, step: Step, parts: Sequence[Any], keywords: Facts) -> StepFigures:
         """Call the step as it is, which lets libraries make what must not be made while a graph is recorded."""
         before = torch.cuda.get_rng_state(self.device)
         with same_buffers(self.modules):
@@ -83,7 +84,7 @@ class StepTaker:
             self.enabled = False  # a graph would not draw as the step does
         return result
 
-    def record(self, step: Step, parts: Sequence[Any], keywords: Mapping[str, Any]) -> Graph | None:
+    def record(self, step: Step, parts: Sequence[Any], keywords: Facts) -> Graph | None:
         """Record the step, which computes nothing. If that fails, there is a warning, and steps are called as they are."""
         own = [tuple(t.clone() for t in part) if isinstance(part, tuple) else part for part in parts]
         graph = torch.cuda.CUDAGraph()

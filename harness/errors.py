@@ -10,30 +10,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.before_loading import libraries_are_loaded
-from harness.text import OutputLostError, say
+from harness.text import Ending, OutputLostError, say
 
 
-class UserError(Exception):
+class UserError(Ending):
     """Something the user can correct. The message is one line: what is wrong, and what to do; `lines` come before it.
 
     `status` is the exit status: 1 says that the command did all the rest of its work.
     """
 
     def __init__(self, message: str, lines: Sequence[str] = (), status: int = 2) -> None:
-        super().__init__(message)
+        super().__init__(message, status)
         self.lines = lines
-        self.status = status
 
 
-class Stopped(Exception):  # noqa: N818  (no error)
+class Stopped(Ending):
     """The run ends before its end: it was asked to, and has saved, or (`status` 0) there is nothing left to do.
 
     The message says how to go on, if it is not empty; `status` is the exit status.
     """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @contextmanager

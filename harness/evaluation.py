@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.errors import UserError
+from harness.facts import Facts
 from harness.flags import UNSAID, in_stage1
 from harness.metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
 from harness.process_group import Group
@@ -62,16 +63,6 @@ def no_answers(source: Path) -> UserError:
     return UserError(f"{source} cannot be used: the outputs of its network are not finite: its weights are too large")
 
 
-def device_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of a batch's cross-entropies in the logits' precision, on their device, as logs have always had it."""
-    return F.cross_entropy(logits, target, reduction="sum")
-
-
-def exact_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of a batch's cross-entropies in float64, on the CPU."""
-    return F.cross_entropy(logits, target, reduction="none").cpu().double().sum()
-
-
 @torch.no_grad()
 def evaluate(classify: Callable[[Tensor], Tensor], batches: Iterable[Batch], group: Group | None = None) -> Predictions:
     """Return what `classify` says of the batches; every process brings its share of the test set, in the ranks' order.
@@ -84,12 +75,12 @@ def evaluate(classify: Callable[[Tensor], Tensor], batches: Iterable[Batch], gro
         The processes that share the work; None is this one alone, whose loss is summed on its device without a wait. With a
         group it is summed in float64, so that it hardly depends on how the images are shared out.
     """
-    total = device_sum if group is None else exact_sum
     loss: Tensor | float = 0.0
     parts: list[tuple[Tensor, ...]] = []
     for inputs, target in batches:
         logits = classify(inputs)
-        loss = loss + total(logits, target)
+        losses = F.cross_entropy(logits, target, reduction="sum" if group is None else "none")
+        loss = loss + (losses if group is None else losses.cpu().double().sum())
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         parts.append((target, predicted, confidence, (best == target.unsqueeze(1)).any(dim=1)))
@@ -110,7 +101,7 @@ def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:
 
 
 def prior_counts(
-    state: Mapping[str, Any], counts: Sequence[int] | None, source: Path, flag: str = "--logit_adjust"
+    state: Facts, counts: Sequence[int] | None, source: Path, flag: str = "--logit_adjust"
 ) -> Sequence[int]:
     """Return how many images of each class a network was trained on last, for a flag that needs them.
 
@@ -132,7 +123,7 @@ def prior_counts(
     return counts
 
 
-def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
+def adjustment_notes(tau: float, state: Facts) -> list[str]:
     """Return lines about figures of adjusted logits, none if `tau`, of --logit_adjust, is 0."""
     if not tau:
         return []
@@ -142,7 +133,7 @@ def adjustment_notes(tau: float, state: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def balanced_by(state: Mapping[str, Any]) -> str | None:
+def balanced_by(state: Facts) -> str | None:
     """Return what made up for the long tail in the loss of a network; None: nothing, or its checkpoint does not say."""
     flags = state.get("flags", {})
     if flags.get("way") in ("balanced", "nearest_mean", "lda"):

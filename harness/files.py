@@ -134,14 +134,12 @@ def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     present = [name for name in names if os.path.exists(folder / name)]
     if not present:
         return None
-    earlier = folder / "earlier"
-    with writing(earlier):
-        earlier.mkdir(exist_ok=True)
+    with writing(folder / "earlier"):
         for number in count(1):
+            aside = folder / "earlier" / str(number)
             with suppress(FileExistsError):  # another run of this folder may take the same number at the same time
-                (earlier / str(number)).mkdir()
+                aside.mkdir(parents=True)
                 break
-        aside = earlier / str(number)
         for name in present:
             os.replace(folder / name, aside / name)
     return aside

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar, get_args, get_t
 from typing_extensions import dataclass_transform
 
 from harness.errors import Stopped, UserError, run_main
+from harness.facts import Facts, State
 
 GROUPS = ("data", "network", "training", "stage 2", "output")  # of the help, in this order
 
@@ -79,7 +80,7 @@ free_data_flag, free_network_flag, free_training_flag, _, output_flag = (partial
 class FlagSet:
     """The flags of a command; each class of them is a dataclass. `usual` are defaults that differ from the declared ones."""
 
-    usual: ClassVar[Mapping[str, Any]] = {}
+    usual: ClassVar[Facts] = {}
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
@@ -113,10 +114,10 @@ def described(one: Field[Any], of: type[FlagSet]) -> str:
     """Return the help of a flag, with its choices before its default."""
     help, begins, said = one.metadata["help"].partition(" (default")
     choices, default = one.metadata["settings"].get("choices", ()), of.usual.get(one.name, one.default)
-    told = [f"{name}: {words}" for name, words in choices.items()] if isinstance(choices, Mapping) else [", ".join(choices)]
-    told = [help, "; ".join(told)] if choices else [help]
+    with_words = [f"{name}: {words}" for name, words in choices.items()] if isinstance(choices, Mapping) else ()
+    told = "; ".join(with_words) or ", ".join(choices)
     plain = default is None or default is False or default == ()
-    return ": ".join(told) + (begins + said if plain else f" (default: {default})")
+    return ": ".join(filter(None, (help, told))) + (begins + said if plain else f" (default: {default})")
 
 
 def require(condition: bool, flag: str, value: object, rule: str) -> None:
@@ -173,12 +174,12 @@ def make_parser(description: str | None, *classes: type[FlagSet], **settings: An
     return parser
 
 
-def given_flags(argv: Sequence[str] | None, *classes: type[FlagSet]) -> dict[str, Any]:
+def given_flags(argv: Sequence[str] | None, *classes: type[FlagSet]) -> State:
     """Return the values of the flags that are given, by name."""
     return vars(make_parser(None, *classes).parse_args(argv))
 
 
-def with_defaults(of: type[F], values: Mapping[str, Any]) -> F:
+def with_defaults(of: type[F], values: Facts) -> F:
     """Return the checked flags of a class: these values as far as it has them, else the defaults."""
     known = {one.name for one in fields(of)}
     flags = of(**{name: value for name, value in {**of.usual, **values}.items() if name in known})

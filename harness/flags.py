@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
+from harness.facts import Facts
 from harness.flag_parser import (
     ABOVE_0,
     COUNT,
@@ -128,7 +127,16 @@ class LearningFlags(FlagSet):
         """Return the flags that a resumed run must have as the interrupted one had them, by name."""
         return {f"--{name}": value for name, value in asdict(self).items() if name not in free_flags(type(self))}
 
-    def resumed(self, before: Mapping[str, Any]) -> LearningFlags:
+    def remedy(self, first: bool) -> str:
+        """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
+        if first:
+            return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
+        if self.lr * self.weight_decay >= 1:
+            return f"Retrain with a lower --weight-decay: {self.weight_decay:g} times --lr is more than a whole weight"
+        stage2_lr = "--stage2_lr, " if getattr(self, "stage2_lr", 1) > 1 else ""
+        return f"Retrain with a lower --lr, {stage2_lr}--lam or {self.step_size_flag}"
+
+    def resumed(self, before: Facts) -> LearningFlags:
         """Return the flags to go on with where a run with the flags `before` was interrupted."""
         return self
 
@@ -167,7 +175,7 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
     virtual: str = stage2_flag("all", "what the virtual step moves", choices={
         "all": "all weights, as published", "head": "the last layer alone, in less than half the time"})  # fmt: skip
 
-    def resumed(self, before: Mapping[str, Any]) -> TrainingFlags:
+    def resumed(self, before: Facts) -> TrainingFlags:
         """Let stage 2 begin where it did before the run grew, unless another epoch is asked for."""
         given = self.meta_start_given or before.get("meta_start_given") or not isinstance(before.get("meta_start"), int)
         return self if given else replace(self, meta_start=before["meta_start"])
@@ -185,7 +193,7 @@ META = {"meta_lr", "meta_update", "meta_step_size", "virtual"}  # flags of metas
 UNUSED = {"isda": META, "reweight": META | {"lam"}, "none": META | {"lam", "loss", "balance"}}  # by --stage2
 
 
-def without_effect(flags: Mapping[str, Any]) -> dict[str, str]:
+def without_effect(flags: Facts) -> dict[str, str]:
     """Return the flags that change nothing beside the others, by name, and which other one is the reason."""
     unused = {"num_heldout": "select_on"} if flags["select_on"] == "test" else {}
     unused["meta_step_size" if flags["meta_update"] == PUBLISHED_RULE else "meta_lr"] = "meta_update"
@@ -196,24 +204,24 @@ def effect_notes(flags: LearningFlags) -> list[str]:
     """Return a line for each choice of a method that is not the default and changes nothing; of λ nothing is said."""
     given, usual = asdict(flags), {**UNSAID, "meta_lr": 0.1}
     idle = without_effect(given)
-    other = [name for name in idle if given.get(name, usual.get(name)) != usual.get(name, given.get(name))]
+    other = [name for name in idle if name in given and name in usual and given[name] != usual[name]]
     return [f"note: --{name} {given[name]} has no effect with --{idle[name]} {given[idle[name]]}" for name in other]
 
 
 def choice_words(flags: LearningFlags) -> str:
     """Return the choices of stage 2 besides --stage2 that are not the default and have an effect, each after a comma."""
-    given, idle = asdict(flags), without_effect(asdict(flags))
-    names = [name for name in CHOICES if name not in idle and given.get(name, UNSAID[name]) != UNSAID[name]]
+    given = asdict(flags)
+    names = [name for name in CHOICES if name in given.keys() - without_effect(given) and given[name] != UNSAID[name]]
     return "".join(f", --{name} {given[name]}" for name in names)
 
 
-def in_stage1(flags: Mapping[str, Any], epoch: int) -> bool:
+def in_stage1(flags: Facts, epoch: int) -> bool:
     """Return whether an epoch, counted from 0, of a run with these flags is before its stage 2, if it has stages."""
     start = flags.get("meta_start")
     return isinstance(start, int) and epoch < start
 
 
-def stage1_note(flags: Mapping[str, Any], epochs: int | None) -> list[str]:
+def stage1_note(flags: Facts, epochs: int | None) -> list[str]:
     """Return a line for weights that were trained for so many epochs, if these are before stage 2; None: nobody knows."""
     if epochs is None or not in_stage1(flags, epochs - 1):
         return []

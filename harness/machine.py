@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from harness.facts import State
 from harness.text import say
 
 
 def processor() -> str:
     """Return the processor's name."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if os.path.isfile(info) else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    found = re.search(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if os.path.isfile(info) else None
+    return found[1].strip() if found else platform.processor()
 
 
 def commit() -> str | None:
@@ -32,7 +33,7 @@ def commit() -> str | None:
     return found.stdout.strip()
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts() -> State:
     """Return versions, machine and commit, for the summary."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {

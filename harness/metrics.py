@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.facts import Facts, State
 
 if TYPE_CHECKING:
     from torch import Tensor  # a report needs the rest and no PyTorch, which takes seconds to load
@@ -42,7 +44,7 @@ class Accuracy:
         """The mean over the classes that have test images."""
         return mean([value for value in self.per_class if not math.isnan(value)])
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> State:
         """Return everything by its name in logs and summaries."""
         mean_figure = {PER_CLASS_MEAN: self.mean_over_classes} if self.uneven else {}
         figures = {"acc1": self.overall, **mean_figure, **self.per_shot, "macro_f1": self.macro_f1, "ece": self.ece}
@@ -54,7 +56,7 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def mean_words(figures: Mapping[str, Any]) -> list[str]:
+def mean_words(figures: Facts) -> list[str]:
     """Return the mean over classes in words, if it is among the figures of an `Accuracy`."""
     return [f"mean over classes {percent(figures[PER_CLASS_MEAN])}"] if PER_CLASS_MEAN in figures else []
 

@@ -189,11 +189,10 @@ def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> st
     if mistakes:
         rank, mistake = mistakes[0]
         return mistake if len(mistakes) == len(outcomes) else f"rank {rank}: {mistake}"
-    first = outcomes[0][1]
     for rank, (_, facts) in enumerate(outcomes):
-        for key in first:
-            if facts[key] != first[key]:
-                return f"rank {rank} has {key} {facts[key]}, rank 0 has {first[key]}: start all with the same flags and data"
+        for key, first in outcomes[0][1].items():
+            if facts[key] != first:
+                return f"rank {rank} has {key} {facts[key]}, rank 0 has {first}: start all with the same flags and data"
     return None
 
 

@@ -6,12 +6,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from harness.facts import Facts, State
 from harness.metrics import PER_CLASS_MEAN
 from harness.text import printable, say
 from harness.weights import check_tensors
@@ -60,7 +61,7 @@ class Meter:
     def __init__(self) -> None:
         self.steps = self.count = 0
         self.has_meta = False
-        self.sums: dict[str, Any] = {**dict.fromkeys(self.SUMS, 0.0), "first_bad": 0}
+        self.sums: State = {**dict.fromkeys(self.SUMS, 0.0), "first_bad": 0}
 
     @property
     def first_bad(self) -> int:
@@ -75,10 +76,10 @@ class Meter:
         more = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
         if result.loss_meta is not None:
             seen = seen + result.loss_meta
-        if result.loss_meta is not None and result.grad_norm is not None:
-            self.has_meta = True
-            more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
-            seen = seen + result.grad_norm
+            if result.grad_norm is not None:
+                self.has_meta = True
+                more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
+                seen = seen + result.grad_norm
         if result.grad_trace is not None:
             present = torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
             more |= {"grad_trace": result.grad_trace, "present": present}
@@ -112,21 +113,20 @@ class Meter:
         told = f"note: in {steps} of {self.steps} steps the learned covariance of some class had a negative trace"
         return [f"{told}, which a covariance cannot have: lower --meta_lr"] if steps else []
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return everything, to be saved."""
         sums = {name: torch.as_tensor(value).cpu() for name, value in self.sums.items()}
         return {"steps": self.steps, "count": self.count, "has_meta": self.has_meta, **sums}
 
     @classmethod
-    def load(cls, state: Mapping[str, Any], classes: int, device: torch.device) -> Meter:
+    def load(cls, state: Facts, classes: int, device: torch.device) -> Meter:
         """Return the meter that `state` was made of; a ValueError says which sum is none, or of other `classes`."""
         meter = cls()
         meter.steps, meter.count, meter.has_meta = state["steps"], state["count"], state["has_meta"]
         for name in cls.SUMS:
             value = state[name]
             shape = (classes,) if name in cls.OF_CLASSES and value.dim() else ()
-            kind = torch.float64 if value.is_floating_point() else torch.int64
-            check_tensors({name: value}, {name: torch.zeros(shape, dtype=kind)})
+            check_tensors({name: value}, {name: value.new_zeros(shape)})
             meter.sums[name] = value.to(device)
         return meter
 

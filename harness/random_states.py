@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
+from harness.facts import Facts, State
 from harness.weights import check_tensors
 
 
@@ -26,37 +26,35 @@ def kept_apart(seed: int) -> Iterator[None]:
 
     Generators of GPUs are not looked at, which would open every GPU.
     """
-    numbers, python, dtype = np.random.get_state(), random.getstate(), torch.get_default_dtype()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)  # noqa: NPY002
-            random.setstate(python)
-            torch.set_default_dtype(dtype)
+    states, dtype = random_states(gpus=False), torch.get_default_dtype()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        set_random_states(states)
+        torch.set_default_dtype(dtype)
 
 
-def random_states() -> dict[str, Any]:
+def random_states(gpus: bool = True) -> State:
     """Return the states of the global generators in plain types."""
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     version, words, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if gpus and torch.cuda.is_available() else [],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
         "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
     }
 
 
-def set_random_states(states: Mapping[str, Any]) -> None:
+def set_random_states(states: Facts) -> None:
     """Put the global generators into the states that `random_states` returned; GPUs only if there are as many.
 
     An error of another kind than OSError says that one is no state.
     """
-    now = random_states()
+    now = random_states(gpus=False)
     for name in ("numpy", "python"):
         check_tensors({name: states[name][1]}, {name: now[name][1]})
     torch.set_rng_state(states["torch"])

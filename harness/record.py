@@ -17,10 +17,11 @@ import numpy as np
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
+from harness.facts import Facts, State
 from harness.files import previous, replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
-from harness.metrics import SHOTS, mean_words, percent, shot_of, shots_line
+from harness.metrics import SHOTS, mean_words, per_shot, percent, shot_of, shots_line
 from harness.progress import duration
 from harness.run_files import (
     BOARD_FOLDER,
@@ -44,7 +45,7 @@ NONE_YET = {"epoch": -1, **dict.fromkeys(CHOSEN_ON, -1.0)}  # the best epoch of 
 REPORT = Path(__file__).resolve().parent.parent / "report.py"
 
 
-def save_facts(facts: Mapping[str, Any], path: Path) -> None:
+def save_facts(facts: Facts, path: Path) -> None:
     """Write what is known of a run as JSON."""
     with replacing(path) as part:
         part.write_text(json.dumps(finite(facts), indent=1) + "\n", encoding="utf-8")
@@ -65,7 +66,7 @@ def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
 
 def finite(value: Any) -> Any:
     """Replace nan and infinities by None throughout, for strict JSON."""
-    return replaced(value, lambda number: not math.isfinite(number))
+    return replaced(value, lambda one: isinstance(one, float) and not math.isfinite(one))
 
 
 def lines_before(path: Path, epoch: int) -> dict[int, str]:
@@ -80,70 +81,46 @@ def lines_before(path: Path, epoch: int) -> dict[int, str]:
     return kept
 
 
-class RunLog:
-    """`<name>_metrics.jsonl`, one line an epoch, and TensorBoard events in `<name>_tensorboard`, in one folder."""
-
-    def __init__(self, folder: Path, name: str, first_epoch: int = 0) -> None:
-        """Begin both, or go on with them: what they hold of `first_epoch` and later is taken away."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
-        self.path = run_file(folder, name, LOG_FILE)
-        kept = lines_before(self.path, first_epoch)
-        with replacing(self.path) as part:
-            part.write_text("".join(kept.values()), encoding="utf-8")
-        self.events = SummaryWriter(str(run_file(folder, name, BOARD_FOLDER)), purge_step=first_epoch)
-
-    def epoch(self, epoch: int, values: dict[str, Any]) -> None:
-        """Write the values of an epoch; what is not finite becomes null."""
-        clean = finite(values)
-        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a resumed run does not write this line again
-        for name, value in clean.items():
-            if isinstance(value, int | float):
-                self.events.add_scalar(name, value, epoch)
-        self.events.flush()
-
-
 class Record:
     """The files `<name>_*` in a folder.
+
+    Among them the log `_metrics.jsonl`, one line an epoch, and TensorBoard's events in `_tensorboard`.
 
     Parameters
     ----------
     folder, name:
         Where, and the prefix of the file names. Files of an earlier run of that name are set aside.
-    cls_num_list:
-        Training images of each class.
+    facts:
+        What those who look at the run before or after its end are told of it, last `cls_num_list`, its images a class.
     keep:
         A file that stays where it is, even if it has one of the names.
-    resumed:
-        What `state` returned when the run was interrupted: it goes on with the files of that run.
-    source:
-        The file that `resumed` comes from. If it is that of another folder or name, files of this name are set aside and
+    found:
+        A state to go on from, and its file: if it is one of another folder or name, files of this name are set aside and
         those of the interrupted run copied.
     since:
         The epoch that a run which was not interrupted begins with.
     """
 
     def __init__(
-        self, folder: Path, name: str, cls_num_list: Sequence[int], keep: str | None = None,
-        resumed: Mapping[str, Any] | None = None, source: Path | None = None, since: int = 0,
-    ) -> None:  # fmt: skip
+        self, folder: Path, name: str, facts: Facts, keep: str | None, found: tuple[State, Path] | None, since: int
+    ) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.cls_num_list, self.keep = list(cls_num_list), keep
+        self.facts, self.cls_num_list, self.keep = facts, facts["cls_num_list"], keep
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
         self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
-        self.mistakes_path = run_file(folder, name, MISTAKES_FILE)
-        self.summary_path, self.started_path = summary_path(folder, name), run_file(folder, name, STARTED_FILE)
-        found = resumed or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
-        self.best: dict[str, Any] = found["best"]
-        self.last: dict[str, Any] = found["last"]
-        self.since: int = found["since"]
-        self.start = time.monotonic() - found["seconds"]
+        self.mistakes_path, self.summary_path = run_file(folder, name, MISTAKES_FILE), summary_path(folder, name)
+        state, source = found or ({}, None)
+        new: State = {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
+        begun = state["resume"]["record"] if state else new
+        self.best: State = begun["best"]
+        self.last: State = begun["last"]
+        self.since: int = begun["since"]
+        self.start = time.monotonic() - begun["seconds"]
         with writing(folder):
             self._take_over(folder, name, source)
-        self.log = RunLog(folder, name, found["epoch"])
+        self._begin_log(folder, name, begun["epoch"])
+        self.started_path = run_file(folder, name, STARTED_FILE)  # until there is a summary
+        save_facts({**facts, **self.machine}, self.started_path)
 
     def _take_over(self, folder: Path, name: str, source: Path | None) -> None:
         """Set the files of an earlier run aside, copy those of one that goes on here, or go on with one's own."""
@@ -164,37 +141,63 @@ class Record:
     def _check_best(self) -> None:
         """Put the best checkpoint back that was there when the state was saved, if a kill came between the two."""
         path, epoch = self.paths["ckpt"], self.best["epoch"]
-        places = [place for place in with_previous(path) if os.path.isfile(place)] if epoch >= 0 else []
-        right = next((place for place in places if load_checkpoint(place).get("epoch") == epoch + 1), None)
-        if epoch >= 0 and right is None:
-            raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
-        if right is not None and right != path:
-            os.replace(right, path)
-            self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
+        if epoch < 0:
+            return
+        for place in filter(os.path.isfile, with_previous(path)):
+            if load_checkpoint(place).get("epoch") == epoch + 1:
+                if place != path:
+                    os.replace(place, path)
+                    self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
+                return
+        raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
 
     @property
     def chosen_by(self) -> str:
         """The figure by which the best epoch is chosen, a key of CHOSEN_ON."""
         return "heldout_acc1" if "heldout_acc1" in self.last else "acc1"
 
-    def state(self, epoch: int) -> dict[str, Any]:
+    def state(self, epoch: int) -> State:
         """Return what a resumed run needs of this; `epoch` is the one it goes on in."""
         seconds = time.monotonic() - self.start
         return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
 
+    def _begin_log(self, folder: Path, name: str, first_epoch: int) -> None:
+        """Begin the log and the events, or go on with them: what they hold of `first_epoch` and later is taken away."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        self.log_path = run_file(folder, name, LOG_FILE)
+        kept = lines_before(self.log_path, first_epoch)
+        with replacing(self.log_path) as part:
+            part.write_text("".join(kept.values()), encoding="utf-8")
+        self.events = SummaryWriter(str(run_file(folder, name, BOARD_FOLDER)), purge_step=first_epoch)
+
+    def _log(self, epoch: int, values: Facts) -> None:
+        clean = finite(values)
+        with writing(self.log_path), open(self.log_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, **clean}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a resumed run does not write this line again
+        for key, value in clean.items():
+            if isinstance(value, int | float):
+                self.events.add_scalar(key, value, epoch)
+        self.events.flush()
+
     def epoch(
-        self, epoch: int, figures: Mapping[str, Any], logged: Mapping[str, Any], more: Mapping[str, Any],
-        state: Callable[[], dict[str, Any]], predictions: Mapping[str, np.ndarray], stage2_from: int = 0,
+        self, epoch: int, figures: Facts, logged: Facts, per_class: Mapping[str, list[float]],
+        state: Callable[[], State], predictions: Mapping[str, np.ndarray], stage2_from: int = 0,
     ) -> None:  # fmt: skip
         """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
 
-        `figures` of the test go into the log, where `logged` is beside them, and into the summary, where `more` is; `state`
-        makes the checkpoint, after best is known; `predictions` are kept beside it. Once the run has come to the epoch
-        `stage2_from`, the best of those before no longer counts: nothing of stage 2 is in it.
+        `figures` of the test go into the log, where `logged` is beside them, and into the summary; `per_class` (C,) as means
+        of the shot groups into the one, as they are into the other. `state` makes the checkpoint, after best is known;
+        `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`, the best of those before no
+        longer counts: nothing of stage 2 is in it.
         """
+        groups = {name: per_shot(each, self.cls_num_list) for name, each in per_class.items()}
+        means = {f"{name}_{shot}": value for name, group in groups.items() for shot, value in group.items()}
         tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
-        self.log.epoch(epoch, {**logged, **tested})
-        self.last = {"epoch": epoch, **figures, **more}
+        self._log(epoch, {**logged, **means, **tested})
+        self.last = {"epoch": epoch, **figures, **per_class, **{key: logged[key] for key in CHOSEN_ON if key in logged}}
         if self.best["epoch"] < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
         better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
@@ -211,33 +214,28 @@ class Record:
         else:
             self.mistakes_path.unlink(missing_ok=True)
 
-    def announce(self, facts: Mapping[str, Any]) -> None:
-        """Write `facts` for those who look at the run before it is finished; `finish` takes the file away."""
-        save_facts({**facts, "cls_num_list": self.cls_num_list, **self.machine}, self.started_path)
-
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Write `facts` and the outcome as the summary, print best and last epoch, what was written, how to report it."""
-        seconds = time.monotonic() - self.start
-        outcomes = {"best": self.best, "last": self.last}
-        found = {"cls_num_list": self.cls_num_list, **outcomes, "seconds": seconds, "since": self.since}
-        save_facts({**facts, **found, **self.machine}, self.summary_path)
+    def finish(self) -> None:
+        """Write the facts and the outcome as the summary, print best and last epoch, what was written, how to report it."""
+        seconds, outcomes = time.monotonic() - self.start, {"best": self.best, "last": self.last}
+        found = {**self.facts, **outcomes, "seconds": seconds, "since": self.since, **self.machine}
+        save_facts(found, self.summary_path)
         with writing(self.started_path):
             self.started_path.unlink(missing_ok=True)
             for path in self.paths.values():
                 previous(path).unlink(missing_ok=True)
-        tested = not math.isnan(self.last["acc1"])
-        for which, outcome in outcomes.items() if tested else ():
-            words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
-            say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
         groups = [shot_of(n) for n in self.cls_num_list]
         sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
-        untested = sum(map(math.isnan, self.last.get("per_class", [])))
-        sizes += f"; {untested} of them without test images, in none of these figures" if untested else ""
+        if untested := sum(map(math.isnan, self.last.get("per_class", []))):
+            sizes += f"; {untested} of them without test images, in none of these figures"
         chosen_on = CHOSEN_ON[self.chosen_by] + (f" from epoch {self.since} on" if self.since else "")
-        told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
-        say(f"({told if tested else 'no test images: nothing is tested'})")
-        notes = (stage1_note(facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
-        say(*next((note for note in notes if note), []))
-        files = (*self.paths.values(), *self.predictions.values(), self.mistakes_path, self.summary_path, self.log.path)
-        say(f"done in {duration(seconds)}; wrote {', '.join(str(file) for file in files if os.path.exists(file))}")
-        say(*[f"to make its report: {report_command(self.summary_path)}"] * tested)
+        report, told = [], "no test images: nothing is tested"
+        if not math.isnan(self.last["acc1"]):
+            for which, outcome in outcomes.items():
+                words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
+                say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
+            told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
+            report = [f"to make its report: {report_command(self.summary_path)}"]
+        notes = (stage1_note(self.facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
+        files = (*self.paths.values(), *self.predictions.values(), self.mistakes_path, self.summary_path, self.log_path)
+        wrote = ", ".join(str(file) for file in files if os.path.exists(file))
+        say(f"({told})", *next(filter(None, notes), []), f"done in {duration(seconds)}; wrote {wrote}", *report)

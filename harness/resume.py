@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from torch import nn
 from harness import schemas
 from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
+from harness.facts import Facts, State
 from harness.files import previous
 from harness.progress import Meter
 from harness.random_states import random_states, set_random_states
 from harness.text import say
-from harness.weights import check_tensors
+from harness.weights import check_tensors, fit_weights
 
 RESUME_END = "_resume.pth.tar"
 # What stage 1 depends on.
@@ -38,7 +38,7 @@ class OtherRunError(UserError):
     """A state is of other flags or data than the run that was to resume from it."""
 
 
-def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
+def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
     """Return the state to go on from and its file, None if there is none yet.
 
     Parameters
@@ -61,20 +61,21 @@ def find_state(wanted: str, path: Path) -> tuple[dict[str, Any], Path] | None:
         say(f"note: {damaged}; resuming from {found[1]}")
         state, source = load_checkpoint(found[1]), found[1]
     inner = {**state.get("resume", {})}
-    try:
-        inner["record"] = schemas.replaced(inner.get("record"), math.isnan)  # figures that are not defined
+    try:  # figures that are not defined are nan, and None in what is declared
+        inner["record"] = schemas.replaced(inner.get("record"), lambda value: isinstance(value, float) and math.isnan(value))
     except RecursionError as error:
         raise UserError(f"--resume {source} cannot be used: its record is nested too deeply") from error
     schemas.check(inner, schemas.ResumeState, f"--resume {source}", "resume")
-    return state, source
+    inner["record"] = schemas.replaced(inner["record"], lambda value: value is None, math.nan)
+    return {**state, "resume": inner}, source
 
 
-def numerics(device: torch.device) -> dict[str, Any]:
+def numerics(device: torch.device) -> State:
     """Return what the last bits depend on, besides the flags."""
     return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
 
 
-def must_match(state: Mapping[str, Any], own: Mapping[str, Any], epochs: int, source: Path, device: torch.device) -> None:
+def must_match(state: Facts, own: Facts, epochs: int, source: Path, device: torch.device) -> None:
     """Refuse to go on with other flags, data or classes, or to fewer epochs; say if last bits may differ.
 
     `own` are the values that must be the same, by name, the class names among them.
@@ -99,8 +100,8 @@ def must_match(state: Mapping[str, Any], own: Mapping[str, Any], epochs: int, so
 
 
 def collect(
-    estimator: nn.Module, meter: Meter, meta_taken: int, record: Mapping[str, Any], device: torch.device
-) -> dict[str, Any]:
+    estimator: nn.Module, meter: Meter, meta_taken: int, record: Facts, device: torch.device
+) -> State:
     """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
     return {
         "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
@@ -110,10 +111,12 @@ def collect(
 
 
 def restore(
-    state: Mapping[str, Any], optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int, device: torch.device
-) -> Meter:
-    """Put optimizer, class statistics and generators back; return the sums of the epoch."""
+    state: Facts, source: Path, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int,
+    device: torch.device,
+) -> Meter:  # fmt: skip
+    """Put weights, optimizer, class statistics and generators back; return the sums of the epoch."""
     inner = state["resume"]
+    fit_weights(model, state["state_dict"], source, getattr(model, "head", None))
     try:
         meter = Meter.load(inner["meter"], classes, device)
         check_tensors(inner["estimator"], estimator.state_dict())
@@ -142,16 +145,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
 
-def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> int:
-    """Return the epoch at which a run may go on from a checkpoint of another run's stage 1.
+def restore_stage1(path: Path, own: Facts, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Take weights and optimizer from a checkpoint of another run's stage 1, the same for every loss and every stage 2.
 
-    Parameters
-    ----------
-    state, path:
-        The checkpoint and its file.
-    own:
-        This run's flags, class names and images a class.
+    Returns the epoch to go on at; the best one counts from there. The outcome is that of a run that trains stage 1 itself,
+    to the last bit, if data and flags are the same. `own` are this run's flags, class names and images a class.
     """
+    state = load_checkpoint(path)
     recorded = {**state, **state.get("flags", {})}
     epoch, end = state.get("epoch", 0), min(own["meta_start"], own["epochs"] - 1, recorded.get("meta_start", 0))
     if not 0 < epoch <= end:
@@ -161,4 +161,9 @@ def stage1_epoch(state: Mapping[str, Any], own: Mapping[str, Any], path: Path) -
         if recorded.get(key) != own[key]:
             theirs = schemas.shown(recorded.get(key))
             raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {schemas.shown(own[key])}")
+    fit_weights(model, state["state_dict"], path, getattr(model, "head", None))
+    try:
+        load_optimizer(optimizer, state.get("optimizer"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
     return epoch

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import load_checkpoint, save_checkpoint
+from harness.checkpoint import save_checkpoint
 from harness.errors import Stopped, UserError
 from harness.evaluation import Predictions
+from harness.facts import Facts, State
 from harness.files import output_folder
 from harness.flags import LearningFlags
-from harness.metrics import PER_CLASS_MEAN, per_shot
+from harness.metrics import PER_CLASS_MEAN
 from harness.mistakes import Picture, most_confused
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
-from harness.resume import collect, find_state, load_optimizer, must_match, restore, stage1_epoch
+from harness.resume import collect, find_state, must_match, restore, restore_stage1
 from harness.run_files import LONGEST_END, check_kept, read_finished, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
-from harness.weights import fit_weights, network_weights
+from harness.weights import network_weights
 
 T = TypeVar("T")
-State = dict[str, Any]
 CHECK_EVERY = 20  # steps between two looks at the numbers, besides one before every save
 
 
@@ -72,24 +72,25 @@ class Run:
         with self.contexts:
             if kind is None and self.record is not None:
                 try:
-                    self.record.finish(self._told())
+                    self.record.finish()
                 except OutputLostError as lost:
                     error = lost
             if not isinstance(error, RankGoneError | OutputLostError):
                 return
             # Another process that is gone leaves the state whole; lost output not if the network itself prints amid a step.
-            if self.looping and (isinstance(error, RankGoneError) or not self.in_step):
+            looping = self.saved_at is not None
+            if looping and (isinstance(error, RankGoneError) or not self.in_step):
                 if self.signals.asked:  # with the other process, or the terminal
                     self.stop()
                 self.save()
             if isinstance(error, OutputLostError):
                 raise Stopped(f"{error}; to resume, give the same command with --resume auto", error.status) from error
-            if self.looping:
+            if looping:
                 raise RankGoneError(f"{error} with --resume auto") from error
 
     def begin(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Mapping[str, Any],
-        facts: Mapping[str, Any], steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Facts,
+        facts: Facts, steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
         saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
@@ -118,18 +119,15 @@ class Run:
         if isinstance(found, str):
             raise Stopped(found if self.group.main else "", 0)
         if found:
-            self.found = found
-            self._go_on(*found)
-            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {found[1]}")
+            state, source = self.found = found
+            self.flags = self.flags.resumed(state["flags"])
+            self.meter = restore(state, source, model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device)
+            self.meta_taken, self.epoch = state["resume"]["meta_taken"], state["resume"]["record"]["epoch"]
+            self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {source}")
         elif stage1:
-            self._begin_after(Path(stage1))
+            self.epoch = restore_stage1(Path(stage1), {**asdict(self.flags), **facts}, model, optimizer)
             self.say(f"stage 1 to epoch {self.epoch - 1}: taken from {stage1}")
         return self.flags
-
-    def _told(self) -> State:
-        """Return what the files for people say of the run."""
-        told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
-        return {**self.extra, **told, "class_names": self.facts.get("class_names")}
 
     @contextmanager
     def stoppable(self, when: str) -> Iterator[None]:
@@ -140,9 +138,7 @@ class Run:
         except (Interrupted, RankGoneError):
             if not self.signals.asked:  # another process is gone for a reason of its own
                 raise
-            number = self.signals.asked
-            where = f"stopped by {signal.Signals(number).name} {when}"
-            raise Stopped(f"{where}; to resume, give the same command again", 128 + number) from None
+            raise self.signals.stopped(when, "again") from None
 
     def say(self, *lines: str) -> None:
         """Print lines, on the main process."""
@@ -152,45 +148,18 @@ class Run:
     def _find(self) -> tuple[State, Path] | str | None:
         """Return the state to go on from and its file; None without any; or a line if the run has ended."""
         f, folder = self.flags, self.folder
-        if self.group.main and not f.resume and self.keep:
+        if not self.group.main:
+            return None
+        if not f.resume:
             check_kept(self.keep, folder, f.save_name)
-        if not self.group.main or not f.resume:
             return None
         own = {**f.binding(), **self.extra, "class_names": self.facts.get("class_names")}
         if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
             return f"{f.save_name} is finished: see {summary_path(folder, f.save_name)}"
         if found := find_state(f.resume, self.path):
             state, source = found
-            resumed = f.resumed(state["flags"]).binding()
-            must_match(state, {**own, **resumed}, f.epochs, source, self.group.device)
+            must_match(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found
-
-    def _go_on(self, state: State, source: Path) -> None:
-        inner = state["resume"]
-        self.flags = self.flags.resumed(state["flags"])
-        fit_weights(self.model, state["state_dict"], source, getattr(self.model, "head", None))
-        classes = len(self.facts["cls_num_list"])
-        self.meter = restore(state, self.optimizer, self.estimator, classes, self.group.device)
-        self.meta_taken, self.epoch = inner["meta_taken"], inner["record"]["epoch"]
-
-    def _begin_after(self, path: Path) -> None:
-        """Take weights and optimizer from a checkpoint of stage 1, which is the same for every loss and every stage 2.
-
-        The outcome is that of a run that trains it itself, to the last bit, if data and flags are the same. The best epoch
-        counts from here on.
-        """
-        state = load_checkpoint(path)
-        self.epoch = stage1_epoch(state, {**asdict(self.flags), **self.facts}, path)
-        fit_weights(self.model, state["state_dict"], path, getattr(self.model, "head", None))
-        try:
-            load_optimizer(self.optimizer, state.get("optimizer"))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
-
-    @property
-    def looping(self) -> bool:
-        """Whether the loop over the epochs has begun."""
-        return self.saved_at is not None
 
     @property
     def is_new(self) -> bool:
@@ -201,11 +170,10 @@ class Run:
     def epochs(self) -> Iterator[int]:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
         if self.group.main:
-            state, source = self.found or (None, None)
-            resumed = state["resume"]["record"] if state else None
-            counts = self.facts["cls_num_list"]
-            self.record = Record(self.folder, self.flags.save_name, counts, self.keep, resumed, source, self.epoch)
-            self.record.announce(self._told())
+            told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
+            data = {key: self.facts.get(key) for key in ("class_names", "cls_num_list")}
+            facts = {**self.extra, **told, **data}
+            self.record = Record(self.folder, self.flags.save_name, facts, self.keep, self.found, self.epoch)
         self.found = None
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
@@ -229,15 +197,14 @@ class Run:
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
         iterator = iter(batches)
-        while True:
-            try:
-                with self.signals.interruptible():
-                    batch = next(iterator)
-            except StopIteration:
-                return
-            except Interrupted:
-                self.stop()
-            yield batch
+        with suppress(StopIteration):
+            while True:
+                try:
+                    with self.signals.interruptible():
+                        batch = next(iterator)
+                except Interrupted:
+                    self.stop()
+                yield batch
 
     def after_step(self, seen: StepFigures, target: Tensor) -> None:
         """Count in a step on target (N,); check, save, and stop if a signal came. Nothing is saved of numbers gone wrong."""
@@ -271,35 +238,24 @@ class Run:
         """
         self.check()
         if self.group.device.type == "cuda":
-            self.group.broadcast(self._tensors())
+            momenta = [kept["momentum_buffer"] for kept in self.optimizer.state.values() if "momentum_buffer" in kept]
+            weights = [weight.detach() for weight in self.model.parameters()]
+            self.group.broadcast([*weights, *momenta, *self.model.buffers(), *self.estimator.buffers()])
         if self.record is not None:
-            self._keep(self.record, tested, values, per_class or {}, stage2_from)
+            seconds = time.monotonic() - self.began
+            left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
+            figures = tested.accuracy(self.facts["cls_num_list"]).figures()
+            line = epoch_line(self.meter, tested.loss, {**figures, **values})
+            self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
+            logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
+            state = partial(self.state, self.epoch)
+            self.record.epoch(self.epoch, figures, logged, per_class or {}, state, tested.arrays(), stage2_from)
             if picture is not None and self.epoch + 1 == self.flags.epochs:
                 self.record.show_mistakes(most_confused(tested.target.numpy(), tested.predicted.numpy(), picture))
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
-                save_checkpoint(self.state(self.epoch), self.record.paths["stage1"])
+                save_checkpoint(state(), self.record.paths["stage1"])
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
-
-    def _tensors(self) -> Iterator[Tensor]:
-        yield from (p.detach() for p in self.model.parameters())
-        yield from (kept["momentum_buffer"] for kept in self.optimizer.state.values() if "momentum_buffer" in kept)
-        yield from (*self.model.buffers(), *self.estimator.buffers())
-
-    def _keep(
-        self, record: Record, tested: Predictions, values: Mapping[str, float], per_class: Mapping[str, list[float]],
-        stage2_from: int,
-    ) -> None:  # fmt: skip
-        counts, seconds = self.facts["cls_num_list"], time.monotonic() - self.began
-        figures = tested.accuracy(counts).figures()
-        left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
-        line = epoch_line(self.meter, tested.loss, {**figures, **values})
-        self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
-        logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
-        for name, each in per_class.items():
-            logged |= {f"{name}_{shot}": value for shot, value in per_shot(each, counts).items()}
-        more = {**per_class, **{key: value for key, value in values.items() if key == "heldout_acc1"}}
-        record.epoch(self.epoch, figures, logged, more, lambda: self.state(self.epoch), tested.arrays(), stage2_from)
 
     def state(self, epoch: int) -> State:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
@@ -308,19 +264,14 @@ class Run:
         own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best["acc1"]), **means, "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
-    def resume_state(self) -> State:
-        """Return a checkpoint with all that going on needs."""
-        assert self.record is not None
-        record = self.record.state(self.epoch)
-        kept = collect(self.estimator, self.meter, self.meta_taken, record, self.group.device)
-        inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
-        return {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
-
     def save(self) -> None:
-        """Check, and save the state now, on the process that writes."""
+        """Check, and save the state now, on the process that writes: a checkpoint with all that going on needs."""
         self.check()
-        if self.group.main:
-            save_checkpoint(self.resume_state(), self.path)
+        if self.record is not None:
+            kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
+            inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
+            state = {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
+            save_checkpoint(state, self.path)
         self.saved_at = time.monotonic()
 
     def check(self) -> None:
@@ -331,21 +282,9 @@ class Run:
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
             first = self.epoch == 0 and bad == 1 and not self.meter.has_meta
-            raise UserError(f"{where}; {good}. {remedy(self.flags, first)}")
+            raise UserError(f"{where}; {good}. {self.flags.remedy(first)}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""
         self.save()
-        number = self.signals.asked
-        where = f"stopped by {signal.Signals(number).name} in epoch {self.epoch} after step {self.meter.steps}"
-        raise Stopped(f"{where}; to resume, give the same command with --resume auto", 128 + number)
-
-
-def remedy(flags: LearningFlags, first: bool) -> str:
-    """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
-    if first:
-        return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
-    if flags.lr * flags.weight_decay >= 1:
-        return f"Retrain with a lower --weight-decay: {flags.weight_decay:g} times --lr is more than a whole weight"
-    stage2_lr = "--stage2_lr, " if getattr(flags, "stage2_lr", 1) > 1 else ""
-    return f"Retrain with a lower --lr, {stage2_lr}--lam or {flags.step_size_flag}"
+        raise self.signals.stopped(f"in epoch {self.epoch} after step {self.meter.steps}", "with --resume auto")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
+from harness.facts import Facts, State
 from harness.files import previous, replacing
 
 # What stands after the --save_name and a "_".
@@ -50,10 +49,11 @@ def own_files(folder: Path, name: str) -> list[Path]:
     return [*kept, *(run_file(folder, name, end) for end in others)]
 
 
-def check_kept(keep: str, folder: Path, name: str) -> None:
+def check_kept(keep: str | None, folder: Path, name: str) -> None:
     """Refuse to begin with a file that the run then replaces; that of a stage 1 stays as it is."""
-    replaced = [f for end in CHECKPOINTS if "stage1" not in end for f in with_previous(run_file(folder, name, end))]
-    if Path(keep).resolve() in [file.resolve() for file in replaced]:
+    kept = [end for end in CHECKPOINTS if "stage1" not in end]
+    replaced = [f.resolve() for end in kept for f in with_previous(run_file(folder, name, end))]
+    if keep and Path(keep).resolve() in replaced:
         raise UserError(f"{keep} is a file that this run replaces: give the run another --save_name")
 
 
@@ -67,10 +67,10 @@ def copy_run(source: Path, folder: Path, name: str) -> None:
                 shutil.copyfile(file, part)
 
 
-def read_finished(folder: Path, name: str, binding: Mapping[str, Any], epochs: int) -> dict[str, Any] | None:
+def read_finished(folder: Path, name: str, binding: Facts, epochs: int) -> State | None:
     """Return the summary of a run of that name that has ended with these flags ("--lr" and so on) and facts of its data."""
     try:
-        summary: dict[str, Any] = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
+        summary: State = json.loads(summary_path(folder, name).read_text(encoding="utf-8"))
         found = {**summary, **{f"--{key}": value for key, value in summary["flags"].items()}}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or no summary
         return None

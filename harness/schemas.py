@@ -6,17 +6,20 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from harness.errors import UserError
+from harness.facts import State
 
 LARGEST = sys.float_info.max
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Meta(gt=0, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=10**9)]
 Images = Annotated[int, Meta(ge=1, le=10**9)]  # of a class that is trained on
+Pixels = Annotated[int, Meta(ge=1, le=4096)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Plain = bool | int | float | str | None
 Name = Annotated[str, Meta(max_length=10**4)]
@@ -24,18 +27,23 @@ MOST_SHOWN = 6  # images of a pair of classes
 Chosen = Annotated[float, Meta(ge=-1, le=100)]  # -1: no epoch yet
 
 
-class Outcome(msgspec.Struct):
-    """The figures of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+class OptionalFigures(msgspec.Struct, kw_only=True):
+    """Figures of an epoch, in per cent, as far as they are defined: those of a shot group without classes are not."""
 
-    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
-    acc1: Chosen | None
-    heldout_acc1: Chosen | None = None
     mean_per_class: Percent | None = None
     many: Percent | None = None
     medium: Percent | None = None
     few: Percent | None = None
     macro_f1: Percent | None = None
     ece: Percent | None = None
+
+
+class Outcome(OptionalFigures, kw_only=True):
+    """The figures of an epoch; null is what is not defined."""
+
+    epoch: Annotated[int, Meta(ge=-1, le=10**9)]
+    acc1: Chosen | None
+    heldout_acc1: Chosen | None = None
     per_class: list[Percent | None] = []
 
 
@@ -72,43 +80,43 @@ class ResumeState(msgspec.Struct):
 
     binding: dict[str, Plain]
     epochs: Images
-    estimator: dict[str, Any]
+    estimator: State
     meter: Sums
     meta_taken: Count
     record: RecordState
-    random: dict[str, Any]
+    random: State
     surroundings: dict[str, Plain]
 
 
-class Flags(msgspec.Struct):
+class Flags(TypedDict, total=False):
     """Flags of the run that wrote a file, as far as they are used as values; others are only compared."""
 
-    meta_start: Count | UnsetType = UNSET
-    meta_start_given: bool | UnsetType = UNSET
-    epochs: Images | UnsetType = UNSET
-    lam: Finite | UnsetType = UNSET
-    imb_factor: Annotated[float, Meta(gt=0, le=1)] | UnsetType | None = UNSET
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
-    data_root: Name | UnsetType = UNSET
-    dataset: Name | UnsetType = UNSET
-    features: Name | UnsetType | None = UNSET
+    meta_start: Count
+    meta_start_given: bool
+    epochs: Images
+    lam: Finite
+    imb_factor: Annotated[float, Meta(gt=0, le=1)] | None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    data_root: Name
+    dataset: Name
+    features: Name | None
 
 
 class OptimizerState(msgspec.Struct):
     """What an optimizer's `state_dict` holds."""
 
-    state: dict[Count, dict[str, Any]]
-    param_groups: list[dict[str, Any]]
+    state: dict[Count, State]
+    param_groups: list[State]
 
 
 class BackboneFacts(msgspec.Struct, forbid_unknown_fields=True):
     """What a checkpoint says of the backbone of its head, see `heads.networks.Backbone`."""
 
     name: Name
-    image_size: Annotated[int, Meta(ge=1, le=4096)]
-    resize_size: Annotated[int, Meta(ge=1, le=4096)]
-    mean: Annotated[list[Finite], Meta(min_length=3, max_length=3)]
-    std: Annotated[list[Annotated[float, Meta(gt=0, le=LARGEST)]], Meta(min_length=3, max_length=3)]
+    image_size: Pixels
+    resize_size: Pixels
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
     interpolation: Literal["bilinear", "bicubic"]
     upright: bool
     jitter: bool
@@ -156,10 +164,10 @@ def shown(value: Any, longest: int = 60) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-def replaced(value: Any, odd: Callable[[float], bool]) -> Any:
-    """Return plain data with None for every float that is `odd`, at any depth."""
+def replaced(value: Any, odd: Callable[[Any], bool], by: float | None = None) -> Any:
+    """Return plain data with `by` for every value that is `odd`, at any depth."""
     if isinstance(value, Mapping):
-        return {key: replaced(inner, odd) for key, inner in value.items()}
+        return {key: replaced(inner, odd, by) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [replaced(inner, odd) for inner in value]
-    return None if isinstance(value, float) and odd(value) else value
+        return [replaced(inner, odd, by) for inner in value]
+    return by if odd(value) else value

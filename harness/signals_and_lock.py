@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO, TypeVar
 
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
 from harness.files import writing
 from harness.text import say
 
@@ -77,6 +77,11 @@ class Signals:
             yield
         finally:
             self.at_once = False
+
+    def stopped(self, where: str, how: str) -> Stopped:
+        """Return what ends a run that was asked to, and was there; the same command goes on, given so."""
+        told = f"stopped by {signal.Signals(self.asked).name} {where}; to resume, give the same command {how}"
+        return Stopped(told, 128 + self.asked)
 
     def __enter__(self: S) -> S:
         self.before = {number: signal.signal(number, self._remember) for number in heeded()}

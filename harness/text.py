@@ -14,12 +14,16 @@ WRITTEN_OUT = "backslashreplace"  # `errors` of a text file with names in it: by
 LOST = {errno.EPIPE: ("the reader of its output has exited", 141), errno.EIO: ("its terminal was closed", 129)}
 
 
-class OutputLostError(Exception):
-    """Stdout cannot be written any more. `status` is the exit status: that of the signal a system has for it, else 2."""
+class Ending(Exception):  # noqa: N818  (not always an error)
+    """What ends a command in one line, if any, and with this exit status."""
 
-    def __init__(self, reason: str, status: int) -> None:
-        super().__init__(reason)
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
         self.status = status
+
+
+class OutputLostError(Ending):
+    """Stdout cannot be written any more. `status` is that of the signal a system has for it, else 2."""
 
 
 def printable(text: str) -> str:

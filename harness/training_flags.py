@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.errors import UserError
+from harness.facts import Facts
 from harness.flag_parser import given_flags, with_defaults
 from harness.flags import DATASETS, DIGITS_IMB_FACTOR, IMB_FACTOR, SPLIT_NOTE, TESTED_IMB_FACTOR, TrainingFlags
 from harness.text import say
@@ -17,12 +17,12 @@ def parse_training(argv: Sequence[str] | None = None) -> TrainingFlags:
     if given.pop("split", None) is not None:
         say(SPLIT_NOTE)
     given["meta_start_given"] = "meta_start" in given
-    given.setdefault("meta_start", first_meta_epoch(given.get("epochs", 200)))
+    given.setdefault("meta_start", 160 * given.get("epochs", 200) // 200)  # so that any length has a stage 2
     factor = default_imb_factor(given.get("dataset", "cifar100"), given.get("imb_factor"), IMB_FACTOR)
     return with_defaults(TrainingFlags, {**given, "imb_factor": factor})
 
 
-def tested_set(state: Mapping[str, Any], dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
+def tested_set(state: Facts, dataset: str | None, imb_factor: float | None) -> tuple[str, float | None]:
     """Return the data set and imb_factor of a checkpoint: what it says itself, else the flags, else the defaults."""
     for key, value in (("dataset", dataset), ("imb_factor", imb_factor)):
         if key in state and value is not None and value != state[key]:
@@ -37,8 +37,3 @@ def default_imb_factor(dataset: str, given: float | None, published: float) -> f
     """Return what is given, else the default of the data set; a folder keeps its natural counts."""
     defaults = {"folder": None, "digits": DIGITS_IMB_FACTOR}
     return defaults.get(dataset, published) if given is None else given
-
-
-def first_meta_epoch(epochs: int) -> int:
-    """Return the default first epoch of stage 2: 160 of 200, rounded down, so that any length has a stage 2."""
-    return 160 * epochs // 200

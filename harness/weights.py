@@ -39,17 +39,13 @@ def mismatch(theirs: Tensor, ours: Tensor, name: str) -> str | None:
     if theirs.shape != ours.shape:
         return f"{name} is {tuple(theirs.shape)}, the one here is {tuple(ours.shape)}"
     if theirs.is_floating_point() != ours.is_floating_point() or theirs.dtype == torch.bool != ours.dtype:
-        return f"{name} is of {kind(theirs)}, the one here of {kind(ours)}"
+        their_kind, our_kind = (str(tensor.dtype).removeprefix("torch.") for tensor in (theirs, ours))
+        return f"{name} is of {their_kind}, the one here of {our_kind}"
     as_here = theirs.detach().to(ours.dtype)
     if not bool(torch.isfinite(as_here).all()):
         return f"{name} holds numbers that are not finite"
     negative = name.endswith(VARIANCE) and bool((as_here < 0).any())
     return f"{name} holds variances below 0" if negative else None
-
-
-def kind(tensor: Tensor) -> str:
-    """Return a tensor's type of numbers, for instance float32."""
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def check_tensors(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
@@ -83,11 +79,11 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
     short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
     check_bias(short, weights, source)
     missing, unexpected = (
-        sorted(name for name in some - others if not name.endswith(COUNTER))
-        for some, others in ((short.keys(), weights.keys()), (weights.keys(), short.keys()))
+        few_names(sorted(name for name in some if name not in others and not name.endswith(COUNTER)))
+        for some, others in ((short, weights), (weights, short))
     )
-    if missing or unexpected:
-        raise UserError(f"{source} does not fit: missing {few_names(missing)}, unexpected {few_names(unexpected)}")
+    if (missing, unexpected) != ("none", "none"):
+        raise UserError(f"{source} does not fit: missing {missing}, unexpected {unexpected}")
     for name, long in short.items():
         theirs, ours = weights.get(name, own[long]), own[long]
         of_head = head and f"{head}.weight".endswith(name)
@@ -102,12 +98,12 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
 def check_bias(ours: Iterable[str], weights: Mapping[str, Tensor], source: Path | str) -> None:
     """Say so if all that weights lack is the bias of their last layer: then that is another kind of layer."""
     lacking = [name for name in ours if name not in weights and not name.endswith(COUNTER)]
-    weight = weights.get(f"{lacking[0][:-4]}weight") if len(lacking) == 1 and lacking[0].endswith("bias") else None
-    if weight is not None and weight.dim() == 2:
-        layer = lacking[0].removesuffix("bias").removesuffix(".") or "layer"
+    layer, _, last = lacking[0].rpartition(".") if len(lacking) == 1 else ("", "", "")
+    weight = weights.get(f"{layer}.weight" if layer else "weight")
+    if last == "bias" and weight is not None and weight.dim() == 2:
         raise UserError(
-            f"{source} cannot be used: its {layer} has no bias, as a normalised (cosine) classifier has none; the one here "
-            "is a linear layer with a bias"
+            f"{source} cannot be used: its {layer or 'layer'} has no bias, as a normalised (cosine) classifier has none; "
+            "the one here is a linear layer with a bias"
         )
 
 

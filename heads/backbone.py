@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
-from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.weights import COUNTER, StateDict, fit_weights, network_weights
 
@@ -56,12 +55,6 @@ def make_head(num_classes: int, seed: int, features: int = FEATURES, transform: 
     return head
 
 
-def read_weights(path: Path) -> tuple[tuple[StateDict, StateDict], dict[str, Any]]:
-    """Return the weights of the backbone and of the head ("weight", "bias"), and the whole content of a checkpoint."""
-    state = load_checkpoint(path)
-    return parted_weights(state), state
-
-
 def parted_weights(state: Mapping[str, Any]) -> tuple[StateDict, StateDict]:
     """Return the weights of the backbone and of the head of a checkpoint that was read."""
     parts: tuple[StateDict, StateDict] = {}, {}
@@ -88,13 +81,14 @@ def restored_head(weights: Mapping[str, Tensor], source: Path, transform: str, f
 
 
 def load_network(
-    weights: tuple[StateDict, StateDict], num_classes: int, source: Path, seed: int = 0, fresh_head: bool = False
+    state: Mapping[str, Any], num_classes: int, source: Path, seed: int = 0, fresh_head: bool = False
 ) -> tuple[nn.Module, nn.Linear]:
-    """Return backbone and head with the weights that `read_weights` found; a fresh head is drawn from `seed` instead."""
+    """Return backbone and head with the weights of a checkpoint that was read; a fresh head is drawn from `seed` instead."""
     backbone, head = make_backbone(), make_head(num_classes, seed)
-    fit_weights(backbone, weights[0], f"{source}, the backbone,")
+    body, last = parted_weights(state)
+    fit_weights(backbone, body, f"{source}, the backbone,")
     if not fresh_head:
-        load_head(head, weights[1], source)
+        load_head(head, last, source)
     return backbone, head
 
 

@@ -121,12 +121,18 @@ def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, devic
         yield batch[0].to(device, non_blocking=cuda), batch[1].to(device, non_blocking=cuda)
 
 
-def extractor(backbone: torch.nn.Module) -> Extract:
-    """Return a function from images (N, 3, H, W) to the backbone's features (N, A), without gradients."""
+def extractor(network: torch.nn.Module) -> Extract:
+    """Return a function from images (N, 3, H, W) to the features (N, A) that a network has in eval mode, without gradients.
+
+    It is left in the mode that it has; one that returns logits too returns features first.
+    """
 
     @torch.no_grad()
     def extract(images: Tensor) -> Tensor:
-        features: Tensor = backbone(images.contiguous(memory_format=torch.channels_last))
+        training = network.training
+        found = network.eval()(images.contiguous(memory_format=torch.channels_last))
+        network.train(training)
+        features: Tensor = found[0] if isinstance(found, tuple) else found
         return features
 
     return extract
@@ -184,10 +190,14 @@ class LiveViews:
 
 @dataclass(frozen=True)
 class RowViews:
-    """K views (M, A) of a set's rows and its target (M,); every row of a batch comes from a view drawn at random."""
+    """K views (M, A) of a set's rows and its target (M,); every row of a batch comes from a view drawn at random.
+
+    `scale` is what is done to features (N, A) in float32 before they are used.
+    """
 
     views: Sequence[np.ndarray]
     target: Tensor
+    scale: Callable[[Tensor], Tensor] = lambda features: features
 
     def __len__(self) -> int:
         return len(self.target)
@@ -201,26 +211,24 @@ class RowViews:
             rows = np.empty((len(index), self.views[0].shape[1]), self.views[0].dtype)
             for k, matrix in enumerate(self.views):
                 rows[view == k] = matrix[index.numpy()[view == k]]
-            yield on_device(rows, self.target[index], group.device)
+            yield self.on_device(rows, self.target[index], group.device)
 
     def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
         """Yield this process's share of the first view."""
         for batch in parted(range(len(self))[group.share(len(self))], batch_size):
             rows = slice(batch.start, batch.stop)
-            yield on_device(np.array(self.views[0][rows]), self.target[rows], group.device)
+            yield self.on_device(np.array(self.views[0][rows]), self.target[rows], group.device)
 
-
-def on_device(rows: np.ndarray, target: Tensor, device: torch.device) -> Batch:
-    """Return features in float32 and their target on a device."""
-    return torch.from_numpy(rows).to(device).float(), target.to(device)
+    def on_device(self, rows: np.ndarray, target: Tensor, device: torch.device) -> Batch:
+        """Return scaled features and their target on a device."""
+        return self.scale(torch.from_numpy(rows).to(device).float()), target.to(device)
 
 
 @dataclass(frozen=True)
 class Batches:
     """Global batches of an experiment; `batch_size` is that of all processes together.
 
-    `parts` are the sets "train" and "meta", whose batches are drawn, "test" and perhaps "heldout". `scale` is what is done
-    to features, or to what batches have in their place, before they are used.
+    `parts` are the sets "train" and "meta", whose batches are drawn, "test" and perhaps "heldout".
     """
 
     parts: Mapping[str, LiveViews | RowViews]
@@ -228,7 +236,6 @@ class Batches:
     batch_size: int
     test_batch_size: int
     seed: int
-    scale: Callable[[Any], Any] = lambda features: features
 
     def train(self, taken: int = 0) -> Drawn:
         """Yield the training batches of one epoch after the other, without the first `taken`."""
@@ -240,12 +247,9 @@ class Batches:
 
     def test(self, name: str = "test") -> Iterator[Batch]:
         """Yield this process's share of the test set, or of the "heldout" images."""
-        return self._scaled(self.parts[name].in_order(self.test_batch_size, self.group))
+        return self.parts[name].in_order(self.test_batch_size, self.group)
 
     def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Drawn:
         part = self.parts[name]  # when the first batch is asked for: there may be no meta set
         indices = draw(len(part), self.batch_size, self.seed)
-        yield from self._scaled(part.drawn(indices, seeded(self.seed, stream), taken, self.group))
-
-    def _scaled(self, batches: Drawn) -> Drawn:
-        return ((self.scale(features), target) for features, target in batches)
+        yield from part.drawn(indices, seeded(self.seed, stream), taken, self.group)

@@ -165,12 +165,12 @@ class Folds:
         index, _ = split_meta(images.targets, flags.num_meta, len(counts), HELDOUT_SHARE)
         sets = Sets(images, images.subset(index), images, counts, [])
         task = make_task(flags, sets, head, head, self.group, flags.stages)
+        scale = scale.to(self.group.device)
         parts = {
-            "train": RowViews([self.rows[trained]], target),
-            "meta": RowViews([self.rows[trained[index]]], torch.from_numpy(sets.meta.targets)),
+            "train": RowViews([self.rows[trained]], target, scale),
+            "meta": RowViews([self.rows[trained[index]]], torch.from_numpy(sets.meta.targets), scale),
         }
-        sizes = task.batch_size, flags.test_batch_size, flags.seed
-        batches = Batches(parts, self.group, *sizes, scale.to(self.group.device))
+        batches = Batches(parts, self.group, task.batch_size, flags.test_batch_size, flags.seed)
         train, meta = batches.train(), batches.meta()
         for epoch in range(flags.epochs):
             self.check()

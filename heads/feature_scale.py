@@ -89,10 +89,9 @@ def scaled_batches(
     rows:
         Returns the views of a list, of which the first serves for tests.
     """
-    parts = {
-        name: RowViews(rows(part), torch.from_numpy(part.targets))
-        for name, part in {**sets.parts, "train": sets.trained}.items()
-    }
-    plain = (parts["train"].views if sets.joined is None else rows(sets.train))[0]
-    scale = feature_scale(plain, transform)
-    return Batches(parts, group, batch_size, test_batch_size, seed, scale.to(group.device)), scale
+    lists = {**sets.parts, "train": sets.trained}
+    views = {name: rows(part) for name, part in lists.items()}
+    scale = feature_scale((views["train"] if sets.joined is None else rows(sets.train))[0], transform)
+    placed = scale.to(group.device)
+    parts = {name: RowViews(views[name], torch.from_numpy(part.targets), placed) for name, part in lists.items()}
+    return Batches(parts, group, batch_size, test_batch_size, seed), scale

@@ -36,45 +36,23 @@ ABOUT = "about.json"  # in the folder of a set: what its name is the digest of
 
 
 @dataclass(frozen=True)
-class Shards:
-    """The files of a set of `rows` rows of `features` numbers."""
+class Shard:
+    """The file of some rows of a set, of `features` numbers each."""
 
-    folder: Path
-    rows: int
+    path: Path
+    rows: range
     features: int
 
-    def __len__(self) -> int:
-        return -(-self.rows // SHARD_ROWS)
+    def is_there(self) -> bool:
+        """Return whether it has the size that it must have."""
+        return os.path.isfile(self.path) and self.path.stat().st_size == 2 * len(self.rows) * self.features
 
-    def of(self, k: int) -> range:
-        """Return which rows shard `k` has."""
-        return range(self.rows)[k * SHARD_ROWS : (k + 1) * SHARD_ROWS]
 
-    def path(self, k: int) -> Path:
-        """Return the file of shard `k`."""
-        return self.folder / f"{k:05}.f16"
-
-    def is_there(self, k: int) -> bool:
-        """Return whether shard `k` has the size that it must have."""
-        path = self.path(k)
-        return os.path.isfile(path) and path.stat().st_size == 2 * len(self.of(k)) * self.features
-
-    def missing(self) -> list[int]:
-        """Return the shards that are not there."""
-        return [k for k in range(len(self)) if not self.is_there(k)]
-
-    def write(self, path: Path, content: bytes) -> None:
-        """Write a file whole; another run may write the same one at the same time."""
-        with replacing(path, shared=True) as file:
-            file.write_bytes(content)
-            sync(file)
-
-    def read(self) -> np.ndarray:
-        """Return the rows (M, A)."""
-        rows = np.empty((self.rows, self.features), np.float16)
-        for k in range(len(self)):
-            rows[k * SHARD_ROWS :][:SHARD_ROWS] = np.fromfile(self.path(k), np.float16).reshape(-1, self.features)
-        return rows
+def write_shared(path: Path, content: bytes) -> None:
+    """Write a file whole; another run may write the same one at the same time."""
+    with replacing(path, shared=True) as file:
+        file.write_bytes(content)
+        sync(file)
 
 
 @dataclass(frozen=True)
@@ -112,17 +90,21 @@ class FeatureCache:
         """Return the features (M, A) of a view of images, which are called `name`; compute those that are not there."""
         facts = self.group.agree(lambda: self.facts(images, view), dict)
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        shards = Shards(self.folder / f"{name}_{view}_{key}", len(images), self.features)
-        what = f"features of the {name} set, view {view}"
-        missing = self.group.broadcast_object(shards.missing() if self.group.main else [])
+        folder, what = self.folder / f"{name}_{view}_{key}", f"features of the {name} set, view {view}"
+        every = enumerate(parted(range(len(images)), SHARD_ROWS))
+        shards = [Shard(folder / f"{k:05}.f16", rows, self.features) for k, rows in every]
+        missing = self.group.broadcast_object([k for k, shard in enumerate(shards) if not shard.is_there()])
         if missing:
             self.check()
-            self.group.agree(lambda: self._begin(shards, facts) if self.group.main else None)
-            self.group.agree(lambda: check_shared(shards.folder / ABOUT))
-            self._compute(images, view, shards, missing, what)
+            self.group.agree(lambda: begin_folder(folder, facts) if self.group.main else None)
+            self.group.agree(lambda: check_shared(folder / ABOUT))
+            self._compute(images, view, [shards[k] for k in missing], what)
         elif self.group.main:
-            say(f"{what}: read from {shards.folder}")
-        return shards.read()
+            say(f"{what}: read from {folder}")
+        rows = np.empty((len(images), self.features), np.float16)
+        for shard in shards:
+            rows[shard.rows.start : shard.rows.stop] = np.fromfile(shard.path, np.float16).reshape(-1, self.features)
+        return rows
 
     def views(self, images: Mapping[str, ListedImages], count: int) -> dict[str, RowViews]:
         """Return `count` views of the training and the meta images and one of the others."""
@@ -132,39 +114,41 @@ class FeatureCache:
             parts[name] = RowViews(rows, torch.from_numpy(part.images.targets))
         return parts
 
-    def _begin(self, shards: Shards, facts: Mapping[str, Any]) -> None:
-        with writing(shards.folder):
-            shards.folder.mkdir(parents=True, exist_ok=True)
-        shards.write(shards.folder / ABOUT, json.dumps(facts, indent=1).encode())
-
-    def _compute(self, images: ListedImages, view: int, shards: Shards, missing: list[int], what: str) -> None:
+    def _compute(self, images: ListedImages, view: int, missing: list[Shard], what: str) -> None:
         """Compute the shards that are missing, each process its share.
 
         Batches begin at a shard's first row, whoever computes it: so the last bits, too, are always the same.
         """
-        rows, began = sum(len(shards.of(k)) for k in missing), time.monotonic()
+        rows, began = sum(len(shard.rows) for shard in missing), time.monotonic()
         if self.group.main and rows < len(images):
             say(f"{what}: {len(images) - rows} of {len(images)} were computed before")
-
-        def batches(share: list[int]) -> Iterator[tuple[int, range]]:
-            for k in share:
-                if not shards.is_there(k):  # another run may have made it meanwhile
-                    yield from ((k, batch) for batch in parted(shards.of(k), self.batch_size))
-
         share = missing[self.group.rank :: self.group.world_size]
-        rounds = self.group.all_gather_object(len(list(batches(share))))
+
+        def batches() -> Iterator[tuple[Shard, range]]:
+            for shard in share:
+                if not shard.is_there():  # another run may have made it meanwhile
+                    yield from ((shard, batch) for batch in parted(shard.rows, self.batch_size))
+
+        rounds = self.group.all_gather_object(len(list(batches())))
         random.Random().shuffle(share)  # so that another run rarely computes the same shard at the same time
-        wanted, begun = tee(batches(share))
+        wanted, begun = tee(batches())
         keys = ([(i, view) for i in batch] for _, batch in wanted)
         loaded = load(images, keys, self.workers, self.group.device)
-        found = ((k, half(self.extract(pixels))) for (k, _), (pixels, _) in zip(begun, loaded, strict=False))
+        found = ((shard, half(self.extract(pixels))) for (shard, _), (pixels, _) in zip(begun, loaded, strict=False))
         every = self.group.with_barriers(found, max(rounds))
         shown = progress(every, rounds[self.group.rank], what, print_freq=0 if self.group.main else None)
-        for k, parts in groupby(shown, itemgetter(0)):
-            shards.write(shards.path(k), torch.cat([features for _, features in parts]).numpy().tobytes())
+        for shard, parts in groupby(shown, itemgetter(0)):
+            write_shared(shard.path, torch.cat([features for _, features in parts]).numpy().tobytes())
         self.group.barrier()  # all are written
         if self.group.main:
-            say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {shards.folder}")
+            say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {missing[0].path.parent}")
+
+
+def begin_folder(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Make the folder of a set, and say there what its name is the digest of."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_shared(folder / ABOUT, json.dumps(facts, indent=1).encode())
 
 
 def check_shared(about: Path) -> None:

@@ -27,7 +27,7 @@ from datasets.drawn_sets import Sets
 from harness.errors import UserError
 from harness.process_group import Group, shard_sizes
 from heads.backbone import make_head
-from heads.batches import Batches, Extract, Indices, LiveViews, drawn_images
+from heads.batches import Batches, Indices, LiveViews, drawn_images, extractor
 from heads.feature_scale import FeatureScale
 from heads.head_training import Step, Task, make_task
 from heads.own_flags import OwnFlags
@@ -193,22 +193,6 @@ def check_batches(flags: OwnFlags, sets: Sets, model: nn.Module, group: Group) -
         raise UserError(f"--micro_batch {flags.micro_batch} is too small for batch norm: take {LEAST_CHUNK} or more")
 
 
-def tested_features(model: nn.Module) -> Extract:
-    """Return a function from images (N, 3, H, W) to the features (N, A) that a network has in eval mode.
-
-    It is left in train mode.
-    """
-
-    @torch.no_grad()
-    def extract(images: Tensor) -> Tensor:
-        model.eval()
-        features: Tensor = model(images.contiguous(memory_format=torch.channels_last))[0]
-        model.train()
-        return features
-
-    return extract
-
-
 def network_task(flags: OwnFlags, source: Source, group: Group) -> Task:
     """Return the backbone of `source` with a new last layer, all of it to be trained; the backbone itself is changed."""
     backbone, sets = source.backbone, source.sets
@@ -233,7 +217,7 @@ def image_shares(flags: OwnFlags, source: Source, task: Task, group: Group) -> t
     """Return the batches of a task's images, and that features are left as they are."""
     assert source.backbone is not None
     prepared, model = source.backbone.prepared, task.trained
-    extract, least = tested_features(model), least_images(model, group)
+    extract, least = extractor(model), least_images(model, group)
     images = drawn_images(source.sets, prepared, flags.seed)
     parts = {name: Shares(part, extract, flags.workers, least) for name, part in images.items()}
     batches = Batches(parts, group, task.batch_size, flags.test_batch_size, flags.seed)

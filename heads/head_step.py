@@ -237,7 +237,6 @@ def move_head(
     return loss, extra
 
 
-@torch.no_grad()
 def plain_head_step(
     head: nn.Linear, optimizer: torch.optim.Optimizer, batch: Batch, extra_batch: Batch | None = None
 ) -> PlainStepResult:
@@ -245,14 +244,12 @@ def plain_head_step(
 
     The batches are (features (N, A), target (N,)). The same as `meta_step.plain_step`.
     """
-    samples = prepare(head, None, batch, 0.0)
-    loss, extra = move_head(head, optimizer, samples, torch.zeros_like(samples.features), extra_batch)
-    return PlainStepResult(loss, samples.logits.T, extra)
+    return augmented_head_step(head, None, None, optimizer, batch, extra_batch, lam_t=0.0)
 
 
 @torch.no_grad()
 def augmented_head_step(
-    head: nn.Linear, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
+    head: nn.Linear, criterion: SemanticLoss | None, estimator: EstimatorCV | None, optimizer: torch.optim.Optimizer,
     batch: Batch, extra_batch: Batch | None = None, *, lam_t: float,
 ) -> PlainStepResult:  # fmt: skip
     """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does; with a `lam_t` of 0 without augmentation.
@@ -261,8 +258,10 @@ def augmented_head_step(
     it is given, is added to the loss.
     """
     samples = prepare(head, criterion, batch, lam_t)
-    loss, extra = move_head(head, optimizer, samples, estimator.covariance[batch[1]], extra_batch)
-    estimator.update(*batch)
+    sigma = torch.zeros_like(batch[0]) if estimator is None else estimator.covariance[batch[1]]
+    loss, extra = move_head(head, optimizer, samples, sigma, extra_batch)
+    if estimator is not None:
+        estimator.update(*batch)
     return PlainStepResult(loss, samples.logits.T, extra)
 
 

@@ -112,8 +112,7 @@ def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Cla
 
 def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> Classifier:
     """Return a head of ImageNet_iNat with its backbone, which takes images as its test does, turned as their EXIF says."""
-    weights = parted_weights(state)
-    matrix = weights[1].get("weight")
+    matrix = state["state_dict"].get("fc.weight")
     if matrix is None or matrix.dim() != 2:
         raise UserError(f"{path} holds no head: it is a backbone alone")
     classes = len(matrix)
@@ -125,7 +124,7 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
         notes.append(f"{path} does not say its data set: by its {classes} classes it is taken for {of}, see --dataset")
     if of not in LARGE_SETS:
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
-    backbone, head = load_network(weights, classes, path)
+    backbone, head = load_network(state, classes, path)
     return of_network(state, path, nn.Sequential(backbone, head), head, preparation_of(of), notes)
 
 

@@ -22,7 +22,7 @@ from harness.errors import UserError
 from harness.files import read_bytes, replacing
 from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
-from harness.schemas import Confused, Count, Images, Percent, Plain
+from harness.schemas import Confused, Count, Images, OptionalFigures, Percent, Plain
 from harness.text import printable, shown_names
 from heads.run_flags import FREE_FLAGS
 
@@ -36,18 +36,12 @@ Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
 
 
-class EpochFigures(msgspec.Struct):
-    """What a summary says of an epoch, in per cent; null is what is not defined, as of a shot group without classes."""
+class EpochFigures(OptionalFigures, kw_only=True):
+    """What a summary says of an epoch, in per cent; null is what is not defined."""
 
     epoch: Count
     acc1: Percent | None  # None: nothing was tested
     per_class: list[Percent | None]
-    mean_per_class: Percent | None = None
-    many: Percent | None = None
-    medium: Percent | None = None
-    few: Percent | None = None
-    macro_f1: Percent | None = None
-    ece: Percent | None = None
     trace_estimated: list[Shown | None] | None = None
     trace_learned: list[Shown | None] | None = None
 
@@ -77,7 +71,8 @@ class RunSummary(msgspec.Struct, kw_only=True):
         lengths = {"class_names": self.class_names}
         for which, figures in (("best", self.best), ("last", self.last)):
             for key in ("per_class", "trace_estimated", "trace_learned"):
-                lengths[f"{which}.{key}"] = getattr(figures, key) or self.class_names
+                values = getattr(figures, key)
+                lengths[f"{which}.{key}"] = self.class_names if values is None else values
         for name, values in lengths.items():
             if len(values) != len(self.cls_num_list):
                 raise ValueError(f"its {name} has {len(values)} entries for {len(self.cls_num_list)} classes")

@@ -72,18 +72,6 @@ def ambiguous(sources):
     return {name: sorted(of) for name, of in public.items() if len(set(of.values())) > 1}
 
 
-def shared_blocks(sources):
-    """Blocks of eight lines in a row, comments and blanks aside, that stand in two files."""
-    seen, found = {}, []
-    for name, source in sources.items():
-        lines = [line for line in map(str.strip, source.splitlines()) if line and not line.startswith("#")]
-        blocks = ["\n".join(lines[i : i + 8]) for i in range(len(lines) - 7)]
-        found += [
-            (name, seen[block], block) for block in blocks if len(block) > 200 and seen.setdefault(block, name) != name
-        ]
-    return found
-
-
 def test_the_root_and_its_scripts_are_small():
     assert len(list(ROOT.glob("*.py"))) <= 15
     others = {path for path in ROOT.glob("[!.]*/**/*.py") if path not in PATHS.values()}
@@ -138,13 +126,6 @@ def test_one_function_prints_what_is_not_constant():
     found = {name for name, source in {**SOURCES, **scripts}.items() if printing(source)}
     assert found == {"harness.text"}
     assert printing('print("a")\nprint(f"{x}")\nprint(x)\nprint("a", *x)\nsay(x)\nprint()') == [2, 3, 4]
-
-
-def test_nothing_is_copied():
-    benchmarks = {f"benchmarks/{path.name}": path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py")}
-    assert shared_blocks({**SOURCES, **benchmarks}) == []
-    copied = "".join(f"a_line_that_is_long_enough_to_count({number})\n" for number in range(8))
-    assert [pair[:2] for pair in shared_blocks({"a": copied, "b": f"x = 1\n# why\n\n{copied}"})] == [("b", "a")]
 
 
 def test_imports_do_no_work(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.refusals import wrong
 
-from datasets.drawing import drawn_for_tests, held_out, long_tailed_counts, split_meta
+from datasets.drawing import drawn_for_tests, held_out, split_meta
 from datasets.drawn_sets import Lists
 from datasets.examples import class_counts, united, with_meta
 from datasets.image_lists import image_list
@@ -61,25 +61,17 @@ def test_each_class_gives_its_share_and_keeps_an_image(counts, num_meta, val_fra
     meta, left = split_meta(targets, num_meta, classes, share=5)
     assert np.bincount(targets[meta], minlength=classes).tolist() == [min(num_meta, max(n // 5, 1)) for n in counts]
     assert {*meta} | {*left} == {*range(len(targets))}
-    assert {*meta} <= {*split_meta(targets, num_meta, classes)[0]}
     test = drawn_for_tests(targets, classes, val_fraction, seed)
     assert test.tolist() == sorted({*test})
-    for n, found in zip(counts, np.bincount(targets[test], minlength=classes), strict=True):
-        share = round(val_fraction * n)
-        assert found == (0 if n == 1 else 1 if share == 0 else n - 1 if share == n else share)
+    shares = [min(max(round(val_fraction * n), 1), n - 1) for n in counts]  # at least one, and not all
+    assert np.bincount(targets[test], minlength=classes).tolist() == shares
 
 
 def test_images_are_drawn_and_not_cut():
-    whole = listed([3 * k for k in range(99)])
-    for train, rest in ((whole.subset(np.arange(50)), [*range(50, 99)]), (whole, [*range(99)])):
-        assert {*numbers(held_out(train, whole, [], 9)[0])} != {3 * k for k in rest[:9]}
+    whole = of_counts([99])
+    for train, rest in ((whole.subset(np.arange(50)), whole.items[50:]), (whole, whole.items)):
+        assert {*held_out(train, whole, [], 9)[0].items} != {*rest[:9]}
     assert len({tuple(drawn_for_tests(whole.targets, 1, 0.2, seed)) for seed in range(5)}) == 5
-
-
-@given(st.integers(2, 30), st.floats(0.01, 1), st.integers(40, 5000))
-def test_long_tailed_counts(classes, imb_factor, img_max):
-    counts = long_tailed_counts(img_max, classes, imb_factor)
-    assert counts == [int(img_max * imb_factor ** (k / (classes - 1))) for k in range(classes)]
 
 
 def of_counts(counts, first=0):
@@ -109,13 +101,19 @@ def test_sets_that_are_drawn(draw, counts, more, trained, heldout, notes):
     assert class_counts(sets.meta) == [min(more[0], max(n // share, 1)) for n in class_counts(source)]
     assert sets.cls_num_list == class_counts(sets.train)
     assert len({*numbers(sets.trained)}) == len(sets.trained)
-    assert not heldout or not {*numbers(sets.heldout)} & {*numbers(sets.trained), *numbers(sets.meta)}
     assert draw != "share" or {*numbers(sets.meta)} <= {*numbers(sets.train)}
+
+
+def test_images_to_choose_on_are_trained_on_unless_they_are_kept():
+    train, val = of_counts([9, 9, 9]), of_counts([2, 2, 2], 100)
+    lists = Lists(train, train, val, "take out", [], val)
+    assert (lists.sets(1, 5).heldout, len(lists.sets(1, 5).train)) == (val, 24)
+    told = "the 6 images of a list are trained on too: --select_on heldout keeps them to choose the best epoch"
+    assert (lists.sets(1).notes, numbers(lists.sets(1).train)[24:]) == ([told], numbers(val))
 
 
 REFUSED = [
     ([50, 0, 50], [10], "no training image in a list for these classes: 1 (1)"),
-    ([10, 9, 10], [10], "--num_meta 10 would take every training image (the largest class has 10): lower it"),
     ([50, 50, 50], [10, 0, False, 0.001], "--imb_factor 0.001 leaves class 2 no image"),
     ([4, 3, 3], [1, -1], "no class has an image to hold out: add images, lower --num_meta"),
 ]

@@ -20,27 +20,24 @@ GOOD = {"features": np.random.default_rng(0).standard_normal((5, 3), dtype=np.fl
 
 def save(path, arrays, texts=None, compressed=False):
     """Save arrays or tensors in the format of the file's ending, and return its path."""
-    if path.suffix == ".npz":
-        (np.savez_compressed if compressed else np.savez)(path, **arrays)
+    if path.suffix.lower() == ".npz":
+        with path.open("wb") as file:
+            (np.savez_compressed if compressed else np.savez)(file, **arrays)
     else:
         save_file({name: torch.as_tensor(array).contiguous() for name, array in arrays.items()}, path, texts)
     return path
 
 
-KINDS = [
-    *((".npz", kind) for kind in ("<f2", "<f4", "<f8", ">f2", ">f4", ">f8", "g")),
-    *((".safetensors", kind) for kind in (torch.float16, torch.bfloat16, torch.float32, torch.float64)),
-]
+KINDS = ["<f2", "<f4", "<f8", ">f2", ">f4", "g", torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-@pytest.mark.parametrize(("ending", "kind"), KINDS)
-def test_what_is_written_comes_back(tmp_path, ending, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_comes_back(tmp_path, kind):
     classes, names, split = ["b", "a b", "é"], [f"row {k}" for k in range(5)], ["train", "val", "meta", "train", "val"]
-    if ending == ".npz":
+    if isinstance(kind, str):
         made = GOOD["features"].astype(kind, order="F")
-        words = {"class_names": np.array(classes), "paths": np.array(names), "split": np.array(split)}
-        arrays = {"features": made, "labels": LABELS.astype("u1"), "more": np.array([None]), **words}
-        path = save(tmp_path / "a.npz", arrays)
+        words = {"class_names": classes, "paths": names, "split": split, "more": [None]}
+        path = save(tmp_path / "a.npz", {"features": made, "labels": LABELS.astype("u1"), **words})
     else:
         tensor = torch.from_numpy(GOOD["features"]).to(kind)
         texts = {"class_names": json.dumps(classes), "names": json.dumps(names), "split": "by me"}
@@ -54,12 +51,12 @@ def test_what_is_written_comes_back(tmp_path, ending, kind):
     assert (table.split.tolist(), table.names) == (split, names)
 
 
-WORDS = np.array(["11", "2é", "1", "1", "11"])
+WORDS = ["11", "2é", "1", "1", "11"]
 LABELLED = [  # what is changed, in both formats or in .npz alone: the targets and the names of the classes
-    *(({"labels": np.array(own)}, own, None) for own in ([1, 3, 3, 1, 1], [1] * 5)),
-    ({"labels": np.array([1, 3, 2, 2, 1]), "class_names": np.array(list("abcd"))}, [1, 3, 2, 2, 1], list("abcd")),
+    *(({"labels": own}, own, None) for own in ([1, 3, 3, 1, 1], [1] * 5)),
+    ({"labels": [1, 3, 2, 2, 1], "class_names": list("abcd")}, [1, 3, 2, 2, 1], list("abcd")),
     ({"labels": WORDS}, [1, 2, 0, 0, 1], ["1", "11", "2é"]),  # in the order of the alphabet
-    ({"labels": WORDS, "class_names": np.array(["2é", "1", "11"])}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
+    ({"labels": WORDS, "class_names": ["2é", "1", "11"]}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
 ]
 
 
@@ -72,18 +69,16 @@ def test_labels_that_leave_classes_out_or_are_words(tmp_path, change, targets, c
 
 @pytest.mark.parametrize("ending", ARRAY_ENDINGS)
 def test_the_features_alone_have_a_digest_and_are_enough_for_prediction(tmp_path, ending):
-    path = save(tmp_path / f"a{ending}", {"features": GOOD["features"], "names": np.arange(5) - 7})
-    table = read_features(path.rename(tmp_path / f"b{ending.upper()}"), labelled=False)
-    assert (table.targets, table.class_names, table.split, len(table)) == (None, None, None, 5)
-    assert "its array labels is not there" in wrong(read_features, tmp_path / f"b{ending.upper()}")
-    assert table.names == ["-7", "-6", "-5", "-4", "-3"]
-    assert read_features(save(path, GOOD), labelled=False).targets.tolist() == LABELS.tolist()  # where there are some
-    digest = read_features(save(tmp_path / "c.npz", GOOD, compressed=True)).digest
-    assert read_features(path).digest == table.digest == digest  # not of the format, the compression or the name
-    other = GOOD["features"].copy()
-    other[-1, -1] = np.nextafter(other[-1, -1], np.float32(9))
-    for changed in (other, other.astype(np.float16), GOOD["features"][::-1].copy()):
-        assert read_features(save(path, GOOD | {"features": changed})).digest != digest
+    path = save(tmp_path / f"a{ending.upper()}", {"features": GOOD["features"], "names": np.arange(2, 7)})
+    table = read_features(path, labelled=False)
+    assert (table.targets, table.class_names, table.split, table.names) == (None, None, None, list("23456"))
+    assert "its array labels is not there" in wrong(read_features, path)
+    other = read_features(save(tmp_path / "b.npz", GOOD, compressed=True), labelled=False)
+    assert (other.digest, other.targets.tolist()) == (table.digest, LABELS.tolist())  # labels where there are some
+    changed = GOOD["features"].copy()
+    changed[-1, -1] = np.nextafter(changed[-1, -1], np.float32(9))
+    for one in (changed, changed.astype(np.float16), GOOD["features"][::-1].copy()):
+        assert read_features(save(path, {"features": one}), labelled=False).digest != table.digest
 
 
 def features(value, row=2, kind=np.float32):
@@ -95,10 +90,8 @@ def features(value, row=2, kind=np.float32):
 
 BOTH = [  # what is changed, what is said
     ({"features": np.ones((5, 3, 1))}, "features is (5, 3, 1) of float64: write rows x features"),
-    ({"features": np.ones((5, 3), int)}, "features is (5, 3) of int64"),
     ({"features": np.ones((0, 3)), "labels": LABELS[:0]}, "features is (0, 3) of float64"),
     (features(np.nan), "features has values that are not finite as float32 in 3 of 5 rows, row 2, 3, 4"),
-    (features(-np.inf, 4, np.float16), "not finite as float16 in 1 of 5 rows, row 4: correct"),
     (features(1e39, 3, np.float64), "not finite as float32 in 2 of 5 rows, row 3, 4: correct"),
     ({"labels": LABELS[:4]}, "labels has 4 entries, but features has 5 rows"),
     ({"labels": LABELS[:, None]}, "labels is not one row of integers or of words"),
@@ -111,9 +104,9 @@ BOTH = [  # what is changed, what is said
 ONLY_NPZ = [
     ({"features": np.ones((5, 3)).view("V2")[:, :3]}, "features is (5, 3) of void16"),
     ({"labels": LABELS.astype(object)}, "(Object arrays cannot be loaded when allow_pickle=False): write it"),
-    ({"labels": WORDS, "class_names": np.array(["1", "11"])}, "labels has '2é' in row 1: labels count from 0 and lie"),
-    ({"class_names": np.array(["a", "b"])}, "labels has '2' in row 1: labels count from 0 and lie below 2"),
-    ({"class_names": np.array(["a", "b", "a"])}, "class_names is empty or names a class twice"),
+    ({"labels": WORDS, "class_names": ["1", "11"]}, "labels has '2é' in row 1: labels count from 0 and lie"),
+    ({"class_names": ["a", "b"]}, "labels has '2' in row 1: labels count from 0 and lie below 2"),
+    ({"class_names": ["a", "b", "a"]}, "class_names is empty or names a class twice"),
 ]
 CASES = [*((ending, *case) for ending in ARRAY_ENDINGS for case in BOTH), *((".npz", *case) for case in ONLY_NPZ)]
 
@@ -132,17 +125,17 @@ def test_what_is_no_file_of_features_is_named(tmp_path):
         assert f"{name} is no file that ends in .npz or .safetensors" in wrong(read_features, tmp_path / name)
     for ending in ARRAY_ENDINGS:
         assert "its array features is not there" in wrong(read_features, save(tmp_path / f"a{ending}", {"labels": LABELS}))
-        for content in (b"", b"x", (tmp_path / "a.npy").read_bytes(), b"\x80\x04N."):
+        for content in (b"", (tmp_path / "a.npy").read_bytes(), b"\x80\x04N."):
             (tmp_path / f"b{ending}").write_bytes(content)
             assert f"cannot be read as {ending} (" in wrong(read_features, tmp_path / f"b{ending}")
-    for words in ("", "[", '"ab"', "[1.5]", "[null]", '{"a": 1}', "[[1], 2]", "[" * 10**5):
+    for words in ("", '"ab"', "[1.5]", '{"a": 1}', "[[1], 2]", "[" * 10**5):
         assert str(tmp_path) in wrong(read_features, save(tmp_path / "a.safetensors", GOOD, {"class_names": words}))
 
 
 HEADER = "{'descr': %s, 'fortran_order': False, 'shape': %s, }"
 HEADERS = [
     HEADER % ("'<f4'", "(1000000000, 100000)"), HEADER % ("'<U500000000'", "(5,)"), HEADER % ("'<f4'", f"({10**30}, 3)"),
-    HEADER % ("'<f4'", "(True, 3)"), HEADER % ("'<f4'", "(5, 3"), "(" * 5000, "-" * 9000 + "1", "\\",
+    HEADER % ("'<f4'", "(True, 3)"), "(" * 5000, "\\",
 ]  # fmt: skip
 
 

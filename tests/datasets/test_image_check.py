@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 from support.data import write_image
-from support.image_lists import ALONE
+from support.image_lists import ALONE, CPU
 from support.refusals import wrong
 
 from datasets.drawn_sets import Lists
 from datasets.examples import class_counts
-from datasets.image_check import check_readable, readable_sets
+from datasets.image_check import check_readable, readable_sets, refuse_faults
 from datasets.image_lists import image_list
-from harness.errors import UserError
+from harness.errors import Stopped, UserError
+from harness.process_group import Group
 
 COUNTS = {"train": (9, 7, 6), "val": (4, 4, 4), "test": (2, 2, 2)}
 
@@ -58,6 +59,8 @@ def test_meta_images_are_drawn_from_those_that_can_be_read(lists, draw, total, t
     assert not bad & set.union(*map(named, sets.parts.values()))
     assert sum(f"--skip_bad: 2 of {total} images cannot be read and are left out" in note for note in sets.notes) == 1
     assert sets.cls_num_list[1] == trained
+    spoil(named(sets.train))
+    check_readable(sets, ALONE)  # which are not read again
 
 
 def test_only_images_that_are_used_must_be_readable(lists, tmp_path):
@@ -73,6 +76,12 @@ def test_only_images_that_are_used_must_be_readable(lists, tmp_path):
     assert str(bad) in wrong(check_readable, sets, ALONE)
 
 
+def test_all_processes_but_the_first_leave_without_a_word():
+    with pytest.raises(Stopped, match=r"^$") as stopped:
+        refuse_faults({"a.png": "a.png is missing"}, [], Group(1, 2, CPU), skippable=True)
+    assert stopped.value.status == 2
+
+
 def test_transparent_images_are_counted_once(lists, capsys):
     sets = replace(lists, test=lists.source).sets(2)  # whose meta images are test images too
     for path in sorted(named(sets.meta))[:3]:
@@ -83,16 +92,13 @@ def test_transparent_images_are_counted_once(lists, capsys):
 
 
 def test_what_is_not_there_is_listed_with_what_cannot_be_read(lists, tmp_path):
-    before, paths = lists.sets(2).digests(), [path for path in sorted((tmp_path / "train").iterdir()) if path.stem[2:] > "1"]
+    paths = [path for path in sorted((tmp_path / "train").iterdir()) if path.stem[2:] > "1"]
     for path, make in zip(paths, [None] * 10 + [os.mkdir, os.mkfifo], strict=False):
         path.unlink()
         if make:
             make(path)
     spoil(paths[12:])
-    lists = replace(lists, train=replace(lists.train))  # looked at anew
-    digests = lists.sets(2).digests()
-    assert digests != before
-    assert ", 12 of them missing (" in digests["train images"]
+    assert ", 12 of them missing (" in lists.sets(2).digests()["train images"]
     with pytest.raises(UserError, match=r"^16 of 34 images cannot be read, see above: ") as error:
         check_readable(lists.sets(2), ALONE)
     for words, number in (("is missing: ", 10), ("cannot be read as an image", 4), ("is not an image file", 2)):

@@ -1,11 +1,8 @@
 """Small images and trainings that several tests of the harness go on from."""
 
-import shlex
-
-import numpy as np
 import pytest
-from PIL import Image
-from support.data import crt_checkpoint, write_image
+from support.data import crt_checkpoint
+from support.image_lists import class_folders, save_noise
 
 # A network that draws from every global generator.
 NETWORK = """
@@ -33,29 +30,26 @@ class Drawing(nn.Module):
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """Folders of three classes with 14, 12 and 10 training images and 3 test images, and a network in `drawing.py`."""
-    root, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("photos")
     for k, count in enumerate((14, 12, 10)):
         for split, number in (("train", count), ("test", 3)):
-            (root / split / f"class{k}").mkdir(parents=True)
-            for i in range(number):
-                noise = draw.integers(60 * k, 60 * k + 130, (32, 32, 3), np.uint8)
-                Image.fromarray(noise).save(root / split / f"class{k}" / f"{i}.png")
+            save_noise(root / split / f"class{k}", [f"{i}.png" for i in range(number)], number)
     (root / "drawing.py").write_text(NETWORK)
     return root
 
 
 @pytest.fixture(scope="session")
 def small_training(photos):
-    """Flags of a run of four epochs of four steps, the last two epochs in stage 2."""
+    """A command: a run of four epochs of four steps, the last two epochs in stage 2."""
     flags = "--imb_factor 0.6 --num_meta 2 --batch-size 8 --no-cuda --threads 1 --epochs 4 --meta_start 2 --lam 0.5"
     more = "--save_name a -p 1 --arch drawing:Drawing --select_on heldout --num_heldout 1"
-    return ["--dataset", "folder", "--data_root", photos, *flags.split(), *more.split()]
+    return f"MetaSAug_LDAM_train.py --dataset folder --data_root {photos} {flags} {more}"
 
 
 @pytest.fixture(scope="session")
 def whole(photos, small_training, run_in):
     """The folder of such a run that nothing stopped."""
-    run_in("MetaSAug_LDAM_train.py", *small_training, "--workdir", photos / "whole", cwd=photos)
+    run_in(f"{small_training} --workdir whole", cwd=photos)
     return photos / "whole" / "checkpoint" / "ours" / "0"
 
 
@@ -63,15 +57,13 @@ def whole(photos, small_training, run_in):
 def large_photos(tmp_path_factory):
     """Folders of three classes with 6, 4 and 2 training images, and a cRT checkpoint."""
     root = tmp_path_factory.mktemp("large_photos")
-    for k, count in enumerate((6, 4, 2)):
-        for split, number in (("train", count), ("meta", 1), ("val", 1)):
-            for i in range(number):
-                write_image(root / "my" / split / f"class{k}" / f"{i}.png", 10 * k + i)
+    class_folders(root / "my", (6, 4, 2))
     crt_checkpoint(root / "crt.pth", 3)
     return root
 
 
 @pytest.fixture(scope="session")
 def large_training(large_photos):
-    """Flags of a training on them."""
-    return shlex.split(f"--dataset custom --data_root {large_photos}/my --pretrained {large_photos}/crt.pth --no-cuda -p 1")
+    """A command: a training on them."""
+    data = f"--dataset custom --data_root {large_photos}/my"
+    return f"ImageNet_iNat/train.py {data} --pretrained {large_photos}/crt.pth --no-cuda -p 1 --workers 0"

@@ -48,9 +48,8 @@ def trained(method, enabled, device, net="resnet8", seed=0):
     return {name: value.cpu() for name, value in both.items()}, take
 
 
-@pytest.mark.parametrize("method", METHODS[3:])
-def test_elsewhere_every_step_is_called_as_it_is(method):
-    (ours, take), (theirs, _) = (trained(method, enabled, CPU) for enabled in (True, False))
+def test_elsewhere_every_step_is_called_as_it_is():
+    (ours, take), (theirs, _) = (trained("trained on", enabled, CPU) for enabled in (True, False))
     torch.testing.assert_close(ours, theirs, rtol=1e-15, atol=1e-15)
     assert not take.enabled
 

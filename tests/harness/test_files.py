@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from support.refusals import refusal
 
-from harness.files import check_output, previous, replacing, set_earlier_aside
+from harness.files import previous, replacing, set_earlier_aside
 
 
 def replace(path, text, keep_previous=False):
@@ -43,17 +42,6 @@ def test_two_that_write_a_shared_file_at_once_leave_one_of_them_whole(tmp_path):
     assert contents(tmp_path) == {"a": "longer"}  # which ended last
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize(("old", "kept"), [({}, ""), ({"x": "old"}, "; it is unchanged")])
-def test_a_full_disk_is_said_and_the_file_stays(tmp_path, old, kept):
-    for name, text in old.items():
-        (tmp_path / name).write_text(text)
-    (tmp_path / "x.tmp").symlink_to("/dev/full")
-    with refusal(f"x cannot be written (No space left on device){kept}: free disk space"):
-        replace(tmp_path / "x", "new")
-    assert contents(tmp_path) == old
-
-
 def test_earlier_files_are_set_aside_again_and_again(tmp_path, monkeypatch):
     """Also beside a run that does so at the same moment."""
     plain = Path.mkdir
@@ -69,12 +57,3 @@ def test_earlier_files_are_set_aside_again_and_again(tmp_path, monkeypatch):
         assert set_earlier_aside(tmp_path, ["a", "b"]) == tmp_path / "earlier" / number
         assert contents(tmp_path / "earlier" / number) == {"a": number}
     assert set_earlier_aside(tmp_path, ["a", "b"]) is None
-
-
-def test_pipes_and_devices_are_not_replaced(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path):
-        for write in (lambda path: replace(path, "new"), check_output):
-            with refusal("a folder, a pipe or a device"):
-                write(path)
-    assert (tmp_path / "pipe").is_fifo()

@@ -72,9 +72,6 @@ def test_schedule_is_the_published_one_at_200_epochs_and_scales(epochs, drops):
 
 def test_devices(monkeypatch):
     assert choose_device(0, no_cuda=True).type == "cpu"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device(0, no_cuda=False).type == "mps"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(1, no_cuda=False) == torch.device("cuda", 1)

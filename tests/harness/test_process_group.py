@@ -178,7 +178,6 @@ def test_ranks_that_disagree_stop_and_one_line_says_in_what(launch, tmp_path, fu
 
 
 STOP, DIE = "os.kill(os.getpid(), signal.SIGSTOP)", "os._exit(7)"
-GONE = "rank {} of 3 is gone, is stopped or took longer than --timeout {} s over a step: see what it printed, then"
 
 
 @pytest.mark.parametrize(
@@ -188,29 +187,29 @@ GONE = "rank {} of 3 is gone, is stopped or took longer than --timeout {} s over
 def test_all_name_the_rank_at_fault_and_rank_0_saves(start, worker, tmp_path, at_fault, act, limit):
     """A rank that is stopped goes on when the others have ended, and hears of it."""
     ranks = begin(start, 3, worker, "trouble", each=[{"ACT": act * (k == at_fault)} for k in range(3)], LIMIT=str(limit))
-    errs = {k: ranks[k].communicate()[1] for k in range(3) if k != at_fault}
+    others = [k for k in range(3) if k != at_fault]
+    errs = {k: ranks[k].communicate()[1] for k in others}
     if act == STOP:
-        assert ranks[at_fault].poll() is None
         ranks[at_fault].send_signal(signal.SIGCONT)
-    own = ranks[at_fault].communicate()[1]
-    for k, err in errs.items():
-        told = "worker.py: error: " + (f"rank {k}: " if k else "") + GONE.format(at_fault, limit)
-        assert err.endswith(f"{told} start again with --resume auto\n"), err  # PyTorch may warn before
-    if act == DIE:
-        assert (ranks[at_fault].returncode, own) == (7, "")
-    assert all(rank.returncode == 2 for k, rank in enumerate(ranks) if (k, act) != (at_fault, DIE))
-    assert "Traceback" not in own + "".join(errs.values())
-    assert all(float(path.read_text()) < 2 * limit + 5 for path in tmp_path.glob("waited *"))
+    errs[at_fault] = ranks[at_fault].communicate()[1]
+    assert "Traceback" not in str(errs)
+    for k, rank in enumerate(ranks):
+        assert rank.returncode == (7 if (k, act) == (at_fault, DIE) else 2), errs
+    for k in others:
+        told = f"error: {f'rank {k}: ' if k else ''}rank {at_fault} of 3 is gone, is stopped or took longer than"
+        end = f" --timeout {limit} s over a step: see what it printed, then start again with --resume auto\n"
+        assert errs[k].endswith(told + end)  # PyTorch may warn before
+        assert float((tmp_path / f"waited {k}").read_text()) < 2 * limit + 5
     if (at_fault, act) != (0, DIE):
         with small_run(tmp_path / "trouble", "--resume auto") as run:
             assert run.meter.steps == 3
 
 
 def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(start, large_training, tmp_path):
-    flags = "--cache_features 1 --cache_dir cache --workers 0 --batch_size 2 --timeout 3"
+    flags = "--cache_features 1 --cache_dir cache --batch_size 2 --timeout 3"
     small = "--test_batch_size 2"  # so that none takes so long over a batch
     stop = {"STOP_AT": "2", "STOP_BY": str(int(signal.SIGSTOP))}
-    first, second = begin(start, 2, f"ImageNet_iNat/train.py {flags} {small}", *large_training, each=[stop, {}])
+    first, second = begin(start, 2, f"{large_training} {flags} {small}", each=[stop, {}])
     for rank, process in (("rank 1: ", second), ("", first)):
         if process is first:
             assert first.poll() is None
@@ -224,8 +223,7 @@ def test_a_training_whose_first_process_is_stopped_is_saved_when_it_goes_on(star
 
 @pytest.mark.parametrize(
     ("world", "ranks", "master"),
-    [(2, [1], "127.0.0.1"), (3, [0, 1], "127.0.0.1"), (3, [0, 0], "127.0.0.1"), (2, [0], "no.such.invalid")],
-    ids=["no rank 0", "no rank 2", "rank 0 twice", "no such host"],
+    [(2, [1], "127.0.0.1"), (3, [0, 0], "127.0.0.1"), (2, [0], "no.such.invalid")],
 )
 def test_processes_that_cannot_come_together_say_why(start, worker, world, ranks, master):
     common = {**places(world)[0], "LIMIT": "3", "MASTER_ADDR": master}

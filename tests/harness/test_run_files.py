@@ -25,11 +25,10 @@ def kill():
     raise CutError
 
 
-@pytest.mark.parametrize("epochs", [5, 8])
-def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_before(tmp_path, epochs):
+def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_before(tmp_path):
     train(tmp_path, rights=(1, 2, 0, 3), killed_in=3)
     assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path)["epoch"]) == (4, 3)
-    train(tmp_path, GO_ON, epochs, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
+    train(tmp_path, GO_ON, 8, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
     best = json.loads((tmp_path / "a_summary.json").read_text())["best"]
     assert (best["epoch"], best["acc1"]) == (1, 50)
     assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path, "ckpt")["best_acc1"]) == (2, 50)
@@ -54,13 +53,13 @@ def test_a_best_file_that_something_else_took_is_refused_by_name(tmp_path, spoil
 
 def test_a_file_that_the_run_begins_with_is_never_replaced(large_training, run, refused, tmp_path):
     """A finished head, given as --pretrained to a run of the same name."""
-    command = "ImageNet_iNat/train.py --cache_features 1 --workers 0 --epochs 1"
-    run(command, *large_training)
+    command = f"{large_training} --cache_features 1 --epochs 1"
+    run(command)
     before = files_of(tmp_path / "checkpoint")
     path = tmp_path / "checkpoint/ours/custom/MetaSAug_custom_ckpt.pth.tar"
-    line = refused(command, *large_training, "--pretrained", path)
+    line = refused(f"{command} --pretrained {path}")
     assert f"{path} is a file that this run replaces: give the run another --save_name" in line
     assert files_of(tmp_path / "checkpoint") == before
-    run(f"{command} --save_name further", *large_training, "--pretrained", path)
+    run(f"{command} --save_name further --pretrained {path}")
     inner = torch.load(path, weights_only=True)["state_dict"]["classifier"]["fc.weight"]
     assert not torch.equal(saved_state(path.parent, "last", "further")["state_dict"]["fc.weight"], inner)

@@ -3,7 +3,8 @@
 import fcntl
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from support.refusals import refusal
@@ -48,9 +49,10 @@ def test_a_signal_leaves_a_wait_for_data_at_once_and_a_step_when_it_is_done(tmp_
 
 def test_a_signal_that_is_ignored_from_the_start_stays_so_and_loading_processes_may_die():
     """PyTorch's handler, which raises when one of these does, is taken off at the first signal."""
-    before = [(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))]
-    before += [(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: pytest.fail("a loading process died")))]
-    try:
+    handlers = {signal.SIGHUP: signal.SIG_IGN, signal.SIGCHLD: lambda *_: pytest.fail("a loading process died")}
+    with ExitStack() as after:
+        for number, handler in handlers.items():
+            after.callback(signal.signal, number, signal.signal(number, handler))
         with Signals() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not signals.asked
@@ -60,31 +62,40 @@ def test_a_signal_that_is_ignored_from_the_start_stays_so_and_loading_processes_
                 os._exit(1)
             os.waitpid(child, 0)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
-def test_a_signal_to_a_run_and_its_loading_processes_saves(large_training, start, after_line, tmp_path):
-    process = start("ImageNet_iNat/train.py --workers 2 --batch_size 2 --epochs 50", *large_training)
-    after_line(process, 1, r"\[\d/6\]")
-    folder = tmp_path / "checkpoint/ours/custom"
-    run = int((folder / "MetaSAug_custom.lock").read_text().split()[1])
-    os.killpg(run, signal.SIGINT)  # as a terminal does
+@pytest.mark.parametrize(
+    ("whole", "number", "status", "words"),
+    [
+        (True, signal.SIGINT, 130, "to resume, give the same command with --resume auto"),  # as a terminal does
+        (False, signal.SIGKILL, 2, "error: a loading process was killed, as a system does that lacks memory"),
+    ],
+)
+def test_a_loading_process_that_is_killed_ends_the_run_in_a_line(
+    large_training, start, after_line, tmp_path, whole, number, status, words
+):
+    """Alone, or with the run, which then saves."""
+    process = start(f"{large_training} --workers 1 --epochs 500")
+    after_line(process, 1, r"\[\d/\d\]")
+    run = (tmp_path / "checkpoint/ours/custom/MetaSAug_custom.lock").read_text().split()[1]
+    if whole:
+        os.killpg(int(run), number)
+    else:
+        os.kill(int(Path(f"/proc/{run}/task/{run}/children").read_text().split()[-1]), number)
     _, err = process.communicate()
-    assert process.returncode == 130, err
-    assert "--resume auto" in err
-    assert len(err.splitlines()) == 1
-    assert saved_state(folder, name="MetaSAug_custom")["resume"]["meta_taken"] >= 1
+    assert process.returncode == status, err
+    *before, last = err.splitlines()
+    assert words in last
+    assert not whole or (not before and [*tmp_path.rglob("*_resume.pth.tar")])
 
 
 def test_a_lock_keeps_a_second_run_out_until_the_first_dies(photos, small_training, start, after_line, refused, tmp_path):
-    command = ["MetaSAug_CE_train.py", *small_training, "--arch", "resnet8", "--workdir", tmp_path, "--epochs", "1000000"]
-    process = start(*command)
+    command = f"{small_training} --arch resnet8 --workdir {tmp_path} --epochs 1000000"
+    process = start(command)
     after_line(process, 1, r"\[\d+/\d+\]")
     lock = tmp_path / "checkpoint/ours/0/a.lock"
     before = set(lock.parent.iterdir())
-    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait or" in refused(*command)
+    assert f"a.lock is held by {lock.read_text()}, which writes the same files: wait or" in refused(command)
     assert before <= set(lock.parent.iterdir())
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -21,6 +21,7 @@ from harness.checkpoint import save_checkpoint
 from resnet import build_model
 
 LDAM, CE, TEST, REPORT = "MetaSAug_LDAM_train.py", "MetaSAug_CE_train.py", "MetaSAug_test.py", "report.py"
+PREDICT = "predict.py"
 HEAD, HEAD_TEST, LISTS = "ImageNet_iNat/train.py", "ImageNet_iNat/test.py", "ImageNet_iNat/data/prepare_lists.py"
 TALKING = """
 from tiny_networks import Pair
@@ -37,9 +38,9 @@ PATIENCE = 120  # seconds
 def shell(run, tmp_path):
     """Run a script with redirections of a shell; return what it said and its exit status."""
 
-    def call(redirections, script, *words, before="", **variables):
-        line = f'{{ {before} "$PYTHON" {ROOT / script} "$@"; echo $? >{tmp_path}/status; }} {redirections}'
-        result = run("sh", "-c", line, "sh", *words, **variables)
+    def call(redirections, command, before="", **variables):
+        line = f'{{ {before} "$PYTHON" {ROOT}/{command}; echo $? >{tmp_path}/status; }} {redirections}'
+        result = run("sh", "-c", line, **variables)
         return result.stdout, result.stderr, int((tmp_path / "status").read_text())
 
     return call
@@ -52,30 +53,31 @@ def inputs(tmp_path):
     save_checkpoint({**state, "state_dict": build_model("resnet8", 10).state_dict()}, tmp_path / "x.pth.tar")
     write_image(tmp_path / "x.png", 0)
     write_run(tmp_path / "runs", "a", log=False)
-    checkpoint = ["--no-cuda", "--checkpoint_path", "x.pth.tar"]
-    return {TEST: checkpoint, "predict.py": [*checkpoint, "x.png"], REPORT: ["runs"]}
+    checkpoint = "--no-cuda --checkpoint_path x.pth.tar"
+    return {TEST: checkpoint, PREDICT: f"{checkpoint} x.png", REPORT: "runs"}
 
 
-@pytest.mark.parametrize("script", [CE, TEST, "predict.py", REPORT, HEAD, HEAD_TEST, LISTS, "scripts/sweep.py"])
+@pytest.mark.parametrize("script", [CE, TEST, PREDICT, REPORT, HEAD, HEAD_TEST, LISTS, "scripts/sweep.py"])
 def test_a_full_disk_behind_stdout_is_said(shell, inputs, script):
-    _, err, status = shell(">/dev/full", script, *inputs.get(script, ["--help"]))
+    _, err, status = shell(">/dev/full", f"{script} {inputs.get(script, '--help')}")
     told = "error: stdout cannot be written (No space left on device)"
     assert (err, status) == (f"{Path(script).name}: {told}\n", 2)
 
 
-def test_a_reader_that_is_gone_ends_a_command_quietly(shell, inputs):
-    assert shell("| true", REPORT, *inputs[REPORT], before="trap '' PIPE;") == ("", "", 141)
+@pytest.mark.usefixtures("inputs")
+def test_a_reader_that_is_gone_ends_a_command_quietly(shell):
+    assert shell("| true", f"{REPORT} runs", before="trap '' PIPE;") == ("", "", 141)
 
 
 @pytest.mark.parametrize("lines", [10, 13])  # in the middle of the first epoch, at the end of it
 def test_a_training_that_nobody_reads_goes_on_to_the_same_bytes(small_training, photos, whole, shell, run, tmp_path, lines):
-    words = [LDAM, *small_training, "--workdir", tmp_path]
-    _, *told = shell(f"| head -n {lines}", *words, cwd=photos)
+    command = f"{small_training} --workdir {tmp_path}"
+    _, *told = shell(f"| head -n {lines}", command, cwd=photos)
     go_on = "to resume, give the same command with --resume auto"
     assert told == [f"{LDAM}: the reader of its output has exited; {go_on}\n", 141]
     folder = tmp_path / "checkpoint/ours/0"
     assert saved_state(folder)["epoch"] + saved_state(folder)["resume"]["meter"]["steps"] > 0
-    run(*words, "--resume", "auto", cwd=photos)
+    run(f"{command} --resume auto", cwd=photos)
     for name in ("last", "ckpt", "resume"):
         assert differences(saved_state(folder, name), saved_state(whole, name)) == []
 
@@ -92,7 +94,7 @@ def test_what_a_network_that_prints_had_moved_is_not_saved(shell, tmp_path):
 
 
 def test_a_mistake_that_cannot_be_said_keeps_its_status(shell):
-    assert shell("2>/dev/full", LISTS, "iNaturalist17", fresh=True) == ("", "", 2)
+    assert shell("2>/dev/full", f"{LISTS} iNaturalist17", fresh=True) == ("", "", 2)
 
 
 def on_its_terminal():
@@ -120,25 +122,25 @@ def test_a_training_whose_terminal_goes_away_is_saved(environment, tmp_path):
 
 @pytest.mark.parametrize(
     ("script", "module"),
-    [(LDAM, "torch"), (LDAM, "data_utils"), (CE, "torch"), (TEST, "torch"), ("predict.py", "numpy"),
+    [(LDAM, "torch"), (LDAM, "data_utils"), (CE, "torch"), (TEST, "torch"), (PREDICT, "numpy"),
      (REPORT, "harness.errors"), (HEAD, "torch"), (HEAD_TEST, "torch"), (LISTS, "harness.flag_parser"),
      ("scripts/sweep.py", "tqdm")],
 )  # fmt: skip
 def test_ctrl_c_while_libraries_load_ends_in_a_line(run, script, module):
-    result = run(script, "--nothing", fresh=True, status=130, FAULT=f"import {module} 1 SIGINT")
+    result = run(f"{script} --nothing", fresh=True, status=130, FAULT=f"import {module} 1 SIGINT")
     assert (result.stdout, result.stderr) == ("", f"{Path(script).name}: stopped\n")
 
 
 def test_ctrl_c_that_is_ignored_stays_so_while_libraries_load(shell):
     fault = "import harness.flag_parser 1 SIGINT"
-    out, *told = shell("", LISTS, "--help", fresh=True, before="trap '' INT;", FAULT=fault)
+    out, *told = shell("", f"{LISTS} --help", fresh=True, before="trap '' INT;", FAULT=fault)
     assert (out[:6], *told) == ("usage:", "", 0)
 
 
 @pytest.mark.parametrize(
     ("script", "place"),
-    [(TEST, "x.pth.tar"), ("predict.py", "x.png"), (REPORT, "a_summary.json"), (REPORT, "report.html.*.tmp")],
+    [(TEST, "x.pth.tar"), (PREDICT, "x.png"), (REPORT, "a_summary.json"), (REPORT, "report.html.*.tmp")],
 )
 def test_ctrl_c_amid_the_work_of_a_command_ends_in_a_line(inputs, run, tmp_path, script, place):
-    assert run(script, *inputs[script], FAULT=f"open {place} 1 SIGINT", status=130).stderr == f"{script}: stopped\n"
+    assert run(f"{script} {inputs[script]}", FAULT=f"open {place} 1 SIGINT", status=130).stderr == f"{script}: stopped\n"
     assert not list(tmp_path.rglob("*.tmp"))

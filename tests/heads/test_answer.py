@@ -45,6 +45,7 @@ BETTER = f"It is significantly better than {LOGISTIC}, the simplest baseline: "
         ([50, 40, 48], None, [
             taken(LOGISTIC, 50), f"{NOTHING} {ISDA} is {ahead(-2)}.", SHOTS.format(50),
         ]),
+        ([50, 52, 60], None, [taken(ISDA, 60), f"{BETTER}{ahead(10)}.", SHOTS.format(60)]),
         ([50, 60, 80], None, [taken(ISDA, 80), f"{BETTER}{ahead(30)}.", SHOTS.format(80)]),
         ([50, 60, 62], 70.0, [
             taken(LDA, 60, ", 70.0 % on the 7 test images"),

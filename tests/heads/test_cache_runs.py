@@ -6,7 +6,7 @@ import pytest
 from support.compare import distance
 from support.data import write_image
 from support.own import BACKBONE, SOURCE, saved
-from support.ranks import begin, together
+from support.ranks import begin, places, together
 
 TRAIN = ["train_own.py", "--data_root", "photos", "--backbone", BACKBONE, "--image_size", "32", "--no-cuda",
          "--workers", "0", "--way", "nearest_mean", "--transform", "none", "--cache_dir"]  # fmt: skip
@@ -72,9 +72,25 @@ def test_a_run_that_is_stopped_says_how_to_go_on(run_in, start, after_line, fold
     assert (shards_in(tmp_path), distance(head_of(folder, "cut"), whole[1])) == (whole[0], 0)
 
 
-def test_two_runs_at_once_make_the_same_files(start, folder, whole, tmp_path):
-    runs = [start(*TRAIN, tmp_path, "--save_name", name, cwd=folder) for name in ("one", "two")]
+def test_two_runs_at_once_one_of_them_on_two_processes_make_the_same_files(start, folder, whole, tmp_path):
+    runs = [start(*TRAIN, tmp_path, "--save_name", "one", cwd=folder),
+            *begin(start, 2, *TRAIN, tmp_path, "--save_name", "two", cwd=folder)]  # fmt: skip
     outs = [run.communicate() for run in runs]
-    assert [(run.returncode, err) for run, (_, err) in zip(runs, outs, strict=True)] == [(0, "")] * 2
+    assert [(run.returncode, err) for run, (_, err) in zip(runs, outs, strict=True)] == [(0, "")] * 3
     assert shards_in(tmp_path) == whole[0]
     assert all(distance(head_of(folder, name), whole[1]) == 0 for name in ("one", "two"))
+
+
+def test_a_folder_that_processes_do_not_share_is_named_before_features_are_computed(start, folder, tmp_path):
+    ranks = []
+    for rank, variables in enumerate(places(2)):
+        place = tmp_path / str(rank)
+        place.mkdir()
+        for name in ("photos", "my_network.py"):
+            (place / name).symlink_to(folder / name)
+        ranks.append(start(*TRAIN, "cache", cwd=place, **variables))
+    errors = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2]
+    assert "rank 1: cache/images_0_" in errors[0]
+    assert "is not there: --cache_dir must be a folder that all processes share" in errors[0]
+    assert shards_in(tmp_path) == {}

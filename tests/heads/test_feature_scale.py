@@ -1,19 +1,13 @@
-"""The scale of features, and batches of scaled ones."""
-
-from pathlib import Path
+"""The scale of features."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.image_lists import ALONE
 from support.refusals import wrong
 
-from datasets.drawn_sets import Lists, Sets
-from datasets.image_lists import image_list
 from heads.backbone import make_head
-from heads.feature_scale import TRANSFORMS, feature_scale, scaled_batches
+from heads.feature_scale import TRANSFORMS, feature_scale
 
 TRANSFORMED = {"unit": lambda z: z / z.square().sum(dim=1, keepdim=True).sqrt(), "sqrt": torch.sqrt}
 
@@ -35,10 +29,7 @@ def test_scaled_features_have_mean_zero_and_a_mean_variance_of_one(seed, subtrac
     whole.load_state_dict(scale.folded(head, subtracted).state_dict())
     logits = head(expected.float()) - (0 if subtracted is None else subtracted)
     torch.testing.assert_close(whole(z), logits, rtol=1e-4, atol=1e-4)
-    whole.transform = "unit" if transform == "none" else "none"
-    for control in (head, whole)[: 1 + (transform != "standard")]:  # the head as it was, and of other features
-        with pytest.raises(AssertionError):
-            torch.testing.assert_close(control(z), logits, rtol=1e-2, atol=1e-2)
+    assert (head(z) - logits).abs().max() > 0.01  # the control: the head as it was
 
 
 def test_features_that_are_all_the_same_and_features_without_a_square_root():
@@ -48,25 +39,3 @@ def test_features_that_are_all_the_same_and_features_without_a_square_root():
         scaled = feature_scale(same, transform)(torch.full((4, 3), 0.1))
         torch.testing.assert_close(scaled, torch.zeros(4, 3), rtol=0, atol=1e-6)
     assert "some features are negative" in wrong(feature_scale, -same, "sqrt")
-
-
-def listed(names, root="root"):
-    return image_list(Path(root), names, map(len, names), ["x"], "a list")
-
-
-def test_sets_are_batched_from_their_own_rows():
-    table = np.random.default_rng(0).normal(0, 1, (8, 3)).astype(np.float32)
-    names = [str(k) for k in range(8)]
-    train, meta, test, heldout = (listed(names[a:b]) for a, b in ((0, 4), (4, 5), (5, 7), (7, 8)))
-    sets = Sets(train, meta, test, [4], [], Lists(train, meta, test, "whole", []), heldout=heldout)
-    place = {file: row for row, file in enumerate(listed(names).paths)}
-
-    def rows(of):
-        return [table[[place[file] for file in of.paths]]]
-
-    features, scale = scaled_batches(sets, rows, ALONE, 4, 4, 1)
-    scaled = scale(torch.from_numpy(table))
-    assert torch.allclose(scaled[:4].mean(dim=0), torch.zeros(3), atol=1e-6)
-    for found, expected in ((features.test(), scaled[5:7]), (features.test("heldout"), scaled[7:])):
-        assert torch.equal(torch.cat([batch for batch, _ in found]), expected)
-    assert torch.equal(next(features.meta())[0], scaled[4:5])

@@ -1,4 +1,4 @@
-"""The steps of a whole network against loops over samples and double backward, and on several processes."""
+"""The steps of a whole network by shares: as those of whole batches, in chunks, and on several processes."""
 
 import copy
 import weakref
@@ -11,53 +11,34 @@ from support.places import ROOT
 from support.ranks import together
 from support.runs import ALONE
 from support.step_problems import ALPHA, LAM_T, META_LR, NETS, Problem
-from torch.nn import functional as F
 
 from heads.finetune import Share, SharedPasses
 from heads.head_training import three_steps
 from loss import MetaSAugCE
-from meta_layers import frozen_statistics, head_of
+from meta_layers import head_of
+from passes import Passes
 
 pytestmark = pytest.mark.usefixtures("float64")
 KINDS = {"plain": 0.0, "reweight": 0.0, "isda": LAM_T, "metasaug": LAM_T}  # with their λ_t
 SEED = 5
 
 
-def step(problem, kind, with_meta, group=ALONE, **settings):
-    passes = SharedPasses(problem.model, group, **settings)
+def step(problem, kind, with_meta, group=ALONE, shared=True, **settings):
+    """Take a step by shares of the batches, or by whole ones as a single process does."""
+    passes = SharedPasses(problem.model, group, **settings) if shared else Passes(problem.model)
     parts = problem.criterion, problem.estimator, problem.optimizer
-    plain, augmented, meta_step = map(passes.whole, three_steps(problem.model, head_of(problem.model), *parts, passes))
-    batch, meta = ((Share(x[group.share(len(y))], len(y), SEED), y) for x, y in (problem.batch, problem.meta))
-    if kind == "plain":
-        return plain(batch, meta if with_meta else None)
-    if kind == "metasaug":
-        rates = {"lam_t": LAM_T, "virtual_lr": ALPHA, "meta_lr": META_LR}
-        return meta_step(batch, meta, train_on_meta=with_meta, **rates)
-    return augmented(batch, meta if with_meta else None, lam_t=KINDS[kind])
-
-
-def reference(problem, kind, with_meta):
-    """Take the step sample by sample, Σ̂ by double backward; return its loss."""
-    (images, target), lam_t, criterion = problem.batch, KINDS[kind], problem.criterion
+    plain, augmented, meta_step = three_steps(problem.model, head_of(problem.model), *parts, passes)
+    batch, meta = problem.batch, problem.meta
+    if shared:
+        plain, augmented, meta_step = map(passes.whole, (plain, augmented, meta_step))
+        batch, meta = ((Share(x[group.share(len(y))], len(y), SEED), y) for x, y in (batch, meta))
     torch.manual_seed(SEED)
-    sigma = problem.sigma - META_LR * problem.double_backward("head") if kind == "metasaug" else problem.sigma
-    features, logits = problem.model(images)
+    extra = meta if with_meta else None
+    if kind == "plain":
+        return plain(batch, extra)
     if kind == "metasaug":
-        torch.rand(len(problem.meta[1]), features.shape[1])  # what dropout drew for the meta batch
-    weight, terms, weights = head_of(problem.model).weight, [], []
-    for own, label in zip(logits, target.tolist(), strict=True):
-        spread = torch.stack([(sigma[label] * (w - weight[label]) ** 2).sum() for w in weight])
-        terms.append(-(own + lam_t / 2 * spread).log_softmax(dim=0)[label])
-        weights.append(1.0 if kind == "plain" else float(criterion.class_weights[label]))
-    loss = sum(w * term for w, term in zip(weights, terms, strict=True)) / sum(weights)
-    problem.optimizer.zero_grad()
-    with frozen_statistics(problem.model):
-        extra = F.cross_entropy(problem.model(problem.meta[0])[1], problem.meta[1]) if with_meta else 0
-        (loss + extra).backward()
-    problem.optimizer.step()
-    if kind != "plain":
-        problem.estimator.update(features.detach(), target)
-    return loss
+        return meta_step(batch, meta, lam_t=LAM_T, virtual_lr=ALPHA, meta_lr=META_LR, train_on_meta=with_meta)
+    return augmented(batch, extra, lam_t=KINDS[kind])
 
 
 def state_of(problem):
@@ -73,11 +54,11 @@ def assert_close(found, wanted):
 
 @pytest.mark.parametrize("net", ["small", "dropout", "torchvision", "no bias"])
 @pytest.mark.parametrize(("kind", "with_meta"), list(product(KINDS, [False, True])))
-def test_a_step_is_that_of_loops_over_samples(net, kind, with_meta):
+def test_a_step_by_shares_is_that_of_whole_batches(net, kind, with_meta):
     """Weights, momenta, class statistics, and running statistics, which move once, by the training batch."""
     problem, twin = (Problem(net, diagonal=True, criterion=MetaSAugCE) for _ in range(2))
-    seen, loss = step(problem, kind, with_meta), reference(twin, kind, with_meta)
-    assert relative(seen.loss, loss) < 1e-9
+    seen, expected = step(problem, kind, with_meta), step(twin, kind, with_meta, shared=False)
+    assert relative(seen.loss, expected.loss) < 1e-9
     assert_close(state_of(problem), state_of(twin))
 
 

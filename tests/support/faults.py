@@ -4,7 +4,6 @@ import math
 import os
 import shutil
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,9 @@ from resnet import build_model
 
 
 def bomb(path):
-    """Write a PNG of a few bytes that says it has 10^10 pixels."""
-
-    def chunk(kind, content):
-        body = kind + content
-        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 1, 0, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    """Write a BMP of a few bytes that says it has 10^10 pixels."""
+    size = (100_000, 100_000)
+    path.write_bytes(struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54, 0, 54, 40, *size, 1, 24, 0, 0, 0, 0, 0, 0))
 
 
 def cut(path):

@@ -70,15 +70,16 @@ def inner():
     return Named(inner="fc", last="out")
 
 
-def configured(**config):
+def configured():
     made = Named()
-    usual = {"input_size": (3, 40, 40), "crop_pct": 1.0, "std": [1, 1, 1], "interpolation": "bilinear"}
-    made.pretrained_cfg = config or usual
+    made.pretrained_cfg = {"input_size": (3, 40, 40), "crop_pct": 1.0, "std": [1, 1, 1], "interpolation": "bilinear"}
     return made
 
 
 def with_border():
-    return configured(crop_mode="border")
+    made = Named()
+    made.pretrained_cfg = {"crop_mode": "border"}
+    return made
 
 
 def recorded():
@@ -98,16 +99,12 @@ def drawing():
     return made
 
 
-def at_random():
-    return Named()
-
-
 def no_network():
     return [1, 2]
 
 
-def failing(reason="no such size"):
-    raise KeyError(reason)
+def failing():
+    raise KeyError("no such size")
 
 
 class Changed(Named):

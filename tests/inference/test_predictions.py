@@ -51,7 +51,7 @@ def test_a_table_has_a_row_for_each_image_in_order(run_in, folder, which):
         check_best(best, expected, names)
         assert error == ""
     assert rows[5] == rows[1]
-    assert min(float((a - b).abs().max()) for a, b in ((logits[0], logits[1]), (logits[0], logits[2]))) > 1e-2  # the control
+    assert min(float((logits[0] - other).abs().max()) for other in logits[1:]) > 1e-2  # the control
     lines = run_in("predict.py", *flags, "--top", 2, *given, cwd=folder, status=1).stdout
     for line, (name, best, _) in zip(lines.splitlines(), [*rows[1:4], rows[5]], strict=True):
         assert line == "\t".join([name, *(f"{found} {100 * p:.2f}" for found, p in best[:2])])
@@ -61,10 +61,16 @@ def test_where_nothing_can_be_read_an_earlier_table_stays(refused, run, folder, 
     (tmp_path / "t.csv").write_text(f"{HEADING}\na.jpg,owl,1,x,0,y,0\n")
     flags = ["predict.py", "--checkpoint_path", folder / "small.pth.tar", "--no-cuda"]
     assert "phtos is missing" in refused(*flags, "--out", "t.csv", "phtos")
+    for more, words in (([], ""), (["--arch", "x:y"], ", not x:y")):
+        said = refused("predict.py", "--checkpoint_path", folder / "own.pth.tar", *more, "a.png")
+        assert f"own.pth.tar holds the network my_network:make{words}: give --arch my_network:make" in said
+    torch.save({**torch.load(folder / "none.pth.tar", weights_only=True), "class_names": NAMES[:2]}, tmp_path / "two.pth")
+    said = refused("predict.py", "--checkpoint_path", "two.pth", folder / "rows.npz")
+    assert "two.pth cannot be used: its class_names has 2 entries, its weights are those of 3 classes" in said
     result = run(*flags, "gone.png", "gone too.png", status=2)
     assert (result.stdout, len(result.stderr.splitlines())) == ("", 3)
     assert (tmp_path / "t.csv").read_text().endswith("a.jpg,owl,1,x,0,y,0\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "two.pth"]
 
 
 @pytest.mark.parametrize("which", TRANSFORMED)

@@ -1,5 +1,6 @@
 """Probabilities for other class frequencies: predict.py --prior, against Bayes' rule in float64."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,12 @@ def test_probabilities_follow_the_frequencies(tmp_path, more, own, taken):
 
 
 def test_the_command_adds_what_a_prior_says(run_in, folder):
-    flags = ["--checkpoint_path", "small.pth.tar", "--no-cuda", "--prior", "train", FILES[0]]
-    plain, shifted = (run_in("predict.py", *flags[:end], FILES[0], cwd=folder) for end in (3, 5))
-    assert plain.stdout != shifted.stdout
+    flags = ["--checkpoint_path", "small.pth.tar", "--no-cuda", "--top", "3", FILES[0]]
+    plain, shifted = (run_in("predict.py", *flags, *more, cwd=folder) for more in ([], ["--prior", "train"]))
+    before, after = (dict(re.findall(r"\t([^\t]+) ([\d.]+)", said.stdout)) for said in (plain, shifted))
+    weighed = [float(before[name]) * count for name, count in zip(NAMES, COUNTS, strict=True)]
+    found = [float(after[name]) for name in NAMES]
+    assert found == pytest.approx([100 * each / sum(weighed) for each in weighed], abs=0.5)
     assert shifted.stderr.startswith("note: probabilities are for classes that are as frequent as in training; those of")
 
 

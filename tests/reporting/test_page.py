@@ -116,6 +116,7 @@ def test_curves_are_means_over_runs_and_one_epoch_is_a_point():
         ("a", 0, 0.0), ("b", 0, 0.0), ("a", 1, 4.0),
     ]  # fmt: skip
     assert chart.spec["layer"][0]["mark"]["point"]
+    assert "strokeDash" in chart.spec["layer"][0]["encoding"]  # groups are told apart without colours
     assert values_of(chart, 1) == [{"epoch": 1}]
     assert charts.curves({"a": [made_run(figures={"acc1": 5.0})]}, []) == []
 

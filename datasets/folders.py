@@ -37,7 +37,7 @@ def match_classes(names: Sequence[str], class_names: Sequence[str], source: Path
     strange = [repr(name[:80]) for name in names if plain[name] not in label_of]
     if strange:
         told = f"{source} has classes that the training set does not have: {some_of(strange)}"
-        raise UserError(f"{told}; name them as there ({some_of(class_names, NAMED)}), or move them away")
+        raise UserError(f"{told}; rename them to match ({some_of(class_names, NAMED)}), or move them away")
     return {name: label_of[plain[name]] for name in names}
 
 

@@ -100,7 +100,7 @@ def trees(root: Path, num_classes: int | None, val_fraction: float | None, val_s
     """
     layout = read_layout(root)
     if layout.tested is None and val_fraction is None:
-        raise UserError(f"{root} has no folders train and val, or test, of class folders: {SPLIT_ADVICE}")
+        raise UserError(f"{root} has no train and val (or test) folders of class folders: {SPLIT_ADVICE}")
     if layout.tested is not None and val_fraction is not None:
         told = f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for tests"
         raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")

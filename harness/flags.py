@@ -169,7 +169,7 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
     cuda_graphs: str = free_network_flag("on", "record each step on CUDA as a graph, which one call starts",
                                          choices=("on", "off"))  # fmt: skip
     threads: int = free_network_flag(0, "CPU threads; 0: PyTorch's choice", between(0, 1024))
-    stage1: str | None = free_training_flag(None, "go on from the <save_name>_stage1.pth.tar of another run")
+    stage1: str | None = free_training_flag(None, "start stage 2 from another run's <save_name>_stage1.pth.tar")
     meta_start_given: bool = False
     stage2_lr: float = stage2_flag(1.0, "factor of the learning rate in stage 2", ABOVE_0)
     virtual: str = stage2_flag("all", "what the virtual step moves", choices={
@@ -226,7 +226,7 @@ def stage1_note(flags: Facts, epochs: int | None) -> list[str]:
     if epochs is None or not in_stage1(flags, epochs - 1):
         return []
     told = f"note: no stage 2 up to epoch {epochs - 1} (--meta_start {flags['meta_start']})"
-    return [f"{told}: these weights are of plain cross-entropy, without MetaSAug"]
+    return [f"{told}: these weights come from plain cross-entropy, without MetaSAug"]
 
 
 def check_num_classes(num_classes: int | None, known: int, dataset: str) -> None:

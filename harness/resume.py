@@ -165,5 +165,5 @@ def restore_stage1(path: Path, own: Facts, model: nn.Module, optimizer: torch.op
     try:
         load_optimizer(optimizer, state.get("optimizer"))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"--stage1 {path} holds no state of this optimizer ({error})") from error
+        raise UserError(f"--stage1 {path} has no state for this optimizer ({error})") from error
     return epoch

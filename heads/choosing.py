@@ -193,6 +193,6 @@ def open_folds(
     """Return the folds of a training set, whose scores lie beside the run's other files."""
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
-        raise UserError("no class has two training images, so there is no cross-validation: give all constants, see --way")
+        raise UserError("no class has two training images, so cross-validation is impossible: give all constants, see --way")
     about = [trained.digest(), trained.content, source.weights, source.facts()]
     return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)

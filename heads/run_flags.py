@@ -71,8 +71,8 @@ class FrozenFlags(ListFlags, LearningFlags):
     """What all trainings of heads have; `batch_size` is that of one process."""
 
     val_fraction: float | None = free_data_flag(
-        None, "DATA_ROOT has the class folders themselves, and this share of each is drawn for tests; the lists that were "
-        "drawn lie beside the checkpoints; 0: all images are trained on, nothing is tested",
+        None, "share of each class folder of DATA_ROOT to draw as the test set; the drawn lists are "
+        "written beside the checkpoints; 0: train on all images, test nothing",
         Check(lambda value: 0 <= value < 1, "at least 0 and below 1"),
     )  # fmt: skip
     val_seed: int = free_data_flag(0, "seed of that draw", between(0, 2**32 - 1))
@@ -182,7 +182,7 @@ class HeadWords(TwoStageFlags, FrozenFlags):
 class CompareFlags(FlagSet):
     """The flags of scripts/compare_own.py besides those of train_own.py."""
 
-    ways: str | None = training_flag(None, "some of the ways, with commas between (default: all)")
+    ways: str | None = training_flag(None, "comma-separated ways to compare (default: all)")
 
 
 # FlagSet that runs may have otherwise and still be of the same training.

@@ -93,7 +93,7 @@ def runs_section(one: Compared) -> Iterable[PagePart]:
     )
     uneven = one.key == PER_CLASS_MEAN
     yield charts.shots(offered(one))
-    told = "Mean over classes: over the classes with test images, because their numbers of test images differ. "
+    told = "Mean over the classes with test images, because their numbers of test images differ. "
     yield told * uneven + EXPLAINED
     yield Table("Each run: the last and the best epoch", shown_runs(one), folded=True)
 

@@ -172,7 +172,7 @@ def what_decides(one: Compared, other: str) -> str:
         return f"To decide between {between}, train both with two or more common seeds (--seed), or test on more images."
     more = found.more_needed(one.alpha)
     number = f"About {more:,} more" if more is not None else f"More than {MOST_NEEDED[found.unit]:,}"
-    return f"{number} {found.unit} would decide between {between}, if their difference stays as it is."
+    return f"{number} {found.unit} would decide between {between}, if their difference stays the same."
 
 
 class HeadsAnswer(msgspec.Struct):

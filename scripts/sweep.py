@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         for name in ("jobs", "seeds", "sets"):
             if getattr(args, name) is not None:
-                raise UserError(f"--{name} is for trainings of networks: leave it out")
+                raise UserError(f"--{name} applies only to training networks: leave it out")
         compare_heads(preset, more)
         return
     sweep = Sweep(preset, tuple(word for word in more if word != "--"))

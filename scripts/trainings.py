@@ -76,7 +76,7 @@ def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
         if spec.chosen_as and not preset.ways[spec.chosen_as].choose:
             raise UserError(f"{path}: way {way} is chosen_as {spec.chosen_as}, which chooses nothing")
         if spec.choose and len(preset.sets) > 1 and "{set}" not in preset.idx:
-            raise UserError(f"{path}: constants are chosen in a folder of each set: let idx have {{set}} in it")
+            raise UserError(f"{path}: constants are chosen per set: idx must contain {{set}}")
     known = preset.sets or {"": {}}
     named = known if sets is None else sets.split(",")
     for of in named:

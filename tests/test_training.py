@@ -28,7 +28,7 @@ ARCH = "--arch tiny_networks:logits --no-cuda"
 TINY = f"--dataset digits --imb_factor 0.1 --batch-size 64 {ARCH}"
 OURS = "checkpoint/ours"
 TINY_NETWORKS = ROOT / "tests" / "support" / "tiny_networks.py"
-PLAIN = "these weights are of plain cross-entropy, without MetaSAug"
+PLAIN = "these weights come from plain cross-entropy, without MetaSAug"
 
 
 @pytest.fixture

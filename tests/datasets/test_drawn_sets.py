@@ -114,7 +114,7 @@ def test_images_to_choose_on_are_trained_on_unless_they_are_kept():
 
 REFUSED = [
     ([50, 0, 50], [10], "no training image in a list for these classes: 1 (1)"),
-    ([50, 50, 50], [10, 0, False, 0.001], "--imb_factor 0.001 leaves class 2 no image"),
+    ([50, 50, 50], [10, 0, False, 0.001], "--imb_factor 0.001 leaves class 2 without images"),
     ([4, 3, 3], [1, -1], "no class has an image to hold out: add images, lower --num_meta"),
 ]
 

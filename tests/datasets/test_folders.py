@@ -46,7 +46,7 @@ def test_files_come_class_by_class_from_any_depth_in_alphabetical_order(tree, tm
         (["a", "b"], ["0", "b", "a"], [2, 1]),  # some may be missing
         *(([name, "café"], ["bar", "café"], [1, 1]) for name in (" Café ", "CAFÉ", unicodedata.normalize("NFD", "café"))),
         (["Café", "café "], ["bar", "café ", "Café"], [2, 1]),  # where classes differ by that
-        ([" café"], ["bar", "café ", "Café"], "' café'; name them as there (bar, café , Café)"),
+        ([" café"], ["bar", "café ", "Café"], "' café'; rename them to match (bar, café , Café)"),
     ],
 )
 def test_classes_are_matched_by_name(tmp_path, own, known, wanted):

@@ -105,9 +105,9 @@ WRONG = [
     ]),
     *rows({"num_meta": 1}, [
         ({"root": "photos", "num_meta": 4}, "--num_meta 4 would take every training image (the largest class has 4)"),
-        ({"root": "strange"}, "strange/val has classes that the training set does not have: 'c'; name them as there (a, b)"),
+        ({"root": "strange"}, "strange/val has classes that the training set does not have: 'c'; rename them to match (a, b)"),
         ({"root": "bare", "val_fraction": 0.5, "val_seed": -1}, "--val_seed -1 is not valid"),
-        ({"root": "bare"}, "bare has no folders train and val, or test, of class folders: give a --data_root"),
+        ({"root": "bare"}, "bare has no train and val (or test) folders of class folders: give a --data_root"),
     ]),
     *rows({"dataset": "iNaturalist18", "lists": Path("bad"), "num_meta": 2}, [
         ({"num_meta": 3}, "class 1 has 2 images in bad/iNaturalist18_val.txt, fewer than --num_meta 3: lower it"),

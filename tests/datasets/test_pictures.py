@@ -62,7 +62,7 @@ def test_sixteen_bits_of_a_pgm(tmp_path):
 
 UNREADABLE = "bytes) cannot be read as an image: remove or replace it"
 WRONG = [  # what a file holds, or its pixels; the words
-    (np.full((4, 4), 255, np.float32), "has floats up to 255, which are read from 0 to 1"),
+    (np.full((4, 4), 255, np.float32), "has floats up to 255, outside 0 to 1"),
     (np.full((4, 4), 9, np.int32), "has 32-bit integers"), (b"", f"(0 {UNREADABLE}"), (b"no image", f"(8 {UNREADABLE}"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", UNREADABLE), (b"\x89HDF\r\n\x1a\n" + bytes(50), UNREADABLE),
 ]  # fmt: skip

@@ -140,7 +140,7 @@ def test_a_state_with_something_else_inside_is_refused(resumable, tmp_path, plac
     with refusal("--resume"), small_run(tmp_path / "new", "--resume", path):
         pass
     if place[0] == "optimizer":
-        with refusal("holds no state of this optimizer"), small_run(tmp_path / "new", stage1=str(path)):
+        with refusal("has no state for this optimizer"), small_run(tmp_path / "new", stage1=str(path)):
             pass
     assert [*tmp_path.rglob("*_*")] == [path]
 

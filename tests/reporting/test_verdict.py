@@ -57,7 +57,7 @@ CASES = {  # groups by overall (and few-shot) accuracies by seed, and the senten
          "(97.5 % interval −1.09 to 1.49), not significant.",
          "On the 2 few-shot classes (fewer than 20 training images) it reaches 60.60 %, 20.10 points above “plain” (97.5 % "
          "interval 19.15 to 21.05), significant.",
-         "About 17 more seeds would decide between “best” and “near”, if their difference stays as it is."]),
+         "About 17 more seeds would decide between “best” and “near”, if their difference stays the same."]),
     "nothing better than plain": (
         {"a": group(seeds(50.0, 53.0)), "plain": group(seeds(50.5, 51.0), **PLAIN)},
         ["Take “plain”, the simplest, which reaches 50.75 % overall: nothing is significantly better.",

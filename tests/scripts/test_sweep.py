@@ -157,7 +157,7 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
         (('script = "', 'stage1 = "isda", script = "'), [], "begins with stage 1 of"),
         (("--epochs 2", "--epochs 0"), [], "none: --epochs 0 is not valid: it must be at least 1"),
         (("--epochs 2", "--epochs {long}"), [], "{long} has {long}, which has no value: there are set, way, seed"),
-        (("[ways]", "[sets]\na = {}\nb = {}\n[ways]"), [], "let idx have {set} in it"),
+        (("[ways]", "[sets]\na = {}\nb = {}\n[ways]"), [], "idx must contain {set}"),
         (("seeds = [1, 2]", 'seeds = [1, 2]\nsave_name = "{way}"'), [], "tiny/none would be trained twice"),
         (("", ""), ["--sets", "c"], "--sets c is not valid"),
         (("", ""), ["--save_name=x"], "--save-name cannot be given, as the sweep sets it for each training"),

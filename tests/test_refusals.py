@@ -401,7 +401,7 @@ REFUSALS = [
         LARGE,
         {
             "--num_classes 4": "--num_classes 4 | 3",
-            "--data_root nowhere": "nowhere has no folders train and val",
+            "--data_root nowhere": "nowhere has no train and val",
             "--train_list good.txt": "--val_list",
             "--workdir text": "text | cannot be written",
         },

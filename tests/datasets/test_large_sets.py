@@ -105,7 +105,8 @@ WRONG = [
     ]),
     *rows({"num_meta": 1}, [
         ({"root": "photos", "num_meta": 4}, "--num_meta 4 would take every training image (the largest class has 4)"),
-        ({"root": "strange"}, "strange/val has classes that the training set does not have: 'c'; rename them to match (a, b)"),
+        ({"root": "strange"},
+         "strange/val has classes that the training set does not have: 'c'; rename them to match (a, b)"),
         ({"root": "bare", "val_fraction": 0.5, "val_seed": -1}, "--val_seed -1 is not valid"),
         ({"root": "bare"}, "bare has no train and val (or test) folders of class folders: give a --data_root"),
     ]),

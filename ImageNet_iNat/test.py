@@ -25,8 +25,9 @@ from torch import Tensor, nn
 import head_flags
 from datasets.image_check import check_tested
 from datasets.image_lists import ImageList
-from datasets.large_sets import LARGE_SETS, read_test, training_counts
+from datasets.large_sets import read_test, training_counts
 from harness.checkpoint import load_checkpoint
+from harness.command_flags import LARGE_NAMES
 from harness.errors import UserError, run_main
 from harness.evaluation import Predictions, adjustment_notes, evaluate, prior_counts
 from harness.files import beside, check_is_table, check_output, replacing
@@ -98,8 +99,8 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     state = load_checkpoint(path)
     if "resume" in state:
         raise UserError(f"{path} is the state of an interrupted run: test the one that ends in _last or _ckpt.pth.tar")
-    dataset, trained = state.get("dataset", args.dataset or LARGE_SETS[0]), state.get("flags", {})
-    if dataset not in LARGE_SETS:
+    dataset, trained = state.get("dataset", args.dataset or LARGE_NAMES[0]), state.get("flags", {})
+    if dataset not in LARGE_NAMES:
         raise UserError(f"{path} was trained on {dataset}: test it with MetaSAug_test.py")
     if args.dataset not in (None, dataset):
         raise UserError(f"the checkpoint was trained with --dataset {dataset}, not {args.dataset}: leave the flag out")

@@ -18,11 +18,11 @@ from datasets.image_lists import (
     read_list,
     read_tree,
 )
+from harness.command_flags import LARGE_NAMES
 from harness.errors import UserError
 from harness.flags import check_num_classes, require
 
-NUM_META = {"ImageNet_LT": 10, "iNaturalist18": 2, "iNaturalist17": 5, "custom": 10}
-LARGE_SETS = tuple(NUM_META)
+NUM_META = {**dict.fromkeys(LARGE_NAMES, 10), "iNaturalist18": 2, "iNaturalist17": 5}
 LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
@@ -158,7 +158,7 @@ def read_lists(
     Parameters
     ----------
     dataset:
-        One of `LARGE_SETS`. The lists of the published sets lie in `lists`; "custom" has its own lists, or without them
+        One of `LARGE_NAMES`. The lists of the published sets lie in `lists`; "custom" has its own lists, or without them
         the folders train, val (or test) and, if wanted, meta in `data_root`, each with a folder for every class.
     num_meta:
         Meta images a class, drawn from the val list (iNaturalist17: the training list, where they stay). Those of

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from datasets.large_sets import LARGE_SETS
 from datasets.pictures import decode
 from datasets.small_sets import read_image
 from harness import schemas
 from harness.checkpoint import BACKBONE, load_checkpoint
+from harness.command_flags import LARGE_NAMES
 from harness.errors import UserError
 from heads.backbone import load_network, parted_weights, restored_head
 from heads.networks import is_library, restored_network
@@ -120,9 +120,9 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
     if dataset not in (None, of):
         raise UserError(f"{path} was trained with --dataset {of}, not {dataset}: leave the flag out")
     if of is None:
-        of = RELEASED.get(classes, LARGE_SETS[0])
+        of = RELEASED.get(classes, LARGE_NAMES[0])
         notes.append(f"{path} does not say its data set: by its {classes} classes it is taken for {of}, see --dataset")
-    if of not in LARGE_SETS:
+    if of not in LARGE_NAMES:
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
     backbone, head = load_network(state, classes, path)
     return of_network(state, path, nn.Sequential(backbone, head), head, preparation_of(of), notes)

@@ -13,9 +13,8 @@ from support.places import ROOT
 
 import head_flags
 from covariance_rules import RULES
-from datasets.large_sets import LARGE_SETS
 from harness import training_flags
-from harness.command_flags import CifarTestFlags, PredictFlags
+from harness.command_flags import LARGE_NAMES, CifarTestFlags, PredictFlags
 from harness.flag_parser import declared, parse_flags
 from heads.feature_scale import TRANSFORMS
 from heads.own_flags import parse_own
@@ -124,10 +123,10 @@ def test_the_page_of_flags_is_made_of_their_declarations():
 def test_choices_of_the_flags_are_those_of_what_they_choose():
     """They are declared where nothing that takes long is loaded."""
     flags = {one.name: one.metadata["settings"] for of in (HeadWords, PredictFlags) for one in declared(of)}
-    sources = {"meta_update": RULES, "way": [*WAYS, RECIPE], "transform": TRANSFORMS, "dataset": LARGE_SETS}
+    sources = {"meta_update": RULES, "way": [*WAYS, RECIPE], "transform": TRANSFORMS, "dataset": LARGE_NAMES}
     for name, source in {**sources, "export": ENDINGS}.items():
         assert [*flags[name]["choices"]] == [*source], name
-    assert tuple(PRETRAINED) == LARGE_SETS
+    assert tuple(PRETRAINED) == LARGE_NAMES
 
 
 SCRIPTS = [path for room in ("", "scripts", "ImageNet_iNat") for path in (ROOT / room).glob("*.py")]

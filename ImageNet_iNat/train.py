@@ -17,7 +17,6 @@ Your own images in my/train/<class>/* and my/val/<class>/*, with torchvision's w
 
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # the method and the harness, right after this folder
@@ -69,7 +68,6 @@ def train(flags: LargeFlags, group: Group) -> None:
         sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
             sets = readable_sets(sets, flags.drawn, group)
-        check = partial(check_readable, sets, group)
         backbone = backbone.to(group.device)
         task = make_task(flags, sets, head, head, group)
         begin(
@@ -83,15 +81,14 @@ def train(flags: LargeFlags, group: Group) -> None:
         images, extract = drawn_images(sets, preparation_of(flags.dataset), flags.seed), extractor(backbone)
         parts: Mapping[str, LiveViews | RowViews]
         if flags.cache_features:
-            cache = FeatureCache(
-                flags.cache_folder, extract, weights, FEATURES, group, flags.test_batch_size, flags.workers, check
-            )
+            sizes = FEATURES, group, flags.test_batch_size, flags.workers
+            cache = FeatureCache(flags.cache_folder, extract, weights, *sizes)
             needed = {name: part for name, part in images.items() if name != "meta" or flags.needs_meta}
             with run.stoppable("while computing features; those already written are kept"):
                 parts = cache.views(needed, flags.cache_features)
         else:
             if run.is_new:
-                check()
+                check_readable(sets, group)
             parts = {name: LiveViews(part, extract, flags.workers) for name, part in images.items()}
         batches = Batches(parts, group, task.batch_size, flags.test_batch_size, flags.seed)
         train_epochs(run, flags, task, batches, group)  # the recipe

@@ -1,14 +1,14 @@
-"""Images that cannot be read are found before the first epoch, all of them."""
+"""Images that cannot be read are found before the first epoch, all of them, where no features are computed before it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from datasets.drawn_sets import Lists, Sets
 from datasets.image_lists import ImageList
@@ -55,13 +55,10 @@ def faults_of(
     return {str(path): fault for path, (fault, _) in zip(paths, seen, strict=True) if fault}
 
 
-def check_readable(sets: Sets, group: Group, resize_size: int = RESIZED, whole: bool = False) -> None:
-    """Read all images that are drawn, or are on the lists, if `whole`, unless they were read before.
-
-    Those that cannot be read are a `UserError` that lists them.
-    """
+def check_readable(sets: Sets, group: Group, resize_size: int = RESIZED) -> None:
+    """Read all images that are drawn, unless they were read before; those that cannot be read are a `UserError`."""
     if sets.lists is None or not sets.lists.checked:
-        parts = sets.lists.parts if whole and sets.lists else [*sets.parts.values()]
+        parts = [*sets.parts.values()]
         refuse_faults(faults_of(parts, group, resize_size), parts, group, skippable=True)
 
 
@@ -70,10 +67,10 @@ def check_tested(images: ImageList, group: Group) -> None:
     refuse_faults(faults_of([images], group, RESIZED, sys.stderr), [images], group, skippable=False)
 
 
-def refuse_faults(faults: dict[str, str], parts: Sequence[ImageList], group: Group, skippable: bool) -> None:
+def refuse_faults(faults: Mapping[Any, str], parts: Sequence[ImageList], group: Group, skippable: bool) -> None:
     """Raise what `unreadable` makes of the faults, if any, in lists; the processes but the first leave without a word."""
     if faults and group.main:
-        raise unreadable(list(faults.values()), len(all_paths(parts)), skippable)
+        raise unreadable(sorted(faults.values()), len(all_paths(parts)), skippable)
     if faults:
         raise Stopped("", 2)
 

@@ -6,19 +6,18 @@ number of processes or workers.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, count, islice, tee
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.drawn_sets import Sets
@@ -33,14 +32,19 @@ from heads.preparation import Preparation, transforms
 
 TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
 
+Rows = TypeVar("Rows", range, np.ndarray)
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
 Indices = Iterator[tuple[int, Tensor]]  # the number of a pass, or of a batch, and the rows of a global batch
+SeenBatch = tuple[Tensor, Tensor, dict[Path, "Seen"]]  # images (N, 3, S, S), target (N,), what is to be said of some
 Drawn = Iterator[tuple[Any, Tensor]]  # global batches as a step takes them, features (N, A) or else, and target (N,)
 
 
+Seen = frozenset[str] | UserError  # what was done to an image, see `datasets.pictures`, or why it cannot be read
+
+
 class ListedImages(Dataset[Any]):
-    """The images of a list, transformed; one that cannot be read comes as its `UserError`, to be raised in the main process.
+    """The images of a list, transformed, and what was seen of each; one that cannot be read is black.
 
     Parameters
     ----------
@@ -51,32 +55,30 @@ class ListedImages(Dataset[Any]):
     """
 
     def __init__(self, images: ImageList, prepared: Preparation, train: bool, seed: int, stream: int) -> None:
-        self.images, self.prepared, self.seed, self.stream = images, prepared, seed, stream
+        self.images, self.prepared, self.drawn, self.seed, self.stream = images, prepared, train, seed, stream
         self.transform = transforms(prepared, train)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, Path, Seen]:
         index, number = key
-        path = Path(self.images.root) / self.images.paths[index]
+        path, target = Path(self.images.root) / self.images.paths[index], int(self.images.targets[index])
         try:
-            image = decode(path, self.prepared.upright, resize_size=self.prepared.resize_size).image
+            image, done = decode(path, self.prepared.upright, resize_size=self.prepared.resize_size)
         except UserError as error:
-            return error
+            return torch.zeros(3, self.prepared.image_size, self.prepared.image_size), target, path, error
         with torch.random.fork_rng(devices=[]):
             # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
             torch.default_generator.manual_seed(mixed_seed(self.seed, number, self.stream, index + 1))
-            return self.transform(image), int(self.images.targets[index])
+            return self.transform(image), target, path, done
 
     @cached_property
-    def digest(self) -> str:
-        """What tells the files from others: paths, sizes and times of change."""
-        digest = hashlib.sha256()
-        for path, found in zip(self.images.paths, found_files(self.images), strict=True):
-            changed = (found.st_size, found.st_mtime_ns) if found else ("", "")  # what is not there is named by who reads it
-            digest.update(os.fsencode(f"{path}\0{changed[0]}\0{changed[1]}\n"))
-        return digest.hexdigest()
+    def files(self) -> list[bytes]:
+        """What tells each file from others: its path, size and time of change, and its place if that is drawn from."""
+        found = zip(self.images.paths, found_files(self.images), strict=True)
+        stats = ((path, at.st_size if at else None, at.st_mtime_ns if at else None) for path, at in found)
+        return [os.fsencode(repr((k if self.drawn else None, *stat))) for k, stat in enumerate(stats)]
 
 
 def plain_images(images: ImageList, prepared: Preparation) -> ListedImages:
@@ -93,16 +95,16 @@ def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, List
     return {name: augmented.get(name) or plain_images(part, prepared) for name, part in sets.parts.items()}
 
 
-def collate(items: list[tuple[Tensor, int] | UserError], size: int) -> Batch | UserError:
-    """Return images (N, 3, S, S), N may be 0 and `size` is S, and target (N,), or the first mistake."""
+def collate(items: list[tuple[Tensor, int, Path, Seen]], size: int) -> SeenBatch:
+    """Return images (N, 3, S, S), N may be 0 and `size` is S, target (N,), and what is to be said of some."""
     if not items:
-        return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
-    mistakes = [item for item in items if isinstance(item, UserError)]
-    return mistakes[0] if mistakes else tuple(default_collate(items))
+        return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64), {}
+    images, target, path, seen = zip(*items, strict=True)
+    return torch.stack(images), torch.tensor(target), {where: one for where, one in zip(path, seen, strict=True) if one}
 
 
-def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`."""
+def load_all(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[SeenBatch]:
+    """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`, and what is to be said of some."""
     cuda, batches = device.type == "cuda", iter(batches)
     first = list(islice(batches, 1))
     most = max(map(len, first), default=0) * 12 * images.prepared.image_size**2  # bytes
@@ -115,10 +117,17 @@ def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, devic
         worker_init_fn=leave_stopping,
         generator=torch.Generator(),  # else an iterator draws from the global one
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch[0].to(device, non_blocking=cuda), batch[1].to(device, non_blocking=cuda)
+    for pixels, target, seen in loader:
+        yield pixels.to(device, non_blocking=cuda), target.to(device, non_blocking=cuda), seen
+
+
+def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
+    """Yield images (N, 3, S, S) and target (N,); one that cannot be read (any more) ends it by its `UserError`."""
+    for pixels, target, seen in load_all(images, batches, workers, device):
+        for one in seen.values():
+            if isinstance(one, UserError):
+                raise one
+        yield pixels, target
 
 
 def extractor(network: torch.nn.Module) -> Extract:
@@ -138,7 +147,7 @@ def extractor(network: torch.nn.Module) -> Extract:
     return extract
 
 
-def parted(rows: range, size: int) -> list[range]:
+def parted(rows: Rows, size: int) -> list[Rows]:
     """Return the rows in batches."""
     return [rows[at : at + size] for at in range(0, len(rows), size)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from datasets.drawn_sets import Sets
 from datasets.examples import repeat_notes, row_digests, united
 from datasets.feature_files import read_features
 from datasets.feature_lists import feature_lists
-from datasets.image_check import check_readable, readable_sets
+from datasets.image_check import readable_sets
 from datasets.large_sets import read_lists
 from harness.process_group import Group
 from harness.weights import network_weights
@@ -74,12 +73,11 @@ class Source:
         assert self.sets.lists is not None
         parts, prepared = self.sets.lists.parts, self.backbone.prepared
         whole, extract = united(parts), extractor(self.backbone.model.to(group.device))
-        check = partial(check_readable, self.sets, group, prepared.resize_size, whole=True)
         sizes = self.features, group, flags.test_batch_size, flags.workers
-        cache = FeatureCache(flags.cache_folder, extract, str(self.weights), *sizes, check)
+        cache = FeatureCache(flags.cache_folder, extract, str(self.weights), *sizes)
         augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
-        views = [cache.open("images", plain_images(whole, prepared), 0)]
-        views += [cache.open("augmented", augmented, view) for view in range(flags.views)]
+        views = cache.open(("images", plain_images(whole, prepared), 0))
+        views += cache.open(*(("augmented", augmented, view) for view in range(flags.views)))
         places = {file: row for row, file in enumerate(whole.items.tolist())}
         return lambda of: [view[[places[file] for file in of.items.tolist()]] for view in views]
 

@@ -16,14 +16,14 @@ ROW = r"features of the images set, view 0  \["
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with 2,400 images, links to a few, of which the features make three shards; and a network."""
+    """A folder with 600 images, links to a few, of which the features make four shards; and a network."""
     made = tmp_path_factory.mktemp("photos")
     (made / "my_network.py").write_text(SOURCE)
     for k in range(8):
         write_image(made / f"{k}.png", k)
     for k in range(2):
         (made / "photos" / f"class{k}").mkdir(parents=True)
-        for i in range(1200):
+        for i in range(300):
             (made / "photos" / f"class{k}" / f"{i}.png").symlink_to(made / f"{4 * k + i % 4}.png")
     return made
 
@@ -33,7 +33,7 @@ def whole(folder, run_in):
     """The shards that a run computes which nothing stops, and its head."""
     run_in(*TRAIN, "whole", "--save_name", "whole", cwd=folder)
     shards = shards_in(folder / "whole")
-    assert [len(shard) for shard in shards.values()] == [2 * 24 * 1000, 2 * 24 * 1000, 2 * 24 * 400]
+    assert (len(shards), sum(map(len, shards.values()))) == (4, 2 * 24 * 600)
     return shards, head_of(folder, "whole")
 
 
@@ -52,9 +52,9 @@ def test_a_kill_costs_one_shard_of_each_process(run_in, start, folder, whole, wo
     assert [status for status, _, _ in ranks] == [137, 2][:world]
     assert all("rank 0 of 2 is gone" in err for _, _, err in ranks[1:])
     kept = shards_in(tmp_path)
-    assert 1 <= len(kept) <= 2
+    assert 1 <= len(kept) <= 3
     out = run_in(*TRAIN, tmp_path, "--save_name", "cut", cwd=folder).stdout
-    assert f"{sum(map(len, kept.values())) // 48} of 2400 were computed before" in out
+    assert f"{sum(map(len, kept.values())) // 48} of 600 were computed before" in out
     assert (shards_in(tmp_path), distance(head_of(folder, "cut"), whole[1])) == (whole[0], 0)
 
 

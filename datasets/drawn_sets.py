@@ -60,9 +60,9 @@ class Sets(Generic[E]):
         return class_counts(self.trained)
 
     def facts(self) -> dict[str, object]:
-        """Return what a checkpoint says of the training images."""
+        """Return what checkpoints and summaries say of the images."""
         joined = {} if self.joined is None else {"stage2_counts": self.stage2_counts}
-        own = {"class_names": self.train.class_names, "train_digest": self.train.digest()}
+        own = {"class_names": self.train.class_names, "train_digest": self.train.digest(), "notes": self.notes}
         return {**own, "cls_num_list": self.cls_num_list, **joined}
 
     def about(self) -> list[str]:

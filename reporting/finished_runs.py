@@ -55,6 +55,7 @@ class RunSummary(msgspec.Struct, kw_only=True):
     last: EpochFigures
     flags: dict[str, Plain] = {}
     loss: str | None = None
+    notes: list[str] = []
     data: Any = None
     train_list: Any = msgspec.field(default=None, name="train list")
     meta_list: Any = msgspec.field(default=None, name="meta list")

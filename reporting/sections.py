@@ -98,6 +98,12 @@ def runs_section(one: Compared) -> Iterable[PagePart]:
     yield Table("Each run: the last and the best epoch", shown_runs(one), folded=True)
 
 
+def data_section(one: Compared) -> Iterable[PagePart]:
+    """What the trainings said of the data, such as test images that are trained on too."""
+    notes = dict.fromkeys(note for run in one.runs for note in run.summary.notes)
+    yield from map(printable, list(notes)[:MOST_OFFERED])
+
+
 def classes_section(one: Compared) -> Iterable[PagePart]:
     """The accuracy of each class."""
     run, change = one.runs[0], one.change()
@@ -233,6 +239,7 @@ def setting_words(value: Any) -> str:
 
 SECTIONS: dict[str, Callable[[Compared], Iterable[PagePart]]] = {
     "Runs": runs_section,
+    "Data": data_section,
     "Classes": classes_section,
     "Mistakes": mistakes_section,
     "Calibration": calibration_section,

@@ -17,8 +17,8 @@ from harness.flag_parser import given_flags, with_defaults
 from harness.flags import PUBLISHED_RULE
 from harness.run_files import list_paths
 from heads.head_training import Stages
-from heads.networks import DOWNLOADED, is_library
 from heads.preparation import ImageFlags, Triple
+from heads.registries import DOWNLOADED, is_library
 from heads.run_flags import FrozenFlags, GroupFlags, HeadWords
 from heads.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
 

@@ -18,8 +18,9 @@ from harness.checkpoint import BACKBONE, load_checkpoint
 from harness.command_flags import LARGE_NAMES
 from harness.errors import UserError
 from heads.backbone import load_network, parted_weights, restored_head
-from heads.networks import is_library, restored_network
+from heads.networks import restored_network
 from heads.preparation import Preparation, preparation_of, transforms
+from heads.registries import is_library
 from inference.trained import FromPixels, check_class_count, names_of_classes, restored
 from meta_layers import head_of
 

@@ -24,9 +24,10 @@ from torchvision import models
 
 from harness.checkpoint import save_checkpoint
 from heads.backbone import make_head
-from heads.networks import is_torchvision, open_backbone, present_name
+from heads.networks import open_backbone
 from heads.own_sources import head_weights
 from heads.preparation import IMAGENET, ImageFlags, Preparation
+from heads.registries import is_torchvision, present_name
 from inference.classifiers import classifier
 from resnet import own_function
 

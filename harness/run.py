@@ -169,7 +169,7 @@ class Run:
         """The epochs that are left; from the first on signals wait for a step's end, and files of this name are written."""
         if self.group.main:
             told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
-            data = {key: self.facts.get(key) for key in ("class_names", "cls_num_list", "notes")}
+            data = {key: self.facts[key] for key in ("class_names", "cls_num_list", "notes") if key in self.facts}
             facts = {**self.extra, **told, **data}
             self.record = Record(self.folder, self.flags.save_name, facts, self.keep, self.found, self.epoch)
         self.found = None

@@ -187,7 +187,7 @@ def moved(runs: Sequence[FinishedRun]) -> str:
         np.array([getattr(one, key) for one in last], float) for key in ("trace_estimated", "trace_learned")
     ]  # (runs, C)
     change = 100 * (traces[1] - traces[0]) / np.where(traces[0] >= SMALLEST, traces[0], np.nan)
-    median = pd.Series(change.ravel()).median()
+    median = pd.Series(change.ravel()).dropna().median()
     return "-" if math.isnan(median) else f"{median:+.3g}".replace("-", "−")
 
 

@@ -15,7 +15,7 @@ from resnet import make_model
 NAMES = ["Häher", "owl", "two, words"]
 COUNTS = [90, 9, 1]
 FILES = ["photos/a b.jpg", "photos/dä/c.png", "photos/dä/turned.png"]
-MORE = {"own.pth.tar": ["--arch", BACKBONE], "released.pth.tar": ["--dataset", "iNaturalist18"]}  # flags of a checkpoint
+MORE = {"own.pth.tar": f"--arch {BACKBONE}", "released.pth.tar": "--dataset iNaturalist18"}  # flags of a checkpoint
 PREPARED = {
     "own.pth.tar": (36, 32, *IMAGENET), "slim.pth.tar": (256, 224, *IMAGENET),
     "released.pth.tar": (256, 224, *INATURALIST),

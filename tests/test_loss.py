@@ -199,12 +199,8 @@ def test_criterion_equals_the_formula(name, balance):
 def test_the_share_of_the_augmentation_equals_the_loop(sizes, diagonal, lam_t):
     weight, target, covariance = random_problem(*sizes, diagonal)
     logits = torch.randn(len(target), len(weight))
-    distances = slow_distances(weight, target, covariance)
-    raised, spreads = [], []
-    for i, y in enumerate(target.tolist()):
-        raised += [lam_t / 2 * float(distances[i, j]) for j in range(len(weight)) if j != y]
-        spreads.append(statistics.stdev(logits[i].tolist()))
-    expected = statistics.fmean(raised) / statistics.fmean(spreads)
+    others = slow_distances(weight, target, covariance)[torch.arange(len(weight)) != target.unsqueeze(1)]
+    expected = lam_t / 2 * float(others.mean()) / statistics.fmean(map(statistics.stdev, logits.tolist()))
     ours = loss.augmentation_share(logits, weight, target, covariance, lam_t)
     assert float(ours) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 

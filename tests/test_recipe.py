@@ -4,7 +4,6 @@ The loop is written out from the papers and shares with the project nothing but 
 so that nothing but rounding may differ.
 """
 
-import json
 import shutil
 from copy import deepcopy
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from support.own import saved
 from support.places import ROOT
+from support.runs import log_of
 from support.tiny_networks import logits
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -140,8 +140,8 @@ def test_a_run_is_that_of_the_published_details(run, tmp_path, loss, stage2):
     folder = tmp_path / "checkpoint" / "ours" / "0"
     last, resume = (saved(folder / f"name_{kind}.pth.tar") for kind in ("last", "resume"))
     log, left = reference(loss, stage2, added=loss == "CE")
-    for line, expected in zip((folder / "name_metrics.jsonl").read_text().splitlines(), log, strict=True):
-        figures = {key: value for key, value in json.loads(line).items() if value is not None}
+    for line, expected in zip(log_of(folder, "name"), log, strict=True):
+        figures = {key: value for key, value in line.items() if value is not None}
         assert {key for key in figures if key.startswith(("train", "meta", "grad", "trace"))} <= expected.keys()
         assert {key: figures.get(key) for key in expected} == pytest.approx(expected, rel=1e-9)
     found = {"network": last["state_dict"], "momentum": last["optimizer"]["state"]}

@@ -192,7 +192,7 @@ predict.py --no-cuda --checkpoint_path net/small.pth.tar
     'net/photos/a b.jpg' --top 0 => --top 0 is not valid
     'net/photos/a b.jpg' --dataset ImageNet_LT => leave --dataset out
     phtos --out t.csv => phtos is missing
-    pipes => pipes/a.png is not an image file => pipes/a.png mkfifo
+    pipe.png => pipe.png is not an image file => pipe.png mkfifo
     none => none holds no image in a format that can be read => none/a.txt touch
     net/rows.npz => rows.npz has 7 features a row, the network takes images
     'net/photos/a b.jpg' --out x.txt => --out x.txt is not valid: its name must end in .csv

@@ -103,18 +103,19 @@ def test_the_positive_part_equals_that_of_an_eigendecomposition(size, dtype, kin
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
-@pytest.mark.parametrize(("large", "steep"), [(1e-12, 1e15), (1e12, 1e-20), (1.0, 1.0)])
+@pytest.mark.parametrize(("large", "steep"), [(1e-12, 1e25), (1e12, 1e-25), (1.0, 1.0)])
 def test_the_relative_rule_gives_covariances_of_any_scale_and_rank(large, steep, diagonal):
     generator = torch.Generator().manual_seed(1)
     sigma = torch.cat([covariances(generator, 2, 7, rank, diagonal) for rank in (1, 3, 7)])
     grad = gradients(generator, 6, 7, diagonal)
     grad[1], grad[3], grad[5] = sigma[1], -sigma[3], sigma[5] + 1e-4 * grad[5]  # Σ itself, and nearly so
     sigma, grad = (large * sigma).float(), (steep * grad).float()
-    ours = relative_rule(sigma, grad, 1.0)
-    assert torch.equal(ours, ours if diagonal else ours.mT)
-    assert ((ours if diagonal else ours.diagonal(dim1=1, dim2=2)) >= 0).all()
-    distance = (ours.double() - slow_relative(sigma, grad, 1.0)).flatten(1).norm(dim=1)
-    assert (distance <= 400 * EPS[torch.float32] * sigma.double().flatten(1).norm(dim=1)).all()
+    for step_size in (1.0, 2.0):
+        ours = relative_rule(sigma, grad, step_size)
+        assert torch.equal(ours, ours if diagonal else ours.mT)
+        assert ((ours if diagonal else ours.diagonal(dim1=1, dim2=2)) >= 0).all()
+        distance = (ours.double() - slow_relative(sigma, grad, step_size)).flatten(1).norm(dim=1)
+        assert (distance <= 600 * EPS[torch.float32] * sigma.double().flatten(1).norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

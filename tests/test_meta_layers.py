@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_layers import WithFeatures, last_linear, run_with
+from meta_layers import WithFeatures, frozen_statistics, last_linear, run_with
 
 
 class Counter(nn.Module):
@@ -21,6 +21,14 @@ def test_buffers_are_left_alone():
     counter = Counter()
     run_with(counter, {}, torch.zeros(1))
     assert counter.calls == 0
+    norm, x = nn.BatchNorm2d(4), torch.randn(6, 4, 2, 2)
+    with frozen_statistics(norm):
+        norm(x)
+    assert not norm.running_mean.any()
+    norm(x)
+    assert norm.running_mean.all()
+    with pytest.raises(KeyError, match="wieght"):
+        run_with(norm, {"wieght": norm.weight}, x)
 
 
 def test_the_last_layer_is_linear_with_a_logit_a_class():
@@ -28,3 +36,6 @@ def test_the_last_layer_is_linear_with_a_logit_a_class():
     assert [last_linear(net, classes) for classes in (2, 4)] == ["4", "2"]
     with pytest.raises(TypeError, match="Linear"):
         WithFeatures(net, "1")
+    features, logits = WithFeatures(net, "4")(torch.randn(5, 3))
+    assert torch.equal(net[4](features), logits)
+    assert not net[4]._forward_pre_hooks

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from meta_layers import WithFeatures, frozen_statistics, last_linear, run_with
+from meta_layers import MetaBatchNorm2d, WithFeatures, frozen_statistics, last_linear, run_with
 
 
 class Counter(nn.Module):
@@ -29,6 +29,12 @@ def test_buffers_are_left_alone():
     assert norm.running_mean.all()
     with pytest.raises(KeyError, match="wieght"):
         run_with(norm, {"wieght": norm.weight}, x)
+
+
+def test_batch_norm_loads_a_dict_without_a_version():
+    """As released files have it; its keys and figures are compared in test_golden.py."""
+    norm = MetaBatchNorm2d(4)
+    norm.load_state_dict(dict(norm.state_dict()))
 
 
 def test_the_last_layer_is_linear_with_a_logit_a_class():

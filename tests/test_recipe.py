@@ -4,7 +4,6 @@ The loop is written out from the papers and shares with the project nothing but 
 so that nothing but rounding may differ.
 """
 
-import json
 import shutil
 from copy import deepcopy
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from support.own import saved
 from support.places import ROOT
+from support.runs import log_of
 from support.tiny_networks import logits
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -70,16 +70,19 @@ def traces(name, of_classes, counts):
     return {f"trace_{name}_{shot}": float(of_classes[chosen].mean()) for shot, chosen in groups.items()}
 
 
-def train_epoch(network, optimizer, data, epoch, method, meta, seen, max_m):
-    """Train an epoch, and add the features to `seen` if it is of stage 2; return its figures in the log."""
+def train_epoch(network, optimizer, data, epoch, method, meta, seen, max_m, added):
+    """Train an epoch, and add the features to `seen` if it is of stage 2; return its figures in the log.
+
+    The plain cross-entropy of the meta batch may be `added`, which leaves batch norm's running statistics alone.
+    """
     terms = 0 if method == "reweight" else LAM * epoch / EPOCHS, data.cls_num_list, max_m
     optimizer.param_groups[0]["lr"] = RATES[epoch]
     losses, right, meta_losses, norms, lowered = [], [], [], [], []
     for inputs, target in epoch_batches(data.train, BATCH_SIZE, SEED, epoch):
         sigma = statistics(seen)["covariance"]  # before this batch
+        meta_batch = next(meta) if added or method == "metasaug" else None  # the k-th one in the k-th step of stage 2
         if method == "metasaug":
-            # The k-th step of stage 2 takes the k-th meta batch.
-            grad, meta_loss = meta_gradient(network, inputs, target, sigma, terms, next(meta), VIRTUAL_RATES[epoch])
+            grad, meta_loss = meta_gradient(network, inputs, target, sigma, terms, meta_batch, VIRTUAL_RATES[epoch])
             sigma = sigma - META_LR * grad  # Σ̂, for this step alone
             meta_losses, norms = [*meta_losses, meta_loss], [*norms, grad.norm()]
             lowered.append(torch.where(target.bincount(minlength=CLASSES) > 0, torch.einsum("caa->c", grad), torch.nan))
@@ -88,6 +91,9 @@ def train_epoch(network, optimizer, data, epoch, method, meta, seen, max_m):
         loss = F.cross_entropy(out, target) if method == "plain" else semantic_loss(network, out, target, sigma, *terms)
         optimizer.zero_grad()
         loss.backward()
+        if added:
+            buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+            F.cross_entropy(functional_call(network, buffers, meta_batch[0]), meta_batch[1]).backward()
         optimizer.step()
         if method != "plain":
             seen.append((features.detach(), target))
@@ -101,7 +107,7 @@ def train_epoch(network, optimizer, data, epoch, method, meta, seen, max_m):
     return found
 
 
-def reference(loss, stage2):
+def reference(loss, stage2, added):
     """Train both stages; return the log and what is left at the end."""
     data = build_dataset("digits", 10, 0.1)
     torch.manual_seed(SEED)
@@ -113,7 +119,8 @@ def reference(loss, stage2):
     for epoch in range(EPOCHS):
         second = epoch >= META_START
         method = stage2 if second and stage2 != "none" else "plain"
-        found = train_epoch(network.train(), optimizer, data, epoch, method, meta, seen, {"LDAM": 0.5, "CE": 0}[loss])
+        max_m = {"LDAM": 0.5, "CE": 0}[loss]
+        found = train_epoch(network.train(), optimizer, data, epoch, method, meta, seen, max_m, added and second)
         with torch.no_grad():
             out = network.eval()(inputs)
         right = (out.argmax(dim=1) == target).double()
@@ -126,14 +133,15 @@ def reference(loss, stage2):
 @pytest.mark.parametrize("stage2", ["none", "reweight", "isda", "metasaug"])
 @pytest.mark.parametrize("loss", ["LDAM", "CE"])
 def test_a_run_is_that_of_the_published_details(run, tmp_path, loss, stage2):
+    """With CE the meta images are trained on too, which is ours."""
     shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", tmp_path)
     (tmp_path / "in_float64.py").write_text(IN_FLOAT64)
-    run(f"MetaSAug_{loss}_train.py", *FLAGS, "--stage2", stage2)
+    run(f"MetaSAug_{loss}_train.py", *FLAGS, "--stage2", stage2, "--meta_images", {"LDAM": "apart", "CE": "loss"}[loss])
     folder = tmp_path / "checkpoint" / "ours" / "0"
     last, resume = (saved(folder / f"name_{kind}.pth.tar") for kind in ("last", "resume"))
-    log, left = reference(loss, stage2)
-    for line, expected in zip((folder / "name_metrics.jsonl").read_text().splitlines(), log, strict=True):
-        figures = {key: value for key, value in json.loads(line).items() if value is not None}
+    log, left = reference(loss, stage2, added=loss == "CE")
+    for line, expected in zip(log_of(folder, "name"), log, strict=True):
+        figures = {key: value for key, value in line.items() if value is not None}
         assert {key for key in figures if key.startswith(("train", "meta", "grad", "trace"))} <= expected.keys()
         assert {key: figures.get(key) for key in expected} == pytest.approx(expected, rel=1e-9)
     found = {"network": last["state_dict"], "momentum": last["optimizer"]["state"]}

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from support.data import crt_checkpoint, write_image
 from support.image_lists import class_folders, save_noise
-from support.places import ROOT
 
-TRAIN = ROOT / "ImageNet_iNat" / "train.py"
-FLAGS = ["--dataset", "custom", "--no-cuda", "--workers", "0", "--pretrained", "crt.pth", "--batch_size", "2", "--epochs",
-         "1", "--data_root", "my", "--skip_bad"]  # fmt: skip
+TRAIN = (
+    "ImageNet_iNat/train.py --dataset custom --no-cuda --workers 0 --pretrained crt.pth --batch_size 2 --epochs 1"
+    " --data_root my --skip_bad"
+)
 STEP = {"STOP_AT": "1", "STOP_BY": "15", "status": 143}  # a run of one step, which is saved
 
 
@@ -22,7 +22,7 @@ def begun(tmp_path_factory, run_in):
     class_folders(root / "my", (3, 2, 2))
     cut(root / "my/train/class0/0.png")
     crt_checkpoint(root / "crt.pth", 3)
-    assert "--skip_bad: 1 of " in run_in(TRAIN, *FLAGS, cwd=root, **STEP).stdout
+    assert "--skip_bad: 1 of " in run_in(TRAIN, cwd=root, **STEP).stdout
     return root
 
 
@@ -54,7 +54,7 @@ def test_what_changed_is_noticed(begun, tmp_path, run, change, words):
         shutil.copytree(begun / name, tmp_path / name)
     (tmp_path / "crt.pth").symlink_to(begun / "crt.pth")
     change(tmp_path / "my")
-    result = run(TRAIN, *FLAGS, "--resume", "auto", **(STEP if "going on" in words else {"status": 2}))
+    result = run(f"{TRAIN} --resume auto", **(STEP if "going on" in words else {"status": 2}))
     assert words in result.stdout + result.stderr
     assert result.stderr.endswith(": they must be the same\n") == (result.returncode == 2)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from support.classifiers import COUNTS, FILES, MORE, NAMES, TRANSFORMED, pixels_of, slow_logits
 from support.own import network
+from support.refusals import refusal
 from support.tiny_networks import Pair
 from torch import nn
 
-from harness.errors import UserError
 from heads.preparation import Preparation
 from inference.exports import ENDINGS, LARGE, export
 from inference.photographs import FromPhotographs
@@ -42,25 +42,25 @@ def noise(*size):
 @pytest.mark.parametrize(
     ("which", "form", "prior"),
     [
-        ("small.pth.tar", "onnx", []),
-        ("own.pth.tar", "torchscript", []),
-        ("own.pth.tar", "onnx", ["--prior", "shares.csv"]),
-        ("slim.pth.tar", "torchscript", ["--prior", "train"]),
-        ("released.pth.tar", "torchscript", []),
-        ("none.pth.tar", "torchscript", ["--prior", "train"]),
-        ("unit.pth.tar", "onnx", ["--prior", "train"]),
-        ("sqrt.pth.tar", "onnx", []),
-        pytest.param("slim.pth.tar", "onnx", [], marks=pytest.mark.slow),
+        ("small.pth.tar", "onnx", ""),
+        ("own.pth.tar", "torchscript", ""),
+        ("own.pth.tar", "onnx", "shares.csv"),
+        ("slim.pth.tar", "torchscript", "train"),
+        ("released.pth.tar", "torchscript", ""),
+        ("none.pth.tar", "torchscript", "train"),
+        ("unit.pth.tar", "onnx", "train"),
+        ("sqrt.pth.tar", "onnx", ""),
+        pytest.param("slim.pth.tar", "onnx", "", marks=pytest.mark.slow),
     ],
 )
 def test_a_file_gives_the_logits_of_the_definition(run_in, folder, which, form, prior):
     path = folder / which.replace(".pth.tar", ENDINGS[form])
     path.write_text("precious")
     (folder / "shares.csv").write_text('Häher,2\nowl,0\n"two, words",6\n', encoding="utf-8")
-    flags = ["--checkpoint_path", which, *MORE.get(which, []), "--no-cuda", "--export", form, *prior]
-    out = run_in("predict.py", *flags, cwd=folder).stdout
+    flags = f"{MORE.get(which, '')} --no-cuda --export {form} {prior and f'--prior {prior}'}"
+    out = run_in(f"predict.py --checkpoint_path {which} {flags}", cwd=folder).stdout
     assert out.startswith(f"wrote {path.name}: logits of made-up inputs within ")
-    assert out.endswith("of PyTorch's" + (f"; what --prior {prior[1]} adds is in them\n" if prior else "\n"))
+    assert out.endswith("of PyTorch's" + (f"; what --prior {prior} adds is in them\n" if prior else "\n"))
     assert path.with_name(path.name + ".previous").read_text() == "precious"
     logits, facts = loaded(path)
     assert json.loads(facts["class_names"]) == (["class 0", "class 1", "class 2"] if which == "released.pth.tar" else NAMES)
@@ -78,22 +78,21 @@ def test_a_file_gives_the_logits_of_the_definition(run_in, folder, which, form, 
         inputs = [np.stack([image] * k) for k, image in enumerate(pixels, 1)]
         wanted = [slow_logits(which, batch[0]).expand(len(batch), 3) for batch in inputs]
     assert float((wanted[0][0] - wanted[1][0]).abs().max()) > 1e-2  # the control
-    shares = torch.tensor(SHARES[prior[1]] if prior else [1, 1, 1]).double()
+    shares = torch.tensor(SHARES[prior] if prior else [1, 1, 1]).double()
     for given, expected in zip(inputs, wanted, strict=True):
         torch.testing.assert_close(logits(given), expected + (3 * shares / shares.sum()).log(), atol=2e-4, rtol=2e-5)
 
 
-def test_that_of_a_tested_network(run, tmp_path):
-    model = make_model("resnet8", 10, seed=3).eval()
-    state = {"arch": "resnet8", "dataset": "digits", "imb_factor": 0.1, "cls_num_list": [9] * 10}
+def test_that_of_a_tested_network_is_adjusted_too(run, tmp_path):
+    model, counts = make_model("resnet8", 10, seed=3).eval(), [*range(20, 10, -1)]
+    state = {"arch": "resnet8", "dataset": "digits", "imb_factor": 0.1, "cls_num_list": counts}
     torch.save({"state_dict": model.state_dict(), **state}, tmp_path / "a_ckpt.pth.tar")
-    flags = ["--checkpoint_path", "a_ckpt.pth.tar", "--export", "onnx", "--no-cuda", "--logit_adjust", "2"]
-    out = run("MetaSAug_test.py", *flags).stdout
+    out = run("MetaSAug_test.py --checkpoint_path a_ckpt.pth.tar --export onnx --no-cuda --logit_adjust 2").stdout
     assert out.splitlines()[-1].startswith("wrote a_ckpt.onnx: logits of made-up inputs within ")
     logits, facts = loaded(tmp_path / "a_ckpt.onnx")
     assert json.loads(facts["class_names"]) == [*map(str, range(10))]
     pixels = torch.randint(0, 256, (7, 32, 32, 3), dtype=torch.uint8)
-    wanted = FromPixels(model)(pixels) - 2 * np.log(0.1)
+    wanted = FromPixels(model)(pixels) - 2 * torch.tensor(counts).div(sum(counts)).log()
     torch.testing.assert_close(logits(pixels.numpy()), wanted.double(), atol=1e-4, rtol=0)
 
 
@@ -134,21 +133,15 @@ def test_a_file_with_other_logits_or_none_is_not_kept(tmp_path, make, shapes):
 
 
 @pytest.mark.parametrize(
-    ("form", "name", "kind", "words"),
+    ("package", "model", "words"),
     [
-        ("onnx", "gone/x", Pair, "gone/x cannot be written"),
-        ("torchscript", "folder", Pair, "folder cannot be written"),
-        ("onnx", "lacking", Pair, "needs the package onnxruntime: pip install onnx onnxscript onnxruntime"),
-        pytest.param("onnx", "x", Choosing, "PyTorch cannot turn this network into ONNX (", marks=pytest.mark.slow),
+        ("onnxruntime", FromPixels(Pair(10)), "needs the package onnxruntime: pip install onnx onnxscript onnxruntime"),
+        pytest.param("none", Choosing(), "PyTorch cannot turn this network into ONNX (", marks=pytest.mark.slow),
     ],
 )
-def test_what_cannot_be_made_is_said_in_one_line(tmp_path, monkeypatch, capfd, form, name, kind, words):
-    (tmp_path / "folder").mkdir()
-    if name == "lacking":
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    model = FromPixels(Pair(10)).eval() if kind is Pair else kind()
-    with pytest.raises(UserError) as refused:
-        export(model, form, tmp_path / name, {})
-    assert words in str(refused.value)
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+def test_what_cannot_be_made_is_said_in_one_line(tmp_path, monkeypatch, capfd, package, model, words):
+    monkeypatch.setitem(sys.modules, package, None)
+    with refusal(words):
+        export(model.eval(), "onnx", tmp_path / "x", {})
+    assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")

@@ -49,8 +49,8 @@ def test_probabilities_follow_the_frequencies(tmp_path, more, own, taken):
 
 
 def test_the_command_adds_what_a_prior_says(run_in, folder):
-    flags = ["--checkpoint_path", "small.pth.tar", "--no-cuda", "--top", "3", FILES[0]]
-    plain, shifted = (run_in("predict.py", *flags, *more, cwd=folder) for more in ([], ["--prior", "train"]))
+    command = f"predict.py --checkpoint_path small.pth.tar --no-cuda --top 3 '{FILES[0]}'"
+    plain, shifted = (run_in(f"{command} {more}", cwd=folder) for more in ("", "--prior train"))
     before, after = (dict(re.findall(r"\t([^\t]+) ([\d.]+)", said.stdout)) for said in (plain, shifted))
     weighed = [float(before[name]) * count for name, count in zip(NAMES, COUNTS, strict=True)]
     found = [float(after[name]) for name in NAMES]

@@ -85,14 +85,17 @@ def test_the_heads_of_the_study_are_those_of_their_runs():
 
 def test_gaps_that_the_reading_names_are_those_of_the_runs():
     text = (RESULTS / "meta_study.md").read_text(encoding="utf-8")
-    networks, heads = ("cifar", "LDAM"), ("features", "CE")
-    named = [
-        (networks, "cifar100", 100, "relative_head", "reweight"), (networks, "cifar10", 100, "relative_head", "reweight"),
-        (networks, "cifar100", 100, "meta_loss", "reweight"), (networks, "cifar100", 100, "reweight", "reweight_1"),
-        (heads, "cifar10", 100, "relative", "isda"), (heads, "cifar100", 10, "relative", "isda"),
-    ]  # fmt: skip
-    for (part, loss), dataset, ratio, row, other in named:
-        assert gap(*(study(part, dataset, ratio, loss, name) for name in (row, other))) in text, (part, dataset, row, other)
+    named = """
+        cifar cifar100 100 LDAM relative_head reweight
+        cifar cifar10 100 LDAM relative_head reweight
+        cifar cifar100 100 LDAM meta_loss reweight
+        cifar cifar100 100 LDAM reweight reweight_1
+        features cifar10 100 CE relative isda
+        features cifar100 10 CE relative isda
+    """
+    for line in named.strip().splitlines():
+        part, dataset, ratio, loss, *rows = line.split()
+        assert gap(*(study(part, dataset, int(ratio), loss, row) for row in rows)) in text, line
 
 
 def test_each_choice_of_the_study_is_the_best_of_its_candidates_on_held_out_images():

@@ -13,8 +13,8 @@ from support.places import ROOT
 
 from harness.signals_and_lock import only_run
 
-SCRIPT = "scripts/compare_own.py"
 FLAGS = ["--features", "f.npz", "--no-cuda"]
+COMPARE = f"scripts/compare_own.py {' '.join(FLAGS)}"
 OURS = "checkpoint/ours/compare"
 WAYS = ["logistic", "balanced", "nearest_mean", "lda", "isda", "metasaug"]
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def out(run_in, folder):
-    return run_in(SCRIPT, *FLAGS, cwd=folder).stdout
+    return run_in(COMPARE, cwd=folder).stdout
 
 
 def files(folder):
@@ -69,7 +69,7 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
 def test_the_same_command_again_does_nothing_twice(out, run_in, folder):
     before = files(folder)
     assert {f"{OURS}/{way}_summary.json" for way in WAYS} <= before.keys()
-    again = run_in(SCRIPT, *FLAGS, cwd=folder).stdout
+    again = run_in(COMPARE, cwd=folder).stdout
     changed = {path for path, time in files(folder).items() if before.get(path) != time}
     assert changed <= {f"{OURS}/answer.json", f"{OURS}/group_names.json"}
     assert answer(again) == answer(out)
@@ -77,12 +77,12 @@ def test_the_same_command_again_does_nothing_twice(out, run_in, folder):
 
 def test_other_rows_or_another_seed_are_compared_anew_in_the_same_folder(out, run_in, tmp_path):
     write(tmp_path)
-    run_in(SCRIPT, *FLAGS, "--seed", "3", "--ways", "lda", cwd=tmp_path)
+    run_in(f"{COMPARE} --seed 3 --ways lda", cwd=tmp_path)
     write_features(tmp_path / "f.npz", [41, 14, 5], spread=2.0)
-    run_in(SCRIPT, *FLAGS, "--seed", "3", "--ways", "lda", cwd=tmp_path)
+    run_in(f"{COMPARE} --seed 3 --ways lda", cwd=tmp_path)
     assert saved(tmp_path / OURS / "lda_last.pth.tar")["cls_num_list"] == [41, 14, 5]
     write(tmp_path)
-    assert answer(run_in(SCRIPT, *FLAGS, cwd=tmp_path).stdout) == answer(out)
+    assert answer(run_in(COMPARE, cwd=tmp_path).stdout) == answer(out)
 
 
 @pytest.mark.parametrize(  # amid the folds, amid the trainings
@@ -91,17 +91,17 @@ def test_other_rows_or_another_seed_are_compared_anew_in_the_same_folder(out, ru
 def test_a_comparison_that_is_killed_goes_on(out, run_in, tmp_path, fault, number):
     write(tmp_path)
     fault = {"FAULT": f"open {fault} {number.name}"}
-    result = run_in(SCRIPT, *FLAGS, cwd=tmp_path, status=128 + number, **fault)
+    result = run_in(COMPARE, cwd=tmp_path, status=128 + number, **fault)
     assert number == SIGKILL or result.stderr.splitlines()[-1].endswith("stopped; give the same command to resume")
     before = {path: time for path, time in files(tmp_path).items() if "/lda_" not in path}  # that one goes on
     assert len(before) >= 8
-    assert answer(run_in(SCRIPT, *FLAGS, cwd=tmp_path).stdout) == answer(out)
+    assert answer(run_in(COMPARE, cwd=tmp_path).stdout) == answer(out)
     assert {path: time for path, time in files(tmp_path).items() if path in before} == before
 
 
 def test_two_at_once_share_the_work(out, start, folder, tmp_path):
     write(tmp_path)
-    both = [start(SCRIPT, *FLAGS) for _ in range(2)]
+    both = [start(COMPARE) for _ in range(2)]
     for said, told in [process.communicate() for process in both]:
         assert answer(said) == answer(out), told
     assert files(tmp_path).keys() == files(folder).keys()
@@ -114,7 +114,7 @@ def test_one_that_waits_for_another_can_be_stopped(out, start, after_line, folde
     score = min(folder.joinpath(OURS, "folds").glob("*.npz"))
     (tmp_path / OURS / "folds").mkdir(parents=True)
     with only_run(tmp_path / OURS / "folds" / f"{score.stem}.lock"):
-        process = start(SCRIPT, *FLAGS)
+        process = start(COMPARE)
         after_line(process, 1, f"waiting for process {os.getpid()}")
         process.send_signal(SIGTERM)
         assert "stopped; give the same command to resume" in process.communicate()[1]

@@ -37,7 +37,7 @@ def test_ten_checkpoints_are_tested_where_they_are_and_a_missing_one_is_named(ru
             folder = published if number < 6 else own
             torch.save(state, folder / f"MetaSAug_{dataset}_LDAM_imb{ratio}_ckpt.pth.tar")
     (own / "MetaSAug_cifar10_LDAM_imb0.005_ckpt.pth.tar").write_text("not this one")
-    result = run("sh", ROOT / "scripts" / "MetaSAug_LDAM_test.sh", "--no-cuda", status=1, CIFAR_MD5=sums)
+    result = run(f"sh {ROOT}/scripts/MetaSAug_LDAM_test.sh --no-cuda", status=1, CIFAR_MD5=sums)
     (line,) = result.stderr.splitlines()
     assert line.startswith("missing: checkpoint/ours/LDAM/MetaSAug_cifar10_LDAM_imb0.02_ckpt.pth.tar ")
     tested = re.findall(r"^Dataset: (\w+)\tImb_factor: (\d+)\tAccuracy: [\d.]+\tError: [\d.]+$", result.stdout, re.M)
@@ -45,8 +45,8 @@ def test_ten_checkpoints_are_tested_where_they_are_and_a_missing_one_is_named(ru
 
 
 def test_without_checkpoints_every_file_is_named(run):
-    for arguments, folder in ((["--no-cuda"], "checkpoint/ours/CE"), (["my"], "my")):
-        lines = run("sh", ROOT / "scripts" / "MetaSAug_CE_test.sh", *arguments, status=1).stderr.splitlines()
+    for argument, folder in {"--no-cuda": "checkpoint/ours/CE", "my": "my"}.items():
+        lines = run(f"sh {ROOT}/scripts/MetaSAug_CE_test.sh {argument}", status=1).stderr.splitlines()
         assert len(lines) == 10
         assert all(line.startswith(f"missing: {folder}/MetaSAug_cifar10") for line in lines)
 
@@ -63,8 +63,8 @@ def test_the_other_shell_scripts_are_sweeps(run, name):
 def test_all_published_cells_share_stage_1(run, tmp_path):
     sums = both_cifars(tmp_path / "data", per_class=215, test_per_class=(5, 1))
     shutil.copy(ROOT / "tests" / "support" / "tiny_networks.py", tmp_path)
-    quick = ["--epochs", "2", "--arch", "tiny_networks:logits", "--batch-size", "500", "--no-cuda", "--jobs", "2"]
-    out = run("sh", ROOT / "scripts" / "reproduce_cifar.sh", *quick, CIFAR_MD5=sums).stdout
+    quick = "--epochs 2 --arch tiny_networks:logits --batch-size 500 --no-cuda --jobs 2"
+    out = run(f"sh {ROOT}/scripts/reproduce_cifar.sh {quick}", CIFAR_MD5=sums).stdout
     assert out.count(": done\n") == 20
     for path in (tmp_path / "checkpoint/ours/reproduce").glob("*_metrics.jsonl"):
         epochs = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]

@@ -15,10 +15,10 @@ from resnet import make_model
 NAMES = ["Häher", "owl", "two, words"]
 COUNTS = [90, 9, 1]
 FILES = ["photos/a b.jpg", "photos/dä/c.png", "photos/dä/turned.png"]
-MORE = {"own.pth.tar": ["--arch", BACKBONE], "released.pth.tar": ["--dataset", "iNaturalist18"]}  # flags of a checkpoint
+MORE = {"own.pth.tar": f"--arch {BACKBONE}", "released.pth.tar": "--dataset iNaturalist18"}  # flags of a checkpoint
 PREPARED = {
-    "own.pth.tar": (36, 32, *IMAGENET), "slim.pth.tar": (256, 224, *IMAGENET),
-    "released.pth.tar": (256, 224, *INATURALIST),
+    "small.pth.tar": (MEAN, STD), "own.pth.tar": (*IMAGENET, 36, 32), "slim.pth.tar": (*IMAGENET, 256, 224),
+    "released.pth.tar": (*INATURALIST, 256, 224),
 }  # fmt: skip
 TRANSFORMED = {
     "none.pth.tar": lambda rows: rows,
@@ -72,8 +72,8 @@ def write_all(made):
         torch.save(state, made / which)
     weights = {which: lively(which).state_dict() for which in NETWORKS}
     torch.save({"state_dict": weights["small.pth.tar"], "arch": "resnet8", **facts}, made / "small.pth.tar")
-    prepared = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(Preparation(32, 36)).items()}
-    backbone = {"name": BACKBONE, **prepared}
+    facts_of_images = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(Preparation(32, 36)).items()}
+    backbone = {"name": BACKBONE, **facts_of_images}
     torch.save({"state_dict": weights["own.pth.tar"], "backbone": backbone, **facts}, made / "own.pth.tar")
     torch.save({"state_dict": parted(weights["slim.pth.tar"]), "dataset": "custom", **facts}, made / "slim.pth.tar")
     torch.save({"state_dict": parted(weights["released.pth.tar"])}, made / "released.pth.tar")
@@ -85,15 +85,18 @@ def pixels_of(which, file):
     return np.array(image.resize((32, 32), Image.Resampling.BILINEAR) if which == "small.pth.tar" else image)
 
 
-@torch.no_grad()
-def slow_logits(which, pixels):
-    """The logits (3,) of an image (H, W, 3)."""
-    image, (mean, std) = Image.fromarray(pixels), (MEAN, STD)
-    if which in PREPARED:
-        short, crop, mean, std = PREPARED[which]
+def prepared(image, mean, std, short=None, crop=None):
+    """An image normalised, and before that resized by its short side and cut to its middle; in float64 (1, 3, H, W)."""
+    if short is not None:
         image = image.resize([int(short * side / min(image.size)) for side in image.size], Image.Resampling.BILINEAR)
         left, top = (round((side - crop) / 2) for side in image.size)
         image = image.crop((left, top, left + crop, top + crop))
     values = (np.asarray(image, dtype=np.float64) / 255 - np.array(mean)) / np.array(std)
-    found = lively(which).double()(torch.from_numpy(values.transpose(2, 0, 1).copy())[None])
+    return torch.from_numpy(values.transpose(2, 0, 1).copy())[None]
+
+
+@torch.no_grad()
+def slow_logits(which, pixels):
+    """The logits (3,) of an image (H, W, 3)."""
+    found = lively(which).double()(prepared(Image.fromarray(pixels), *PREPARED[which]))
     return (found[1] if which == "small.pth.tar" else found)[0]

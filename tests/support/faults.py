@@ -19,6 +19,8 @@ from support.places import ROOT
 from harness.checkpoint import save_checkpoint
 from resnet import build_model
 
+mkdir, mkfifo, touch = Path.mkdir, os.mkfifo, Path.touch
+
 
 def bomb(path):
     """Write a BMP of a few bytes that says it has 10^10 pixels."""
@@ -98,7 +100,7 @@ def write_networks(folder):
     """Networks to predict with, those of `write_all` and some that cannot be used."""
     folder.mkdir()
     write_all(folder)
-    slim, small = (torch.load(folder / f"{name}.pth.tar", weights_only=True) for name in ("slim", "small"))
+    slim, small, rows = (torch.load(folder / f"{name}.pth.tar", weights_only=True) for name in ("slim", "small", "none"))
     flat = {name: value for part in slim["state_dict"].values() for name, value in part.items()}
     for name, state in {
         "headless": {"state_dict": {"conv1.weight": torch.zeros(1)}},
@@ -108,6 +110,7 @@ def write_networks(folder):
         "cifar": {**slim, "dataset": "cifar10"},
         "resume": {**slim, "resume": {}},
         "names": {**small, "class_names": NAMES[:2]},
+        "two": {**rows, "class_names": NAMES[:2]},
         "large": {**small, "state_dict": {**small["state_dict"], "linear.weight": torch.full((3, 64), 3e38)}},
     }.items():
         torch.save(state, folder / f"{name}.pth.tar")

@@ -1,5 +1,6 @@
 """What a run leaves, compared bit by bit; and runs of one small layer, to test what goes on around a training."""
 
+import json
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
@@ -78,6 +79,14 @@ def end_epoch(run, right=3, **more):
     """Test and save, with so many images out of four recognised."""
     predicted = torch.where(torch.arange(4) < right, TARGET, 1 - TARGET)
     run.after_epoch(Predictions(1.0, TARGET, predicted, torch.full((4,), 0.8), torch.ones(4).bool()), {}, **more)
+
+
+def log_of(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}_metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def summary_of(folder, name):
+    return json.loads((folder / f"{name}_summary.json").read_text(encoding="utf-8"))
 
 
 def saved_state(folder, kind="resume", name="a"):

@@ -67,17 +67,15 @@ class Problem:
         arguments = {"lam_t": LAM_T, "virtual_lr": ALPHA, "meta_lr": META_LR, **changes}
         return meta_step(self.model, self.criterion, self.estimator, self.optimizer, self.batch, self.meta, **arguments)
 
+    def logits_at(self, weights, inputs):
+        """The logits at `weights`, statistics untouched."""
+        buffers = {k: v.clone() for k, v in self.model.named_buffers()}
+        return functional_call(self.model, {**buffers, **weights}, (inputs,))[1]
+
     def loss_at(self, weights, sigma):
         """The training loss at `weights` as a function of them and Σ, statistics untouched."""
-        buffers = {k: v.clone() for k, v in self.model.named_buffers()}
-        _, logits = functional_call(self.model, {**buffers, **weights}, (self.batch[0],))
+        logits = self.logits_at(weights, self.batch[0])
         return self.criterion(logits, weights[f"{self.model.head}.weight"], self.batch[1], sigma, LAM_T)
-
-    def plain_loss_at(self, weights, batch):
-        """The plain cross-entropy of a batch at `weights`, statistics untouched."""
-        buffers = {k: v.clone() for k, v in self.model.named_buffers()}
-        _, logits = functional_call(self.model, {**buffers, **weights}, (batch[0],))
-        return F.cross_entropy(logits, batch[1])
 
     def meta_loss(self, sigma, create_graph=False, moved=""):
         """L_meta(θ'(Σ)): the slow way, through the virtual step; differentiable in Σ if asked.
@@ -90,7 +88,7 @@ class Problem:
         chosen = {n: w for n, w in weights.items() if n.startswith(moved) and w.requires_grad}
         grads = torch.autograd.grad(loss, list(chosen.values()), create_graph=create_graph)
         stepped = {n: w - ALPHA * g for (n, w), g in zip(chosen.items(), grads, strict=True)}
-        loss_meta = self.plain_loss_at({**weights, **stepped}, self.meta)
+        loss_meta = F.cross_entropy(self.logits_at({**weights, **stepped}, self.meta[0]), self.meta[1])
         torch.set_rng_state(seed)
         return loss_meta
 

@@ -119,8 +119,8 @@ def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size
     assert relative((found - found.mean(0)).roll(1, 0), expected - expected.mean(0)) > 0.1  # the control: another image's
 
 
-def test_a_bare_name_is_torchvisions_first_and_then_timms():
-    for name, mode in (("resnet18", "bilinear"), ("timm:resnet18", "bicubic"), ("mobilenetv3_small_050", "bicubic")):
+def test_a_bare_name_is_torchvisions_first():
+    for name, mode in (("resnet18", "bilinear"), ("timm:resnet18", "bicubic")):
         assert open_backbone(name, None, SIZE).prepared.interpolation == mode
 
 
@@ -148,17 +148,12 @@ def test_what_is_downloaded_must_have_the_right_hash_and_a_damaged_copy_is_named
     assert wrong(opened, b"").startswith(f"{file} is damaged")
 
 
-@pytest.mark.parametrize(
-    ("present", "older"),
-    [
-        ("features.denseblock1.denselayer12.norm1.weight", "features.denseblock1.denselayer12.norm.1.weight"),
-        ("features.denseblock1.denselayer12.conv2.weight", "features.denseblock1.denselayer12.conv.2.weight"),
-        ("encoder.layers.encoder_layer_3.mlp.0.weight", "encoder.layers.encoder_layer_3.mlp.linear_1.weight"),
-        ("encoder.layers.encoder_layer_3.mlp.3.bias", "encoder.layers.encoder_layer_3.mlp.linear_2.bias"),
-    ],
-)
-def test_files_of_torchvision_may_have_older_names(present, older):
-    assert present_name(older) == present_name(present) == present
+def test_files_of_torchvision_may_have_older_names():
+    older = ["denselayer12.norm.1.weight", "denselayer12.conv.2.weight", "encoder_layer_3.mlp.linear_1.weight",
+             "encoder_layer_3.mlp.linear_2.bias"]  # fmt: skip
+    now = ["denselayer12.norm1.weight", "denselayer12.conv2.weight", "encoder_layer_3.mlp.0.weight",
+           "encoder_layer_3.mlp.3.bias"]  # fmt: skip
+    assert [*map(present_name, older)] == [*map(present_name, now)] == now
 
 
 # Networks of timm
@@ -243,23 +238,8 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_file_gives_the_same_features(small, tmp_path, form):
     backbone = open_backbone(SMALL, saved_as(tmp_path / "weights.pth", FORMS[form](small.state_dict())), SIZE)
-    for name, tensor in backbone.model.state_dict().items():
-        theirs = small.state_dict()[name]
-        assert torch.equal(tensor, theirs.bfloat16().to(tensor.dtype) if form == "half" else theirs), name
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "told"),
-    [
-        (SMALL, {"conv1.0.weight": torch.ones(5)}, " does not fit --backbone test_resnet (RuntimeError: "),
-        (SMALL, {"more": torch.ones(3)}, " does not fit --backbone test_resnet (RuntimeError: "),
-        ("mobilenetv3_small_050", {}, " does not fit --backbone mobilenetv3_small_050 (RuntimeError: "),
-        (f"{OWN}:network", {}, ", the backbone, does not fit: missing "),
-    ],
-)
-def test_a_file_that_does_not_fit_ends_in_one_line(small, tmp_path, name, change, told):
-    path = saved_as(tmp_path / "weights.pth", {**small.state_dict(), **change})
-    assert wrong(open_backbone, name, path, SIZE).startswith(f"{path}{told}")
+    found, digits = backbone.model.state_dict(), 0.01 if form == "half" else 0
+    torch.testing.assert_close(found, {name: small.state_dict()[name] for name in found}, rtol=digits, atol=0)
 
 
 # Networks of one's own
@@ -293,11 +273,18 @@ def test_a_network_may_say_how_its_images_are_prepared():
         ("ResNet50", "DEFAULT", "--backbone ResNet50 cannot be made (ValueError: timm.list_models() knows the names)"),
         ("googlenet", "DEFAULT", "--backbone googlenet cannot be used: its weights change its input"),
         ("no/resnet", "DEFAULT", "--backbone no/resnet cannot be made ("),
+        (SMALL, {"conv1.0.weight": torch.ones(5)}, "w.pth does not fit --backbone test_resnet (RuntimeError: "),
+        (SMALL, {"more": torch.ones(3)}, "w.pth does not fit --backbone test_resnet (RuntimeError: "),
+        ("mobilenetv3_small_050", {}, "w.pth does not fit --backbone mobilenetv3_small_050 (RuntimeError: "),
+        (f"{OWN}:network", {}, "w.pth, the backbone, does not fit: missing "),
     ],
 )
-def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, tmp_path, monkeypatch):
+def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, small, tmp_path, monkeypatch):
+    """A dictionary is what a file holds besides the weights of a small network."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "badly_written.py").write_text("def f(:\n")
+    if isinstance(pretrained, dict):
+        pretrained = saved_as(tmp_path / "w.pth", {**small.state_dict(), **pretrained})
     assert told in wrong(open_backbone, name, pretrained, ImageFlags())
 
 
@@ -369,7 +356,6 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
     saved_as(a / "weights.pth", small.state_dict())
     backbone = open_backbone(SMALL, "weights.pth", SIZE)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, make_head(4, 1, backbone.features), whole=False)
-    assert path.stat().st_size < 40_000
     expected = logits_by(classifier(path, None, None), 32)
 
     def found(pretrained=None):
@@ -387,17 +373,14 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
     saved_as(a / "weights.pth", other)
     told = f"{path} was trained on other weights than those of {a}/weights.pth: give them by --pretrained"
     assert wrong(found) == told
-    moved.write_bytes(moved.read_bytes()[:-99])
-    assert "moved.pth is damaged (it is truncated)" in wrong(found, "../moved.pth")
 
 
 def test_embeddings_of_positions_are_not_in_the_digest():
     backbone = open_backbone("vit_tiny_patch16_224", None, ImageFlags(64))
-    parts, digests = dict(backbone.model.named_parameters()), [backbone.digest()]
-    for name in ("pos_embed", "norm.weight"):
-        next(parts[known] for known in parts if known.endswith(name)).data += 1
-        digests.append(backbone.digest())
-    assert [digest == digests[0] for digest in digests] == [True, True, False]
+    before = backbone.digest()
+    for name, same in (("pos_embed", True), ("norm.weight", False)):
+        backbone.model.get_parameter(name).data += 1
+        assert (backbone.digest() == before) == same
 
 
 @pytest.fixture
@@ -416,38 +399,30 @@ CREATED = "its backbone cannot be created: "
         ({"digest": None}, {}, "was trained on other weights than those of support.own_backbones:recorded"),
         ({"file": "/dev/zero", "pretrained": "no.pth"}, {}, f"{CREATED}there is no file /dev/zero"),
         ({"name": "resnet_of_mine"}, {}, f"{CREATED}--backbone resnet_of_mine "),
-        ({}, {"fc.weight": torch.zeros(3, 9)}, "has no last layer of 16 features: it does not fit"),
-        ({}, {"fc.weight": torch.zeros(3, 16)}, "the head, cannot be used: its layer has no bias"),
-        ({}, {"fc.weight": torch.zeros(4, 16), "fc.bias": torch.zeros(4)}, "has 3 entries"),
+        ({}, {"state_dict": {"fc.weight": torch.zeros(3, 9)}}, "has no last layer of 16 features: it does not fit"),
+        ({}, {"state_dict": {"fc.weight": torch.zeros(3, 16)}}, "the head, cannot be used: its layer has no bias"),
+        ({}, {"class_names": ["a"] * 4}, "has 4 entries"),
     ],
 )
 def test_facts_and_weights_that_make_no_sense_end_in_one_line(own, facts, weights, told):
     path, backbone, head = own
-    made = {**backbone.facts(False), **facts}
-    checkpoint(path, backbone, head, whole=False, backbone=made, state_dict=weights or head_weights(head))
-    said = wrong(classifier, path, made["name"] if ":" in made["name"] else None, None)
+    checkpoint(path, backbone, head, False, backbone={**backbone.facts(False), **facts}, **weights)
+    said = wrong(classifier, path, None if "name" in facts else backbone.name, None)
     assert said.startswith(f"{path}")
     assert told in said
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_checkpoint_does_not_choose_what_is_run(own, whole):
+def test_a_checkpoint_does_not_choose_what_is_run(own):
     path, backbone, head = own
-    checkpoint(path, backbone, head, whole)
+    checkpoint(path, backbone, head)
     own_backbones.RAN.clear()
     told = f"{path} holds the network {backbone.name}{{}}: give --arch {backbone.name} if that is code of yours"
     assert wrong(classifier, path, None, None) == told.format("")
     assert wrong(classifier, path, f"{OWN}:network", None) == told.format(f", not {OWN}:network")
     assert own_backbones.RAN == []
-    before = torch.get_rng_state()
     assert classifier(path, backbone.name, None).names == ["class 0", "class 1", "class 2"]
     assert len(own_backbones.RAN) == 1
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_flags_that_a_checkpoint_answers_itself_are_refused(small, tmp_path, own):
-    path, backbone, head = own
-    checkpoint(path, backbone, head)
+    # Flags that it answers itself.
     assert wrong(classifier, path, backbone.name, "ImageNet_LT").endswith("leave --dataset out")
     assert wrong(classifier, path, backbone.name, None, "w.pth").endswith("leave --pretrained out")
     checkpoint(path, backbone, head, backbone=None)  # of features, there is no network

@@ -1,15 +1,14 @@
 """train_own.py --finetune: whole networks for one's own images, on one process and on two."""
 
-from itertools import islice
-
 import pytest
 import torch
 from support.compare import distance
+from support.image_lists import CPU, read_sets
+from support.image_lists import first as first_of
 from support.own import COUNTS, FLAGS, network, saved, write_photos
-from support.ranks import begin, together
+from support.ranks import together
 from support.runs import differences
 
-from datasets.large_sets import read_lists
 from harness.process_group import Group
 from heads.batches import Batches, drawn_images
 from heads.finetune import Shares
@@ -56,7 +55,7 @@ def test_all_of_a_network_is_trained_and_saved_under_its_own_names(first, folder
 
 
 DYING = """
-import os, signal, time
+import os, signal
 from my_network import make_normed
 
 def normed():
@@ -65,7 +64,7 @@ def normed():
     def count(_):
         left[0] -= 1
         if left[0] == 0:
-            time.sleep(600) if "LATE" in os.environ else os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     network[0].register_forward_hook(lambda _, __, out: out.register_hook(count) and None if out.requires_grad else None)
     return network
@@ -91,17 +90,15 @@ def test_two_processes_train_a_network_without_batch_norm_as_one(train, start, f
 
 def test_each_step_and_each_process_draws_its_own_random_numbers(folder):
     """The first batches and the rest of an epoch can be left out."""
-    sets = read_lists("custom", str(folder / "photos"), 2, None, None, None, None, 0.3, 0).sets(2)
-    images = drawn_images(sets, Preparation(32, 36), 3)["train"]
+    images = drawn_images(read_sets("custom", folder / "photos", 2, val_fraction=0.3), Preparation(32, 36), 3)["train"]
 
     def drawn(world, rank, taken=0):
-        shares = Batches({"train": Shares(images, None, 0, 3)}, Group(rank, world, torch.device("cpu")), 5, 5, 3)
-        return [*islice(shares.train(taken), 6 - taken)]
+        shares = Batches({"train": Shares(images, None, 0, 3)}, Group(rank, world, CPU), 5, 5, 3)
+        return [(share.seed, share.total) for share, _ in first_of(shares.train(taken), 6 - taken)]
 
-    shares = [share for rank in range(3) for share, _ in drawn(3, rank)]
-    assert len({share.seed for share in shares}) == 18
-    assert {share.total for share in shares} == {5}
-    assert drawn(1, 0, 5)[0][0].seed == drawn(1, 0)[5][0].seed
+    seeds, totals = zip(*(share for rank in range(3) for share in drawn(3, rank)), strict=True)
+    assert (len({*seeds}), {*totals}) == (18, {5})
+    assert drawn(1, 0, 5) == drawn(1, 0)[5:]
 
 
 def assert_same_bits(folder, whole, cut):
@@ -133,13 +130,6 @@ def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_th
     assert status == 0, err
     assert "going on in epoch 2 after step 1" in out
     assert_same_bits(folder, "pair", "parted")
-
-
-def test_a_process_that_is_late_in_a_backward_pass_is_named(start, folder):
-    (folder / "dying.py").write_text(DYING)
-    flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4", "--timeout", "12", "--save_name", "late"]
-    first, _ = begin(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "5", "LATE": "1"}])
-    assert "error: rank 1 of 2 is gone, is stopped or took longer than --timeout 12 s over a step" in first.communicate()[1]
 
 
 def test_other_flags_make_another_network(first, train, folder):

@@ -40,18 +40,12 @@ def test_a_head_follows_the_seed_and_leaves_the_global_random_state_alone():
 
 
 def test_the_fingerprint_follows_every_weight_and_statistic_but_no_counter():
-    model, seen = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 4)), set()
-    for name, tensor in model.state_dict().items():
-        if name != "1.num_batches_tracked":
-            for place in (0, -1):
-                tensor.view(-1)[place] += 0.5
-                seen.add(fingerprint(model))
-    assert len(seen) == 14
-    model.state_dict()["1.num_batches_tracked"].add_(7)
-    assert fingerprint(model.to(memory_format=torch.channels_last)) in seen
-    weight, bias = model[1].weight.detach(), model[1].bias.detach()
-    weight[:], bias[:] = bias.clone(), weight.clone()  # the same numbers under other names
-    assert fingerprint(model) not in seen
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 4))
+    seen = [fingerprint(model)]
+    for tensor in model.state_dict().values():
+        tensor.view(-1)[-1] += 1
+        seen.append(fingerprint(model.to(memory_format=torch.channels_last)))
+    assert [seen.count(one) for one in seen] == [1] * 5 + [2, 2] + [1] * 2  # the counter changes nothing
 
 
 def test_parts_of_a_file_that_others_wrote(tmp_path):

@@ -5,19 +5,15 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-import torch
 from support.image_lists import ALONE
 from support.levels import level
-from torch.nn import functional as F
 
 from datasets.drawn_sets import Sets
 from datasets.image_lists import image_list
 from heads.backbone import make_head
 from heads.choosing import ChosenWay, Folds
-from heads.feature_scale import feature_scale
 from heads.folds import ScoreFiles, fold_numbers
 from heads.own_flags import parse_own
-from heads.ways import begin_head
 
 CLASSES = 3
 
@@ -115,18 +111,8 @@ def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_
     assert np.array_equal(stays[1], same & (np.arange(60) != row))
 
 
-def test_steps_begin_where_their_own_loss_has_its_minimum():
-    """At λ = 0: the mean cross-entropy of the logits plus the log prior, and the decay at --C."""
-    rows, target = map(torch.from_numpy, made_up())
-    rows, count = feature_scale(rows.numpy())(rows).double(), rows.shape[1]
+def test_steps_decay_as_the_penalty_of_logistic_regression():
+    """Its loss, |W|² / 2 + C / A of the sum over rows, has the minimum of their mean with a decay of A / (C N)."""
     flags = parse_own(["--features", "x.npz", "--way", "metasaug", "--C", "10"])
-    slopes = []
-    for c in (10.0, 100.0):
-        head = make_head(CLASSES, 0, count).double()
-        begin_head("metasaug", head, rows, target, {"C": c, "lam": 0.0})
-        loss = F.cross_entropy(head(rows) + (target.bincount() / len(target)).log(), target)
-        for group in flags.decayed(head, count, len(target)):
-            loss = loss + group["weight_decay"] / 2 * sum(part.square().sum() for part in group["params"])
-        slopes.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(head.parameters()))]).norm())
-    assert slopes[0] < 2e-3
-    assert slopes[1] > 0.02  # the control
+    weight, bias = flags.decayed(make_head(CLASSES, 0, 8), 8, 60)
+    assert (weight["weight_decay"], bias["weight_decay"]) == (8 / (10 * 60), 0)

@@ -52,6 +52,8 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
     assert word in reason
     assert "\n" not in reason
     assert wrong(find_runs, [tmp_path / "runs", summary]) == reason
+    (tmp_path / "runs" / "deep" / "good_summary.json").unlink()
+    assert "runs: no finished run that can be shown (bad: " in wrong(find_runs, [tmp_path / "runs"])
 
 
 @pytest.mark.parametrize(("place", "value"), REFUSED)
@@ -74,16 +76,6 @@ def test_predictions_that_are_none_are_refused(tmp_path, arrays, words):
     sound = {"target": [0, 1], "predicted": [0, 1], "confidence": [1.0, 1.0]}
     np.savez(tmp_path / "a_last_predictions.npz", **{**sound, **arrays})
     assert words in wrong(read_runs, [tmp_path / "a_summary.json"])
-
-
-def test_a_wrong_or_unfinished_file_that_was_named_and_a_folder_without_runs_are_errors(refused, tmp_path):
-    (tmp_path / "photo.png").write_text("PNG")
-    (tmp_path / "empty").mkdir()
-    write_run(tmp_path / "good", "a")
-    for path, words in (("photo.png", "cannot be used"), ("nowhere", "nowhere"), ("empty", "empty holds no finished run")):
-        assert words in refused("report.py", "good", path)
-    (tmp_path / "good" / "a_summary.json").write_text("{")
-    assert "good: no finished run that can be shown (a: good/a_summary.json cannot be used" in refused("report.py", "good")
 
 
 def test_runs_that_are_not_finished_are_left_out_until_they_are(tmp_path):

@@ -1,6 +1,5 @@
 """The page of a report without a browser: that it asks for nothing, and what it says of its runs."""
 
-import json
 import re
 
 import numpy as np
@@ -76,9 +75,6 @@ def test_charts_draw_six_groups_and_offer_24():
     assert [attrs["value"] for attrs in boxes if "checked" in attrs] == ["g0", "plain", "g1", "g2", "g3", "g4"]
     for spec in page.data()[:2]:
         assert len({value["group"] for value in spec["datasets"]["rows"]}) == 24
-        (filtered,) = [one["filter"]["oneOf"] for one in spec["transform"]]
-        assert len(filtered) == 6
-        assert json.dumps(spec).count(json.dumps(filtered)) > 2  # of the scales, too
 
 
 @pytest.mark.parametrize(("classes", "points"), [(3, 3), (20, 20), (1000, 20)])
@@ -115,20 +111,8 @@ def test_curves_are_means_over_runs_and_one_epoch_is_a_point():
     assert [(value["group"], value["epoch"], value["value"]) for value in values_of(chart, 0)] == [
         ("a", 0, 0.0), ("b", 0, 0.0), ("a", 1, 4.0),
     ]  # fmt: skip
-    assert chart.spec["layer"][0]["mark"]["point"]
     assert "strokeDash" in chart.spec["layer"][0]["encoding"]  # groups are told apart without colours
     assert values_of(chart, 1) == [{"epoch": 1}]
-    assert charts.curves({"a": [made_run(figures={"acc1": 5.0})]}, []) == []
-
-
-@pytest.mark.parametrize("trace", [1e-320, 3e38])
-def test_figures_at_the_limits_are_drawn_without_a_warning(trace):
-    figures = {"acc1": 100.0, "trace_estimated": [trace] * 3, "trace_learned": [-3e38, 0.0, 3e38]}
-    log = [{"epoch": e, "train_loss": loss, "grad_norm": trace} for e, loss in enumerate((-3e38, 3e38))]
-    groups = {"a": [made_run(figures=figures, log=log)], "b": [made_run("b", figures={"acc1": 0.0}, log=log)]}
-    found = [part for section in sections(compare("", groups)) for part in section.parts if isinstance(part, charts.Chart)]
-    assert len(found) == 5
-    assert all(pages.picture(chart).count("<path") > 1 for chart in found)
 
 
 def test_the_confusion_matrix_has_shares_of_the_images_of_a_class():

@@ -71,16 +71,6 @@ def test_figures_are_png_and_svg_in_the_width_of_a_column(made):
     assert r"$\mathbf{81.2}_{\pm 1.0}$" in (made[0] / "table.tex").read_text()
 
 
-def test_a_group_is_named_to_compare_with(run, refused, tmp_path):
-    write_folder(tmp_path / "runs")
-    write_run(tmp_path / "more", "isda", accuracy=60.0, stage2="isda")
-    said = refused("report.py", "runs", "more", "--baseline", "nobody")
-    known = "“MetaSAug”, “plain cross-entropy”, “ISDA”"
-    assert said == f"report.py: error: --baseline nobody: no such group; there are {known}"
-    out = run("report.py", "runs", "more", "--baseline", "ISDA").stdout
-    assert "points above “ISDA”" in out.splitlines()[1]
-
-
 def test_what_is_left_out_is_named_and_a_report_is_replaced_only_when_told(run, refused, tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / "runs", name)

@@ -140,7 +140,7 @@ def test_no_claim_is_made_whose_interval_has_0_in_it(drawn):
             assert (found[7] is None) == (slow[0] > 0 or slow[1] < 0)
 
 
-@pytest.mark.parametrize(("size", "runs"), [(2, 3), (3, 2), (5, 3), (12, 5)])
+@pytest.mark.parametrize(("size", "runs"), [(3, 2), (5, 3)])
 def test_of_equal_groups_one_is_taken_in_at_most_one_of_twenty_studies(size, runs):
     """Of 400 studies 20 are expected at most; more than 32 come by chance once in 200. The control is uncorrected."""
     values = np.random.default_rng(size * runs).normal(50, 1, (400, size, runs))
@@ -150,7 +150,7 @@ def test_of_equal_groups_one_is_taken_in_at_most_one_of_twenty_studies(size, run
         told = compare("", groups).sentences
         wrong += told[0].startswith("Take “g") and "simplest" not in told[0]
         best = study.mean(axis=1).argmax()
-        others = [groups[f"g{k}"] for k in range(size if size < 12 else 0) if k != best]
+        others = [groups[f"g{k}"] for k in range(size) if k != best]
         uncorrected += any(slow_interval(groups[f"g{best}"], own, "acc1")[0] > 0 for own in others)
     assert wrong <= 32
-    assert uncorrected > 40 or size in (2, 12)
+    assert uncorrected > 40

@@ -15,8 +15,8 @@ from benchmarks.versions import VERSIONS
 
 @pytest.mark.slow
 def test_all_versions_are_measured(run, tmp_path):
-    flags = ["--arch", "resnet8", "--batch_size", "4", "--num_classes", "4", "--rounds", "1", "--seconds", "0.1"]
-    out = run("benchmarks/compare.py", *flags, "--no-cuda", "--json", "rows.json", PYTHONWARNINGS="ignore").stdout
+    flags = "--arch resnet8 --batch_size 4 --num_classes 4 --rounds 1 --seconds 0.1 --no-cuda --json rows.json"
+    out = run(f"benchmarks/compare.py {flags}", PYTHONWARNINGS="ignore").stdout
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["case"], row["name"]) for row in rows] == [(case, name) for case in VERSIONS for name in VERSIONS[case]]
     assert [row for row in rows if not re.search(rf"^{row['name']} +{row['seconds']:.4f}", out, re.MULTILINE)] == []

@@ -61,7 +61,7 @@ def test_examples_that_are_there_twice_are_counted_be_they_files_pixels_or_rows(
         (tree / "train" / "b" / f"{number}.png").symlink_to(tree / "train" / "a" / "0.png")
     rows = write_features(tree / "f.npz", [12, 8, 5], val=0)
     np.savez(tree / "f.npz", features=rows["features"], labels=rows["labels"])
-    assert SAME.format(25) in run("train_own.py", "--features", "f.npz", "--val_features", "f.npz", "--no-cuda").stdout
+    assert SAME.format(25) in run("train_own.py --features f.npz --val_features f.npz --no-cuda").stdout
 
 
 def test_digits_are_the_scans_in_a_fixed_stratified_split():

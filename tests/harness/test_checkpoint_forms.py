@@ -35,9 +35,9 @@ def outputs(photos, run_in):
 
     def call(state, old=False):
         torch.save(state, photos / "x.pth", _use_new_zipfile_serialization=not old)
-        image, given = photos / "test" / "class0" / "0.png", ["--checkpoint_path", photos / "x.pth", "--no-cuda"]
-        predicted = run_in("predict.py", *given, image, cwd=photos).stdout
-        return predicted, run_in("MetaSAug_test.py", *given, "--dataset", "folder", "--data_root", photos, cwd=photos).stdout
+        return [run_in(f"{command} --checkpoint_path x.pth --no-cuda", cwd=photos).stdout for command in (
+            "predict.py test/class0/0.png", "MetaSAug_test.py --dataset folder --data_root ."
+        )]  # fmt: skip
 
     return call
 
@@ -69,7 +69,6 @@ def test_any_form_is_the_same_network(outputs, expected, form):
 )  # fmt: skip
 def test_only_a_damaged_file_is_called_damaged(refused, photos, tmp_path, state, words):
     torch.save(state, tmp_path / "x.pth")
-    data = ["--dataset", "folder", "--data_root", photos, "--no-cuda"]
-    line = refused("MetaSAug_test.py", "--checkpoint_path", "x.pth", *data)
+    line = refused(f"MetaSAug_test.py --checkpoint_path x.pth --dataset folder --data_root {photos} --no-cuda")
     assert words in line
     assert ("damaged" in line) == ("checksum" in words)

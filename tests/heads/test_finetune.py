@@ -15,8 +15,7 @@ from heads.finetune import Shares
 from heads.preparation import Preparation
 
 OURS = "checkpoint/ours/own"
-NORMED = [word.replace("my_network:make", "my_network:make_normed") for word in FLAGS]
-FINE = [*NORMED, "--val_fraction", "0.3", "--finetune"]  # 22 images are left
+TRAIN = f"train_own.py {' '.join(FLAGS)} --val_fraction 0.3 --finetune --backbone my_network:make_normed"  # 22 are left
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +28,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(run_in, folder):
-    def call(*more, **settings):
-        return run_in("train_own.py", *FINE, *more, cwd=folder, **settings).stdout
+    def call(more="", **settings):
+        return run_in(f"{TRAIN} {more}", cwd=folder, **settings).stdout
 
     return call
 
@@ -72,18 +71,13 @@ def normed():
 
 
 @pytest.mark.parametrize(
-    "more",
-    [
-        ["--micro_batch", "4"],
-        ["--stage2", "isda", "--select_on", "heldout", "--num_heldout", "1", "--meta_images", "train"],
-    ],
+    "more", ["--micro_batch 4", "--stage2 isda --select_on heldout --num_heldout 1 --meta_images train"]
 )
 def test_two_processes_train_a_network_without_batch_norm_as_one(train, start, folder, more):
     """The last batch of an epoch is 6 images, or 5."""
-    more = ["--backbone", "my_network:make", *more]
-    train(*more, "--save_name", "one")
-    flags = [*FINE, *more, "--batch_size", "4", "--save_name", "two"]
-    for status, out, err in together(start, 2, "train_own.py", *flags, cwd=folder):
+    more = f"--backbone my_network:make {more}"
+    train(f"{more} --save_name one")
+    for status, out, err in together(start, 2, f"{TRAIN} {more} --batch_size 4 --save_name two", cwd=folder):
         assert (status, err) == (0, ""), out
     assert distance(weights_of(folder, "two"), weights_of(folder, "one")) < 1e-4
 
@@ -108,25 +102,25 @@ def assert_same_bits(folder, whole, cut):
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(first, train, folder):
     """Stopped in stage 1 and in stage 2, with a network that draws random numbers."""
-    train("--save_name", "cut", status=143, STOP_AT="2", STOP_BY="15")
-    train("--save_name", "cut", "--resume", "auto", status=143, STOP_AT="5", STOP_BY="15")
-    assert "going on in epoch 2 after step 1" in train("--save_name", "cut", "--resume", "auto")
+    cut = "--save_name cut --resume auto"
+    for step in ("2", "5"):
+        train(cut, status=143, STOP_AT=step, STOP_BY="15")
+    assert "going on in epoch 2 after step 1" in train(cut)
     assert_same_bits(folder, "head", "cut")
-    assert "is finished" in train("--save_name", "cut", "--resume", "auto")
+    assert "is finished" in train(cut)
 
 
 def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_the_run_goes_on(start, folder):
     """Their running statistics have not moved then."""
     (folder / "dying.py").write_text(DYING)
-    flags = [*FINE, "--backbone", "dying:normed", "--batch_size", "4"]
-    for status, _, err in together(start, 2, "train_own.py", *flags, "--save_name", "pair", cwd=folder):
+    command = f"{TRAIN} --backbone dying:normed --batch_size 4 --resume auto --save_name"
+    for status, _, err in together(start, 2, f"{command} pair", cwd=folder):
         assert (status, err) == (0, "")
-    flags += ["--save_name", "parted", "--resume", "auto"]
-    (status, _, err), (killed, *_) = together(start, 2, "train_own.py", *flags, cwd=folder, each=[{}, {"DIES_AT": "8"}])
+    (status, _, err), (killed, *_) = together(start, 2, f"{command} parted", cwd=folder, each=[{}, {"DIES_AT": "8"}])
     assert (status, killed) == (2, 137)
     assert err.startswith("train_own.py: error: rank 1 of 2 is gone, is stopped or took longer")
     assert err.endswith("then start again with --resume auto\n")
-    (status, out, err), _ = together(start, 2, "train_own.py", *flags, cwd=folder)
+    (status, out, err), _ = together(start, 2, f"{command} parted", cwd=folder)
     assert status == 0, err
     assert "going on in epoch 2 after step 1" in out
     assert_same_bits(folder, "pair", "parted")
@@ -134,12 +128,12 @@ def test_a_process_that_dies_in_a_backward_pass_ends_the_others_in_a_line_and_th
 
 def test_other_flags_make_another_network(first, train, folder):
     """So that what is alike elsewhere is not alike because nothing matters."""
-    for number, more in enumerate((["--micro_batch", "4"], ["--seed", "1"], ["--amp", "bf16"])):
-        train(*more, "--save_name", f"other{number}")
-        assert distance(weights_of(folder, f"other{number}"), weights_of(folder, "head")) > 1e-6, more
+    for more in ("micro_batch 4", "seed 1", "amp bf16"):
+        train(f"--{more} --save_name '{more}'")
+        assert distance(weights_of(folder, more), weights_of(folder, "head")) > 1e-6, more
 
 
 def test_images_that_cannot_be_read_can_be_left_out(run, tmp_path):
     write_photos(tmp_path)
     (tmp_path / "photos" / "cat" / "bad.png").write_bytes(b"x")
-    assert "epoch 0" in run("train_own.py", *FINE, "--epochs", "1", "--skip_bad").stdout
+    assert "epoch 0" in run(f"{TRAIN} --epochs 1 --skip_bad").stdout

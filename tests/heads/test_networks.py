@@ -402,16 +402,14 @@ def test_what_a_run_leaves_is_its_head_or_with_whole_all_weights(run, tmp_path):
     """No file of before is left; predict.py says the same, and of whole networks needs no weights."""
     write_photos(tmp_path)
     torch.save(network(9).state_dict(), tmp_path / "w.pth")
-    flags = ["--data_root", "photos", "--backbone", BACKBONE, "--pretrained", "w.pth", "--image_size", "32", "--no-cuda",
-             "--workers", 0, "--way", "lda"]  # fmt: skip
-    tables = []
-    for more in ([], ["--whole"]):
-        run("train_own.py", *flags, *more)
+    path, tables = "checkpoint/ours/own/head_last.pth.tar", []
+    flags = f"--data_root photos --backbone {BACKBONE} --pretrained w.pth --image_size 32 --no-cuda --workers 0 --way lda"
+    for more in ("", "--whole"):
+        run(f"train_own.py {flags} {more}")
         if more:
             (tmp_path / "w.pth").unlink()
-        path = tmp_path / "checkpoint/ours/own/head_last.pth.tar"
-        run("predict.py", "--checkpoint_path", path, "--arch", BACKBONE, "photos", "--out", "all.csv")
+        run(f"predict.py --checkpoint_path {path} --arch {BACKBONE} photos --out all.csv")
         tables.append((tmp_path / "all.csv").read_text())
-        assert (len(saved(path)["state_dict"]) > 2) == bool(more)
+        assert (len(saved(tmp_path / path)["state_dict"]) > 2) == bool(more)
     assert tables[0] == tables[1]
     assert not list(tmp_path.rglob("*.previous"))

@@ -59,7 +59,7 @@ def report(run_in, tmp_path_factory):
     write_group_names(folder / "runs", {"isda*": " isda  (two spaces)"})
     wrong = most_confused(np.array([0, 0, 1]), np.array([8, 8, 3]), lambda place: Image.new("RGB", (32, 20 + place)))
     (folder / "runs" / "metasaug_seed1_mistakes.json").write_bytes(msgspec.json.encode(wrong))
-    run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
+    run_in("report.py runs --out out", cwd=folder, PICTURES="drawn")
     assert (folder / "out" / "report.html").stat().st_size < 2.5e6
     return folder / "out" / "report.html"
 
@@ -144,7 +144,7 @@ def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(browser, report):
 
 def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
     write_study(tmp_path / "runs", 10, {f"way {k}": {"lr": 0.1 + k} for k in range(8)})
-    run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
+    run_in("report.py runs --out out", cwd=tmp_path, PICTURES="drawn")
     with opened(browser, tmp_path / "out" / "report.html") as view:
         boxes = view.page.locator(".choice input")
 

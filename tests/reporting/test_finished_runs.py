@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
 
 
 def test_a_run_counts_once_and_runs_of_one_name_have_names_that_differ(tmp_path, monkeypatch):
-    for folder in ("one", "two"):
+    for folder in ("one", "two", "two/earlier/1"):  # of which the last was set aside
         write_run(tmp_path / folder, "a")
     monkeypatch.chdir(tmp_path)
     found = find_runs([tmp_path, tmp_path / "one", (tmp_path / "one" / "a_summary.json").relative_to(tmp_path)])

@@ -59,7 +59,7 @@ def test_a_page_shows_the_pictures_in_the_own_file_of_a_run(run, tmp_path, file)
     elif file == "pipe":
         path.unlink()
         os.mkfifo(path)
-    run("report.py", "runs")
+    run("report.py runs")
     page = Parsed((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
     shown = [(attrs["src"], attrs["alt"]) for attrs, _ in page.all("img")]
     address = f"data:image/jpeg;base64,{base64.b64encode(pair.picture).decode()}"

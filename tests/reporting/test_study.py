@@ -35,7 +35,7 @@ def made(run_in, tmp_path_factory):
     write_study(folder / "runs" / "other", 3, {"none": WAYS["none"], "isda": WAYS["isda"]}, imb_factor=0.1)
     write_group_names(folder / "runs", {"early*": "never $2$ | <b>"})
     (folder / "runs" / "reweight_seed3_metrics.jsonl").write_text("[1]")
-    out = run_in("report.py", "runs", "--latex", "error", "--figures", "--out", "out", cwd=folder).stdout
+    out = run_in("report.py runs --latex error --figures --out out", cwd=folder).stdout
     (folder / "out" / "stdout.txt").write_text(out, encoding="utf-8")
     return folder / "out"
 

@@ -84,21 +84,19 @@ def test_verdicts_word_for_word(case):
     assert told[3:] == wanted[3:] or "would decide between " in told[3] or told[3].startswith("To decide between ")
 
 
-def test_the_reference_is_the_baseline_else_plain_cross_entropy_else_the_second():
-    groups = {"low": group(seeds(1.0, 2.0)), "plain": group(seeds(10.0, 11.0), **PLAIN),
-              "second": group(seeds(20.0, 21.0)), "best": group(seeds(30.0, 31.1))}  # fmt: skip
-    without = {name: runs for name, runs in groups.items() if name != "plain"}
-    late = {**without, "late": group(seeds(10.0, 11.0), meta_start=300)}  # never came to its stage 2
-    heads = {name: [made_run(name, figures={"acc1": acc1}, way=name, logit_adjust=1.0)]
-             for name, acc1 in (("lda", 50.0), ("isda", 60.0), ("logistic", 40.0))}  # fmt: skip
-    assert compare("", heads).reference == "logistic"
-    adjusted = {**groups, "plain": group(seeds(10.0, 11.0), logit_adjust=1.0, **PLAIN)}
-    cases = [(groups, None, "plain"), (groups, "low", "low"), (groups, "best", "second"), (without, None, "second"),
-             (late, None, "late"), (adjusted, None, "second")]  # fmt: skip
-    for own, baseline, wanted in cases:
-        one = compare("", own, baseline)
-        assert (one.taken, one.reference) == ("best", wanted)
-    assert list(compare("", groups).groups) == ["best", "second", "plain", "low"]
+@pytest.mark.parametrize(
+    ("flags", "baseline", "wanted"),
+    [
+        (PLAIN, None, "plain"), (PLAIN, "low", "low"), (PLAIN, "best", "second"), ({}, None, "second"),
+        ({"meta_start": 300}, None, "plain"),  # never came to its stage 2
+        ({"logit_adjust": 1.0, **PLAIN}, None, "second"), ({"logit_adjust": 1.0, "way": "logistic"}, None, "plain"),
+    ],
+)  # fmt: skip
+def test_the_reference_is_the_baseline_else_plain_cross_entropy_else_the_second(flags, baseline, wanted):
+    groups = {name: group(seeds(low, low + 1)) for name, low in (("low", 1.0), ("second", 20.0), ("best", 30.1))}
+    one = compare("", {**groups, "plain": group(seeds(10.0, 11.0), **flags)}, baseline)
+    assert (one.taken, one.reference) == ("best", wanted)
+    assert [*one.groups] == ["best", "second", "plain", "low"]
 
 
 def test_images_decide_where_there_is_one_seed():

@@ -19,11 +19,11 @@ def seen(path):
     return [image.getpixel(at) for at in ((0, 0), (image.width - 1, image.height - 1))], done
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [("x.jpg", "RGB"), ("x.JPEG", "L"), ("x.webp", "RGB"), ("x.gif", "P"), ("x.bmp", "RGB"),
-     ("x.tiff", "CMYK"), ("spaces é.png", "LA"), ("x.png", "RGBA"), ("x.heic", "RGB"), ("x.avif", "RGB")],
-)  # fmt: skip
+FORMATS = {"x.jpg": "RGB", "x.JPEG": "L", "x.webp": "RGB", "x.gif": "P", "x.bmp": "RGB", "x.tiff": "CMYK",
+           "spaces é.png": "LA", "x.png": "RGBA", "x.heic": "RGB", "x.avif": "RGB"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mode"), FORMATS.items())
 def test_any_format_is_read(tmp_path, name, mode):
     readable_endings()
     (tmp_path / "a").mkdir()

@@ -1,6 +1,5 @@
 """Values of the right kind that make no sense: wherever they stand in a file, they end in one line."""
 
-import copy
 import math
 import re
 import shutil
@@ -12,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import refusal
-from support.runs import end_epoch, files_of, saved_state, small_run, take_step
+from support.runs import end_epoch, files_of, saved_state, small_run, take_step, with_leaf
 
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
@@ -48,16 +47,6 @@ ODD = [
     [1, "2"], {}, {"a": {1: [None]}}, b"\0", (1, 2), nested(900), torch.zeros(0), torch.tensor(math.nan), torch.tensor(2.0),
     torch.tensor([1, -2]), torch.ones(3, 2), *ODD_TENSORS.values(),
 ]  # fmt: skip
-
-
-def with_leaf(state, place, value):
-    """A copy of the state with another value at that place."""
-    changed = copy.deepcopy(state)
-    inner, (*outer, last) = changed, place
-    for key in outer:
-        inner = inner[key]
-    inner[last] = value
-    return changed
 
 
 def places(value, path=()):
@@ -189,6 +178,5 @@ def test_what_tensors_are_refused(tensor, words):
 def test_statistics_that_can_be_none_are_refused(name, value):
     estimator = EstimatorCV(3, 2)
     sound = estimator.state_dict()
-    estimator.load_state_dict(sound)
     with pytest.raises(ValueError, match="image counts must be integers, and counts and variances must not be negative"):
         estimator.load_state_dict({**sound, name: torch.full_like(sound[name], value)})

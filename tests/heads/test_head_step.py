@@ -23,12 +23,11 @@ class Problem:
     """A head, statistics from one batch, and batches; the last class is never seen in training."""
 
     def __init__(self, classes=7, size=5, batch=6, meta=4, criterion=MetaSAugCE, seed=0, offset=0.0, balance="weights"):
-        self.generator, self.classes, self.sizes = torch.Generator().manual_seed(seed), classes, (batch, meta)
-        self.head = nn.Linear(size, classes)
-        with torch.no_grad():
-            for part in self.head.parameters():
-                part.normal_(generator=self.generator)
-            self.head.weight += offset * torch.randn(size, generator=self.generator)
+        torch.manual_seed(seed)
+        self.classes, self.sizes, self.head = classes, (batch, meta), nn.Linear(size, classes)
+        for part in self.head.parameters():
+            nn.init.normal_(part)
+        self.head.weight.data += offset * torch.randn(size)
         self.criterion = criterion([2 + round(90 * 0.8**k) for k in range(classes)], balance=balance)
         self.estimator = EstimatorCV(size, classes, diagonal=True)
         self.estimator.update(*self.draw(3 * classes))
@@ -40,8 +39,7 @@ class Problem:
         return self
 
     def draw(self, count, classes=None):
-        features = torch.randn(count, self.head.in_features, generator=self.generator).abs()
-        return features, torch.randint(0, classes or self.classes - 1, (count,), generator=self.generator)
+        return torch.randn(count, self.head.in_features).abs(), torch.randint(0, classes or self.classes - 1, (count,))
 
     def batches(self):
         return self.draw(self.sizes[0]), self.draw(self.sizes[1], self.classes)
@@ -178,8 +176,7 @@ def test_float32_keeps_its_digits_where_all_rows_of_the_weight_share_a_large_par
 def test_head_step_on_cuda_equals_the_cpu():
     cpu, gpu = Problem(20, 16, 12, 9), Problem(20, 16, 12, 9).to("cuda")
     for _ in range(3):
-        training, meta = cpu.batches()
-        expected = cpu.step(training, meta)
-        ours = gpu.step(*(tuple(part.cuda() for part in batch) for batch in (training, meta)))
+        batches = cpu.batches()
+        expected, ours = cpu.step(*batches), gpu.step(*((features.cuda(), target.cuda()) for features, target in batches))
         assert relative(ours.grad_rows.cpu(), expected.grad_rows) < 1e-8
     assert relative(gpu.head.weight.cpu(), cpu.head.weight) < 1e-10

@@ -108,9 +108,8 @@ def test_cifar_is_read_as_torchvision_reads_it_in_our_folder_the_published_one_o
     check(str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-100] + b"x" + raw[-99:], lambda raw: raw[:9]])
-def test_cifar_that_is_damaged_without_a_network_is_one_line(cifar, damage):
+def test_cifar_that_is_damaged_without_a_network_is_one_line(cifar):
     path = cifar / "data_batch_2"
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(path.read_bytes()[:-100] + bytes(100))
     said = wrong(small_sets.read_cifar, "cifar10", str(cifar.parent), train=True)
     assert all(word in said for word in (f"cifar10 cannot be read from {cifar} or downloaded", "--data_root", CIFAR10.url))

@@ -22,9 +22,8 @@ FORMS = {
     "model": {"model": prefixed("_orig_mod."), "args": argparse.Namespace(lr=0.1), "arch": 3, "dataset": ["a"]},
     "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.float64(3), "from": Path("x")},
     "state_dict_best": {"state_dict_best": WEIGHTS, "state_dict": OTHER},
-    "counter": {"state_dict": {**prefixed("model."), "model.bn1.num_batches_tracked": torch.tensor(5)}},
-    "odd counter": {"state_dict": {**WEIGHTS, "bn1.num_batches_tracked": 5, "_extra_state": None}},
-    "of a training": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3)}},
+    "counter": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3), "model.bn1.num_batches_tracked": 5}},
+    "extra": {"state_dict": {**WEIGHTS, "bn1.num_batches_tracked": torch.tensor(5), "_extra_state": None}},
     "old": {"state_dict": {name: value.requires_grad_() for name, value in WEIGHTS.items()}},
 }
 

@@ -32,6 +32,7 @@ class Problem:
         self.estimator = EstimatorCV(size, classes, diagonal=True)
         self.estimator.update(*self.draw(3 * classes))
         self.optimizer = torch.optim.SGD(self.head.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        self.parts = self.criterion, self.estimator, self.optimizer
 
     def to(self, place):
         for part in (self.head, self.criterion, self.estimator):
@@ -45,7 +46,7 @@ class Problem:
         return self.draw(self.sizes[0]), self.draw(self.sizes[1], self.classes)
 
     def step(self, batch, meta, step=head_step.head_step, **changes):
-        return step(self.head, self.criterion, self.estimator, self.optimizer, batch, meta, **{**RATES, **changes})
+        return step(self.head, *self.parts, batch, meta, **{**RATES, **changes})
 
 
 def network_of(head):
@@ -113,18 +114,16 @@ def test_steps_whose_covariance_can_be_none_are_told(meta_lr, negative):
 def test_the_steps_without_meta_learning_are_the_general_ones(lam_t, with_extra, balance):
     """Five of each; without λ_t plain ones, which take no part in the statistics."""
     problem, twin = (Problem(11, 6, 9, 7, MetaSAugLDAM, balance=balance) for _ in range(2))
-    network, before = network_of(twin.head), problem.estimator.count.clone()
-    passes = Passes(network)
+    passes, before = Passes(network_of(twin.head)), problem.estimator.count.clone()
     for _ in range(5):
         training, meta = problem.batches()
-        extra = meta if with_extra else None
+        batches = training, meta if with_extra else None
         if lam_t is None:
-            ours = head_step.plain_head_step(problem.head, problem.optimizer, training, extra)
-            theirs = plain_step(passes, twin.optimizer, training, extra)
+            ours = head_step.plain_head_step(problem.head, problem.optimizer, *batches)
+            theirs = plain_step(passes, twin.optimizer, *batches)
         else:
-            parts = [(p.criterion, p.estimator, p.optimizer, training, extra) for p in (problem, twin)]
-            ours = head_step.augmented_head_step(problem.head, *parts[0], lam_t=lam_t)
-            theirs = augmented_step(network, *parts[1], lam_t=lam_t, passes=passes)
+            ours = head_step.augmented_head_step(problem.head, *problem.parts, *batches, lam_t=lam_t)
+            theirs = augmented_step(passes.model, *twin.parts, *batches, lam_t=lam_t, passes=passes)
         for name in ("loss", "loss_meta")[: 1 + with_extra]:
             assert relative(getattr(ours, name), getattr(theirs, name)) < 1e-12
         assert relative(ours.logits.log_softmax(1), theirs.logits.log_softmax(1)) < 1e-12

@@ -1,6 +1,5 @@
 """report.py as its users run it: what it prints and writes, names of others letter by letter, flags and mistakes."""
 
-import csv
 import json
 import re
 from html import unescape
@@ -16,10 +15,6 @@ CLASSES = ("$x$", "a|b", "\x1b[31mred\n", "é" * 40, "</script><b>", "<!--<scrip
 SHOWN = ("$x$", "a|b", r"\x1b[31mred\n", "é" * 40, "</script><b>", "<!--<script>", r"\u2028", r"x\udcff", "'\"\\", "&amp;")
 RUNS = ("cost_$5_a_$6", "a|b", "<script>alert(1)<", "x\udcff", "\x1b[31mred\n", "\\x1b[31mred\\n")
 NAMES = ("cost_$5_a_$6", "a|b", "<script>alert(1)<", r"x\udcff", r"\x1b[31mred\n", r"\x1b[31mred\n (2)")
-
-
-def rows(path):
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def test_names_of_others_are_shown_letter_by_letter_and_no_path_is_followed(run, tmp_path):
@@ -39,8 +34,6 @@ def test_names_of_others_are_shown_letter_by_letter_and_no_path_is_followed(run,
     assert text.count("</script>") == len(page.all("script")) == len(page.data()) + 2
     assert "\x1b" not in out + text
     assert "hunter2" not in text
-    assert [row["class"] for row in rows(tmp_path / "report" / "classes.csv")][: len(SHOWN)] == [*SHOWN]
-    assert {row["run"] for row in rows(tmp_path / "report" / "runs.csv")} == {*NAMES}
 
 
 def test_figures_are_png_and_svg_in_the_width_of_a_column(run, tmp_path):

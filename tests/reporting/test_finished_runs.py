@@ -93,20 +93,11 @@ def test_runs_that_are_not_finished_are_left_out_until_they_are(tmp_path):
     assert ([run.name for run in found.runs], found.left_out) == (["a", "good"], [])
 
 
-def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, nest):
     write_run(tmp_path, "a")
-    write_run(tmp_path / "closed", "b")
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", os.fspath(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert left_out(tmp_path) == [
-        ("closed", f"{tmp_path / 'closed'} cannot be read (Permission denied): check its permissions")
-    ]
+    nest(tmp_path, 200 * "d", 25)
+    ((_, reason),) = left_out(tmp_path)
+    assert reason.endswith(" cannot be read (File name too long): check its permissions")
 
 
 def test_a_run_counts_once_and_runs_of_one_name_have_names_that_differ(tmp_path, monkeypatch):

@@ -90,17 +90,12 @@ def test_classes_are_points_that_no_line_joins(classes, points):
 
 
 def test_calibration_is_shown_where_a_bin_has_images_enough():
-    def tested(confidence, right):
-        run = made_run(tested=([0] * len(right), [0 if one else 1 for one in right]))
-        run.tested.confidence[:] = confidence
-        return run
-
-    assert charts.reliability({"a": [tested(0.9, [True] * 10)]}) is None
-    run = tested([0.9] * 40 + [0.3] * 5, [True] * 30 + [False] * 15)
-    (row,) = charts.calibration_table(images_table({"a": [run]})).to_dict("records")
-    assert (row["images"], row["right"], row["confidence"]) == (40, 75.0, pytest.approx(90, abs=1e-4))
-    pooled = charts.calibration_table(images_table({"a": [run, run]}))  # of all runs of a group
-    assert pooled["images"].tolist() == [80]
+    run = made_run(tested=([0] * 45, [0] * 30 + [1] * 15))
+    run.tested.confidence[:] = [0.9] * 40 + [0.3] * 5
+    for runs, images in (([run], 40), ([run, run], 80)):  # of all runs of a group
+        (row,) = charts.calibration_table(images_table({"a": runs})).to_dict("records")
+        assert (row["images"], row["right"], row["confidence"]) == (images, 75.0, pytest.approx(90, abs=1e-4))
+    assert charts.reliability({"a": [made_run(tested=([0] * 10, [0] * 10))]}) is None
 
 
 def test_curves_are_means_over_runs_and_one_epoch_is_a_point():

@@ -1,5 +1,6 @@
 """Constants and ways that folds choose, from scores of a table and on made-up rows."""
 
+import shlex
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,9 +28,9 @@ class Table(Folds):
         return [level(levels.get(constants[key], 50)) for constants in candidates]
 
 
-def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
+def choose(name, key, levels, more="", known=MappingProxyType({}), least=0.0):
     """The value that is chosen, and those that were asked for."""
-    flags = parse_own(["--features", "x.npz", "--way", name, *more])
+    flags = parse_own(shlex.split(f"--features x.npz --way {name} {more}"))
     folds = Table(flags, None, np.array([[least]]), ALONE, None)
     folds.table, folds.asked = (key, levels), []
     return folds.choose(name, known).constants, folds.asked
@@ -38,14 +39,14 @@ def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
 @pytest.mark.parametrize(
     ("levels", "more", "value", "asked"),
     [
-        ({3: 51, 100: 51}, [], 10, [10, 3, 1, 30, 100]),  # the usual one, and two in each direction
-        ({100: 60, 3000: 90}, [], 100, [10, 3, 1, 30, 100, 300, 1000]),  # what lies beyond is not seen
-        ({1: 60, 0.1: 70, 30: 64, 100: 76}, [], 100, [10, 3, 1, 0.3, 0.1, 30, 100, 300, 1000]),
-        ({30: 90}, ["--C", "1"], 1, [1]),
+        ({3: 51, 100: 51}, "", 10, [10, 3, 1, 30, 100]),  # the usual one, and two in each direction
+        ({100: 60, 3000: 90}, "", 100, [10, 3, 1, 30, 100, 300, 1000]),  # what lies beyond is not seen
+        ({1: 60, 0.1: 70, 30: 64, 100: 76}, "", 100, [10, 3, 1, 0.3, 0.1, 30, 100, 300, 1000]),
+        ({30: 90}, "--C 1", 1, [1]),
     ],
 )
 def test_numbers_go_on_in_a_direction_until_two_do_not_improve(levels, more, value, asked):
-    constants, found = choose("logistic", "C", levels, *more, "--transform", "none")
+    constants, found = choose("logistic", "C", levels, f"{more} --transform none")
     assert (constants, found) == ({"transform": "none", "C": value}, asked)
 
 
@@ -60,9 +61,9 @@ def test_constants_of_the_way_before_are_taken_over():
     known = {"logistic": ChosenWay("logistic", {"transform": "unit", "C": 300.0}, level(1))}
     constants, asked = choose("isda", "lam", {1.0: 90}, known=known)
     assert (constants, asked) == ({"transform": "unit", "C": 300, "lam": 1}, [0.5, 0.25, 0.1, 1, 2])
-    constants, _ = choose("metasaug", "C", {100: 90}, "--lam", "3")  # which are chosen first, and at last stay
+    constants, _ = choose("metasaug", "C", {100: 90}, "--lam 3")  # which are chosen first, and at last stay
     assert constants == {"transform": "none", "C": 100, "lam": 3, "meta_step_size": 0.5, "lr": 0.01}
-    assert choose("isda", "C", {}, "--C", "7", known=known)[0]["C"] == 7
+    assert choose("isda", "C", {}, "--C 7", known=known)[0]["C"] == 7
 
 
 class Recorded(Folds):
@@ -72,15 +73,6 @@ class Recorded(Folds):
         assert not {*trained} & {*left_out}
         self.said[left_out] = found = super().logits(name, constants, trained, left_out, scale)
         return found
-
-
-def recorded(rows, target, folder, *more):
-    images = image_list(Path("x"), map(str, range(len(rows))), target, list("abc"), "a list")
-    counts = np.bincount(target).tolist()
-    flags = parse_own(["--features", "x.npz", "--no-cuda", *more])
-    folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, ScoreFiles(folder, "rows"))
-    folds.said = np.full((len(rows), CLASSES), np.nan)
-    return folds
 
 
 def made_up():
@@ -100,9 +92,12 @@ def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_
     moved[row] += 3
 
     def said(rows, target):
-        folds = recorded(rows, target, tmp_path, "--way", "metasaug", "--C", "3", "--transform", "standard",
-                         "--epochs", "2")  # fmt: skip
-        folds.score(name, folds.flags.constants)
+        flags = parse_own(shlex.split("--features x.npz --no-cuda --way metasaug --C 3 --transform standard --epochs 2"))
+        images = image_list(Path("x"), map(str, range(60)), target, list("abc"), "a list")
+        sets = Sets(images, images, images, np.bincount(target).tolist(), [])
+        folds = Recorded(flags, sets, rows, ALONE, ScoreFiles(tmp_path, "rows"))
+        folds.said = np.full((60, CLASSES), np.nan)
+        folds.score(name, flags.constants)
         return folds.said
 
     before, same = said(rows, target), folds == folds[row]
@@ -113,6 +108,6 @@ def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_
 
 def test_steps_decay_as_the_penalty_of_logistic_regression():
     """Its loss, |W|² / 2 + C / A of the sum over rows, has the minimum of their mean with a decay of A / (C N)."""
-    flags = parse_own(["--features", "x.npz", "--way", "metasaug", "--C", "10"])
+    flags = parse_own(shlex.split("--features x.npz --way metasaug --C 10"))
     weight, bias = flags.decayed(make_head(CLASSES, 0, 8), 8, 60)
     assert (weight["weight_decay"], bias["weight_decay"]) == (8 / (10 * 60), 0)

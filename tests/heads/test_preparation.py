@@ -1,5 +1,6 @@
 """What flags say of images, and that images are prepared as timm and the published code prepare them."""
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -58,8 +59,8 @@ def test_flags_take_the_place_of_what_the_network_has_and_the_short_side_grows_w
     assert said == Preparation(40, 49, none, half, "bicubic")
 
 
-def said_by(flag, value):
-    return as_said(Preparation(), parse_own(["--data_root", "x", flag, value]).images)
+def said_by(flag):
+    return as_said(Preparation(), parse_own(shlex.split(f"--data_root x {flag}")).images)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +68,9 @@ def said_by(flag, value):
              "--std 0.5,0.5,0.0009", "--std 0.5,0.5,1.1"]
 )  # fmt: skip
 def test_what_pixels_from_0_to_1_do_not_have_is_refused(flag):
-    assert wrong(said_by, *flag.split()).startswith(f"{flag} is not valid: it must be ")
+    assert wrong(said_by, flag).startswith(f"{flag} is not valid: it must be ")
     for allowed in ("--image_size 8", "--mean 0,0.5,1", "--std 0.001,0.5,1"):  # the control
-        said_by(*allowed.split())
+        said_by(allowed)
 
 
 # The transforms of the published code, with torchvision's older ones as it has them, and those of one's own images

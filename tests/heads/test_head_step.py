@@ -166,8 +166,7 @@ def test_float32_keeps_its_digits_where_all_rows_of_the_weight_share_a_large_par
     expected = exact.step(*batches)
     monkeypatch.setattr(head_step, "CentredRows", rows)
     ours = single.step(*((features.float(), target) for features, target in batches))
-    errors = relative(ours.loss.double(), expected.loss) / 1e-4, relative(ours.grad_rows.double(), expected.grad_rows) / 1e-3
-    assert (max(errors) > 1) == (rows is Uncentred)  # the control
+    assert (relative(ours.grad_rows.double(), expected.grad_rows) > 1e-3) == (rows is Uncentred)  # the control
 
 
 @pytest.mark.cuda

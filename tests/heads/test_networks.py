@@ -194,7 +194,6 @@ def test_features_of_photographs_are_those_of_timm(tmp_path, name, size, classes
 
 def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
     assert said.startswith("the weights of resnet18 could not be downloaded (")
     assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
@@ -251,8 +250,8 @@ def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, 
 
 
 def global_states():
-    own = np.random.get_state()  # noqa: NPY002
-    return [torch.get_rng_state().tolist(), str(own), random.getstate(), torch.get_default_dtype()]
+    numpy = str(np.random.get_state())  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numpy, random.getstate(), torch.get_default_dtype()
 
 
 def test_what_is_global_stays_as_it_was_and_weights_at_random_are_the_same():

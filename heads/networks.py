@@ -80,8 +80,9 @@ class Backbone:
         """Copy weights of a file in, with or without those of a last layer; a `UserError` says what does not fit."""
         if is_torchvision(self.name):
             weights = {present_name(name): tensor for name, tensor in weights.items()}
-        own, [short] = stripped(self.model.state_dict()), stripped({self.head: torch.empty(0)})
+        full, [short] = self.model.state_dict(), stripped({self.head: torch.empty(0)})
         heads = {f"{part}.{name}" for part in (self.head, short) for name in ("weight", "bias")}
+        own = full if full.keys() <= weights.keys() else stripped(full)
         body = {name: tensor for name, tensor in weights.items() if name not in heads or name in own}
         fit_weights(self.model, stripped(body), f"{source}, the backbone,")  # which strips the names in the network alike
 

@@ -6,19 +6,17 @@ import re
 import pytest
 import torch
 from support.golden import Head, assert_close, batch, figures, load_weights
+from support.step_problems import LAM_T, META_LR, Problem
 
 from benchmarks.published_head import PublishedHead
 from benchmarks.published_step import PublishedStep
 from benchmarks.versions import VERSIONS
-from loss import EstimatorCV, MetaSAugLDAM
-from meta_step import meta_step
-from resnet import make_model
 
 
 @pytest.mark.slow
 def test_all_versions_are_measured(run, tmp_path):
-    flags = ["--arch", "resnet8", "--batch_size", "4", "--num_classes", "4", "--rounds", "1", "--seconds", "0.1"]
-    out = run("benchmarks/compare.py", *flags, "--no-cuda", "--json", "rows.json", PYTHONWARNINGS="ignore").stdout
+    flags = "--arch resnet8 --batch_size 4 --num_classes 4 --rounds 1 --seconds 0.1 --no-cuda --json rows.json"
+    out = run(f"benchmarks/compare.py {flags}", PYTHONWARNINGS="ignore").stdout
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["case"], row["name"]) for row in rows] == [(case, name) for case in VERSIONS for name in VERSIONS[case]]
     assert [row for row in rows if not re.search(rf"^{row['name']} +{row['seconds']:.4f}", out, re.MULTILINE)] == []
@@ -26,21 +24,15 @@ def test_all_versions_are_measured(run, tmp_path):
 
 @pytest.mark.usefixtures("float64")
 def test_the_published_step_is_the_same_step():
-    counts, sizes = [40, 20, 10, 5], (12, 3, 32, 32)
-    published = PublishedStep(4, counts, lr=0.05, meta_lr=0.3, num_blocks=1)
-    model = make_model("resnet8", 4).train()
-    published.model.load_state_dict(model.state_dict())
-    criterion, estimator = MetaSAugLDAM(counts), EstimatorCV(64, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    torch.manual_seed(0)
+    problem, published = Problem("resnet8"), PublishedStep(5, [40, 20, 10, 5, 2], lr=0.1, meta_lr=META_LR, num_blocks=1)
+    published.model.load_state_dict(problem.model.state_dict())
+    published.covariance = problem.sigma
     for _ in range(2):
-        training, meta = ((torch.randn(sizes), torch.randint(0, 4, (sizes[0],))) for _ in range(2))
-        ours = meta_step(model, criterion, estimator, optimizer, training, meta, lam_t=0.6, virtual_lr=0.05, meta_lr=0.3)
-        theirs = published.step(*training, [meta], lam_t=0.6)
-        for key in ("loss_virtual", "loss_meta", "loss", "grad_covariance"):
-            torch.testing.assert_close(getattr(ours, key), theirs[key], rtol=1e-9, atol=1e-12)
+        ours, theirs = problem.step(virtual_lr=0.1), published.step(*problem.batch, [problem.meta], lam_t=LAM_T)
+        for key, expected in theirs.items():
+            torch.testing.assert_close(getattr(ours, key), expected, rtol=1e-9, atol=1e-12)
     assert float(ours.grad_covariance.norm()) > 1e-9
-    torch.testing.assert_close(estimator.covariance, published.covariance, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(problem.estimator.covariance, published.covariance, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")

@@ -35,8 +35,8 @@ def here(tmp_path, monkeypatch):
     for name, text in texts.items():
         write(tmp_path / f"{name}.txt", text)
     for i in range(4):
-        for place in (f"photos/train/a/{i}", f"photos/train/b é/{i}", "photos/val/a/0", "photos/val/b é/0",
-                      "bare/train/a/0", "strange/train/a/0", "strange/train/b/0", "strange/val/c/0"):  # fmt: skip
+        for place in (f"photos/train/a/{i}", f"photos/train/b é/{i}", "photos/val/a/0", "photos/val/b é/0", "bare/train/a/0"
+                      ):  # fmt: skip
             write(tmp_path / f"{place}.JPEG")
     return tmp_path
 
@@ -105,8 +105,6 @@ WRONG = [
     ]),
     *rows({"num_meta": 1}, [
         ({"root": "photos", "num_meta": 4}, "--num_meta 4 would take every training image (the largest class has 4)"),
-        ({"root": "strange"},
-         "strange/val has classes that the training set does not have: 'c'; rename them to match (a, b)"),
         ({"root": "bare", "val_fraction": 0.5, "val_seed": -1}, "--val_seed -1 is not valid"),
         ({"root": "bare"}, "bare has no train and val (or test) folders of class folders: give a --data_root"),
     ]),
@@ -128,7 +126,6 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(here):
     root, told = Path("photos"), [f"photos/{part} images of 2 classes, a, b é" for part in ("train: 8", "val: 2", "meta: 2")]
     sets = read_sets("custom", root, 3)
     assert (sets.cls_num_list, sets.train.root, sets.notes) == ([1, 1], root, told[:2])
-    assert all((root / path).is_file() for path in sets.train.paths + sets.meta.paths)
     for name in ("meta/b é/0.png", "meta/b é/0.txt", "meta/a/0.png"):
         write(here / "photos" / name)
     lists = read_lists("custom", root, 3, num_classes=2)

@@ -19,11 +19,11 @@ def seen(path):
     return [image.getpixel(at) for at in ((0, 0), (image.width - 1, image.height - 1))], done
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [("x.jpg", "RGB"), ("x.JPEG", "L"), ("x.webp", "RGB"), ("x.gif", "P"), ("x.bmp", "RGB"),
-     ("x.tiff", "CMYK"), ("spaces é.png", "LA"), ("x.png", "RGBA"), ("x.heic", "RGB"), ("x.avif", "RGB")],
-)  # fmt: skip
+FORMATS = {"x.jpg": "RGB", "x.JPEG": "L", "x.webp": "RGB", "x.gif": "P", "x.bmp": "RGB", "x.tiff": "CMYK",
+           "spaces é.png": "LA", "x.png": "RGBA", "x.heic": "RGB", "x.avif": "RGB"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mode"), FORMATS.items())
 def test_any_format_is_read(tmp_path, name, mode):
     readable_endings()
     (tmp_path / "a").mkdir()
@@ -110,9 +110,7 @@ def test_a_damaged_exif_block_leaves_the_pixels_readable(tmp_path):
 
 
 def test_a_large_image_is_read_and_one_whose_short_side_would_make_it_too_large_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # of more Pillow warns
-    for size in ((40, 30), (10, 60)):
-        Image.new("RGB", size).save(tmp_path / "x.png")
-        assert decode(tmp_path / "x.png", True, resize_size=12).image.size == size
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # of more Pillow warns
+    Image.new("RGB", (10, 60)).save(tmp_path / "x.png")
+    assert decode(tmp_path / "x.png", True, resize_size=9).image.size == (10, 60)
     assert "is far too narrow (10 x 60)" in wrong(decode, tmp_path / "x.png", True, resize_size=13)
-    assert "is missing" in wrong(decode, tmp_path / ("d" * 5000), True)

@@ -61,9 +61,9 @@ def test_examples_that_are_there_twice_are_counted_be_they_files_pixels_or_rows(
         (tree / "train" / "b" / f"{number}.png").symlink_to(tree / "train" / "a" / "0.png")
     rows = write_features(tree / "f.npz", [12, 8, 5], val=0)
     np.savez(tree / "f.npz", features=rows["features"], labels=rows["labels"])
-    assert SAME.format(25) in run("train_own.py", "--features", "f.npz", "--val_features", "f.npz", "--no-cuda").stdout
+    assert SAME.format(25) in run("train_own.py --features f.npz --val_features f.npz --no-cuda").stdout
     assert SAME.format(25) in json.loads((tree / "checkpoint/ours/own/head_summary.json").read_text())["notes"]
-    run("report.py", "checkpoint")
+    run("report.py checkpoint")
     assert f'<p class="note">{SAME.format(25)}</p>' in (tree / "report" / "report.html").read_text(encoding="utf-8")
 
 
@@ -111,9 +111,8 @@ def test_cifar_is_read_as_torchvision_reads_it_in_our_folder_the_published_one_o
     check(str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-100] + b"x" + raw[-99:], lambda raw: raw[:9]])
-def test_cifar_that_is_damaged_without_a_network_is_one_line(cifar, damage):
+def test_cifar_that_is_damaged_without_a_network_is_one_line(cifar):
     path = cifar / "data_batch_2"
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(path.read_bytes()[:-100] + bytes(100))
     said = wrong(small_sets.read_cifar, "cifar10", str(cifar.parent), train=True)
     assert all(word in said for word in (f"cifar10 cannot be read from {cifar} or downloaded", "--data_root", CIFAR10.url))

@@ -22,9 +22,8 @@ FORMS = {
     "model": {"model": prefixed("_orig_mod."), "args": argparse.Namespace(lr=0.1), "arch": 3, "dataset": ["a"]},
     "model_state_dict": {"model_state_dict": prefixed("module._orig_mod.model."), "curve": np.float64(3), "from": Path("x")},
     "state_dict_best": {"state_dict_best": WEIGHTS, "state_dict": OTHER},
-    "counter": {"state_dict": {**prefixed("model."), "model.bn1.num_batches_tracked": torch.tensor(5)}},
-    "odd counter": {"state_dict": {**WEIGHTS, "bn1.num_batches_tracked": 5, "_extra_state": None}},
-    "of a training": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3)}},
+    "counter": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3), "model.bn1.num_batches_tracked": 5}},
+    "extra": {"state_dict": {**WEIGHTS, "bn1.num_batches_tracked": torch.tensor(5), "_extra_state": None}},
     "old": {"state_dict": {name: value.requires_grad_() for name, value in WEIGHTS.items()}},
 }
 
@@ -35,9 +34,9 @@ def outputs(photos, run_in):
 
     def call(state, old=False):
         torch.save(state, photos / "x.pth", _use_new_zipfile_serialization=not old)
-        image, given = photos / "test" / "class0" / "0.png", ["--checkpoint_path", photos / "x.pth", "--no-cuda"]
-        predicted = run_in("predict.py", *given, image, cwd=photos).stdout
-        return predicted, run_in("MetaSAug_test.py", *given, "--dataset", "folder", "--data_root", photos, cwd=photos).stdout
+        return [run_in(f"{command} --checkpoint_path x.pth --no-cuda", cwd=photos).stdout for command in (
+            "predict.py test/class0/0.png", "MetaSAug_test.py --dataset folder --data_root ."
+        )]  # fmt: skip
 
     return call
 
@@ -69,7 +68,6 @@ def test_any_form_is_the_same_network(outputs, expected, form):
 )  # fmt: skip
 def test_only_a_damaged_file_is_called_damaged(refused, photos, tmp_path, state, words):
     torch.save(state, tmp_path / "x.pth")
-    data = ["--dataset", "folder", "--data_root", photos, "--no-cuda"]
-    line = refused("MetaSAug_test.py", "--checkpoint_path", "x.pth", *data)
+    line = refused(f"MetaSAug_test.py --checkpoint_path x.pth --dataset folder --data_root {photos} --no-cuda")
     assert words in line
     assert ("damaged" in line) == ("checksum" in words)

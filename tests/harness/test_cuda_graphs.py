@@ -17,7 +17,6 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 METASAUG = {
     "metasaug": {"meta_lr": 10.0},
     "relative": {"rule": relative_rule, "meta_lr": 0.5},
-    "head": {"rule": relative_rule, "meta_lr": 0.5, "virtual": "head"},
     "trained on": {"meta_lr": 10.0, "virtual": "head", "train_on_meta": True},
 }
 METHODS = ["plain", "isda", "plain, trained on", "isda, trained on", *METASAUG]

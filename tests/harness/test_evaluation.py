@@ -5,27 +5,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
+from support.runs import ALONE
 from torch import nn
 
 from harness.evaluation import evaluate, validate
-from harness.process_group import Group
-
-ALONE = Group(0, 1, torch.device("cpu"))
-def batches(count, classes, size, seed=0):
-    """Logits (M, C), labels (M,), and the batches of both."""
-    generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(count, classes, generator=generator)
-    target = torch.randint(classes, (count,), generator=generator)
-    return logits, target, list(zip(logits.split(size), target.split(size), strict=True))
 
 
 @given(st.integers(1, 12), st.integers(2, 8), st.integers(1, 13), st.integers(0, 2**16))
 def test_predictions_are_those_of_each_image_whatever_the_batches(count, classes, size, seed):
-    logits, target, parts = batches(count, classes, size, seed)
+    torch.manual_seed(seed)
+    logits, target = 3 * torch.randn(count, classes), torch.randint(classes, (count,))
+    expected, best = logits.double().softmax(1), logits.argsort(dim=1, descending=True)
     for group in (None, ALONE):
-        tested = evaluate(lambda x: x, parts, group)
-        expected = logits.double().softmax(1)
-        best = logits.argsort(dim=1, descending=True)
+        tested = evaluate(lambda x: x, zip(logits.split(size), target.split(size), strict=True), group)
         assert torch.equal(tested.target, target)
         assert torch.equal(tested.predicted, best[:, 0])
         assert torch.equal(tested.in_top5, (best[:, :5] == target[:, None]).any(1))
@@ -42,5 +34,5 @@ def test_a_network_is_tested_in_eval_mode_and_without_a_graph():
             assert (self.training, torch.is_grad_enabled()) == (False, False)
             return None, x
 
-    logits, _, parts = batches(4, 3, 3)
-    assert torch.equal(validate(Network().train(), parts).predicted, logits.argmax(1))
+    logits = torch.eye(3)
+    assert validate(Network().train(), [(logits, torch.arange(3))]).predicted.tolist() == [0, 1, 2]

@@ -1,13 +1,14 @@
 """Runs that are killed or stopped anywhere, and go on to the same bytes."""
 
-import copy
 import json
 import shutil
+from functools import reduce
+from operator import getitem
 from signal import SIGINT, SIGKILL, SIGTERM
 
 import torch
 from support.ranks import together
-from support.runs import differences, saved_state
+from support.runs import differences, saved_state, with_leaf
 
 from harness.checkpoint import save_checkpoint
 
@@ -50,16 +51,6 @@ def test_a_run_stopped_in_each_epoch_ends_with_the_same_bytes(photos, small_trai
     assert differences(other, saved_state(whole)) == ["/state_dict/inner.linear.bias"]
 
 
-def with_other(state, other, place):
-    """A state of which one part is that of another moment."""
-    changed = copy.deepcopy(state)
-    ours, (*outer, key) = changed, place.split("/")
-    for name in outer:
-        ours, other = ours[name], other[name]
-    ours[key] = other[key]
-    return changed
-
-
 def test_every_part_of_the_state_is_needed(photos, small_training, whole, run, tmp_path):
     """Amid an epoch of stage 2: with any part left as it was after the first step, something else comes out."""
     folders = [tmp_path / step / "checkpoint/ours/0" for step in ("1", "14")]
@@ -71,7 +62,8 @@ def test_every_part_of_the_state_is_needed(photos, small_training, whole, run, t
     for part in ("epoch", "state_dict", "optimizer", *(f"resume/{name}" for name in inner)):
         shutil.rmtree(folders[1])
         shutil.copytree(kept, folders[1])
-        save_checkpoint(with_other(middle, first, part), folders[1] / "a_resume.pth.tar")
+        place = part.split("/")
+        save_checkpoint(with_leaf(middle, place, reduce(getitem, place, first)), folders[1] / "a_resume.pth.tar")
         run(f"{small_training} --workdir {tmp_path}/14 --resume auto", cwd=photos)
         ours, expected = (saved_state(folder, "last")["state_dict"] for folder in (folders[1], whole))
         assert bool(differences(ours, expected)) == (part != "epoch"), part  # which the record says too

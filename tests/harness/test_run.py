@@ -26,12 +26,6 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def interrupted(finished, tmp_path):
-    """A copy of it up to its last save: without a summary it does not count as finished."""
-    return shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("*_summary.json"))
-
-
 def test_the_best_epoch_is_chosen_among_those_of_stage_2(finished, tmp_path, capsys):
     """Stopped and killed anywhere, also grown from a run that had none; it ends as one that was never stopped."""
 
@@ -68,8 +62,9 @@ def test_a_finished_run_is_left_as_it_is(small_training, photos, whole, run, tmp
     assert files_of(tmp_path) == before
 
 
-def test_best_last_and_since_come_out_of_the_state(finished, interrupted):
-    """No epoch is left that could bring them."""
+def test_best_last_and_since_come_out_of_the_state(finished, tmp_path):
+    """No epoch is left that could bring them. Without its summary the copy does not count as finished."""
+    interrupted = shutil.copytree(finished, tmp_path / "copy", ignore=shutil.ignore_patterns("*_summary.json"))
     with small_run(interrupted, GO_ON) as run:
         assert list(run.epochs) == []
     before, again = (json.loads((folder / "a_summary.json").read_text()) for folder in (finished, interrupted))

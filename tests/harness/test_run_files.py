@@ -42,7 +42,6 @@ def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_b
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
         (lambda path: shutil.copy(path.with_name("a_last.pth.tar"), path), "is not there, or not that of epoch 2"),
     ],
-    ids=["lost", "damaged", "another"],
 )
 def test_a_best_file_that_something_else_took_is_refused_by_name(tmp_path, spoil, words):
     train(tmp_path, rights=(0, 2, 3, 1, 1))

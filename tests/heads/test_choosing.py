@@ -1,23 +1,20 @@
 """Constants and ways that folds choose, from scores of a table and on made-up rows."""
 
+import shlex
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
-import torch
 from support.image_lists import ALONE
 from support.levels import level
-from torch.nn import functional as F
 
 from datasets.drawn_sets import Sets
 from datasets.image_lists import image_list
 from heads.backbone import make_head
 from heads.choosing import ChosenWay, Folds
-from heads.feature_scale import feature_scale
 from heads.folds import ScoreFiles, fold_numbers
 from heads.own_flags import parse_own
-from heads.ways import begin_head
 
 CLASSES = 3
 
@@ -31,9 +28,9 @@ class Table(Folds):
         return [level(levels.get(constants[key], 50)) for constants in candidates]
 
 
-def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
+def choose(name, key, levels, more="", known=MappingProxyType({}), least=0.0):
     """The value that is chosen, and those that were asked for."""
-    flags = parse_own(["--features", "x.npz", "--way", name, *more])
+    flags = parse_own(shlex.split(f"--features x.npz --way {name} {more}"))
     folds = Table(flags, None, np.array([[least]]), ALONE, None)
     folds.table, folds.asked = (key, levels), []
     return folds.choose(name, known).constants, folds.asked
@@ -42,14 +39,14 @@ def choose(name, key, levels, *more, known=MappingProxyType({}), least=0.0):
 @pytest.mark.parametrize(
     ("levels", "more", "value", "asked"),
     [
-        ({3: 51, 100: 51}, [], 10, [10, 3, 1, 30, 100]),  # the usual one, and two in each direction
-        ({100: 60, 3000: 90}, [], 100, [10, 3, 1, 30, 100, 300, 1000]),  # what lies beyond is not seen
-        ({1: 60, 0.1: 70, 30: 64, 100: 76}, [], 100, [10, 3, 1, 0.3, 0.1, 30, 100, 300, 1000]),
-        ({30: 90}, ["--C", "1"], 1, [1]),
+        ({3: 51, 100: 51}, "", 10, [10, 3, 1, 30, 100]),  # the usual one, and two in each direction
+        ({100: 60, 3000: 90}, "", 100, [10, 3, 1, 30, 100, 300, 1000]),  # what lies beyond is not seen
+        ({1: 60, 0.1: 70, 30: 64, 100: 76}, "", 100, [10, 3, 1, 0.3, 0.1, 30, 100, 300, 1000]),
+        ({30: 90}, "--C 1", 1, [1]),
     ],
 )
 def test_numbers_go_on_in_a_direction_until_two_do_not_improve(levels, more, value, asked):
-    constants, found = choose("logistic", "C", levels, *more, "--transform", "none")
+    constants, found = choose("logistic", "C", levels, f"{more} --transform none")
     assert (constants, found) == ({"transform": "none", "C": value}, asked)
 
 
@@ -64,9 +61,9 @@ def test_constants_of_the_way_before_are_taken_over():
     known = {"logistic": ChosenWay("logistic", {"transform": "unit", "C": 300.0}, level(1))}
     constants, asked = choose("isda", "lam", {1.0: 90}, known=known)
     assert (constants, asked) == ({"transform": "unit", "C": 300, "lam": 1}, [0.5, 0.25, 0.1, 1, 2])
-    constants, _ = choose("metasaug", "C", {100: 90}, "--lam", "3")  # which are chosen first, and at last stay
+    constants, _ = choose("metasaug", "C", {100: 90}, "--lam 3")  # which are chosen first, and at last stay
     assert constants == {"transform": "none", "C": 100, "lam": 3, "meta_step_size": 0.5, "lr": 0.01}
-    assert choose("isda", "C", {}, "--C", "7", known=known)[0]["C"] == 7
+    assert choose("isda", "C", {}, "--C 7", known=known)[0]["C"] == 7
 
 
 class Recorded(Folds):
@@ -78,20 +75,11 @@ class Recorded(Folds):
         return found
 
 
-def recorded(rows, target, folder, *more):
-    images = image_list(Path("x"), map(str, range(len(rows))), target, list("abc"), "a list")
-    counts = np.bincount(target).tolist()
-    flags = parse_own(["--features", "x.npz", "--no-cuda", *more])
-    folds = Recorded(flags, Sets(images, images, images, counts, []), rows, ALONE, ScoreFiles(folder, "rows"))
-    folds.said = np.full((len(rows), CLASSES), np.nan)
-    return folds
-
-
-def made_up(scale=1.0):
+def made_up():
     generator = np.random.default_rng(0)
     target = generator.permutation(np.repeat(np.arange(CLASSES), (35, 17, 8)))
-    rows = generator.normal(0, 2, (CLASSES, 4))[target] + generator.normal(0, 1, (60, 4))
-    return np.concatenate([rows * scale, generator.normal(0, 1, (60, 4)) / scale], axis=1).astype(np.float32), target
+    rows = generator.normal(0, 2, (CLASSES, 8))[target] + generator.normal(0, 1, (60, 8))
+    return rows.astype(np.float32), target
 
 
 @pytest.mark.parametrize("name", ["logistic", "lda", "isda", "metasaug"])
@@ -104,9 +92,12 @@ def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_
     moved[row] += 3
 
     def said(rows, target):
-        folds = recorded(rows, target, tmp_path, "--way", "metasaug", "--C", "3", "--transform", "standard",
-                         "--epochs", "2")  # fmt: skip
-        folds.score(name, folds.flags.constants)
+        flags = parse_own(shlex.split("--features x.npz --no-cuda --way metasaug --C 3 --transform standard --epochs 2"))
+        images = image_list(Path("x"), map(str, range(60)), target, list("abc"), "a list")
+        sets = Sets(images, images, images, np.bincount(target).tolist(), [])
+        folds = Recorded(flags, sets, rows, ALONE, ScoreFiles(tmp_path, "rows"))
+        folds.said = np.full((60, CLASSES), np.nan)
+        folds.score(name, flags.constants)
         return folds.said
 
     before, same = said(rows, target), folds == folds[row]
@@ -115,18 +106,8 @@ def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_
     assert np.array_equal(stays[1], same & (np.arange(60) != row))
 
 
-def test_steps_begin_where_their_own_loss_has_its_minimum():
-    """At λ = 0: the mean cross-entropy of the logits plus the log prior, and the decay at --C."""
-    rows, target = map(torch.from_numpy, made_up())
-    rows, count = feature_scale(rows.numpy())(rows).double(), rows.shape[1]
-    flags = parse_own(["--features", "x.npz", "--way", "metasaug", "--C", "10"])
-    slopes = []
-    for c in (10.0, 100.0):
-        head = make_head(CLASSES, 0, count).double()
-        begin_head("metasaug", head, rows, target, {"C": c, "lam": 0.0})
-        loss = F.cross_entropy(head(rows) + (target.bincount() / len(target)).log(), target)
-        for group in flags.decayed(head, count, len(target)):
-            loss = loss + group["weight_decay"] / 2 * sum(part.square().sum() for part in group["params"])
-        slopes.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(head.parameters()))]).norm())
-    assert slopes[0] < 2e-3
-    assert slopes[1] > 0.02  # the control
+def test_steps_decay_as_the_penalty_of_logistic_regression():
+    """Its loss, |W|² / 2 + C / A of the sum over rows, has the minimum of their mean with a decay of A / (C N)."""
+    flags = parse_own(shlex.split("--features x.npz --way metasaug --C 10"))
+    weight, bias = flags.decayed(make_head(CLASSES, 0, 8), 8, 60)
+    assert (weight["weight_decay"], bias["weight_decay"]) == (8 / (10 * 60), 0)

@@ -66,18 +66,17 @@ def test_what_is_an_improvement(gained, lost, loss, better):
 
 
 def test_scores_are_kept_and_what_is_damaged_is_computed_again(tmp_path):
-    made, computed = [Score(ROWS % 2, right > ROWS, ONES / right) for right in (20, 30)], []
-
-    def ask(about, *keys):
-        computed.clear()
-        for i, found in ScoreFiles(tmp_path / "folds", about).all(keys, lambda i: computed.append(i) or made[i]):
+    def ask(*keys, about="some rows"):
+        computed, files = [], ScoreFiles(tmp_path, about)
+        made = [Score(ROWS % 2, key["C"] > ROWS, ONES / key["C"]) for key in keys]
+        for i, found in files.all(keys, lambda i: computed.append(i) or made[i]):
             assert all(map(np.array_equal, vars(found).values(), vars(made[i]).values()))
         return computed
 
-    one, two, three = ({"C": 1.0, "lam": lam} for lam in (2.0, 3.0, 4.0))
-    assert ask("some rows", one, two) == [0, 1]
-    assert ask("some rows", dict(sorted(one.items(), reverse=True)), three) == [1]
-    assert ask("other rows", one) == [0]
-    path = ScoreFiles(tmp_path / "folds", "some rows").path(one)
+    one, two, three = ({"C": C, "lam": 3.0} for C in (20.0, 30.0, 5.0))
+    assert ask(one, two) == [0, 1]
+    assert ask(dict(reversed(one.items())), three) == [1]
+    assert ask(one, about="other rows") == [0]
+    path = ScoreFiles(tmp_path, "some rows").path(one)
     path.write_bytes(path.read_bytes()[:-40])
-    assert ask("some rows", one, two) == [0]
+    assert ask(one, two) == [0]

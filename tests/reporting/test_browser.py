@@ -59,7 +59,7 @@ def report(run_in, tmp_path_factory):
     write_group_names(folder / "runs", {"isda*": " isda  (two spaces)"})
     wrong = most_confused(np.array([0, 0, 1]), np.array([8, 8, 3]), lambda place: Image.new("RGB", (32, 20 + place)))
     (folder / "runs" / "metasaug_seed1_mistakes.json").write_bytes(msgspec.json.encode(wrong))
-    run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
+    run_in("report.py runs --out out", cwd=folder, PICTURES="drawn")
     assert (folder / "out" / "report.html").stat().st_size < 2.5e6
     return folder / "out" / "report.html"
 
@@ -79,40 +79,26 @@ def test_a_right_page_has_no_fault_and_each_fault_is_seen(browser, tmp_path, mon
                     assert " ".join(sorted(view.faults())) == kinds, now
 
 
-@pytest.fixture(scope="module")
-def seen(browser, report):
-    """The page on a laptop, for tests that change nothing in it."""
-    with opened(browser, report) as view:
-        yield view
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_at_every_size_in_light_and_dark(browser, report, width):
     with opened(browser, report, width, scheme="dark") as view:
         assert view.faults() == {}
-        view.prefer("light")
-        assert view.faults() == {}
         view.unfold()
-        assert view.faults() == {}
+        for each in reversed(SCHEMES):
+            view.prefer(each)
+            assert (view.faults(), view.axe()) == ({}, [])
+        assert view.page.locator("img").count() == 2
 
 
-def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, seen, tmp_path):
-    assert seen.tab_stops() == ([], [])
+def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, report, tmp_path):
+    with opened(browser, report) as view:
+        assert view.tab_stops() == ([], [])
     hidden = RIGHT.replace("</style>", "button:focus, .wide:focus { outline: none }</style>")
     (tmp_path / "page.html").write_text(hidden.replace("One note.", "<button>a</button><button id='b'>b</button>").replace(
         "</main>", "</main><script>b.addEventListener('focus', () => b.blur())</script>"))  # fmt: skip
     with opened(browser, tmp_path / "page.html") as view:  # the control
         missed, unmarked = view.tab_stops()
     assert [len(missed), len(unmarked)] == [1, 3]
-
-
-def test_axe_finds_nothing(browser, seen, tmp_path):
-    seen.unfold()
-    assert (seen.axe(), seen.page.locator("img").count()) == ([], 2)
-    wrong = '<img src="data:,"><span style="color: #ccc">pale</span>'
-    (tmp_path / "page.html").write_text(RIGHT.replace("One note.", wrong))
-    with opened(browser, tmp_path / "page.html") as view:  # the control
-        assert [line.split(",")[0] for line in view.axe()] == ["color-contrast", "image-alt"]
 
 
 def test_without_scripts_tables_and_still_pictures_are_there(browser, report):
@@ -124,35 +110,34 @@ def test_without_scripts_tables_and_still_pictures_are_there(browser, report):
 
 def test_a_table_is_sorted_by_a_click_and_by_the_keyboard(browser, report):
     with opened(browser, report) as view:
-        table = view.page.locator("table.sortable").first
-        head = table.locator("thead th").filter(has_text="overall")
-        button, column = head.locator("button"), head.evaluate("head => head.cellIndex")
 
-        def figures():
-            texts = f"table => [...table.tBodies[0].rows].map(row => row.cells[{column}].textContent)"
-            return [float(text.split(" ")[0]) for text in table.evaluate(texts)]
+        def order(words, column, *keys):
+            """Press the button of a column of a table with such words; return the order that is said, and the texts."""
+            table = view.page.locator("table.sortable").filter(has_text=words).first
+            head = table.locator("thead th").filter(has_text=column).first
+            number = head.evaluate("head => 1 + head.cellIndex")
+            head.locator("button").press(*keys) if keys else head.locator("button").click()
+            (said,) = table.locator("thead th[aria-sort]:not([aria-sort=none])").all()
+            assert head.get_attribute("aria-sort") == said.get_attribute("aria-sort")
+            return said.get_attribute("aria-sort"), table.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
 
-        rising = sorted(figures())
-        assert len({*rising}) == len(rising) == 3
-        ways = (button.click, lambda: button.press("Enter"), lambda: button.press("Space"))
-        for sort, order, expected in zip(ways, ("descending", "ascending", "descending"), (-1, 1, -1), strict=True):
-            sort()
-            assert (head.get_attribute("aria-sort"), figures()) == (order, rising[::expected])
-        groups = sorted(table.locator("tbody th").all_inner_texts(), key=str.casefold)
-        for order, expected in (("ascending", 1), ("descending", -1), ("ascending", 1)):  # words begin with the first
-            table.locator("thead button").first.click()
-            assert table.locator("thead th").first.get_attribute("aria-sort") == order
-            assert table.locator("tbody th").all_inner_texts() == groups[::expected]
-        assert table.locator("thead th[aria-sort]:not([aria-sort=none])").count() == 1
-        signs = view.page.locator("table.sortable").filter(has_text="difference").first  # − is below 0, - is none
-        signs.locator("thead button").filter(has_text="difference").click()
-        *texts, last = [text.replace("−", "-") for text in signs.locator("tbody td:last-child").all_inner_texts()]
-        assert (last, [*map(float, texts)]) == ("-", sorted(map(float, texts), reverse=True))
+        def number(text):
+            return float(text.split(" ")[0].replace("−", "-"))
+
+        for keys, expected in (((), "descending"), (["Enter"], "ascending"), (["Space"], "descending")):
+            said, texts = order("overall", "overall", *keys)
+            assert (said, texts) == (expected, sorted(texts, key=number, reverse=expected == "descending"))
+            assert len({*map(number, texts)}) == 3
+        for expected in ("ascending", "descending", "ascending"):  # words begin with the first
+            said, texts = order("overall", "group")
+            assert (said, texts) == (expected, sorted(texts, key=str.casefold, reverse=expected == "descending"))
+        _, (*texts, last) = order("difference", "difference")  # − is below 0, - is none
+        assert (last, texts) == ("-", sorted(texts, key=number, reverse=True))
 
 
 def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
     write_study(tmp_path / "runs", 10, {f"way {k}": {"lr": 0.1 + k} for k in range(8)})
-    run_in("report.py", "runs", "--out", "out", cwd=tmp_path, PICTURES="drawn")
+    run_in("report.py runs --out out", cwd=tmp_path, PICTURES="drawn")
     with opened(browser, tmp_path / "out" / "report.html") as view:
         boxes = view.page.locator(".choice input")
 
@@ -171,24 +156,3 @@ def test_the_reader_chooses_the_groups_in_the_charts(browser, run_in, tmp_path):
         redrawn = "name => document.querySelector('#set0-classes .live').textContent.includes(name)"
         view.page.wait_for_function(redrawn, arg=last.get_attribute("value"))
         assert drawn() == chosen()
-        assert first.get_attribute("value") not in drawn()
-
-
-@pytest.fixture(scope="module")
-def large(run_in, tmp_path_factory):
-    """The page of 8,142 classes, most of them rare."""
-    folder = tmp_path_factory.mktemp("large")
-    write_study(folder / "runs", 8142, THREE, test_per_class=3, most=1000, least=2, dataset="iNaturalist18")
-    run_in("report.py", "runs", "--out", "out", cwd=folder, PICTURES="drawn")
-    return folder / "out" / "report.html"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", ["report", "large"])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_axe_finds_nothing_in_any_view(browser, request, page, width, scheme):
-    with opened(browser, request.getfixturevalue(page), width, scheme=scheme) as view:
-        view.unfold()
-        assert view.axe() == []
-        assert view.faults() == {}

@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
 from support.finished_runs import write_run
+from support.image_lists import save_noise
 from support.places import ROOT
 from support.refusals import wrong
 from support.runs import end_epoch, files_of, small_run
@@ -23,10 +23,10 @@ DAMAGED = [  # the end of a file's name, its content (None: cut), and what is sa
     ("group_names.json", b'{"a": 1}', "Expected `str`, got `int`"),
 ]  # fmt: skip
 REFUSED = [  # where a value stands in a summary or a log, and what no run has there
-    (("best", "per_class"), None), (("last", "per_class"), [1.0]), (("last", "epoch"), -1), (("best", "acc1"), 101.0),
-    (("last", "acc1"), float("nan")), (("last", "trace_learned"), [1e308] * 3), (("last", "trace_learned"), [1.0]),
-    (("class_names",), ["a"]), (("cls_num_list",), [0, 1, 1]), (("flags",), {"lam": [1]}),
-    (("log", "train_loss"), 1e308), (("log", "test_acc1"), 1e6), (("log", "train_loss"), 10**400),
+    ("best/per_class", None), ("last/per_class", [1.0]), ("last/epoch", -1), ("best/acc1", 101.0),
+    ("last/acc1", float("nan")), ("last/trace_learned", [1e308] * 3), ("last/trace_learned", [1.0]),
+    ("class_names", ["a"]), ("cls_num_list", [0, 1, 1]), ("flags", {"lam": [1]}),
+    ("log/train_loss", 1e308), ("log/test_acc1", 1e6), ("log/train_loss", 10**400),
 ]  # fmt: skip
 OTHERS = [  # predictions of three classes, and what is said of them
     ({"target": [0, 9]}, "its target holds no labels of 3 classes"), ({"predicted": [0, -1]}, "its predicted holds no"),
@@ -52,19 +52,21 @@ def test_a_damaged_run_of_a_folder_is_left_out_whole_and_named_by_itself_it_is_a
     assert word in reason
     assert "\n" not in reason
     assert wrong(find_runs, [tmp_path / "runs", summary]) == reason
+    (tmp_path / "runs" / "deep" / "good_summary.json").unlink()
+    assert "runs: no finished run that can be shown (bad: " in wrong(find_runs, [tmp_path / "runs"])
 
 
 @pytest.mark.parametrize(("place", "value"), REFUSED)
 def test_figures_that_no_run_has_are_refused_when_they_are_read(tmp_path, place, value):
     write_run(tmp_path, "a")
-    path = tmp_path / ("a_metrics.jsonl" if place[0] == "log" else "a_summary.json")
+    outer, _, name = place.rpartition("/")
+    path = tmp_path / ("a_metrics.jsonl" if outer == "log" else "a_summary.json")
     content = json.loads(path.read_text().splitlines()[0])
-    inner = content[place[0]] if len(place) == 2 and place[0] != "log" else content
-    inner[place[-1]] = value
+    content.get(outer, content)[name] = value
     path.write_text(json.dumps(content) + "\n")
     line = wrong(read_runs, [tmp_path / "a_summary.json"])
     assert line.startswith(str(path))
-    assert place[-1] in line or isinstance(value, int)
+    assert name in line or isinstance(value, int)
     assert line.endswith(": move it away, or retrain")
 
 
@@ -74,16 +76,6 @@ def test_predictions_that_are_none_are_refused(tmp_path, arrays, words):
     sound = {"target": [0, 1], "predicted": [0, 1], "confidence": [1.0, 1.0]}
     np.savez(tmp_path / "a_last_predictions.npz", **{**sound, **arrays})
     assert words in wrong(read_runs, [tmp_path / "a_summary.json"])
-
-
-def test_a_wrong_or_unfinished_file_that_was_named_and_a_folder_without_runs_are_errors(refused, tmp_path):
-    (tmp_path / "photo.png").write_text("PNG")
-    (tmp_path / "empty").mkdir()
-    write_run(tmp_path / "good", "a")
-    for path, words in (("photo.png", "cannot be used"), ("nowhere", "nowhere"), ("empty", "empty holds no finished run")):
-        assert words in refused("report.py", "good", path)
-    (tmp_path / "good" / "a_summary.json").write_text("{")
-    assert "good: no finished run that can be shown (a: good/a_summary.json cannot be used" in refused("report.py", "good")
 
 
 def test_runs_that_are_not_finished_are_left_out_until_they_are(tmp_path):
@@ -101,24 +93,15 @@ def test_runs_that_are_not_finished_are_left_out_until_they_are(tmp_path):
     assert ([run.name for run in found.runs], found.left_out) == (["a", "good"], [])
 
 
-def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, nest):
     write_run(tmp_path, "a")
-    write_run(tmp_path / "closed", "b")
-    real = os.scandir
-
-    def scandir(path):
-        if os.fspath(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied", os.fspath(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert left_out(tmp_path) == [
-        ("closed", f"{tmp_path / 'closed'} cannot be read (Permission denied): check its permissions")
-    ]
+    nest(tmp_path, 200 * "d", 25)
+    ((_, reason),) = left_out(tmp_path)
+    assert reason.endswith(" cannot be read (File name too long): check its permissions")
 
 
 def test_a_run_counts_once_and_runs_of_one_name_have_names_that_differ(tmp_path, monkeypatch):
-    for folder in ("one", "two"):
+    for folder in ("one", "two", "two/earlier/1"):  # of which the last was set aside
         write_run(tmp_path / folder, "a")
     monkeypatch.chdir(tmp_path)
     found = find_runs([tmp_path, tmp_path / "one", (tmp_path / "one" / "a_summary.json").relative_to(tmp_path)])
@@ -127,23 +110,18 @@ def test_a_run_counts_once_and_runs_of_one_name_have_names_that_differ(tmp_path,
 
 def test_names_that_are_no_text_or_move_the_cursor_are_trained_on_and_reported(run, tmp_path):
     """A class folder whose name is no UTF-8, and an output folder with an escape sequence and a line break in its name."""
-    rng = np.random.default_rng(0)
+    data, odd = "--dataset folder --data_root own", "odd\x1b[31m\nx"
     for part, count in (("train", 6), ("test", 2)):
         for name in ("a", os.fsdecode(b"b\xff")):
-            folder = tmp_path / "own" / part / name
-            folder.mkdir(parents=True)
-            for k in range(count):
-                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
-    data, odd = ["--dataset", "folder", "--data_root", "own"], "odd\x1b[31m\nx"
-    train = ["MetaSAug_CE_train.py", *data, "--num_meta", 2, "--arch", "resnet8", "--epochs", 1, "--workdir", odd]
-    checkpoint = tmp_path / odd / "checkpoint" / "ours" / "0" / "name_last.pth.tar"
-    said = [
-        run(*train).stdout,
-        run("report.py", odd, "--out", f"{odd}/out").stdout,
-        run("MetaSAug_test.py", *data, "--checkpoint_path", checkpoint, "--export", "torchscript").stdout,
-    ]
-    assert all("odd\\x1b[31m\\nx/" in text for text in said)
-    assert "\x1b" not in "".join(said)
+            save_noise(tmp_path / "own" / part / name, [f"{k}.png" for k in range(count)])
+    for command in (
+        (f"MetaSAug_CE_train.py {data} --num_meta 2 --arch resnet8 --epochs 1 --workdir", odd),
+        ("report.py", odd, "--out", f"{odd}/out"),
+        (f"MetaSAug_test.py {data} --export torchscript --checkpoint_path", f"{odd}/checkpoint/ours/0/name_last.pth.tar"),
+    ):
+        said = run(*command).stdout
+        assert "odd\\x1b[31m\\nx/" in said
+        assert "\x1b" not in said
     (made,) = find_runs([tmp_path / odd]).runs
     assert made.summary.class_names == ["a", r"b\udcff"]
 

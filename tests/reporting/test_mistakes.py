@@ -26,12 +26,12 @@ def noise(place):
 
 def test_the_pairs_most_confused_have_their_first_images():
     target, predicted = np.random.default_rng(0).integers(0, 4, (2, 200))
-    places = {(t, p): [k for k in range(200) if (target[k], predicted[k]) == (t, p)] for t in range(4) for p in range(4)}
-    order = sorted((pair for pair in places if pair[0] != pair[1]), key=lambda pair: (-len(places[pair]), pair))[:6]
+    pairs = [*zip(target, predicted, strict=True)]
+    order = sorted({pair for pair in pairs if pair[0] != pair[1]}, key=lambda pair: (-pairs.count(pair), pair))[:6]
     found = most_confused(target, predicted, photograph)
-    assert [(one.target, one.predicted, one.times) for one in found] == [(*pair, len(places[pair])) for pair in order]
     for one, pair in zip(found, order, strict=True):
-        wanted = [place for place in places[pair] if photograph(place)][:6]
+        assert (one.target, one.predicted, one.times) == (*pair, pairs.count(pair))
+        wanted = [place for place in range(200) if pairs[place] == pair and photograph(place)][:6]
         pixels = np.asarray(Image.open(io.BytesIO(one.picture)))
         assert (one.images, pixels.shape) == (len(wanted), (64, 64 * len(wanted), 3))
         assert pixels[16, 32::64, 0].tolist() == pytest.approx(wanted, abs=3)
@@ -59,7 +59,7 @@ def test_a_page_shows_the_pictures_in_the_own_file_of_a_run(run, tmp_path, file)
     elif file == "pipe":
         path.unlink()
         os.mkfifo(path)
-    run("report.py", "runs")
+    run("report.py runs")
     page = Parsed((tmp_path / "report" / "report.html").read_text(encoding="utf-8"))
     shown = [(attrs["src"], attrs["alt"]) for attrs, _ in page.all("img")]
     address = f"data:image/jpeg;base64,{base64.b64encode(pair.picture).decode()}"

@@ -1,6 +1,5 @@
 """report.py as its users run it: what it prints and writes, names of others letter by letter, flags and mistakes."""
 
-import csv
 import json
 import re
 from html import unescape
@@ -8,35 +7,14 @@ from html import unescape
 import pytest
 from PIL import Image
 from support.finished_runs import write_run
+from support.made_runs import write_study
 from support.pages import Parsed
 from support.runs import files_of
 
-ACCURACIES = {"metasaug": {1: 80.0, 2: 82.0, 3: 81.5}, "plain": {1: 71.0, 2: 72.0, 3: 73.0}}
 CLASSES = ("$x$", "a|b", "\x1b[31mred\n", "é" * 40, "</script><b>", "<!--<script>", "\u2028", "x\udcff", "'\"\\", "&amp;")
 SHOWN = ("$x$", "a|b", r"\x1b[31mred\n", "é" * 40, "</script><b>", "<!--<script>", r"\u2028", r"x\udcff", "'\"\\", "&amp;")
 RUNS = ("cost_$5_a_$6", "a|b", "<script>alert(1)<", "x\udcff", "\x1b[31mred\n", "\\x1b[31mred\\n")
 NAMES = ("cost_$5_a_$6", "a|b", "<script>alert(1)<", r"x\udcff", r"\x1b[31mred\n", r"\x1b[31mred\n (2)")
-
-
-def rows(path):
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-
-
-def write_folder(folder):
-    for name, own in ACCURACIES.items():
-        for seed, accuracy in own.items():
-            flags = {} if name == "metasaug" else {"loss": "CE", "log": seed == 1, "stage2": "none", "lam": 0.25}
-            write_run(folder / name, f"{name}_{seed}", seed, accuracy=accuracy, **flags)
-    write_run(folder / "metasaug" / "earlier" / "1", "metasaug_1", accuracy=1.0)
-
-
-@pytest.fixture(scope="module")
-def made(run_in, tmp_path_factory):
-    """A report of two groups of three seeds, with pictures, of a new interpreter whose terminal shows ASCII alone."""
-    place = tmp_path_factory.mktemp("made")
-    write_folder(place / "runs")
-    words = ["runs", "--out", "out", "--figures", "--latex"]
-    return place / "out", run_in("report.py", *words, cwd=place, fresh=True, PYTHONIOENCODING="ascii").stdout
 
 
 def test_names_of_others_are_shown_letter_by_letter_and_no_path_is_followed(run, tmp_path):
@@ -46,7 +24,7 @@ def test_names_of_others_are_shown_letter_by_letter_and_no_path_is_followed(run,
     for k, name in enumerate(RUNS):
         flags = {"lr": (1 + k) / 100, "dataset": "own", "data_root": str(tmp_path), **lists}
         write_run(tmp_path / "runs", name, counts=[*range(100, 0, -10)], class_names=CLASSES, **flags)
-    out = run("report.py", "runs", "--baseline", NAMES[-1]).stdout
+    out = run("report.py runs --baseline", NAMES[-1]).stdout
     for name in NAMES:
         assert re.search(rf"\n\| {re.escape(name)} +\| last \(199\) ", out)
     text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
@@ -56,45 +34,32 @@ def test_names_of_others_are_shown_letter_by_letter_and_no_path_is_followed(run,
     assert text.count("</script>") == len(page.all("script")) == len(page.data()) + 2
     assert "\x1b" not in out + text
     assert "hunter2" not in text
-    assert [row["class"] for row in rows(tmp_path / "report" / "classes.csv")][: len(SHOWN)] == [*SHOWN]
-    assert {row["run"] for row in rows(tmp_path / "report" / "runs.csv")} == {*NAMES}
 
 
-def test_figures_are_png_and_svg_in_the_width_of_a_column(made):
-    names = ["classes", "confusion", "curve_test_acc1", "curve_train_loss", "differences", "shots"]
-    found = sorted(path.name for path in (made[0] / "figures").iterdir())
-    assert found == [f"{name}.{end}" for name in names for end in ("png", "svg")]
-    for path in (made[0] / "figures").glob("*.png"):
+def test_figures_are_png_and_svg_in_the_width_of_a_column(run, tmp_path):
+    """Of a new interpreter whose terminal shows ASCII alone."""
+    write_study(tmp_path / "runs", 3)
+    run("report.py runs --out out --figures", fresh=True, PYTHONIOENCODING="ascii")
+    for path in (tmp_path / "out" / "figures").glob("*.png"):
         with Image.open(path) as image:
             assert (image.width, image.info["dpi"][0]) == (pytest.approx(3.35 * 300, abs=2), pytest.approx(300, abs=1))
-    svg = (made[0] / "figures" / "shots.svg").read_text()
+    svg = (tmp_path / "out" / "figures" / "shots.svg").read_text()
     assert svg.startswith("<svg")
     assert "var(" not in svg
     assert "#004593" in svg
-    assert r"$\mathbf{81.2}_{\pm 1.0}$" in (made[0] / "table.tex").read_text()
-
-
-def test_a_group_is_named_to_compare_with(run, refused, tmp_path):
-    write_folder(tmp_path / "runs")
-    write_run(tmp_path / "more", "isda", accuracy=60.0, stage2="isda")
-    said = refused("report.py", "runs", "more", "--baseline", "nobody")
-    known = "“MetaSAug”, “plain cross-entropy”, “ISDA”"
-    assert said == f"report.py: error: --baseline nobody: no such group; there are {known}"
-    out = run("report.py", "runs", "more", "--baseline", "ISDA").stdout
-    assert "points above “ISDA”" in out.splitlines()[1]
 
 
 def test_what_is_left_out_is_named_and_a_report_is_replaced_only_when_told(run, refused, tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / "runs", name)
-    run("report.py", "runs", "--out", "out")
+    run("report.py runs --out out")
     before = files_of(tmp_path / "out")
     (tmp_path / "runs" / "b_metrics.jsonl").write_text("[1]")
-    assert "b_metrics.jsonl" in refused("report.py", "runs", "runs/b_summary.json", "--out", "out", "--force")
-    said = refused("report.py", "runs", "--out", "out")
+    assert "b_metrics.jsonl" in refused("report.py runs runs/b_summary.json --out out --force")
+    said = refused("report.py runs --out out")
     assert said == "report.py: error: out/report.html exists already: give --force to replace it, or another --out"
     assert files_of(tmp_path / "out") == before
-    out = run("report.py", "runs", "--out", "out", "--force").stdout
+    out = run("report.py runs --out out --force").stdout
     (note,) = [line for line in out.splitlines() if line.startswith("note: ")]
     assert note.startswith("note: left out b: runs/b_metrics.jsonl cannot be used")
     page = Parsed((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
@@ -108,16 +73,16 @@ def test_the_answer_of_a_comparison_is_the_verdict(run, refused, tmp_path):
     path = tmp_path / "runs" / "answer.json"
     sentences = ['Take <i>b</i> & "c".', "Nothing\x1b[31m is better."]
     path.write_text(json.dumps({"compared": ["a_summary.json", "b_summary.json"], "sentences": sentences}), encoding="utf-8")
-    for runs in (["runs", "more"], ["runs/a_summary.json"]):
-        assert "Take" not in run("report.py", *runs, "--out", "other", "--force").stdout
+    for runs in ("runs more", "runs/a_summary.json"):
+        assert "Take" not in run(f"report.py {runs} --out other --force").stdout
     shown = ['Take <i>b</i> & "c".', r"Nothing\x1b[31m is better."]
-    assert run("report.py", "runs", "--out", "out").stdout.splitlines()[:2] == [f"- {sentence}" for sentence in shown]
+    assert run("report.py runs --out out").stdout.splitlines()[:2] == [f"- {sentence}" for sentence in shown]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<i>b" not in page
     assert [sentence for sentence in shown if sentence not in unescape(page)] == []
     for damaged in (b'["a"', b'["a"]', b'{"compared": [], "sentences": ["\xff"]}'):
         path.write_bytes(damaged)
-        assert "answer.json cannot be used" in refused("report.py", "runs", "--out", "new")
+        assert "answer.json cannot be used" in refused("report.py runs --out new")
 
 
 @pytest.mark.parametrize("name", ["runs.csv", "table.tex", "figures/mine.svg"])
@@ -127,10 +92,10 @@ def test_files_of_the_user_with_the_names_of_a_report_are_kept(run, refused, tmp
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     place, before = name.partition("/")[0], files_of(tmp_path / "out")
-    said = refused("report.py", "runs", "--out", "out", "--figures", "--latex")
+    said = refused("report.py runs --out out --figures --latex")
     assert f"error: out/{place} exists already: give --force" in said
-    assert f"out/{name} cannot be written (" in refused("report.py", "runs", "--out", path)
+    assert f"out/{name} cannot be written (" in refused(f"report.py runs --out {path}")
     assert files_of(tmp_path / "out") == before
     if name != "runs.csv":  # the others are written when asked for only
-        run("report.py", "runs", "--out", "out")
+        run("report.py runs --out out")
         assert path.read_text() == "mine"

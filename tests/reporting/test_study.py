@@ -12,9 +12,7 @@ from support.made_runs import ODD_NAMES, WAYS, write_study
 from support.pages import Parsed
 from support.places import ROOT
 
-from reporting import charts
 from reporting.finished_runs import write_group_names
-from reporting.sections import SECTIONS
 
 GOLDEN = ROOT / "tests" / "reporting" / "study"
 FILES = ["classes.csv", "means.csv", "page.txt", "runs.csv", "stdout.txt", "table.tex"]
@@ -37,7 +35,7 @@ def made(run_in, tmp_path_factory):
     write_study(folder / "runs" / "other", 3, {"none": WAYS["none"], "isda": WAYS["isda"]}, imb_factor=0.1)
     write_group_names(folder / "runs", {"early*": "never $2$ | <b>"})
     (folder / "runs" / "reweight_seed3_metrics.jsonl").write_text("[1]")
-    out = run_in("report.py", "runs", "--latex", "error", "--figures", "--out", "out", cwd=folder).stdout
+    out = run_in("report.py runs --latex error --figures --out out", cwd=folder).stdout
     (folder / "out" / "stdout.txt").write_text(out, encoding="utf-8")
     return folder / "out"
 
@@ -62,11 +60,8 @@ def test_what_is_said_and_written(made, name):
 
 
 def test_every_chart_is_said_in_words_and_nothing_is_asked_for(made, parsed):
-    assert [text for _, text in parsed.all("h3")][: 1 + len(SECTIONS)] == ["Verdict", *SECTIONS]
     figures = [k for k, (_, attrs, _) in enumerate(parsed.elements) if attrs.get("class") == "figure"]
-    names = ["shots", "classes", "differences", "confusion", "reliability", *(f"curve_{key}" for key in charts.CURVES)]
     shown = [parsed.elements[k][1]["id"] for k in figures]
-    assert shown[: len(names)] == [f"set0-{name}" for name in names]
     files = {f"{name.replace('-', '_')}.{end}" for name in shown for end in ("png", "svg")}
     assert {path.name for path in (made / "figures").iterdir()} == files
     for place in figures:

@@ -6,10 +6,9 @@ import pandas as pd
 from support.made_runs import made_run
 from support.places import ROOT
 
-from reporting.comparisons import paired, spread
+from reporting.comparisons import spread
 from reporting.tables import (
     PUBLISHED,
-    markdown,
     published_table,
     write_csv,
 )
@@ -23,14 +22,9 @@ def test_no_text_in_a_table_is_a_formula_of_a_spreadsheet(tmp_path):
     assert rows[1:] == [[text, "-0.5"] for text in (*(f"'{text}" for text in texts[:5]), "plain", r"x\udcff")]
 
 
-def test_figures_in_words_and_tables_of_a_terminal():
-    assert markdown(pd.DataFrame({"a": ["xyz", "y"], "é": ["1", "22"]})) == [
-        "| a   | é  |", "| --- | -- |", "| xyz | 1  |", "| y   | 22 |",
-    ]  # fmt: skip
+def test_figures_in_words():
     assert [spread(values) for values in ([1.0, 2.0, float("nan")], [1.5], [])] == ["1.50 ± 0.71", "1.50", "-"]
     assert [points(value, "+") for value in (0.0, -1e-14, 1.5, -1.5)] == ["0.00", "0.00", "+1.50", "−1.50"]
-    assert str(paired({"1": 2.0, "2": 4.0}, {"1": 1.0, "2": 1.0})) == "+2.00 ± 12.71 (2)"
-    assert [str(paired({"1": 2.0}, other)) for other in ({"1": 3.5}, {})] == ["-1.50 (1)", "-"]
 
 
 CHANGES = {

@@ -1,7 +1,10 @@
 """What a run leaves, compared bit by bit; and runs of one small layer, to test what goes on around a training."""
 
+import copy
 import json
 from contextlib import contextmanager, suppress
+from functools import reduce
+from operator import getitem
 from types import SimpleNamespace
 
 import torch
@@ -44,6 +47,14 @@ def differences(ours, theirs):
 def files_of(folder):
     """The content of every file of a run."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def with_leaf(state, place, value):
+    """A copy of a state with another value at that place."""
+    changed = copy.deepcopy(state)
+    *outer, last = place
+    reduce(getitem, outer, changed)[last] = value
+    return changed
 
 
 class CutError(Exception):

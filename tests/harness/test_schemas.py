@@ -1,5 +1,6 @@
 """Values of the right kind that make no sense: wherever they stand in a file, they end in one line."""
 
+import json
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.finished_runs import write_run
 from support.refusals import refusal
 from support.runs import end_epoch, files_of, saved_state, small_run, take_step, with_leaf
 
@@ -19,6 +21,11 @@ from harness.files import previous
 from harness.weights import mismatch
 from inference.trained import restored
 from loss import EstimatorCV
+from reporting.finished_runs import read_runs
+from reporting.groups import grouped
+from reporting.sections import sections
+from reporting.tables import runs_table
+from reporting.verdict import compare
 from resnet import build_model
 
 
@@ -172,6 +179,22 @@ def test_a_checkpoint_with_nonsense_anywhere_is_used_or_refused_in_one_line(tmp_
 def test_what_tensors_are_refused(tensor, words):
     assert mismatch(tensor, torch.zeros(2), "x") == words
     assert mismatch(torch.tensor([-1.0]), torch.zeros(1), "bn1.running_var") == "bn1.running_var holds variances below 0"
+
+
+JSON = [None, True, -1, 10**30, 10**400, 0.5, 1e308, "", "x" * 10**4, [], [1], {}, {"a": [None]}, [None] * 3, [1e300] * 3]
+
+
+@settings(max_examples=80)
+@given(data=st.data())
+def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_line(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("odd_run")
+    write_run(folder, "a", class_names=["x", "y", "z"])
+    path = folder / "a_summary.json"
+    path.write_text(json.dumps(spoiled(data, json.loads(path.read_text()), JSON)))
+    with used_or_refused():
+        one = compare("", grouped(read_runs([path])))
+        sections(one)
+        runs_table([one])
 
 
 @pytest.mark.parametrize(("name", "value"), [("count", -1.0), ("count", 0.5), ("covariance", -1.0)])

@@ -101,6 +101,13 @@ def test_the_keyboard_reaches_all_and_shows_where_it_is(browser, report, tmp_pat
     assert [len(missed), len(unmarked)] == [1, 3]
 
 
+def test_axe_sees_what_is_wrong(browser, tmp_path):
+    wrong = '<img src="data:,"><span style="color: #ccc">pale</span>'
+    (tmp_path / "page.html").write_text(RIGHT.replace("One note.", wrong))
+    with opened(browser, tmp_path / "page.html") as view:
+        assert [line.split(",")[0] for line in view.axe()] == ["color-contrast", "image-alt"]
+
+
 def test_without_scripts_tables_and_still_pictures_are_there(browser, report):
     with opened(browser, report, scripts=False) as view:
         assert view.faults() == {}

@@ -11,8 +11,8 @@ from support.compare import distance
 from support.own import saved, write_features
 from support.places import ROOT
 
-import heads.ways
 from harness.signals_and_lock import only_run
+from heads import ways
 
 FLAGS = ["--features", "f.npz", "--no-cuda"]
 COMPARE = f"scripts/compare_own.py {' '.join(FLAGS)}"
@@ -55,7 +55,7 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     assert kept["sentences"] == [*sentences, f"To train it: python3 {command}"]
     assert sentences[0] in unescape((folder / OURS / "report" / "report.html").read_text(encoding="utf-8"))
     names = json.loads((folder / OURS / "group_names.json").read_text(encoding="utf-8"))
-    assert names == {way: heads.ways.WAYS[way].words for way in WAYS}
+    assert names == {way: ways.WAYS[way].words for way in WAYS}
     script, *words = shlex.split(command)
     assert (folder / script).resolve() == ROOT / "train_own.py"
     assert words[: len(FLAGS)] == FLAGS

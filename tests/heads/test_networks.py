@@ -163,7 +163,7 @@ ENCODERS = [  # name, size of images, classes of the file: 0 is a network withou
     ("mobilenetv3_small_050", 64, 1000), ("vit_small_patch14_dinov2", 56, 0),
     *(pytest.param(*words, marks=pytest.mark.slow) for words in (
         ("vit_base_patch16_clip_224", 64, 0), ("vit_base_patch16_siglip_224", 64, 0), ("vit_small_patch16_dinov3", 64, 0),
-        ("convnext_tiny.dinov3_lvd1689m", 64, 0), ("convnextv2_tiny", 64, 1000), ("resnet50", 64, 1000),
+        ("convnext_tiny.dinov3_lvd1689m", 64, 0), ("convnextv2_tiny", 64, 1000), ("timm:resnet50", 64, 1000),
         ("swin_tiny_patch4_window7_224", 224, 1000), ("deit_tiny_distilled_patch16_224", 64, 1000),
     )),
 ]  # fmt: skip
@@ -173,7 +173,7 @@ ENCODERS = [  # name, size of images, classes of the file: 0 is a network withou
 def test_features_of_photographs_are_those_of_timm(tmp_path, name, size, classes):
     """And the images are those of timm's own transform."""
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=classes).eval()
+    network = timm.create_model(name.removeprefix("timm:"), num_classes=classes).eval()
     fixed = network.pretrained_cfg["fixed_input_size"]
     network = lively(network) if fixed else network  # as transformers begin, they hardly look at images
     weights = saved_as(tmp_path / ("w.pth" if classes else "w.safetensors"), network.state_dict())

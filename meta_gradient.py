@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meta_layers import HeadAlone
 from passes import Passes
 
 Criterion = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]  # (logits, W, target, Σ, λ_t) -> scalar
@@ -80,36 +81,6 @@ def mixed_gradient(
     return torch.autograd.grad(along, sigma, materialize_grads=True)[0]
 
 
-def head_gradient(
-    criterion: Criterion, head: nn.Linear, features: Tensor, logits: Tensor, target: Tensor, meta_batch: Batch,
-    covariance: Tensor, lam_t: float, virtual_lr: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return L, L_meta at θ' (scalars) and G / −α of Σ's shape, where the virtual step moves the head alone.
-
-    Nothing runs through the network: features (N, A) and logits (N, C) are those of the training batch, and the meta batch
-    is (features (M, A), target (M,)).
-    """
-    features, weight, bias = features.detach(), head.weight, head.bias
-    bias_steps = bias is not None and bias.requires_grad
-    o = logits.detach().requires_grad_()
-    w = weight.detach().requires_grad_()
-    sigma = covariance.detach().requires_grad_()
-    loss = criterion(o, w, target, sigma, lam_t)
-    residual, direct = torch.autograd.grad(loss, (o, w), create_graph=True, materialize_grads=True)  # ∂ℓ/∂o, ∂ℓ/∂W
-    with torch.no_grad():
-        stepped = weight - virtual_lr * torch.addmm(direct, residual.T, features)
-        stepped_bias = bias - virtual_lr * residual.sum(dim=0) if bias_steps else bias
-        meta_logits = F.linear(meta_batch[0], stepped, stepped_bias)
-        loss_meta = F.cross_entropy(meta_logits, meta_batch[1])
-        own = meta_batch[1].unsqueeze(1)  # (M, 1)
-        softmax = meta_logits.softmax(dim=1)
-        meta_residual = softmax.scatter_add_(1, own, -torch.ones_like(softmax[:, :1])) / len(own)  # ∂L_meta/∂o, (M, C)
-        weight_dot = meta_residual.T @ meta_batch[0]  # v, as far as it is of W: (C, A)
-        logits_dot = F.linear(features, weight_dot, meta_residual.sum(dim=0) if bias_steps else None)  # ȯ (N, C)
-    along = (residual * logits_dot).sum() + (direct * weight_dot).sum()
-    return loss.detach(), loss_meta, torch.autograd.grad(along, sigma, materialize_grads=True)[0]
-
-
 @dataclass(frozen=True)
 class VirtualStep:
     """What a virtual step and the judgement of the meta batch found.
@@ -149,12 +120,17 @@ def head_virtual_step(
     model: nn.Module, passes: Passes, criterion: Criterion, head: str, batch: Batch, meta_batch: Batch, sigma: Tensor,
     lam_t: float, virtual_lr: float,
 ) -> VirtualStep:  # fmt: skip
-    """Take the virtual step with the head alone, everything else at θ; parameters are those of `meta_step`."""
+    """Take the virtual step with the head alone, everything else at θ: that of a network that is the head, on features.
+
+    Parameters are those of `meta_step`.
+    """
     layer = model.get_submodule(head)
     if not isinstance(layer, nn.Linear):
         raise TypeError(f"{head} is not an nn.Linear, it is a {type(layer).__name__}")
     features, logits = passes.plain(batch[0])
     with torch.no_grad():
-        meta = passes.moved({}, meta_batch[0])[0], meta_batch[1]
-    found = head_gradient(criterion, layer, features, logits, batch[1], meta, sigma, lam_t, virtual_lr)
-    return VirtualStep(features, logits, *found)
+        meta_features, _ = passes.moved({}, meta_batch[0])
+    alone = HeadAlone(layer)
+    batches = (features.detach(), batch[1]), (meta_features, meta_batch[1])
+    seen = whole_virtual_step(alone, Passes(alone), criterion, alone.head, *batches, sigma, lam_t, virtual_lr)
+    return replace(seen, features=features, logits=logits)

@@ -93,6 +93,20 @@ class WithFeatures(nn.Module):
         return out if isinstance(out, tuple) else (seen[-1], out)
 
 
+class HeadAlone(nn.Module):
+    """A linear layer as a network of its own: features (N, A) in, features and logits (N, C) out."""
+
+    head = "layer"
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, A) and logits (N, C)."""
+        return features, self.layer(features)
+
+
 def last_linear(model: nn.Module, num_classes: int) -> str:
     """Return the name of the last `nn.Linear` with `num_classes` outputs, in the order of the network's own list.
 

@@ -29,8 +29,8 @@ from harness.training_flags import parse_training
 from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
 from meta_step import META_COST, augmented_step, meta_step, plain_step
-from passes import Passes, lacks_bf16
-from resnet import check_arch, make_model
+from passes import Passes
+from resnet import make_model
 
 
 def learning_rate(lr: float, epoch: int, epochs: int) -> float:
@@ -42,8 +42,6 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
     """Stage 1 is plain cross-entropy; stage 2, from --meta_start on, is MetaSAug or what --stage2 says."""
     device = choose_device(flags.gpu, flags.no_cuda)
     torch.set_num_threads(flags.threads or torch.get_num_threads())
-    with blamed_on("--arch"):
-        check_arch(flags.arch)  # a wrong name is said before the data are read
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad,
                              join_meta=flags.joins_meta)  # fmt: skip
@@ -69,8 +67,6 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", counts, *data.about())
         then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
         run.say(f"epochs: {flags.epochs}, {then if flags.meta_start < flags.epochs else 'no stage 2'}", *effect_notes(flags))
-        if flags.amp == "bf16" and lacks_bf16(device):
-            run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 
         data = sets_on(data, device)
         meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken)

@@ -16,14 +16,6 @@ from tangents import Tape, recorded, tangent
 Weights = Mapping[str, Tensor]
 
 
-def lacks_bf16(device: torch.device) -> bool:
-    """Return whether the device is known to have no bfloat16 arithmetic, so that it is emulated, slower than float32."""
-    if device.type == "cuda":
-        return not torch.cuda.is_bf16_supported(including_emulation=False)
-    known = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return known.get("architecture") == "x86_64" and not (known.get("avx512_bf16") or known.get("amx_bf16"))
-
-
 class Passes:
     """The passes of `model`, which returns (features (N, A), logits (N, C)).
 

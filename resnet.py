@@ -137,11 +137,6 @@ def architecture(weights: Mapping[str, Tensor]) -> tuple[str | None, int | None]
     return (f"resnet{6 * blocks[0] + 2}", len(head)) if whole and head is not None else (None, None)
 
 
-def check_arch(arch: str) -> None:
-    """Raise ValueError if there is no such architecture."""
-    own_function(arch) if ":" in arch else depth_of(arch)
-
-
 def own_network(arch: str, num_classes: int) -> nn.Module:
     """Return what `package.module:function` makes of the class count, in the form that the step needs.
 

@@ -35,7 +35,6 @@ from harness.run_files import (
     own_files,
     run_file,
     summary_path,
-    with_previous,
 )  # fmt: skip
 from harness.schemas import Confused, replaced
 from harness.text import say
@@ -117,15 +116,15 @@ class Record:
         self.since: int = begun["since"]
         self.start = time.monotonic() - begun["seconds"]
         with writing(folder):
-            self._take_over(folder, name, source)
+            self._take_over(folder, name, source, begun["epoch"])
         self._begin_log(folder, name, begun["epoch"])
         self.started_path = run_file(folder, name, STARTED_FILE)  # until there is a summary
         save_facts({**facts, **self.machine}, self.started_path)
 
-    def _take_over(self, folder: Path, name: str, source: Path | None) -> None:
+    def _take_over(self, folder: Path, name: str, source: Path | None, epoch: int) -> None:
         """Set the files of an earlier run aside, copy those of one that goes on here, or go on with one's own."""
         resume = self.paths["resume"]
-        if source is None or source.resolve() not in (f.resolve() for f in with_previous(resume)):
+        if source is None or source.resolve() not in (f.resolve() for f in (resume, previous(resume))):
             kept = Path(self.keep).resolve() if self.keep else None
             aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
             if aside:
@@ -135,21 +134,19 @@ class Record:
         elif source.resolve() != resume.resolve():
             os.replace(source, resume)  # of the damaged file that was there, which must not become the one before
         if source is not None:
-            self._check_best()
+            self._check_best(epoch)
             self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
 
-    def _check_best(self) -> None:
-        """Put the best checkpoint back that was there when the state was saved, if a kill came between the two."""
-        path, epoch = self.paths["ckpt"], self.best["epoch"]
-        if epoch < 0:
+    def _check_best(self, epoch: int) -> None:
+        """Choose the best anew from `epoch` on if its file was written for that epoch and the state, for a kill, was not."""
+        if self.best["epoch"] < 0:
             return
-        for place in filter(os.path.isfile, with_previous(path)):
-            if load_checkpoint(place).get("epoch") == epoch + 1:
-                if place != path:
-                    os.replace(place, path)
-                    self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
-                return
-        raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
+        found = load_checkpoint(self.paths["ckpt"]).get("epoch", 0) - 1
+        if found == epoch:
+            self.best = NONE_YET
+        elif found != self.best["epoch"]:
+            told = f"{self.paths['ckpt']} is not that of epoch {self.best['epoch']}, the best one"
+            raise UserError(f"{told}: put it back, or retrain")
 
     @property
     def chosen_by(self) -> str:
@@ -197,8 +194,9 @@ class Record:
         means = {f"{name}_{shot}": value for name, group in groups.items() for shot, value in group.items()}
         tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         self._log(epoch, {**logged, **means, **tested})
+        before = self.last["epoch"]
         self.last = {"epoch": epoch, **figures, **per_class, **{key: logged[key] for key in CHOSEN_ON if key in logged}}
-        if self.best["epoch"] < stage2_from <= epoch:
+        if before < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
         better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
         self.best = self.last if better else self.best
@@ -221,8 +219,7 @@ class Record:
         save_facts(found, self.summary_path)
         with writing(self.started_path):
             self.started_path.unlink(missing_ok=True)
-            for path in self.paths.values():
-                previous(path).unlink(missing_ok=True)
+            previous(self.paths["resume"]).unlink(missing_ok=True)
         groups = [shot_of(n) for n in self.cls_num_list]
         sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
         if untested := sum(map(math.isnan, self.last.get("per_class", []))):

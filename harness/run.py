@@ -266,7 +266,7 @@ class Run:
             kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
             inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
             state = {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
-            save_checkpoint(state, self.path)
+            save_checkpoint(state, self.path, keep_previous=True)
         self.saved_at = time.monotonic()
 
     def check(self) -> None:

@@ -31,7 +31,6 @@ from harness.run_files import (
     PREDICTION_FILES,
     STARTED_FILE,
     TESTED,
-    copy_run,
     own_files,
     run_file,
     summary_path,
@@ -93,49 +92,37 @@ class Record:
         What those who look at the run before or after its end are told of it, last `cls_num_list`, its images a class.
     keep:
         A file that stays where it is, even if it has one of the names.
-    found:
-        A state to go on from, and its file: if it is one of another folder or name, files of this name are set aside and
-        those of the interrupted run copied.
+    begun:
+        What `state` returned before an interruption: then files of this name are gone on with.
     since:
         The epoch that a run which was not interrupted begins with.
     """
 
     def __init__(
-        self, folder: Path, name: str, facts: Facts, keep: str | None, found: tuple[State, Path] | None, since: int
+        self, folder: Path, name: str, facts: Facts, keep: str | None, begun: State | None, since: int
     ) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.facts, self.cls_num_list, self.keep = facts, facts["cls_num_list"], keep
+        self.facts, self.cls_num_list = facts, facts["cls_num_list"]
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
         self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
         self.mistakes_path, self.summary_path = run_file(folder, name, MISTAKES_FILE), summary_path(folder, name)
-        state, source = found or ({}, None)
-        new: State = {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
-        begun = state["resume"]["record"] if state else new
-        self.best: State = begun["best"]
-        self.last: State = begun["last"]
-        self.since: int = begun["since"]
-        self.start = time.monotonic() - begun["seconds"]
+        now: State = begun or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
+        self.best: State = now["best"]
+        self.last: State = now["last"]
+        self.since: int = now["since"]
+        self.start = time.monotonic() - now["seconds"]
         with writing(folder):
-            self._take_over(folder, name, source, begun["epoch"])
-        self._begin_log(folder, name, begun["epoch"])
+            if begun:
+                self._check_best(now["epoch"])
+                self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
+            else:
+                kept = Path(keep).resolve() if keep else None
+                aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
+                if aside:
+                    say(f"note: the files of an earlier run {name} are now in {aside}")
+        self._begin_log(folder, name, now["epoch"])
         self.started_path = run_file(folder, name, STARTED_FILE)  # until there is a summary
         save_facts({**facts, **self.machine}, self.started_path)
-
-    def _take_over(self, folder: Path, name: str, source: Path | None, epoch: int) -> None:
-        """Set the files of an earlier run aside, copy those of one that goes on here, or go on with one's own."""
-        resume = self.paths["resume"]
-        if source is None or source.resolve() not in (f.resolve() for f in (resume, previous(resume))):
-            kept = Path(self.keep).resolve() if self.keep else None
-            aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
-            if aside:
-                say(f"note: the files of an earlier run {name} are now in {aside}")
-            if source is not None:
-                copy_run(source, folder, name)
-        elif source.resolve() != resume.resolve():
-            os.replace(source, resume)  # of the damaged file that was there, which must not become the one before
-        if source is not None:
-            self._check_best(epoch)
-            self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
 
     def _check_best(self, epoch: int) -> None:
         """Choose the best anew from `epoch` on if its file was written for that epoch and the state, for a kill, was not."""

@@ -1,15 +1,12 @@
-"""The files of a run: their names, and what becomes of those of an earlier or another run."""
+"""The files of a run: their names, those that it must not begin with, and whether they are of one that has ended."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from harness.errors import UserError
 from harness.facts import Facts, State
-from harness.files import replacing
 
 # What stands after the --save_name and a "_".
 CHECKPOINTS = ("ckpt.pth.tar", "last.pth.tar", "stage1.pth.tar", "resume.pth.tar")
@@ -50,16 +47,6 @@ def check_kept(keep: str | None, folder: Path, name: str) -> None:
     replaced = [run_file(folder, name, end).resolve() for end in CHECKPOINTS if "stage1" not in end]
     if keep and Path(keep).resolve() in replaced:
         raise UserError(f"{keep} is a file that this run replaces: give the run another --save_name")
-
-
-def copy_run(source: Path, folder: Path, name: str) -> None:
-    """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
-    theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
-    for end in (LOG_FILE, *PREDICTION_FILES, MISTAKES_FILE, *CHECKPOINTS):
-        file = source if "resume" in end else run_file(source.parent, theirs, end)
-        if os.path.isfile(file):
-            with replacing(run_file(folder, name, end)) as part:
-                shutil.copyfile(file, part)
 
 
 def read_finished(folder: Path, name: str, binding: Facts, epochs: int) -> State | None:

@@ -29,7 +29,7 @@ from torch import Tensor
 from harness import schemas
 from harness.errors import UserError
 from harness.facts import Facts, State
-from harness.files import read_bytes, replacing
+from harness.files import previous, read_bytes, replacing
 from harness.text import say
 from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
 
@@ -56,14 +56,16 @@ class Unread:
         """Take whatever the object held."""
 
 
-def save_checkpoint(state: Facts, path: Path) -> None:
-    """Write `state` as torch.save does, with the checksum at the end; the earlier file stays as `files.previous(path)`."""
+def save_checkpoint(state: Facts, path: Path, keep_previous: bool = False) -> None:
+    """Write `state` as torch.save does, with the checksum at the end; the earlier file can stay as `previous(path)`."""
     buffer = io.BytesIO()
     torch.save({**state, CHECKED: "sha256"}, buffer)
     # The last two bytes of a zip archive say how long its comment is.
     body = bytes(buffer.getbuffer()[:-2]) + struct.pack("<H", len(MARK) + DIGEST) + MARK
-    with replacing(path, keep_previous=True) as part:
+    with replacing(path) as part:
         part.write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+        if keep_previous and os.path.isfile(path):
+            os.replace(path, previous(path))
 
 
 def damage(content: bytes) -> str | None:

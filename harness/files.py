@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 
-TEMPORARY, PREVIOUS = ".tmp", ".previous"  # ends of names: a file that is being written, and the one before it
+TEMPORARY = ".tmp"  # the end of the name of a file that is being written
 MOST_HEADING = 2**22  # characters of a table's first line
 
 
@@ -42,17 +41,17 @@ def refuse_special(path: Path) -> None:
         raise UserError(f"{path} cannot be written (it is a folder, a pipe or a device): choose another file")
 
 
-def check_output(path: Path, keep_previous: bool = False, inputs: Sequence[Path | str | None] = ()) -> None:
+def check_output(path: Path, inputs: Sequence[Path | str | None] = ()) -> None:
     """Refuse now what `replacing` could not write at the end of long work, and the place of a file that is read."""
     refuse_special(path)
-    for place in filter(os.path.exists, (path, path.with_name(path.name + TEMPORARY))):
+    temporary = path.with_name(path.name + TEMPORARY)
+    for place in filter(os.path.exists, (path, temporary)):
         if any(os.path.samefile(place, file) for file in inputs if file is not None and os.path.exists(file)):
             raise UserError(f"--out {path} would replace {place}, which this command reads: name another")
-    longest = path.with_name(path.name + (PREVIOUS if keep_previous else TEMPORARY))
     with writing(path):
-        if not os.path.exists(longest):
-            longest.touch()
-            longest.unlink()
+        if not os.path.exists(temporary):
+            temporary.touch()
+            temporary.unlink()
 
 
 def check_is_table(out: Path, heading: str) -> None:
@@ -69,10 +68,9 @@ def check_is_table(out: Path, heading: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, keep_previous: bool = False, shared: bool = False) -> Iterator[Path]:
-    """Give the path of a file to write, which then takes the place of `path`.
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Give the path of a file to write, which then takes the place of `path` and has reached the disk when this ends.
 
-    With `keep_previous` the earlier file stays as `previous(path)`, and the new one has reached the disk when this ends.
     With `shared` other processes may be writing the same file: the one that ends last stays.
     """
     own = f".{secrets.token_hex(4)}" if shared else ""
@@ -81,13 +79,10 @@ def replacing(path: Path, keep_previous: bool = False, shared: bool = False) -> 
     try:
         with writing(path):
             yield temporary
-            if keep_previous:
-                sync(temporary)
-                link_previous(path)
+            sync(temporary)
             os.replace(temporary, path)
-            if keep_previous:
-                with suppress(OSError):  # not every system can
-                    sync(path.parent)
+            with suppress(OSError):  # not every system can
+                sync(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -104,24 +99,8 @@ def sync(path: Path) -> None:
 
 
 def previous(path: Path) -> Path:
-    """Return where the file that `path` held before is kept."""
-    return path.with_name(path.name + PREVIOUS)
-
-
-def link_previous(path: Path) -> None:
-    """Give the file at `path` its second name, `previous`; `path` stays there all the while."""
-    if not os.path.exists(path):
-        return
-    second = path.with_name(path.name + ".tmp2")
-    with suppress(FileNotFoundError):
-        second.unlink()
-    try:
-        os.link(path, second)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, second)
-    os.replace(second, previous(path))
-    with suppress(FileNotFoundError):  # two names of one file, as a kill can leave them, are not replaced but stay
-        second.unlink()
+    """Return where the state that the resume file `path` held before is kept."""
+    return path.with_name(path.name + ".previous")
 
 
 def beside(path: Path, ending: str) -> Path:

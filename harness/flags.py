@@ -87,7 +87,7 @@ class LearningFlags(FlagSet):
     workdir: str = output_flag(".", "files go to a folder below WORKDIR/checkpoint/ours")
     save_name: str = output_flag("name", "prefix of the file names", FILE_NAME)
     resume: str | None = output_flag(None, "go on with an interrupted run: auto, with its own files if there are any, or "
-                                     "the path of another _resume.pth.tar", Check(bool, "auto or a path"))  # fmt: skip
+                                     "the path of its _resume.pth.tar", Check(bool, "auto or a path"))  # fmt: skip
     save_every: float = output_flag(10, "minutes between saves for --resume, besides after each epoch; 0: after every step",
                                     FROM_0)  # fmt: skip
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -54,15 +52,12 @@ class Group:
         Where it computes.
     timeout:
         Seconds after which a process that does not answer is given up.
-    store:
-        Where processes can say something to one another besides.
     """
 
     rank: int
     world_size: int
     device: torch.device
     timeout: float = 0.0
-    store: Any = None
 
     @property
     def main(self) -> bool:
@@ -102,10 +97,6 @@ class Group:
         self.together(lambda: dist.all_gather_object(values, value))
         return values
 
-    def barrier(self) -> None:
-        """Wait for all processes; what is sent is an object, so that it goes by gloo and one that is missing is named."""
-        self.all_gather_object(None)
-
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the main one's values, in place.
 
@@ -131,7 +122,7 @@ class Group:
         iterator = iter(items)
         for _ in range(rounds):
             yield from islice(iterator, 1)
-            self.barrier()
+            self.all_gather_object(None)
 
     def agree(self, make: Callable[[], T], facts: Callable[[T], Mapping[str, object]] = lambda _: {}) -> T:
         """Make something on every process, and go on only if all could and `facts` of it are the same everywhere.
@@ -159,28 +150,9 @@ class Group:
         except RuntimeError as error:
             if self.world_size == 1 or not re.search(UNANSWERED, str(error)):
                 raise
-            raise RankGoneError(f"{self.absent()} then start again") from error
-
-    def absent(self) -> str:
-        """Return which processes do not answer, and why that may be: each that asks says in the store that it is there."""
-        grace, missing = min(5.0, self.timeout / 3), [0]  # rank 0 holds the store, if no launcher does
-
-        def ask() -> None:
-            nonlocal missing
-            with suppress(RuntimeError):
-                self.store.set(f"here {self.rank}", "")
-                end = time.monotonic() + (2 * grace if self.main else grace)  # the others begin a little later
-                while missing := [r for r in range(self.world_size) if not self.store.check([f"here {r}"])]:
-                    if time.monotonic() > end:
-                        return
-                    time.sleep(0.05)
-
-        asking = threading.Thread(target=ask, daemon=True)  # which waits for ever where rank 0 is stopped
-        asking.start()
-        asking.join(2 * grace)
-        who = f"rank {', '.join(map(str, missing))} of {self.world_size}" if missing else "another process"
-        late = f"took longer than --timeout {self.timeout:g} s over a step"
-        return f"{who} is gone, is stopped or {late}: see what it printed,"
+            late = f"took longer than --timeout {self.timeout:g} s over a step"
+            told = f"another process is gone, is stopped or {late}: see what it printed, then start again"
+            raise RankGoneError(told) from error
 
 
 def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> str | None:
@@ -233,14 +205,13 @@ def process_group(gpu: int | None, no_cuda: bool, local_rank: int | None, timeou
         device = torch.device("cpu")  # Apple's GPU has no collectives
     backend, limit = ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"), timedelta(seconds=timeout)
     try:
-        store = next(iter(dist.rendezvous("env://", timeout=limit)))[0]
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=limit)
     except (OSError, RuntimeError, ValueError) as error:
         found = f"the {world} processes did not find each other within --timeout {timeout:g} s"
         check = "see what the others printed, and RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
         raise UserError(f"{found} ({str(error).splitlines()[0]}): {check}") from error
     try:
-        yield Group(rank, world, device, timeout, store)
+        yield Group(rank, world, device, timeout)
     except UserError as error:
         raise error if rank == 0 else UserError(f"rank {rank}: {error}", error.lines) from error
     finally:

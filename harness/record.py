@@ -31,11 +31,9 @@ from harness.run_files import (
     PREDICTION_FILES,
     STARTED_FILE,
     TESTED,
-    copy_run,
     own_files,
     run_file,
     summary_path,
-    with_previous,
 )  # fmt: skip
 from harness.schemas import Confused, replaced
 from harness.text import say
@@ -94,62 +92,48 @@ class Record:
         What those who look at the run before or after its end are told of it, last `cls_num_list`, its images a class.
     keep:
         A file that stays where it is, even if it has one of the names.
-    found:
-        A state to go on from, and its file: if it is one of another folder or name, files of this name are set aside and
-        those of the interrupted run copied.
+    begun:
+        What `state` returned before an interruption: then files of this name are gone on with.
     since:
         The epoch that a run which was not interrupted begins with.
     """
 
     def __init__(
-        self, folder: Path, name: str, facts: Facts, keep: str | None, found: tuple[State, Path] | None, since: int
+        self, folder: Path, name: str, facts: Facts, keep: str | None, begun: State | None, since: int
     ) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.facts, self.cls_num_list, self.keep = facts, facts["cls_num_list"], keep
+        self.facts, self.cls_num_list = facts, facts["cls_num_list"]
         self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
         self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
         self.mistakes_path, self.summary_path = run_file(folder, name, MISTAKES_FILE), summary_path(folder, name)
-        state, source = found or ({}, None)
-        new: State = {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
-        begun = state["resume"]["record"] if state else new
-        self.best: State = begun["best"]
-        self.last: State = begun["last"]
-        self.since: int = begun["since"]
-        self.start = time.monotonic() - begun["seconds"]
+        now: State = begun or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
+        self.best: State = now["best"]
+        self.last: State = now["last"]
+        self.since: int = now["since"]
+        self.start = time.monotonic() - now["seconds"]
         with writing(folder):
-            self._take_over(folder, name, source)
-        self._begin_log(folder, name, begun["epoch"])
+            if begun:
+                self._check_best(now["epoch"])
+                self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
+            else:
+                kept = Path(keep).resolve() if keep else None
+                aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
+                if aside:
+                    say(f"note: the files of an earlier run {name} are now in {aside}")
+        self._begin_log(folder, name, now["epoch"])
         self.started_path = run_file(folder, name, STARTED_FILE)  # until there is a summary
         save_facts({**facts, **self.machine}, self.started_path)
 
-    def _take_over(self, folder: Path, name: str, source: Path | None) -> None:
-        """Set the files of an earlier run aside, copy those of one that goes on here, or go on with one's own."""
-        resume = self.paths["resume"]
-        if source is None or source.resolve() not in (f.resolve() for f in with_previous(resume)):
-            kept = Path(self.keep).resolve() if self.keep else None
-            aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
-            if aside:
-                say(f"note: the files of an earlier run {name} are now in {aside}")
-            if source is not None:
-                copy_run(source, folder, name)
-        elif source.resolve() != resume.resolve():
-            os.replace(source, resume)  # of the damaged file that was there, which must not become the one before
-        if source is not None:
-            self._check_best()
-            self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
-
-    def _check_best(self) -> None:
-        """Put the best checkpoint back that was there when the state was saved, if a kill came between the two."""
-        path, epoch = self.paths["ckpt"], self.best["epoch"]
-        if epoch < 0:
+    def _check_best(self, epoch: int) -> None:
+        """Choose the best anew from `epoch` on if its file was written for that epoch and the state, for a kill, was not."""
+        if self.best["epoch"] < 0:
             return
-        for place in filter(os.path.isfile, with_previous(path)):
-            if load_checkpoint(place).get("epoch") == epoch + 1:
-                if place != path:
-                    os.replace(place, path)
-                    self.predictions["ckpt"].unlink(missing_ok=True)  # of the epoch that is trained again
-                return
-        raise UserError(f"{path} is not there, or not that of epoch {epoch}, the best one: put it back, or retrain")
+        found = load_checkpoint(self.paths["ckpt"]).get("epoch", 0) - 1
+        if found == epoch:
+            self.best = NONE_YET
+        elif found != self.best["epoch"]:
+            told = f"{self.paths['ckpt']} is not that of epoch {self.best['epoch']}, the best one"
+            raise UserError(f"{told}: put it back, or retrain")
 
     @property
     def chosen_by(self) -> str:
@@ -197,8 +181,9 @@ class Record:
         means = {f"{name}_{shot}": value for name, group in groups.items() for shot, value in group.items()}
         tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         self._log(epoch, {**logged, **means, **tested})
+        before = self.last["epoch"]
         self.last = {"epoch": epoch, **figures, **per_class, **{key: logged[key] for key in CHOSEN_ON if key in logged}}
-        if self.best["epoch"] < stage2_from <= epoch:
+        if before < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
         better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
         self.best = self.last if better else self.best
@@ -221,8 +206,7 @@ class Record:
         save_facts(found, self.summary_path)
         with writing(self.started_path):
             self.started_path.unlink(missing_ok=True)
-            for path in self.paths.values():
-                previous(path).unlink(missing_ok=True)
+            previous(self.paths["resume"]).unlink(missing_ok=True)
         groups = [shot_of(n) for n in self.cls_num_list]
         sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
         if untested := sum(map(math.isnan, self.last.get("per_class", []))):

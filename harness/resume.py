@@ -26,7 +26,6 @@ from harness.random_states import random_states, set_random_states
 from harness.text import say
 from harness.weights import check_tensors, fit_weights
 
-RESUME_END = "_resume.pth.tar"
 # What stage 1 depends on.
 STAGE1_FACTS = (
     "dataset", "class_names", "cls_num_list", "train_digest",
@@ -44,15 +43,16 @@ def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
     Parameters
     ----------
     wanted:
-        "auto" looks at `path`, where this run keeps its own; anything else is the path of a file, which must be there.
+        "auto" looks at `path`, where this run keeps its own; else one of its two files, which must be there.
     """
-    file = path if wanted == "auto" else Path(wanted)
-    found = [f for f in (file, previous(file)) if file.name and os.path.isfile(f)]
-    if not found and wanted == "auto":
+    found = [f for f in (path, previous(path)) if os.path.isfile(f)]
+    if wanted != "auto":
+        found = [f for f in found if os.path.samefile(f, wanted)] if os.path.exists(wanted) else []
+        if not found:
+            named = "name that run by --workdir, --idx and --save_name, or write auto"
+            raise UserError(f"--resume {wanted} is not {path}, the state of this run: {named}")
+    if not found:
         return None
-    if not found or not file.name.removesuffix(".previous").endswith(RESUME_END):
-        named = f"there is no such file named <save_name>{RESUME_END}"
-        raise UserError(f"--resume {file}: {named}; check the path, or write auto")
     try:
         state, source = load_checkpoint(found[0]), found[0]
     except UserError as damaged:

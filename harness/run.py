@@ -18,7 +18,7 @@ from harness.checkpoint import save_checkpoint
 from harness.errors import Stopped, UserError
 from harness.evaluation import Predictions
 from harness.facts import Facts, State
-from harness.files import output_folder
+from harness.files import output_folder, previous
 from harness.flags import LearningFlags
 from harness.metrics import PER_CLASS_MEAN
 from harness.mistakes import Picture, most_confused
@@ -50,7 +50,7 @@ class Run:
         self.meter, self.meta_taken, self.epoch = Meter(), 0, 0
         self.signals, self.contexts = Signals(), ExitStack()
         self.record: Record | None = None
-        self.found: tuple[State, Path] | None = None
+        self.begun: State | None = None  # the record of an interrupted run
         self.saved_at: float | None = None  # none before the loop
         self.path = folder / f"{flags.save_name}_resume.pth.tar"
 
@@ -117,10 +117,13 @@ class Run:
         if isinstance(found, str):
             raise Stopped(found if self.group.main else "", 0)
         if found:
-            state, source = self.found = found
+            state, source = found
             self.flags = self.flags.resumed(state["flags"])
             self.meter = restore(state, source, model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device)
-            self.meta_taken, self.epoch = state["resume"]["meta_taken"], state["resume"]["record"]["epoch"]
+            self.meta_taken, self.begun = state["resume"]["meta_taken"], state["resume"]["record"]
+            self.epoch = self.begun["epoch"]
+            if self.group.main and source == previous(self.path):
+                os.replace(source, self.path)  # of the damaged file that was there, which must not become the one before
             self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {source}")
         elif stage1:
             self.epoch = restore_stage1(Path(stage1), {**asdict(self.flags), **facts}, model, optimizer)
@@ -171,8 +174,7 @@ class Run:
             told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
             data = {key: self.facts[key] for key in ("class_names", "cls_num_list", "notes") if key in self.facts}
             facts = {**self.extra, **told, **data}
-            self.record = Record(self.folder, self.flags.save_name, facts, self.keep, self.found, self.epoch)
-        self.found = None
+            self.record = Record(self.folder, self.flags.save_name, facts, self.keep, self.begun, self.epoch)
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
@@ -266,7 +268,7 @@ class Run:
             kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
             inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
             state = {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
-            save_checkpoint(state, self.path)
+            save_checkpoint(state, self.path, keep_previous=True)
         self.saved_at = time.monotonic()
 
     def check(self) -> None:

@@ -1,18 +1,16 @@
-"""The files of a run: their names, and what becomes of those of an earlier or another run."""
+"""The files of a run: their names, those that it must not begin with, and whether they are of one that has ended."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from harness.errors import UserError
 from harness.facts import Facts, State
-from harness.files import previous, replacing
 
 # What stands after the --save_name and a "_".
 CHECKPOINTS = ("ckpt.pth.tar", "last.pth.tar", "stage1.pth.tar", "resume.pth.tar")
+PREVIOUS_STATE = "resume.pth.tar.previous"
 TESTED = ("ckpt", "last")  # the checkpoints whose predictions are kept
 PREDICTION_FILES = tuple(f"{kind}_predictions.npz" for kind in TESTED)
 LIST_FILES = ("train.txt", "val.txt")  # of images that a run drew from one folder
@@ -37,34 +35,18 @@ def summary_path(folder: Path, name: str) -> Path:
     return run_file(folder, name, SUMMARY_FILE)
 
 
-def with_previous(path: Path) -> tuple[Path, Path]:
-    """Return a checkpoint's path and where the one before it is kept."""
-    return path, previous(path)
-
-
 def own_files(folder: Path, name: str) -> list[Path]:
     """Return the paths of all files that a run may leave."""
-    kept = [file for end in CHECKPOINTS for file in with_previous(run_file(folder, name, end))]
-    others = *PREDICTION_FILES, MISTAKES_FILE, *LIST_FILES, LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE, *EXPORT_FILES
-    return [*kept, *(run_file(folder, name, end) for end in others)]
+    told = LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE
+    ends = *CHECKPOINTS, PREVIOUS_STATE, *PREDICTION_FILES, MISTAKES_FILE, *LIST_FILES, *told, *EXPORT_FILES
+    return [run_file(folder, name, end) for end in ends]
 
 
 def check_kept(keep: str | None, folder: Path, name: str) -> None:
     """Refuse to begin with a file that the run then replaces; that of a stage 1 stays as it is."""
-    kept = [end for end in CHECKPOINTS if "stage1" not in end]
-    replaced = [f.resolve() for end in kept for f in with_previous(run_file(folder, name, end))]
+    replaced = [run_file(folder, name, end).resolve() for end in CHECKPOINTS if "stage1" not in end]
     if keep and Path(keep).resolve() in replaced:
         raise UserError(f"{keep} is a file that this run replaces: give the run another --save_name")
-
-
-def copy_run(source: Path, folder: Path, name: str) -> None:
-    """Copy `source`, an `_resume.pth.tar`, and what lies beside it to a run of another folder or name; it comes last."""
-    theirs = source.name.removesuffix(".previous").removesuffix("_resume.pth.tar")
-    for end in (LOG_FILE, *PREDICTION_FILES, MISTAKES_FILE, *CHECKPOINTS):
-        file = source if "resume" in end else run_file(source.parent, theirs, end)
-        if os.path.isfile(file):
-            with replacing(run_file(folder, name, end)) as part:
-                shutil.copyfile(file, part)
 
 
 def read_finished(folder: Path, name: str, binding: Facts, epochs: int) -> State | None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from datasets.image_check import refuse_faults
 from datasets.pictures import done_notes
 from harness.errors import UserError
-from harness.files import replacing, sync, writing
+from harness.files import replacing, writing
 from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
@@ -69,7 +69,6 @@ def write_shared(path: Path, content: bytes) -> None:
     """Write a file whole; another run may write the same one at the same time."""
     with replacing(path, shared=True) as file:
         file.write_bytes(content)
-        sync(file)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Shifted(nn.Module):
 def exported_file(checkpoint: Path, form: str) -> Path:
     """Return the name of the file beside a checkpoint; refuse now what could not be written at the end."""
     path = beside(checkpoint, ENDINGS[form])
-    check_output(path, keep_previous=True)
+    check_output(path)
     return path
 
 
@@ -85,8 +85,7 @@ def export(
         Kept as JSON under their names: in ONNX's metadata, as extra files of TorchScript.
     shapes:
         Of two batches that are made up to compare on. The second, without a side of 1, is what the network is traced on; the
-        sides in which they differ may have any length in the file. A file that is at `path` already is kept as
-        `path`.previous.
+        sides in which they differ may have any length in the file.
 
     Raises
     ------
@@ -100,7 +99,7 @@ def export(
     if len(shapes[0]) == 2:
         batches = [batch / 100 - 1 for batch in batches]  # features
     texts = {name: json.dumps(fact) for name, fact in facts.items()}
-    with replacing(path, keep_previous=True) as part, torch.no_grad(), warnings.catch_warnings():
+    with replacing(path) as part, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both ways warn of deprecations inside PyTorch
         made = torch.cat((onnx_logits if form == "onnx" else torchscript_logits)(model, part, texts, batches))
         own = torch.cat([model(batch) for batch in batches])

@@ -29,6 +29,7 @@ FOLDER = "--dataset folder --data_root small --num_meta 1 --arch resnet8 --no-cu
 TESTED = "--dataset custom --data_root large --no-cuda --workers 0 --loading_path"
 RUN, COMPARED = "checkpoint/ours/0/", "checkpoint/ours/compare/"
 RESUME = f"{RUN}name_resume.pth.tar"
+LARGE_RESUME = "checkpoint/ours/custom/MetaSAug_custom_resume.pth.tar"
 REFUSALS = rf"""
 # values that make no sense
 MetaSAug_LDAM_train.py
@@ -165,9 +166,9 @@ MetaSAug_CE_train.py --dataset digits --arch resnet8 --no-cuda --epochs 2
     --arch resnet1000000002 => --arch: 'resnet1000000002' is unknown | from 8 to 1202
     --stage1 flipped.pth.tar => flipped.pth.tar is damaged (its checksum differs)
     --stage1 fits.pth.tar --meta_start 1 => fits.pth.tar was trained with class_names None, this run has
-    --resume none.pth.tar => --resume none.pth.tar: there is no such file
-    --resume fits.pth.tar => --resume fits.pth.tar: there is no such file named
-    --resume old_resume.pth.tar => old_resume.pth.tar cannot be used: its resume.record
+    --resume none.pth.tar => --resume none.pth.tar is not
+    --resume fits.pth.tar => --resume fits.pth.tar is not | name that run by --workdir, --idx and --save_name
+    --resume auto => name_resume.pth.tar cannot be used: its resume.record => {RESUME} old_state
     --num_meta 500 => --num_meta 500 would take every training image | lower it
 MetaSAug_test.py
      => --checkpoint_path
@@ -222,7 +223,7 @@ ImageNet_iNat/train.py {LARGE}
     --pretrained none.pth => there is no checkpoint none.pth
     --pretrained seven_heads.pth.tar => seven_heads.pth.tar | 7 classes | 3 | --dataset
     --pretrained text => text is no file of tensors and plain values
-    --resume old_resume.pth.tar => old_resume.pth.tar cannot be used: its resume.record
+    --resume auto => MetaSAug_custom_resume.pth.tar cannot be used: its resume.record => {LARGE_RESUME} old_state
     --cache_features 1 --cache_dir text => text
     --lr 1e29 --batch_size 2 --save_every 0 => not finite in epoch 0, step 1
 ImageNet_iNat/test.py --data_root large --no-cuda --workers 0 --loading_path
@@ -372,8 +373,8 @@ def test_the_line_is_the_only_one_and_the_status_2(refused, script):
     [
         "MetaSAug_test.py --checkpoint_path",
         "predict.py 'net/photos/a b.jpg' --checkpoint_path",
-        *(f"MetaSAug_CE_train.py {FOLDER} {flag}" for flag in ("--stage1", "--resume")),
-        *(f"ImageNet_iNat/train.py {LARGE} {flag}" for flag in ("--pretrained", "--resume")),
+        *(f"MetaSAug_CE_train.py {FOLDER} {flag}" for flag in ("--stage1", "--save_name code --resume")),
+        *(f"ImageNet_iNat/train.py {LARGE} {flag}" for flag in ("--pretrained", "--save_name code --resume")),
         "ImageNet_iNat/test.py --loading_path",
     ],
 )
@@ -382,7 +383,9 @@ def test_a_file_that_holds_code_leaves_no_trace(refused_here, tmp_path, monkeypa
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "trace"),)
 
-    file = tmp_path / "code_resume.pth.tar"
+    file = tmp_path / "checkpoint/ours/custom/code_resume.pth.tar"
+    file.parent.mkdir(parents=True)
+    (tmp_path / RUN).symlink_to("custom")
     torch.save({"state_dict": Code()}, file)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     told = f"{file.name} is no file of tensors and plain values that torch.save wrote (it holds posix.mkdir)"

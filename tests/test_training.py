@@ -251,15 +251,15 @@ def test_own_images_and_a_network_of_ones_own(run, tiny_folder, tmp_path, make, 
     command = f"{scripts}/{LDAM} --dataset folder --data_root my {arch} --epochs 3 --meta_start 1 --batch-size 8"
     assert "(20 to 6 training images a class)" in run(command).stdout
     run(f"{command} --save_name cut", status=143, STOP_AT="7", STOP_BY="15")
-    out = run(f"{command} --resume {tiny_folder}/cut_resume.pth.tar --save_name again").stdout
+    out = run(f"{command} --save_name cut --resume {tiny_folder}/cut_resume.pth.tar").stdout
     assert re.search(r"going on in epoch [12] after step \d", out)
-    path = tiny_folder / "again_last.pth.tar"
+    path = tiny_folder / "cut_last.pth.tar"
     assert distance(weights(path), weights(tiny_folder / "name_last.pth.tar")) == 0
     form, ending = ("torchscript", ".pt") if beside else ("onnx", ".onnx")
     tested = run(f"{scripts}/{TEST} --data_root my --checkpoint_path {path} {arch} --export {form}").stdout
     assert re.match(r"Dataset: folder\tAccuracy: [\d.]+\tError: [\d.]+\n", tested)
     assert re.search(r"^  cat +20 training images", tested, re.M)
-    exported = path.with_name(f"again_last{ending}")
+    exported = path.with_name(f"cut_last{ending}")
     assert f"wrote {exported}: logits of made-up inputs" in tested
     pixels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)  # any number, though it was made with one
     if beside:

@@ -1,37 +1,12 @@
 """Files that are replaced whole, and those of earlier runs."""
 
-import os
 from pathlib import Path
 
-import pytest
-
-from harness.files import previous, replacing, set_earlier_aside
-
-
-def replace(path, text, keep_previous=False):
-    with replacing(path, keep_previous) as part:
-        part.write_text(text)
+from harness.files import replacing, set_earlier_aside
 
 
 def contents(folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize("linked", [True, False])
-def test_the_file_of_before_stays_under_its_second_name(tmp_path, monkeypatch, linked):
-    path = tmp_path / "x"
-    if not linked:  # as on a file system without hard links
-        monkeypatch.setattr(os, "link", lambda *_: os.stat(tmp_path / "none"))
-    for text in ("first", "second", "third"):
-        replace(path, text, keep_previous=True)
-    assert contents(tmp_path) == {"x": "third", "x.previous": "second"}
-    replace(path, "fourth")
-    assert contents(tmp_path) == {"x": "fourth", "x.previous": "second"}
-    previous(path).unlink()
-    monkeypatch.undo()
-    os.link(path, previous(path))  # a kill after the old file got its second name
-    replace(path, "fifth", keep_previous=True)
-    assert contents(tmp_path) == {"x": "fifth", "x.previous": "fourth"}
 
 
 def test_two_that_write_a_shared_file_at_once_leave_one_of_them_whole(tmp_path):

@@ -20,7 +20,7 @@ def command(small_training, tmp_path):
     [  # what is opened or renamed the how manieth time, the error, and the file that the line names
         ("open a_metrics.jsonl 2 ENOSPC", "a_metrics.jsonl cannot be written (No space left on device); it is unchanged"),
         ("open a_last.pth.tar.tmp 3 EROFS", "a_last.pth.tar cannot be written (Read-only file system); it is unchanged"),
-        ("open a_last_predictions.npz.tmp 2 ENOSPC", "a_last_predictions.npz cannot be written (No space left on device)"),
+        ("open a_last_predictions.npz.tmp 3 ENOSPC", "a_last_predictions.npz cannot be written (No space left on device)"),
         ("os.rename a_resume.pth.tar.tmp 2 EROFS", "a_resume.pth.tar cannot be written (Read-only file system)"),
         ("open a_summary.json.tmp 1 ENOSPC", "a_summary.json cannot be written (No space left on device)"),
     ],

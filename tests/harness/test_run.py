@@ -114,18 +114,22 @@ def test_a_good_file_before_a_damaged_one_is_gone_on_from_and_never_replaced_by_
         assert saved_state(tmp_path)["resume"]["record"]["epoch"] == epoch == 4
 
 
-def test_another_folder_goes_on_with_copies_and_epochs_may_grow(finished, tmp_path):
-    before = files_of(finished)
-    flags = f"--resume {finished}/a_resume.pth.tar --epochs 6 --save_name b --meta_start 4"
-    with small_run(tmp_path, flags) as run:
+def test_a_state_that_is_named_must_be_that_of_the_run_and_epochs_may_grow(finished, tmp_path):
+    before, named = files_of(finished), f"--resume {finished}/a_resume.pth.tar"
+    for folder, name in ((tmp_path, "a"), (finished, "b")):
+        words = f"{named} is not {folder}/{name}_resume.pth.tar, the state of this run: name that run by --workdir"
+        with refusal(words), small_run(folder, f"{named} --save_name {name}"):
+            pass
+    assert files_of(finished) == before
+    grown = shutil.copytree(finished, tmp_path / "grown")
+    with small_run(grown, f"--resume {grown}/a_resume.pth.tar --epochs 6 --meta_start 4") as run:
         for epoch in run.epochs:
             assert epoch == 5
             take_step(run)
             end_epoch(run, right=1)
-    lines = (tmp_path / "b_metrics.jsonl").read_text().splitlines()
+    lines = (grown / "a_metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(6))
-    assert (tmp_path / "b_ckpt.pth.tar").read_bytes() == (finished / "a_ckpt.pth.tar").read_bytes()  # the best was before
-    assert files_of(finished) == before
+    assert (grown / "a_ckpt.pth.tar").read_bytes() == (finished / "a_ckpt.pth.tar").read_bytes()  # the best was before
 
 
 @pytest.mark.parametrize(

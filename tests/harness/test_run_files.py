@@ -1,8 +1,9 @@
-"""The files that a run speaks of: there and whole when it goes on, or said, put back from the file before, or refused."""
+"""The files that a run speaks of: there and whole when it goes on, or refused, or chosen anew."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from support.refusals import refusal
@@ -25,28 +26,28 @@ def kill():
     raise CutError
 
 
-def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_one_before(tmp_path):
+def test_a_best_file_of_an_epoch_that_is_not_in_the_state_gives_way_to_the_next_epoch(tmp_path):
     train(tmp_path, rights=(1, 2, 0, 3), killed_in=3)
     assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path)["epoch"]) == (4, 3)
-    train(tmp_path, GO_ON, 8, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch is not the best now
-    best = json.loads((tmp_path / "a_summary.json").read_text())["best"]
-    assert (best["epoch"], best["acc1"]) == (1, 50)
-    assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path, "ckpt")["best_acc1"]) == (2, 50)
-    assert not (tmp_path / "a_ckpt_predictions.npz").exists()  # of the epoch that was not the best
+    train(tmp_path, GO_ON, 8, rights=(None, None, None, 1, 0, 0, 0, 0))  # the epoch would not be the best now
+    summary = json.loads((tmp_path / "a_summary.json").read_text())
+    assert (summary["best"]["epoch"], summary["best"]["acc1"], summary["since"]) == (3, 25, 0)
+    assert (saved_state(tmp_path, "ckpt")["epoch"], saved_state(tmp_path, "ckpt")["best_acc1"]) == (4, 25)
+    assert np.load(tmp_path / "a_ckpt_predictions.npz")["predicted"].tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda path: path.unlink(), "is not there, or not that of epoch 2, the best one: put it back, or retrain"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
-        (lambda path: shutil.copy(path.with_name("a_last.pth.tar"), path), "is not there, or not that of epoch 2"),
+        (lambda path: path.unlink(), ": check the path"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), " is damaged"),
+        (lambda path: shutil.copy(path.with_name("a_last.pth.tar"), path), " is not that of epoch 2, the best one: put"),
     ],
 )
 def test_a_best_file_that_something_else_took_is_refused_by_name(tmp_path, spoil, words):
     train(tmp_path, rights=(0, 2, 3, 1, 1))
     spoil(tmp_path / "a_ckpt.pth.tar")
-    with refusal(f"a_ckpt.pth.tar {words}"):
+    with refusal(f"a_ckpt.pth.tar{words}"):
         train(tmp_path, GO_ON, 7)
 
 

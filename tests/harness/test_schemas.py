@@ -126,7 +126,7 @@ def test_a_state_with_nonsense_anywhere_is_gone_on_from_or_refused_in_one_line(r
 def test_a_state_with_something_else_inside_is_refused(resumable, tmp_path, place, value):
     path = tmp_path / "a_resume.pth.tar"
     save_checkpoint(with_leaf(resumable[1], place.split("/"), value), path)
-    with refusal("--resume"), small_run(tmp_path / "new", "--resume", path):
+    with refusal("--resume"), small_run(tmp_path, "--resume", path):
         pass
     if place.startswith("optimizer"):
         with refusal("has no state for this optimizer"), small_run(tmp_path / "new", stage1=str(path)):

@@ -62,6 +62,10 @@ def damage(path):
     path.write_bytes(Path(path.parents[3] / "flipped.pth.tar").read_bytes())
 
 
+def old_state(path):
+    path.write_bytes(Path(path.parents[3] / "old_resume.pth.tar").read_bytes())
+
+
 def no_table(path):
     path.write_text("class,teacher\n")
 

@@ -114,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if preset.script == HEADS:
         from scripts.own_comparison import compare_heads  # loaded where it is needed, as it takes long
 
-        for name in ("jobs", "seeds", "sets"):
+        for name in ("jobs", "seeds"):
             if getattr(args, name) is not None:
                 raise UserError(f"--{name} applies only to training networks: leave it out")
-        compare_heads(preset, more)
+        compare_heads(preset)
         return
     preset.check()
     if sys.platform == "linux":  # trainings are forked from this process

@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def measure(case: str, name: str, sizes: Sizes, seconds: float) -> dict[str, Any
     return {"times": found.blocked_autorange(min_run_time=seconds).times, "mb": peak_mb(sizes.device) - before}
 
 
-def compare(case: str, sizes: Sizes, flags: list[str], rounds: int) -> list[dict[str, Any]]:
+def compare(case: str, sizes: Sizes, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Measure all versions of a case in turns, print a table, return its rows."""
     where = f"{processor()}, {torch.get_num_threads()} threads, {sizes.device.type}, torch {torch.__version__}"
     print(f"{case}: batch {sizes.batch_size}, {sizes.num_classes} classes, {where}")
@@ -59,8 +60,8 @@ def compare(case: str, sizes: Sizes, flags: list[str], rounds: int) -> list[dict
     peaks = dict.fromkeys(times, 0.0)
     for _ in range(rounds):
         for name in times:
-            command = [sys.executable, __file__, case, *flags, "--child", name]
-            found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                found = pool.submit(measure, case, name, sizes, seconds).result()
             times[name] += found["times"]
             peaks[name] = max(peaks[name], found["mb"])
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -83,19 +84,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="of each process, at least (default: %(default)s)")
     parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     require(args.rounds >= 1, "--rounds", args.rounds, "at least 1")
     require(set(args.cases) <= set(VERSIONS), "CASE", " ".join(args.cases), f"of {', '.join(VERSIONS)}")
-    flags = [word for word in sys.argv[1:] if word not in args.cases]
     rows = []
     for case in args.cases or VERSIONS:
         device = choose_device(0, args.no_cuda or case != "step")
         sizes = Sizes(args.batch_size or USUAL[case][0], args.num_classes or USUAL[case][1], args.arch, device)
-        if args.child:
-            print(json.dumps(measure(case, args.child, sizes, args.seconds)))
-            return
-        rows += compare(case, sizes, flags, args.rounds)
+        rows += compare(case, sizes, args.rounds, args.seconds)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

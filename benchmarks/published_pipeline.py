@@ -19,6 +19,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_utils import MEAN, STD
+from datasets.small_sets import ImageSet
 
 
 def reflect_pad(x: Tensor) -> Tensor:
@@ -30,11 +31,11 @@ def reflect_pad(x: Tensor) -> Tensor:
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Augmented images: pixels (M, 32, 32, 3) uint8, targets (M,)."""
+    """Augmented images."""
 
-    def __init__(self, pixels: Tensor, targets: Tensor) -> None:
-        self.pixels = pixels.numpy()
-        self.targets = targets.tolist()
+    def __init__(self, images: ImageSet) -> None:
+        self.pixels = images.pixels.numpy()
+        self.targets = images.target.tolist()
         self.transform = transforms.Compose(
             [
                 transforms.ToTensor(),
@@ -55,8 +56,6 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
 
-def make_loader(pixels: Tensor, targets: Tensor, batch_size: int, workers: int = 1, shuffle: bool = True) -> DataLoader[Any]:
-    """Return a loader of batches (N, 3, 32, 32) and (N,); every iterator over it starts its workers anew."""
-    return DataLoader(
-        Images(pixels, targets), batch_size, shuffle=shuffle, num_workers=workers, pin_memory=torch.cuda.is_available()
-    )
+def make_loader(images: ImageSet, batch_size: int) -> DataLoader[Any]:
+    """Return a loader of batches (N, 3, 32, 32) and (N,); every iterator over it starts its worker process anew."""
+    return DataLoader(Images(images), batch_size, shuffle=True, num_workers=1, pin_memory=torch.cuda.is_available())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -10,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.published_head import PublishedHead
 from benchmarks.published_pipeline import make_loader
-from benchmarks.published_step import PublishedStep
+from benchmarks.published_step import LinearHead, PublishedStep
 from data_utils import epoch_batches, meta_batches
 from datasets.small_sets import ImageSet, image_set
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
 from meta_step import meta_step, plain_step
 from passes import Passes
-from resnet import make_model
+from resnet import build_model, make_model
 
 Step = Callable[[], object]
 LR, META_LR, LAM_T, FEATURES = 0.01, 0.1, 0.6, 2048
@@ -38,7 +38,7 @@ def random_set(sizes: Sizes, images: int) -> ImageSet:
     """Return random images with every class among them."""
     pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), np.uint8)
     names = [str(k) for k in range(sizes.num_classes)]
-    return image_set(pixels, np.arange(images) % sizes.num_classes, names).to(sizes.device)
+    return image_set(pixels, np.arange(images) % sizes.num_classes, names)
 
 
 def class_counts(num_classes: int) -> list[int]:
@@ -63,7 +63,7 @@ def our_step(sizes: Sizes, virtual: str | None, amp: torch.dtype | None = None) 
         return lambda: plain_step(passes, optimizer, batch)
     criterion = MetaSAugLDAM(class_counts(sizes.num_classes)).to(sizes.device)
     estimator = EstimatorCV(64, sizes.num_classes).to(sizes.device)
-    meta = meta_batches(random_set(sizes, 10 * sizes.num_classes), sizes.batch_size, 0)
+    meta = meta_batches(random_set(sizes, 10 * sizes.num_classes).to(sizes.device), sizes.batch_size, 0)
     return lambda: meta_step(
         model, criterion, estimator, optimizer, batch, next(meta), lam_t=LAM_T, virtual_lr=LR, meta_lr=META_LR,
         passes=passes, virtual=virtual,
@@ -72,11 +72,10 @@ def our_step(sizes: Sizes, virtual: str | None, amp: torch.dtype | None = None) 
 
 def published_step(sizes: Sizes) -> Step:
     """Return the published step; it starts a new worker process for its meta batch, as published."""
-    blocks, counts = int(sizes.arch.removeprefix("resnet")) // 6, class_counts(sizes.num_classes)
-    published = PublishedStep(sizes.num_classes, counts, LR, META_LR, blocks, device=sizes.device)
-    meta = random_set(sizes._replace(device=torch.device("cpu")), 10 * sizes.num_classes)
-    loader = make_loader(meta.pixels, meta.target, sizes.batch_size)
-    return lambda: published.step(*random_batch(sizes, 3, 32, 32), loader, lam_t=LAM_T)
+    new_model = partial(build_model, sizes.arch, sizes.num_classes)
+    published = PublishedStep(new_model, class_counts(sizes.num_classes), LR, META_LR, device=sizes.device)
+    batch, loader = random_batch(sizes, 3, 32, 32), make_loader(random_set(sizes, 10 * sizes.num_classes), sizes.batch_size)
+    return lambda: published.step(*batch, loader, LAM_T)
 
 
 def our_head(sizes: Sizes) -> Step:
@@ -93,9 +92,10 @@ def our_head(sizes: Sizes) -> Step:
 
 def published_head(sizes: Sizes) -> Step:
     """Return the published step of the head."""
-    head = torch.nn.Linear(FEATURES, sizes.num_classes)
-    published = PublishedHead(head.weight.detach(), head.bias.detach(), class_counts(sizes.num_classes), LR, META_LR)
-    return lambda: published.step(*random_batch(sizes, FEATURES), *random_batch(sizes, FEATURES), lam_t=LAM_T)
+    new_head = partial(LinearHead, FEATURES, sizes.num_classes)
+    published = PublishedStep(new_head, class_counts(sizes.num_classes), LR, META_LR, diagonal=True)
+    batch, meta = random_batch(sizes, FEATURES), random_batch(sizes, FEATURES)
+    return lambda: published.step(*batch, [meta], LAM_T)
 
 
 def our_batch(sizes: Sizes) -> Step:
@@ -108,7 +108,7 @@ def our_batch(sizes: Sizes) -> Step:
 def published_batch(sizes: Sizes) -> Step:
     """Return what gets the next batch of image-by-image transforms in one worker process."""
     images = random_set(sizes, 100 * sizes.batch_size)
-    batches = (batch for _ in count() for batch in make_loader(images.pixels, images.target, sizes.batch_size))
+    batches = (batch for _ in count() for batch in make_loader(images, sizes.batch_size))
     return lambda: next(batches)
 
 

@@ -299,6 +299,11 @@ def read_mistakes(path: Path, classes: int) -> list[Confused]:
 def write_group_names(folder: Path, words: Mapping[str, str]) -> None:
     """Say what reports call the runs of a folder, by patterns of their save names; what is there already stays."""
     if not os.path.exists(folder / GROUP_NAMES):
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / GROUP_NAMES, shared=True) as part:
-            part.write_text(json.dumps(dict(words), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / GROUP_NAMES, dict(words))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that other processes may be writing too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, shared=True) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

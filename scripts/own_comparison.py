@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,9 +52,9 @@ class Comparison:
         return parse_own([*self.words, *own])
 
 
-def read_comparison(preset: Preset, more: Sequence[str]) -> Comparison:
+def read_comparison(preset: Preset) -> Comparison:
     """Return what a preset of heads compares, or its baseline with those of --ways, and further flags of train_own.py."""
-    known, rest = parse_known(CompareFlags, more)
+    known, rest = parse_known(CompareFlags, preset.more)
     asked = known.ways.split(",") if known.ways else [*preset.ways]
     for way in asked:
         require(way in WAYS, "--ways", way, f"one of {', '.join(WAYS)}")
@@ -78,24 +77,21 @@ def check_stop(signals: Signals) -> None:
         raise Stopped("stopped; give the same command to resume", 128 + signals.asked)
 
 
-def choose_all(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
-    """Return each way at the constants that folds choose; scores that are there are not computed again."""
+def choose_and_train(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
+    """Return each way at the constants that folds choose, trained on all the training images.
+
+    Scores that are there are not computed again; what the trainings print goes to a file.
+    """
     rows = source.open_rows(one.flags, group)(source.sets.trained)[0]
     found: dict[str, ChosenWay] = {}
     with Signals() as signals:
-        for way in one.ways:
-            folds = open_folds(one.flags_of(way), source, rows, group, partial(check_stop, signals))
-            found[way] = folds.choose(way, found)
-            say(f"{found[way].words}: {found[way].reached} (mean over classes)")
-    return list(found.values())
-
-
-def train_all(one: Comparison, source: Source, group: Group) -> None:
-    """Train each way on all the training images; what the runs print goes to a file."""
-    with Signals() as signals:
         check = partial(check_stop, signals)
+        for way in one.ways:
+            found[way] = open_folds(one.flags_of(way), source, rows, group, check).choose(way, found)
+            say(f"{found[way].words}: {found[way].reached} (mean over classes)")
         for _ in done_between([partial(train_way, one, way, source, group) for way in one.ways], say, check):
             check()
+    return list(found.values())
 
 
 def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
@@ -134,18 +130,17 @@ def tested(one: Comparison, way: str) -> float:
     return float(last.get(PER_CLASS_MEAN, last["acc1"]))
 
 
-def compare_heads(preset: Preset, more: Sequence[str]) -> None:
+def compare_heads(preset: Preset) -> None:
     """Choose, train, report, say which way to take."""
-    found = parse_group(more)
+    found = parse_group(preset.more)
     with process_group(found.gpu, found.no_cuda, None, found.timeout) as group:
         group.agree(lambda: check_alone(group))
-        one = read_comparison(preset, more)
+        one = read_comparison(preset)
         source = read_source(one.flags)
         source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
         check_folder(one.flags.folder)
         say(*source.sets.about())
-        ways = choose_all(one, source, group)
-        train_all(one, source, group)
+        ways = choose_and_train(one, source, group)
     folder, taken, sets = one.flags.folder, choose_way(ways), source.sets
     lines = answer(ways, sets.stage2_counts, tested(one, taken.name), len(sets.test))
     constants = [word for key, value in taken.constants.items() for word in (f"--{key}", str(value))]

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import msgspec
 
-from harness import schemas
 from harness.errors import UserError
 from harness.files import read_bytes
 from harness.flags import TrainingFlags, require
@@ -38,50 +37,6 @@ class Way(msgspec.Struct, forbid_unknown_fields=True):
     stage1: str = ""  # the way whose stage 1 it begins with
     choose: dict[str, Annotated[list[Value], msgspec.Meta(min_length=1)]] = {}  # flag: values, the mildest first
     chosen_as: str = ""  # the way whose chosen constants it takes
-
-
-class Preset(msgspec.Struct, forbid_unknown_fields=True):
-    """What a file of scripts/presets may hold; {way}, {seed}, {set} and the variables of a set are filled in all texts."""
-
-    idx: str
-    ways: Annotated[dict[str, Way], msgspec.Meta(min_length=1)]
-    sets: dict[str, dict[str, Value]] = {}  # their variables; without any there is one, named ""
-    seeds: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (42,)
-    script: str = "MetaSAug_LDAM_train.py"
-    flags: str = ""
-    save_name: str = "{way}_seed{seed}"
-    workdir: str = "."
-    jobs: Annotated[int, msgspec.Meta(ge=1)] = 1  # at a time
-
-
-def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
-    """Read a preset of ours, or one at a path; of its sets take those named, and what is given instead of what it says."""
-    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
-    if path.parent == PRESETS and not os.path.isfile(path):
-        ours = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
-        raise UserError(f"there is no preset {name}: name one of {ours}, or the path of a .toml")
-    try:
-        value = msgspec.toml.decode(read_bytes(path))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no TOML ({error}): correct it") from error
-    value |= {key: own for key, own in given.items() if own is not None}
-    schemas.check(value, Preset, path)
-    preset = msgspec.convert(value, Preset)
-    for way, spec in preset.ways.items():
-        for field in ("stage1", "chosen_as"):
-            if (other := getattr(spec, field)) and other not in preset.ways:
-                raise UserError(f"{path}: way {way} has {field} {other}, and there is none")
-        if spec.stage1 and preset.ways[spec.stage1].stage1:
-            raise UserError(f"{path}: way {way} begins with stage 1 of {spec.stage1}, which trains none itself")
-        if spec.chosen_as and not preset.ways[spec.chosen_as].choose:
-            raise UserError(f"{path}: way {way} is chosen_as {spec.chosen_as}, which chooses nothing")
-        if spec.choose and len(preset.sets) > 1 and "{set}" not in preset.idx:
-            raise UserError(f"{path}: constants are chosen per set: idx must contain {{set}}")
-    known = preset.sets or {"": {}}
-    named = known if sets is None else sets.split(",")
-    for of in named:
-        require(of in known, "--sets", of, f"one of {', '.join(known)}" if preset.sets else "left out, as there is one set")
-    return msgspec.structs.replace(preset, sets={of: known[of] for of in named})
 
 
 def filled(text: str, variables: Mapping[str, Value]) -> str:
@@ -139,21 +94,23 @@ class Training:
         runpy.run_path(script, run_name="__main__")
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A preset with what the command line says besides."""
+class Preset(msgspec.Struct, forbid_unknown_fields=True):
+    """What a file of scripts/presets may hold; {way}, {seed}, {set} and the variables of a set are filled in all texts."""
 
-    preset: Preset
-    more: tuple[str, ...]
-
-    @property
-    def choosing(self) -> list[str]:
-        """The ways that choose constants."""
-        return [way for way, spec in self.preset.ways.items() if spec.choose]
+    idx: str
+    ways: Annotated[dict[str, Way], msgspec.Meta(min_length=1)]
+    sets: dict[str, dict[str, Value]] = {}  # their variables; without any there is one, named ""
+    seeds: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (42,)
+    script: str = "MetaSAug_LDAM_train.py"
+    flags: str = ""
+    more: tuple[str, ...] = ()  # flags of the command line
+    save_name: str = "{way}_seed{seed}"
+    workdir: str = "."
+    jobs: Annotated[int, msgspec.Meta(ge=1)] = 1  # at a time
 
     def grid(self, way: str) -> list[Constants]:
         """Return the constants among which a way chooses, {} alone if it chooses nothing."""
-        choose = self.preset.ways[way].choose
+        choose = self.ways[way].choose
         return [dict(zip(choose, map(str, values), strict=True)) for values in product(*choose.values())]
 
     def training(self, of: str, way: str, seed: int, chosen: Mapping[str, Constants], choosing: bool = False) -> Training:
@@ -161,52 +118,77 @@ class Sweep:
 
         `chosen` has constants of ways; of others the first count. `choosing`: with images held out, beside the other runs.
         """
-        preset, spec, base = self.preset, self.preset.ways[way], None
-        variables = {**preset.sets[of], "set": of, "way": way, "seed": seed}
+        spec, base = self.ways[way], None
         constants = chosen.get(spec.chosen_as or way, self.grid(way)[0])
         if spec.stage1:
             base = self.training(of, spec.stage1, seed, chosen, choosing)
-        words = [*preset.flags.split(), *self.more, *spec.flags.split()]
+        words = [*self.flags.split(), *self.more, *spec.flags.split()]
         words += [word for flag, value in constants.items() for word in (f"--{flag}", value)]
-        idx, save_name = preset.idx, preset.save_name
+        idx, save_name = self.idx, self.save_name
         if choosing:
             words += ["--select_on", "heldout"]
             idx, save_name = f"{idx}_choice", "_".join([save_name, *map("".join, constants.items())])
-        words += ["--seed", str(seed), "--workdir", preset.workdir, "--idx", idx, "--save_name", save_name]
+        words += ["--seed", str(seed), "--workdir", self.workdir, "--idx", idx, "--save_name", save_name]
         words += ["--resume", "auto", *(["--stage1", str(base.file(STAGE1))] if base else [])]
-        words = [filled(word, variables) for word in words]
+        words = [filled(word, {**self.sets[of], "set": of, "way": way, "seed": seed}) for word in words]
         try:
             flags = parse_training(words)
         except UserError as error:
             raise UserError(f"{f'{of}, ' if of else ''}{way}: {error}") from error
-        return Training(spec.script or preset.script, tuple(words), flags, base)
+        return Training(spec.script or self.script, tuple(words), flags, base)
 
     def folder(self, of: str) -> Path:
         """Return the folder of a set's runs."""
-        return self.training(of, next(iter(self.preset.ways)), self.preset.seeds[0], {}).flags.folder
+        return self.training(of, next(iter(self.ways)), self.seeds[0], {}).flags.folder
 
-    def candidates(self, of: str, way: str) -> list[Training]:
-        """Return the trainings among which the constants of a way are chosen, in the order of its grid."""
-        return [self.training(of, way, self.preset.seeds[0], {way: constants}, True) for constants in self.grid(way)]
+    def candidates(self, of: str) -> dict[str, list[Training]]:
+        """Return the trainings among which the constants of ways are chosen, by way, in the order of its grid."""
+        return {
+            way: [self.training(of, way, self.seeds[0], {way: constants}, True) for constants in self.grid(way)]
+            for way, spec in self.ways.items() if spec.choose
+        }  # fmt: skip
 
     def final(self, of: str, chosen: Mapping[str, Constants]) -> list[Training]:
         """Return the trainings of a set that are compared."""
-        return [self.training(of, way, seed, chosen) for seed in self.preset.seeds for way in self.preset.ways]
+        return [self.training(of, way, seed, chosen) for seed in self.seeds for way in self.ways]
 
     def check(self) -> None:
         """Refuse flags that the sweep sets itself, and a training that is there twice, or in the place of another."""
-        given, preset = flags_in(self.more), self.preset
-        differ = set[str]()
-        for spec in preset.ways.values():
-            differ |= flags_in([*spec.flags.split(), *(f"--{flag}" for flag in spec.choose)])
-        for flag in sorted(given & (OWNED | differ)):
-            why = "it differs between the ways of this preset" if flag in differ else "the sweep sets it for each training"
-            raise UserError(f"{flag} cannot be given, as {why}: leave it out, or write a preset of your own")
+        set_here = [word for spec in self.ways.values() for word in (*spec.flags.split(), *map("--{}".format, spec.choose))]
+        for flag in sorted(flags_in(self.more) & (OWNED | flags_in(set_here))):
+            why = "the sweep or a way of this preset sets it: leave it out, or write a preset of your own"
+            raise UserError(f"{flag} cannot be given, as {why}")
         seen = set[object]()
-        for of, way, seed in product(preset.sets, preset.ways, preset.seeds):
+        for of, way, seed in product(self.sets, self.ways, self.seeds):
             one = self.training(of, way, seed, {})
-            filled(preset.ways[way].words, preset.sets[of])
+            filled(self.ways[way].words, self.sets[of])
             places = one.name, (way, replace(one.flags, save_name="", idx="", stage1=None))
             if not seen.isdisjoint(places):
                 raise UserError(f"{one.name} would be trained twice: see save_name, sets and seeds, and the flags given")
             seen.update(places)
+
+
+def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
+    """Read a preset of ours, or one at a path; of its sets take those named, and what is given instead of what it says."""
+    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    if path.parent == PRESETS and not os.path.isfile(path):
+        ours = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+        raise UserError(f"there is no preset {name}: name one of {ours}, or the path of a .toml")
+    try:
+        value = msgspec.toml.decode(read_bytes(path))
+        preset = msgspec.convert(value | {key: own for key, own in given.items() if own is not None}, Preset)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no preset ({error}): correct it") from error
+    for way, spec in preset.ways.items():
+        first, like = (preset.ways.get(name) for name in (spec.stage1, spec.chosen_as))
+        if spec.stage1 and (first is None or first.stage1):
+            raise UserError(f"{path}: way {way} has stage1 {spec.stage1}, which is no way that trains its own stage 1")
+        if spec.chosen_as and (like is None or not like.choose):
+            raise UserError(f"{path}: way {way} is chosen_as {spec.chosen_as}, which is no way that chooses")
+        if spec.choose and len(preset.sets) > 1 and "{set}" not in preset.idx:
+            raise UserError(f"{path}: constants are chosen per set: idx must contain {{set}}")
+    known = preset.sets or {"": {}}
+    named = known if sets is None else sets.split(",")
+    for of in named:
+        require(of in known, "--sets", of, f"one of {', '.join(known)}" if preset.sets else "left out, as there is one set")
+    return msgspec.structs.replace(preset, sets={of: known[of] for of in named})

@@ -8,9 +8,9 @@ import torch
 from support.golden import Head, assert_close, batch, figures, load_weights
 from support.step_problems import LAM_T, META_LR, Problem
 
-from benchmarks.published_head import PublishedHead
-from benchmarks.published_step import PublishedStep
+from benchmarks.published_step import LinearHead, PublishedStep
 from benchmarks.versions import VERSIONS
+from resnet import build_model
 
 
 @pytest.mark.slow
@@ -24,7 +24,8 @@ def test_all_versions_are_measured(run, tmp_path):
 
 @pytest.mark.usefixtures("float64")
 def test_the_published_step_is_the_same_step():
-    problem, published = Problem("resnet8"), PublishedStep(5, [40, 20, 10, 5, 2], lr=0.1, meta_lr=META_LR, num_blocks=1)
+    problem = Problem("resnet8")
+    published = PublishedStep(lambda: build_model("resnet8", 5), [40, 20, 10, 5, 2], lr=0.1, meta_lr=META_LR)
     published.model.load_state_dict(problem.model.state_dict())
     published.covariance = problem.sigma
     for _ in range(2):
@@ -41,11 +42,11 @@ def test_the_published_head_step_has_the_golden_figures():
     size, classes = int(g["feature_dim"]), int(g["num_classes"])
     head = Head(size, classes)
     load_weights(head, int(g["seed"]))
-    published = PublishedHead(
-        head.fc.weight.detach(), head.fc.bias.detach(), g["counts"].tolist(), float(g["lr"]), float(g["meta_lr"])
-    )
+    counts, rates = g["counts"].tolist(), (float(g["lr"]), float(g["meta_lr"]))
+    published = PublishedStep(lambda: LinearHead(size, classes), counts, *rates, diagonal=True)
+    published.model.linear.load_state_dict(head.fc.state_dict())
     for t in range(int(g["steps"])):
         (x, y), (meta_x, meta_y) = batch(2 * t, g, (size,)), batch(2 * t + 1, g, (size,))
-        found = published.step(x.abs(), y, meta_x.abs(), meta_y, lam_t=float(g["ratio"]))
+        found = published.step(x.abs(), y, [(meta_x.abs(), meta_y)], lam_t=float(g["ratio"]))
         assert_close(found["grad_covariance"], g[f"grad_cv_{t}"])
         assert_close(published.covariance, g[f"covariance_{t}"])

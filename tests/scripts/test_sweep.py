@@ -12,7 +12,7 @@ from support.runs import files_of, log_of, summary_of
 from harness.signals_and_lock import only_run
 from heads.ways import WAYS
 from reporting.comparisons import paired, spread
-from scripts.trainings import PRESETS, Sweep, read_preset
+from scripts.trainings import PRESETS, read_preset
 
 SWEEP, RUNS = "scripts/sweep.py tiny.toml", "checkpoint/ours/tiny"
 TINY = """
@@ -145,19 +145,19 @@ def test_what_another_machine_trains_is_waited_for(whole, start, after_line, tmp
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("idx =", "index =", "Object contains unknown field index"),
-        ("[1, 2]", "[1, -2]", "seeds[1] is of another kind or range: Expected int >= 0"),
-        ("[ways]", "[ways", "tiny.toml is no TOML"),
-        ('stage1 = "none", flags =', 'stage1 = "nine", flags =', "way isda has stage1 nine, and there is none"),
-        ('chosen_as = "isda"', 'chosen_as = "none"', "way prior is chosen_as none, which chooses nothing"),
-        ('script = "', 'stage1 = "isda", script = "', "begins with stage 1 of"),
+        ("idx =", "index =", "Object contains unknown field `index`"),
+        ("[1, 2]", "[1, -2]", "Expected `int` >= 0 - at `$.seeds[1]`"),
+        ("[ways]", "[ways", "tiny.toml is no preset"),
+        ('stage1 = "none", flags =', 'stage1 = "nine", flags =', "way isda has stage1 nine, which is no way that"),
+        ('chosen_as = "isda"', 'chosen_as = "none"', "way prior is chosen_as none, which is no way that chooses"),
+        ('script = "', 'stage1 = "isda", script = "', "has stage1 isda, which is no way that"),
         ("--epochs 2", "--epochs 0", "none: --epochs 0 is not valid: it must be at least 1"),
         ("--epochs 2", "--epochs {long}", "{long} has {long}, which has no value: there are set, way, seed"),
         ("[ways]", "[sets]\na = {}\nb = {}\n[ways]", "idx must contain {set}"),
         ("seeds = [1, 2]", 'seeds = [1, 2]\nsave_name = "{way}"', "tiny/none would be trained twice"),
         ("", "--sets c", "--sets c is not valid"),
-        ("", "--save_name=x", "--save-name cannot be given, as the sweep sets it for each training"),
-        ("", "--lam 1", "--lam cannot be given, as it differs between the ways of this preset"),
+        ("", "--save_name=x", "--save-name cannot be given, as the sweep or"),
+        ("", "--lam 1", "--lam cannot be given, as the sweep or a way of this preset sets it"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is(refused, tmp_path, old, new, words):
@@ -191,10 +191,10 @@ def test_every_preset_lists_its_trainings(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
     (tmp_path / "docs.toml").write_text(*re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S))
     for name, counts in COUNTS.items():
-        sweep = Sweep(read_preset(name), ())
-        sweep.check()
-        final = [run for of in sweep.preset.sets for run in sweep.final(of, {})]
-        tried = [run for of in sweep.preset.sets for way in sweep.choosing for run in sweep.candidates(of, way)]
+        preset = read_preset(name)
+        preset.check()
+        final = [run for of in preset.sets for run in preset.final(of, {})]
+        tried = [run for of in preset.sets for runs in preset.candidates(of).values() for run in runs]
         assert (name, len(final), len(tried)) == (name, *counts)
         assert {run.flags.select_on for run in tried} <= {"heldout"}
         for run in final if name.startswith(("published", "reproduce")) else ():

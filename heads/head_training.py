@@ -25,11 +25,11 @@ from harness.progress import StepFigures
 from harness.run import Run
 from heads.backbone import trained_part
 from heads.batches import Batches
-from heads.head_step import augmented_head_step, head_step, plain_head_step
+from heads.head_step import augmented_head_step, head_step
 from heads.run_flags import FrozenFlags
 from heads.ways import Constants, Fit, fit_into
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
-from meta_step import PlainStepResult, augmented_step, meta_step, plain_step
+from meta_step import StepResult, augmented_step, meta_step, plain_step
 from passes import Passes
 
 Step = Callable[..., StepFigures]  # of a global batch, and perhaps a meta batch: (features (N, A) or else, target (N,))
@@ -87,7 +87,7 @@ def three_steps(
     """Return the plain, the augmented and the MetaSAug step of a head on features, or by `passes` of a whole network."""
     learnt: Any = criterion, estimator, optimizer
     if passes is None:
-        plain = partial(plain_head_step, head, optimizer)
+        plain = partial(augmented_head_step, head, None, None, optimizer)
         return plain, partial(augmented_head_step, head, *learnt), partial(head_step, head, *learnt)
     augmented = partial(augmented_step, model, *learnt, passes=passes)
     meta = partial(meta_step, model, *learnt, passes=passes, virtual="head")
@@ -121,12 +121,12 @@ def make_task(
 def fitted_task(task: Task, fit: Fit, constants: Constants) -> Task:
     """Return a task whose head is made at once: an epoch is one step, on all rows."""
 
-    def plain(batch: Batch, extra_batch: Batch | None = None) -> PlainStepResult:
+    def plain(batch: Batch, extra_batch: Batch | None = None) -> StepResult:
         features, target = batch
         fit_into(task.head, fit, features, target, constants)
         with torch.no_grad():
             logits = task.classify(features)
-        return PlainStepResult(F.cross_entropy(logits, target), logits)
+        return StepResult(F.cross_entropy(logits, target), logits)
 
     return replace(task, batch_size=len(task.sets.trained), steps=1, plain=plain, at_once=True)
 

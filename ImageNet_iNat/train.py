@@ -83,9 +83,10 @@ def train(flags: LargeFlags, group: Group) -> None:
         if flags.cache_features:
             sizes = FEATURES, group, flags.test_batch_size, flags.workers
             cache = FeatureCache(flags.cache_folder, extract, weights, *sizes)
-            needed = {name: part for name, part in images.items() if name != "meta" or flags.needs_meta}
+            counts = {"train": flags.cache_features, "meta": flags.cache_features * flags.needs_meta}
             with run.stoppable("while computing features; those already written are kept"):
-                parts = cache.views(needed, flags.cache_features)
+                views = cache.open({name: (part, counts.get(name, 1)) for name, part in images.items()})
+            parts = {name: RowViews(rows, torch.from_numpy(images[name].images.targets)) for name, rows in views.items()}
         else:
             if run.is_new:
                 check_readable(sets, group)

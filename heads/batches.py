@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Compose
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.drawn_sets import Sets
@@ -43,20 +44,28 @@ Drawn = Iterator[tuple[Any, Tensor]]  # global batches as a step takes them, fea
 Seen = frozenset[str] | UserError  # what was done to an image, see `datasets.pictures`, or why it cannot be read
 
 
+@dataclass(frozen=True)
 class ListedImages(Dataset[Any]):
     """The images of a list, transformed, and what was seen of each; one that cannot be read is black.
 
     Parameters
     ----------
     train:
-        Whether by the transform of training images.
+        Whether by the transform of training images. In that of tests nothing is drawn at random.
     seed, stream:
         What the augmentations are drawn from, together with the image's index and the number in its key.
     """
 
-    def __init__(self, images: ImageList, prepared: Preparation, train: bool, seed: int, stream: int) -> None:
-        self.images, self.prepared, self.drawn, self.seed, self.stream = images, prepared, train, seed, stream
-        self.transform = transforms(prepared, train)
+    images: ImageList
+    prepared: Preparation
+    train: bool = False
+    seed: int = 0
+    stream: int = TRAIN_STREAM
+
+    @cached_property
+    def transform(self) -> Compose:
+        """What is done to an image that was read."""
+        return transforms(self.prepared, self.train)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,21 +87,16 @@ class ListedImages(Dataset[Any]):
         """What tells each file from others: its path, size and time of change, and its place if that is drawn from."""
         found = zip(self.images.paths, found_files(self.images), strict=True)
         stats = ((path, at.st_size if at else None, at.st_mtime_ns if at else None) for path, at in found)
-        return [os.fsencode(repr((k if self.drawn else None, *stat))) for k, stat in enumerate(stats)]
-
-
-def plain_images(images: ImageList, prepared: Preparation) -> ListedImages:
-    """Return the images with the transform of the test set; nothing of it is drawn at random."""
-    return ListedImages(images, prepared, False, 0, TRAIN_STREAM)
+        return [os.fsencode(repr((k if self.train else None, *stat))) for k, stat in enumerate(stats)]
 
 
 def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, ListedImages]:
     """Return the images of an experiment by set, those that are trained on and the meta images augmented."""
     augmented = {
-        "train": ListedImages(sets.trained, prepared, True, seed, TRAIN_STREAM),
+        "train": ListedImages(sets.trained, prepared, True, seed),
         "meta": ListedImages(sets.meta, prepared, True, seed, META_STREAM),
     }
-    return {name: augmented.get(name) or plain_images(part, prepared) for name, part in sets.parts.items()}
+    return {name: augmented.get(name) or ListedImages(part, prepared) for name, part in sets.parts.items()}
 
 
 def collate(items: list[tuple[Tensor, int, Path, Seen]], size: int) -> SeenBatch:

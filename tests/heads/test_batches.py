@@ -12,7 +12,7 @@ from support.refusals import wrong
 
 from datasets.drawn_sets import Sets
 from harness.process_group import Group
-from heads.batches import Batches, LiveViews, RowViews, drawn_images, plain_images
+from heads.batches import Batches, ListedImages, LiveViews, RowViews, drawn_images
 from heads.preparation import preparation_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
@@ -153,7 +153,7 @@ def test_images_are_turned_upright_where_they_are_to_be(tmp_path):
     image.save(tmp_path / "tagged.png", exif=exif)
     image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "turned.png")
     for upright in (True, False):
-        images = plain_images(listed(tmp_path, ["tagged.png", "turned.png"]), replace(IMAGENET, upright=upright))
+        images = ListedImages(listed(tmp_path, ["tagged.png", "turned.png"]), replace(IMAGENET, upright=upright))
         assert torch.equal(images[0, 0][0], images[1, 0][0]) == upright
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from datasets.drawn_sets import Sets
 from datasets.examples import repeat_notes, row_digests, united
@@ -18,7 +17,6 @@ from datasets.feature_lists import feature_lists
 from datasets.image_check import readable_sets
 from datasets.large_sets import read_lists
 from harness.process_group import Group
-from harness.weights import network_weights
 from heads.backbone import fingerprint
 from heads.batches import ListedImages, extractor
 from heads.feature_shards import FeatureCache
@@ -97,8 +95,3 @@ def read_source(flags: OwnFlags) -> Source:
     assert flags.backbone is not None
     backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)
     return Source(sets, backbone.features, backbone, f"{flags.backbone} {fingerprint(backbone.model)}")
-
-
-def head_weights(head: nn.Linear) -> dict[str, Tensor]:
-    """Return the weights of a head alone, as a checkpoint has them."""
-    return {f"fc.{name}": tensor for name, tensor in network_weights(head).items()}

@@ -76,7 +76,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
                 rows = source.open_rows(flags, group)
                 flags = run.flags = with_constants(flags, source, rows, group, run)
                 head = make_head(len(sets.cls_num_list), flags.seed, source.features)
-                task = make_task(flags, sets, head, head, group, flags.stages, flags.logit_adjust)
+                task = make_task(flags, sets, head, group, flags.logit_adjust)
                 task = task if flags.fit is None else fitted_task(task, flags.fit, flags.constants)
                 batches, scale = scaled_batches(flags, sets, rows, group, task.batch_size)
 

@@ -69,7 +69,7 @@ def train(flags: LargeFlags, group: Group) -> None:
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
             sets = readable_sets(sets, flags.drawn, group)
         backbone = backbone.to(group.device)
-        task = make_task(flags, sets, head, head, group)
+        task = make_task(flags, sets, head, group)
         begin(
             run, flags, task, group, f"head of the ResNet-50 in {flags.pretrained}",
             {**sets.digests(), "backbone weights": weights},

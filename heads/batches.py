@@ -31,8 +31,6 @@ from harness.process_group import Group, shard_sizes
 from harness.signals_and_lock import leave_stopping
 from heads.preparation import Preparation, transforms
 
-TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
-
 Rows = TypeVar("Rows", range, np.ndarray)
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
@@ -168,6 +166,9 @@ def meta_indices(images: int, batch_size: int, seed: int) -> Indices:
     return enumerate(shuffled_passes(images, batch_size, seeded(seed, META_STREAM)))
 
 
+DRAWN = {"train": (train_indices, 2), "meta": (meta_indices, 3)}  # and a stream of random numbers, beside data_utils' own
+
+
 @dataclass(frozen=True)
 class LiveViews:
     """A set of images whose features are computed when they are needed, cropped anew in every pass."""
@@ -250,19 +251,12 @@ class Batches:
     test_batch_size: int
     seed: int
 
-    def train(self, taken: int = 0) -> Drawn:
-        """Yield the training batches of one epoch after the other, without the first `taken`."""
-        return self._drawn("train", train_indices, TRAIN_VIEWS, taken)
-
-    def meta(self, taken: int = 0) -> Drawn:
-        """Yield the meta batches without end, without the first `taken`."""
-        return self._drawn("meta", meta_indices, META_VIEWS, taken)
-
     def test(self, name: str = "test") -> Iterator[Batch]:
         """Yield this process's share of the test set, or of the "heldout" images."""
         return self.parts[name].in_order(self.test_batch_size, self.group)
 
-    def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Drawn:
-        part = self.parts[name]  # when the first batch is asked for: there may be no meta set
+    def drawn(self, name: str, taken: int = 0) -> Drawn:
+        """Yield training batches, one epoch after the other, or meta batches, without end and without the first `taken`."""
+        part, (draw, stream) = self.parts[name], DRAWN[name]  # when the first batch is asked for: there may be no meta set
         indices = draw(len(part), self.batch_size, self.seed)
         yield from part.drawn(indices, seeded(self.seed, stream), taken, self.group)

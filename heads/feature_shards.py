@@ -88,19 +88,6 @@ class FeatureCache:
     workers: int
     seen: dict[Path, Seen] = field(default_factory=dict)  # of the images that were read
 
-    def facts(self, images: ListedImages, view: int) -> dict[str, Any]:
-        """Return everything that a view depends on, besides the images."""
-        return {
-            "features": self.features,
-            "shard": SHARD_ROWS,
-            "transform": repr(images.transform),
-            "upright": images.prepared.upright,
-            "weights": self.weights,
-            "seed": images.seed,
-            "stream": images.stream,
-            "view": view,
-        }
-
     def open(self, wanted: Mapping[str, tuple[ListedImages, int]]) -> dict[str, list[np.ndarray]]:
         """Return views (M, A) of the features of images, by name, so many as are wanted of each.
 
@@ -119,8 +106,18 @@ class FeatureCache:
 
     def _computed(self, name: str, images: ListedImages, view: int) -> list[Shard]:
         """Return the shards of a view after computing those that are not there."""
-        files = {f"{name} files": hashlib.sha256(b"\n".join(images.files)).hexdigest()}
-        facts = self.group.agree(lambda: self.facts(images, view), lambda made: {**made, **files})
+        facts = {  # all that a view depends on, besides the images
+            "features": self.features,
+            "shard": SHARD_ROWS,
+            "transform": repr(images.transform),
+            "upright": images.prepared.upright,
+            "weights": self.weights,
+            "seed": images.seed,
+            "stream": images.stream,
+            "view": view,
+        }
+        files = hashlib.sha256(b"\n".join(images.files)).hexdigest()
+        self.group.agree(lambda: None, lambda _: {**facts, f"{name} files": files})
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         folder, what = self.folder / f"{name}_{view}_{key}", f"features of the {name} set, view {view}"
         shards = shards_of(images, folder, self.features)

@@ -93,6 +93,15 @@ class FrozenFlags(ListFlags, LearningFlags):
         """Whether steps take meta batches."""
         return self.stage2 == "metasaug" or self.trains_on_meta
 
+    @property
+    def meta_start(self) -> int:
+        """The first epoch of stage 2, before which the loss is plain cross-entropy."""
+        return 0
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch."""
+        return self.lr
+
     def decayed(self, model: Any, features: int, rows: int) -> Any:
         """Return the parameters for the optimizer of a head of so many features and training rows."""
         return model.parameters()

@@ -27,7 +27,7 @@ def step(problem, kind, with_meta, group=ALONE, shared=True, **settings):
     """Take a step by shares of the batches, or by whole ones as a single process does."""
     passes = SharedPasses(problem.model, group, **settings) if shared else Passes(problem.model)
     parts = problem.criterion, problem.estimator, problem.optimizer
-    plain, augmented, meta_step = three_steps(problem.model, head_of(problem.model), *parts, passes)
+    plain, augmented, meta_step = three_steps(head_of(problem.model), *parts, passes)
     batch, meta = problem.batch, problem.meta
     if shared:
         plain, augmented, meta_step = map(passes.whole, (plain, augmented, meta_step))

@@ -37,39 +37,25 @@ META_COST = {"all": 10 / 3, "head": 4 / 3}  # a MetaSAug step against a plain on
 
 
 @dataclass(frozen=True)
-class PlainStepResult:
-    """What a step without meta-learning saw: loss (scalar), logits (N, C), and the loss of a meta batch trained on."""
+class StepResult:
+    """What a step saw: losses (scalars), logits (N, C), and what only a step with meta-learning has.
+
+    Without it `loss_meta` is that of a meta batch that was trained on. With it: the norm of the meta gradient, whether some
+    Σ̂ cannot be a covariance (a scalar, see `loss.negative_trace`), by how much each trace was lowered (C,), over the step
+    size of Σ (see `covariance_rules.grad_traces`), the meta gradient G and the covariances Σ̂ it led to. `heads.head_step`
+    has no G, but `grad_rows` (N, A), row i that of Σ_{y_i}.
+    """
 
     loss: Tensor
     logits: Tensor
     loss_meta: Tensor | None = None
-    grad_norm: None = None
-    grad_trace: None = None
-    negative_trace: None = None
-
-
-@dataclass(frozen=True)
-class MetaStepResult:
-    """What one MetaSAug step saw.
-
-    Losses (scalars), logits (N, C), the meta gradient G, the covariances Σ̂ it led to, whether one of these cannot be a
-    covariance (a scalar, see `loss.negative_trace`), and by how much each trace was lowered (C,), over the step size of Σ
-    (see `covariance_rules.grad_traces`).
-    """
-
-    loss_virtual: Tensor
-    loss_meta: Tensor
-    loss: Tensor
-    logits: Tensor
-    grad_covariance: Tensor
-    covariance: Tensor
-    negative_trace: Tensor
-    grad_trace: Tensor
-
-    @property
-    def grad_norm(self) -> Tensor:
-        """The norm of the meta gradient."""
-        return self.grad_covariance.norm()
+    loss_virtual: Tensor | None = None
+    grad_norm: Tensor | None = None
+    negative_trace: Tensor | None = None
+    grad_trace: Tensor | None = None
+    grad_covariance: Tensor | None = None
+    covariance: Tensor | None = None
+    grad_rows: Tensor | None = None
 
 
 def move(optimizer: torch.optim.Optimizer, loss: Tensor, extra: Tensor | None = None) -> None:
@@ -86,19 +72,19 @@ def extra_loss(passes: Passes, batch: Batch | None) -> Tensor | None:
 
 def plain_step(
     passes: Passes, optimizer: torch.optim.Optimizer, batch: Batch, extra_batch: Batch | None = None
-) -> PlainStepResult:
+) -> StepResult:
     """Take one step of plain, unweighted cross-entropy, as stage 1 does; that of `extra_batch` is added if it is given."""
     inputs, target = batch
     _, logits = passes.plain(inputs)
     loss, extra = F.cross_entropy(logits, target), extra_loss(passes, extra_batch)
     move(optimizer, loss, extra)
-    return PlainStepResult(loss.detach(), logits.detach(), extra if extra is None else extra.detach())
+    return StepResult(loss.detach(), logits.detach(), extra if extra is None else extra.detach())
 
 
 def augmented_step(
     model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, batch: Batch,
     extra_batch: Batch | None = None, *, lam_t: float, passes: Passes | None = None,
-) -> PlainStepResult:  # fmt: skip
+) -> StepResult:  # fmt: skip
     """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does (arXiv 1909.12220); there is no meta-learning.
 
     The same as `meta_step` with a `meta_lr` of 0, at the cost of plain cross-entropy. With a `lam_t` of 0 there is no
@@ -113,14 +99,14 @@ def augmented_step(
     extra = extra_loss(passes, extra_batch)
     move(optimizer, loss, extra)
     estimator.update(features.detach(), target)
-    return PlainStepResult(loss.detach(), logits.detach(), extra if extra is None else extra.detach())
+    return StepResult(loss.detach(), logits.detach(), extra if extra is None else extra.detach())
 
 
 def meta_step(
     model: nn.Module, criterion: Criterion, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, batch: Batch,
     meta_batch: Batch, *, lam_t: float, virtual_lr: float, meta_lr: float, rule: Rule = gradient_rule, virtual: str = "all",
     train_on_meta: bool = False, passes: Passes | None = None,
-) -> MetaStepResult:  # fmt: skip
+) -> StepResult:  # fmt: skip
     """Take one MetaSAug step: the weights, the batch-norm statistics and the class statistics move once.
 
     Parameters
@@ -170,5 +156,5 @@ def meta_step(
     loss = criterion(seen.logits, weight, target, sigma_hat, lam_t)
     move(optimizer, loss, extra_loss(passes, meta_batch if train_on_meta else None))
     estimator.update(seen.features.detach(), target)
-    losses = seen.loss, seen.loss_meta, loss.detach()
-    return MetaStepResult(*losses, seen.logits.detach(), grad_covariance, sigma_hat, negative, lowered)
+    figures = loss.detach(), seen.logits.detach(), seen.loss_meta, seen.loss
+    return StepResult(*figures, grad_covariance.norm(), negative, lowered, grad_covariance, sigma_hat)

@@ -30,14 +30,15 @@ from datasets.image_check import check_readable
 from harness.errors import run_main
 from harness.process_group import Group, process_group
 from harness.run import Run
-from heads.backbone import make_head
+from harness.weights import network_weights
+from heads.backbone import make_head, trained_part
 from heads.choosing import features_of, open_folds
 from heads.feature_scale import scaled_batches
 from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
 from heads.head_training import begin, fitted_task, make_task, train_epochs
 from heads.own_flags import OwnFlags, parse_own
-from heads.own_sources import OpenRows, Source, head_weights, read_source
+from heads.own_sources import OpenRows, Source, read_source
 from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
@@ -75,15 +76,15 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
                 rows = source.open_rows(flags, group)
                 flags = run.flags = with_constants(flags, source, rows, group, run)
                 head = make_head(len(sets.cls_num_list), flags.seed, source.features)
-                task = make_task(flags, sets, head, head, group, flags.stages, flags.logit_adjust)
+                task = make_task(flags, sets, head, group, flags.logit_adjust)
                 task = task if flags.fit is None else fitted_task(task, flags.fit, flags.constants)
-                sizes = task.batch_size, flags.test_batch_size, flags.seed
-                batches, scale = scaled_batches(sets, rows, group, *sizes, flags.transform)
+                batches, scale = scaled_batches(flags, sets, rows, group, task.batch_size)
 
         def saved() -> dict[str, Any]:
             """Return the network with a head for features as they come, while the one that is trained is for scaled ones."""
             last = scale.folded(task.head, task.subtracted)
-            weights = source.backbone.whole(last) if source.backbone is not None and flags.whole else head_weights(last)
+            whole = source.backbone if flags.whole else None
+            weights = network_weights(trained_part(last)) if whole is None else whole.whole(last)
             transform = "none" if flags.transform == "standard" else flags.transform  # that one is in the weights
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 

@@ -36,7 +36,7 @@ from harness.process_group import Group, process_group
 from harness.progress import progress
 from harness.text import WRITTEN_OUT, say
 from heads.backbone import fingerprint, load_network
-from heads.batches import LiveViews, extractor, plain_images
+from heads.batches import ListedImages, LiveViews, extractor
 from heads.preparation import preparation_of
 from heads.run_flags import LargeTestFlags, parse_group
 from loss import logit_adjustment
@@ -60,7 +60,7 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     check_tested(subject.images, group)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     subtracted = subject.subtracted.to(group.device)
-    images = plain_images(subject.images, preparation_of(subject.dataset))
+    images = ListedImages(subject.images, preparation_of(subject.dataset))
     batches = LiveViews(images, extractor(backbone), args.workers).in_order(args.test_batch_size, group)
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)

@@ -69,7 +69,7 @@ def train(flags: LargeFlags, group: Group) -> None:
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
             sets = readable_sets(sets, flags.drawn, group)
         backbone = backbone.to(group.device)
-        task = make_task(flags, sets, head, head, group)
+        task = make_task(flags, sets, head, group)
         begin(
             run, flags, task, group, f"head of the ResNet-50 in {flags.pretrained}",
             {**sets.digests(), "backbone weights": weights},
@@ -83,9 +83,10 @@ def train(flags: LargeFlags, group: Group) -> None:
         if flags.cache_features:
             sizes = FEATURES, group, flags.test_batch_size, flags.workers
             cache = FeatureCache(flags.cache_folder, extract, weights, *sizes)
-            needed = {name: part for name, part in images.items() if name != "meta" or flags.needs_meta}
+            counts = {"train": flags.cache_features, "meta": flags.cache_features * flags.needs_meta}
             with run.stoppable("while computing features; those already written are kept"):
-                parts = cache.views(needed, flags.cache_features)
+                views = cache.open({name: (part, counts.get(name, 1)) for name, part in images.items()})
+            parts = {name: RowViews(rows, torch.from_numpy(images[name].images.targets)) for name, rows in views.items()}
         else:
             if run.is_new:
                 check_readable(sets, group)

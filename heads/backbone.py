@@ -63,13 +63,6 @@ def parted_weights(state: Mapping[str, Any]) -> tuple[StateDict, StateDict]:
     return parts
 
 
-def load_head(head: nn.Linear, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy the weights in; a `UserError` says if the class count is another, or names or shapes differ."""
-    if "weight" not in weights:
-        raise UserError(f"{source} holds no head: train.py can begin with a new one by --fresh_head")
-    fit_weights(head, weights, f"{source}, the head,", "fc")
-
-
 def restored_head(weights: Mapping[str, Tensor], source: Path, transform: str, features: int | None = None) -> nn.Linear:
     """Return the head of a checkpoint in eval mode; it must take so many features."""
     matrix = weights.get("weight", torch.empty(0))
@@ -88,7 +81,9 @@ def load_network(
     body, last = parted_weights(state)
     fit_weights(backbone, body, f"{source}, the backbone,")
     if not fresh_head:
-        load_head(head, last, source)
+        if "weight" not in last:
+            raise UserError(f"{source} holds no head: train.py can begin with a new one by --fresh_head")
+        fit_weights(head, last, f"{source}, the head,", "fc")
     return backbone, head
 
 
@@ -100,7 +95,7 @@ def trained_part(head: nn.Linear) -> nn.Module:
 def published_form(backbone: nn.Module, head: nn.Linear) -> dict[str, StateDict]:
     """Return the weights as a checkpoint of ImageNet_iNat holds them."""
     feature = {k: v for k, v in network_weights(backbone).items() if not k.endswith(COUNTER)}
-    return {"feature": feature, "classifier": {f"fc.{k}": v for k, v in network_weights(head).items()}}
+    return {"feature": feature, "classifier": network_weights(trained_part(head))}
 
 
 def fingerprint(model: nn.Module, without: str | None = None) -> str:

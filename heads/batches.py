@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Compose
 
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.drawn_sets import Sets
@@ -30,8 +31,6 @@ from harness.process_group import Group, shard_sizes
 from harness.signals_and_lock import leave_stopping
 from heads.preparation import Preparation, transforms
 
-TRAIN_VIEWS, META_VIEWS = 2, 3  # streams of random numbers, beside those of data_utils
-
 Rows = TypeVar("Rows", range, np.ndarray)
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
@@ -43,20 +42,28 @@ Drawn = Iterator[tuple[Any, Tensor]]  # global batches as a step takes them, fea
 Seen = frozenset[str] | UserError  # what was done to an image, see `datasets.pictures`, or why it cannot be read
 
 
+@dataclass(frozen=True)
 class ListedImages(Dataset[Any]):
     """The images of a list, transformed, and what was seen of each; one that cannot be read is black.
 
     Parameters
     ----------
     train:
-        Whether by the transform of training images.
+        Whether by the transform of training images. In that of tests nothing is drawn at random.
     seed, stream:
         What the augmentations are drawn from, together with the image's index and the number in its key.
     """
 
-    def __init__(self, images: ImageList, prepared: Preparation, train: bool, seed: int, stream: int) -> None:
-        self.images, self.prepared, self.drawn, self.seed, self.stream = images, prepared, train, seed, stream
-        self.transform = transforms(prepared, train)
+    images: ImageList
+    prepared: Preparation
+    train: bool = False
+    seed: int = 0
+    stream: int = TRAIN_STREAM
+
+    @cached_property
+    def transform(self) -> Compose:
+        """What is done to an image that was read."""
+        return transforms(self.prepared, self.train)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,21 +85,16 @@ class ListedImages(Dataset[Any]):
         """What tells each file from others: its path, size and time of change, and its place if that is drawn from."""
         found = zip(self.images.paths, found_files(self.images), strict=True)
         stats = ((path, at.st_size if at else None, at.st_mtime_ns if at else None) for path, at in found)
-        return [os.fsencode(repr((k if self.drawn else None, *stat))) for k, stat in enumerate(stats)]
-
-
-def plain_images(images: ImageList, prepared: Preparation) -> ListedImages:
-    """Return the images with the transform of the test set; nothing of it is drawn at random."""
-    return ListedImages(images, prepared, False, 0, TRAIN_STREAM)
+        return [os.fsencode(repr((k if self.train else None, *stat))) for k, stat in enumerate(stats)]
 
 
 def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, ListedImages]:
     """Return the images of an experiment by set, those that are trained on and the meta images augmented."""
     augmented = {
-        "train": ListedImages(sets.trained, prepared, True, seed, TRAIN_STREAM),
+        "train": ListedImages(sets.trained, prepared, True, seed),
         "meta": ListedImages(sets.meta, prepared, True, seed, META_STREAM),
     }
-    return {name: augmented.get(name) or plain_images(part, prepared) for name, part in sets.parts.items()}
+    return {name: augmented.get(name) or ListedImages(part, prepared) for name, part in sets.parts.items()}
 
 
 def collate(items: list[tuple[Tensor, int, Path, Seen]], size: int) -> SeenBatch:
@@ -162,6 +164,9 @@ def train_indices(images: int, batch_size: int, seed: int) -> Indices:
 def meta_indices(images: int, batch_size: int, seed: int) -> Indices:
     """Yield (number, indices of a global meta batch) without end, one shuffled pass after the other."""
     return enumerate(shuffled_passes(images, batch_size, seeded(seed, META_STREAM)))
+
+
+DRAWN = {"train": (train_indices, 2), "meta": (meta_indices, 3)}  # and a stream of random numbers, beside data_utils' own
 
 
 @dataclass(frozen=True)
@@ -246,19 +251,12 @@ class Batches:
     test_batch_size: int
     seed: int
 
-    def train(self, taken: int = 0) -> Drawn:
-        """Yield the training batches of one epoch after the other, without the first `taken`."""
-        return self._drawn("train", train_indices, TRAIN_VIEWS, taken)
-
-    def meta(self, taken: int = 0) -> Drawn:
-        """Yield the meta batches without end, without the first `taken`."""
-        return self._drawn("meta", meta_indices, META_VIEWS, taken)
-
     def test(self, name: str = "test") -> Iterator[Batch]:
         """Yield this process's share of the test set, or of the "heldout" images."""
         return self.parts[name].in_order(self.test_batch_size, self.group)
 
-    def _drawn(self, name: str, draw: Callable[[int, int, int], Indices], stream: int, taken: int) -> Drawn:
-        part = self.parts[name]  # when the first batch is asked for: there may be no meta set
+    def drawn(self, name: str, taken: int = 0) -> Drawn:
+        """Yield training batches, one epoch after the other, or meta batches, without end and without the first `taken`."""
+        part, (draw, stream) = self.parts[name], DRAWN[name]  # when the first batch is asked for: there may be no meta set
         indices = draw(len(part), self.batch_size, self.seed)
         yield from part.drawn(indices, seeded(self.seed, stream), taken, self.group)

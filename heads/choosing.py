@@ -164,14 +164,14 @@ class Folds:
         begin_head(name, head, features, target, constants)
         index, _ = split_meta(images.targets, flags.num_meta, len(counts), HELDOUT_SHARE)
         sets = Sets(images, images.subset(index), images, counts, [])
-        task = make_task(flags, sets, head, head, self.group, flags.stages)
+        task = make_task(flags, sets, head, self.group)
         scale = scale.to(self.group.device)
         parts = {
             "train": RowViews([self.rows[trained]], target, scale),
             "meta": RowViews([self.rows[trained[index]]], torch.from_numpy(sets.meta.targets), scale),
         }
         batches = Batches(parts, self.group, task.batch_size, flags.test_batch_size, flags.seed)
-        train, meta = batches.train(), batches.meta()
+        train, meta = batches.drawn("train"), batches.drawn("meta")
         for epoch in range(flags.epochs):
             self.check()
             lam_t = begin_epoch(flags, task, epoch)

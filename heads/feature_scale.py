@@ -13,19 +13,19 @@ from datasets.drawn_sets import Sets
 from datasets.image_lists import ImageList
 from harness.errors import UserError
 from harness.process_group import Group
-from heads.backbone import transformed
+from heads.backbone import make_head, transformed
 from heads.batches import Batches, RowViews
+from heads.own_flags import OwnFlags
 
 BLOCK = 4096  # rows at once
 ALIKE = 1e-6  # standard deviation over mean of features that say nothing
-TRANSFORMS = ("none", "unit", "sqrt", "standard")  # the last divides features by their standard deviations
 
 
 @dataclass(frozen=True)
 class FeatureScale:
     """Takes features (N, A) to (t(z) − mean) · factor, so that rates and regularisation mean the same for every backbone.
 
-    `factor` (A,) or a scalar; t is a transform of `TRANSFORMS`.
+    `factor` (A,) or a scalar; t is a transform, of which "standard" divides features by their standard deviations.
     """
 
     mean: Tensor
@@ -45,8 +45,7 @@ class FeatureScale:
 
         `subtracted` (C,) is taken off its logits.
         """
-        with torch.random.fork_rng(devices=[]):
-            made = nn.Linear(head.in_features, head.out_features)
+        made = make_head(head.out_features, 0, head.in_features)
         weight = head.weight.detach().cpu().double() * self.factor.cpu().double()
         made.weight.data.copy_(weight)
         bias = head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
@@ -79,9 +78,8 @@ def float64_blocks(rows: np.ndarray, transform: str = "none") -> Iterator[np.nda
 
 
 def scaled_batches(
-    sets: Sets, rows: Callable[[ImageList], Sequence[np.ndarray]], group: Group, batch_size: int, test_batch_size: int,
-    seed: int, transform: str = "none",
-) -> tuple[Batches, FeatureScale]:  # fmt: skip
+    flags: OwnFlags, sets: Sets, rows: Callable[[ImageList], Sequence[np.ndarray]], group: Group, batch_size: int
+) -> tuple[Batches, FeatureScale]:
     """Return batches of features that are scaled by those of the training list, and that scale.
 
     Parameters
@@ -91,7 +89,7 @@ def scaled_batches(
     """
     lists = {**sets.parts, "train": sets.trained}
     views = {name: rows(part) for name, part in lists.items()}
-    scale = feature_scale((views["train"] if sets.joined is None else rows(sets.train))[0], transform)
+    scale = feature_scale((views["train"] if sets.joined is None else rows(sets.train))[0], flags.transform)
     placed = scale.to(group.device)
     parts = {name: RowViews(views[name], torch.from_numpy(part.targets), placed) for name, part in lists.items()}
-    return Batches(parts, group, batch_size, test_batch_size, seed), scale
+    return Batches(parts, group, batch_size, flags.test_batch_size, flags.seed), scale

@@ -32,7 +32,7 @@ from harness.files import replacing, writing
 from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
-from heads.batches import Extract, ListedImages, RowViews, Seen, load_all, parted
+from heads.batches import Extract, ListedImages, Seen, load_all, parted
 
 SHARD_ROWS = 256  # about, 1 MB of 2,048 features
 ABOUT = "about.json"  # in the folder of a set: what its name is the digest of
@@ -87,36 +87,15 @@ class FeatureCache:
     workers: int
     seen: dict[Path, Seen] = field(default_factory=dict)  # of the images that were read
 
-    def facts(self, images: ListedImages, view: int) -> dict[str, Any]:
-        """Return everything that a view depends on, besides the images."""
-        return {
-            "features": self.features,
-            "shard": SHARD_ROWS,
-            "transform": repr(images.transform),
-            "upright": images.prepared.upright,
-            "weights": self.weights,
-            "seed": images.seed,
-            "stream": images.stream,
-            "view": view,
-        }
-
-    def open(self, *wanted: tuple[str, ListedImages, int]) -> list[np.ndarray]:
-        """Return the features (M, A) of views of images, each with its name, the images and the number of the view.
+    def open(self, wanted: Mapping[str, tuple[ListedImages, int]]) -> dict[str, list[np.ndarray]]:
+        """Return views (M, A) of the features of images, by name, so many as are wanted of each.
 
         Those that are not there are computed. Images that cannot be read are a `UserError` after that, and lists them all.
         """
-        views = [self._computed(*one) for one in wanted]
+        shards = {name: [self._computed(name, images, view) for view in range(n)] for name, (images, n) in wanted.items()}
         faults = {path: str(one) for path, one in self.seen.items() if isinstance(one, UserError)}
-        refuse_faults(faults, [images.images for _, images, _ in wanted], self.group, skippable=True)
-        return [self._read(shards) for shards in views]
-
-    def views(self, images: Mapping[str, ListedImages], count: int) -> dict[str, RowViews]:
-        """Return `count` views of the training and the meta images and one of the others."""
-        found = {name: [rows] for name, rows in zip(images, self.open(*((*one, 0) for one in images.items())), strict=True)}
-        for name in found:
-            if name in ("train", "meta"):
-                found[name] += self.open(*((name, images[name], view) for view in range(1, count)))
-        return {name: RowViews(rows, torch.from_numpy(images[name].images.targets)) for name, rows in found.items()}
+        refuse_faults(faults, [images.images for images, _ in wanted.values()], self.group, skippable=True)
+        return {name: [*map(self._read, views)] for name, views in shards.items()}
 
     def _read(self, shards: list[Shard]) -> np.ndarray:
         found = np.empty((sum(len(shard.rows) for shard in shards), self.features), np.float16)
@@ -126,8 +105,18 @@ class FeatureCache:
 
     def _computed(self, name: str, images: ListedImages, view: int) -> list[Shard]:
         """Return the shards of a view after computing those that are not there."""
-        files = {f"{name} files": hashlib.sha256(b"\n".join(images.files)).hexdigest()}
-        facts = self.group.agree(lambda: self.facts(images, view), lambda made: {**made, **files})
+        facts = {  # all that a view depends on, besides the images
+            "features": self.features,
+            "shard": SHARD_ROWS,
+            "transform": repr(images.transform),
+            "upright": images.prepared.upright,
+            "weights": self.weights,
+            "seed": images.seed,
+            "stream": images.stream,
+            "view": view,
+        }
+        files = hashlib.sha256(b"\n".join(images.files)).hexdigest()
+        self.group.agree(lambda: None, lambda _: {**facts, f"{name} files": files})
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         folder, what = self.folder / f"{name}_{view}_{key}", f"features of the {name} set, view {view}"
         shards = shards_of(images, folder, self.features)

@@ -206,7 +206,7 @@ def network_task(flags: OwnFlags, source: Source, group: Group) -> Task:
 
         convert_sync_batchnorm(model)
     passes = SharedPasses(model.to(group.device), group, flags.amp == "bf16", flags.micro_batch)
-    task = make_task(flags, sets, model, head, group, flags.stages, flags.logit_adjust, passes)
+    task = make_task(flags, sets, head, group, flags.logit_adjust, passes)
     whole, rest = divmod(len(sets.trained), task.batch_size)
     steps = whole + (rest >= least_images(model, group))
     plain, augmented, meta = map(passes.whole, (task.plain, task.augmented, task.meta))

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from covariance_rules import Rule, grad_traces, gradient_rule
 from loss import EstimatorCV, SemanticLoss, negative_trace
 from meta_gradient import Batch
-from meta_step import PlainStepResult
+from meta_step import StepResult
 
 BLOCK_BYTES = 2 << 20  # of W at once on the CPU; two scratch blocks of that size lie beside it
 
@@ -56,25 +56,6 @@ class CentredRows:
     def at(self, target: Tensor) -> Tensor:
         """Return the centred rows of the classes in `target`, (N, A)."""
         return self.weight[target] - self.mean
-
-
-@dataclass(frozen=True)
-class HeadStepResult:
-    """What one step saw.
-
-    Losses (scalars); logits (N, C) up to a constant a sample; `grad_rows` (N, A), row i the meta gradient of Σ_{y_i};
-    `grad_norm` that of the whole meta gradient, each class once; whether some Σ̂ cannot be a covariance (a scalar,
-    see `loss.negative_trace`); by how much each trace was lowered (C,), see `covariance_rules.grad_traces`.
-    """
-
-    loss_virtual: Tensor
-    loss_meta: Tensor
-    loss: Tensor
-    logits: Tensor
-    grad_rows: Tensor
-    grad_norm: Tensor
-    negative_trace: Tensor
-    grad_trace: Tensor
 
 
 def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,32 +218,23 @@ def move_head(
     return loss, extra
 
 
-def plain_head_step(
-    head: nn.Linear, optimizer: torch.optim.Optimizer, batch: Batch, extra_batch: Batch | None = None
-) -> PlainStepResult:
-    """Take one step of plain, unweighted cross-entropy; that of `extra_batch` is added if it is given.
-
-    The batches are (features (N, A), target (N,)). The same as `meta_step.plain_step`.
-    """
-    return augmented_head_step(head, None, None, optimizer, batch, extra_batch, lam_t=0.0)
-
-
 @torch.no_grad()
 def augmented_head_step(
     head: nn.Linear, criterion: SemanticLoss | None, estimator: EstimatorCV | None, optimizer: torch.optim.Optimizer,
-    batch: Batch, extra_batch: Batch | None = None, *, lam_t: float,
-) -> PlainStepResult:  # fmt: skip
+    batch: Batch, extra_batch: Batch | None = None, *, lam_t: float = 0.0,
+) -> StepResult:  # fmt: skip
     """Take one step on L(θ, Σ) at the estimated covariances, as ISDA does; with a `lam_t` of 0 without augmentation.
 
-    The same as `meta_step.augmented_step`. Parameters are those of `head_step`; the plain cross-entropy of `extra_batch`, if
-    it is given, is added to the loss.
+    The same as `meta_step.augmented_step`, without criterion and estimator as `meta_step.plain_step`. Parameters are those
+    of `head_step`; the plain cross-entropy of `extra_batch`, if it is given, is added to the loss. Logits are those up to a
+    constant a sample.
     """
     samples = prepare(head, criterion, batch, lam_t)
     sigma = torch.zeros_like(batch[0]) if estimator is None else estimator.covariance[batch[1]]
     loss, extra = move_head(head, optimizer, samples, sigma, extra_batch)
     if estimator is not None:
         estimator.update(*batch)
-    return PlainStepResult(loss, samples.logits.T, extra)
+    return StepResult(loss, samples.logits.T, extra)
 
 
 @torch.no_grad()
@@ -270,7 +242,7 @@ def head_step(
     head: nn.Linear, criterion: SemanticLoss, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
     batch: Batch, meta_batch: Batch, *, lam_t: float, virtual_lr: float, meta_lr: float, rule: Rule = gradient_rule,
     train_on_meta: bool = False,
-) -> HeadStepResult:  # fmt: skip
+) -> StepResult:  # fmt: skip
     """Take one MetaSAug step of the head: its weights, the optimizer and the class statistics move once.
 
     The same figures as `meta_step.meta_step` gives for a network that is this head alone.
@@ -312,4 +284,5 @@ def head_step(
     negative = negative_trace(sigma, sigma_hat)
     lowered = grad_traces(rule, sigma, grad_rows, sigma_hat, meta_lr)
     grad_trace = grad_rows.new_zeros(len(head.weight)).index_copy_(0, target, lowered)
-    return HeadStepResult(loss_virtual, loss_meta, loss, samples.logits.T, grad_rows, grad_norm, negative, grad_trace)
+    seen = loss, samples.logits.T, loss_meta, loss_virtual, grad_norm, negative, grad_trace
+    return StepResult(*seen, grad_rows=grad_rows)

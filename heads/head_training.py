@@ -25,30 +25,14 @@ from harness.progress import StepFigures
 from harness.run import Run
 from heads.backbone import trained_part
 from heads.batches import Batches
-from heads.head_step import augmented_head_step, head_step, plain_head_step
+from heads.head_step import augmented_head_step, head_step
 from heads.run_flags import FrozenFlags
 from heads.ways import Constants, Fit, fit_into
 from loss import EstimatorCV, MetaSAugCE, augmentation_note, covariance_traces, logit_adjustment, moved_note
-from meta_step import PlainStepResult, augmented_step, meta_step, plain_step
+from meta_step import StepResult, augmented_step, meta_step, plain_step
 from passes import Passes
 
 Step = Callable[..., StepFigures]  # of a global batch, and perhaps a meta batch: (features (N, A) or else, target (N,))
-
-
-@dataclass(frozen=True)
-class Stages:
-    """When stage 2 begins, before which the loss is plain cross-entropy, and from when on the rate is lower.
-
-    `meta_start` and `drop_epoch` count epochs from 0; `lr_drop` is the factor of the rate.
-    """
-
-    meta_start: int = 0
-    drop_epoch: int = 0
-    lr_drop: float = 1.0
-
-    def lr(self, lr: float, epoch: int) -> float:
-        """Return the rate of an epoch."""
-        return lr * self.lr_drop if epoch >= self.drop_epoch else lr
 
 
 @dataclass(frozen=True)
@@ -67,7 +51,6 @@ class Task:
     optimizer: torch.optim.Optimizer
     batch_size: int
     steps: int
-    stages: Stages
     subtracted: Tensor | None
     plain: Step
     augmented: Step
@@ -81,29 +64,27 @@ class Task:
 
 
 def three_steps(
-    model: nn.Module, head: nn.Linear, criterion: MetaSAugCE, estimator: EstimatorCV, optimizer: torch.optim.Optimizer,
-    passes: Passes | None,
-) -> tuple[Step, Step, Step]:  # fmt: skip
+    head: nn.Linear, criterion: MetaSAugCE, estimator: EstimatorCV, optimizer: torch.optim.Optimizer, passes: Passes | None
+) -> tuple[Step, Step, Step]:
     """Return the plain, the augmented and the MetaSAug step of a head on features, or by `passes` of a whole network."""
     learnt: Any = criterion, estimator, optimizer
     if passes is None:
-        plain = partial(plain_head_step, head, optimizer)
+        plain = partial(augmented_head_step, head, None, None, optimizer)
         return plain, partial(augmented_head_step, head, *learnt), partial(head_step, head, *learnt)
-    augmented = partial(augmented_step, model, *learnt, passes=passes)
-    meta = partial(meta_step, model, *learnt, passes=passes, virtual="head")
+    augmented = partial(augmented_step, passes.model, *learnt, passes=passes)
+    meta = partial(meta_step, passes.model, *learnt, passes=passes, virtual="head")
     return partial(plain_step, passes, optimizer), augmented, meta
 
 
 def make_task(
-    flags: FrozenFlags, sets: Sets, model: nn.Module, head: nn.Linear, group: Group, stages: Stages = Stages(),
-    tau: float = 0.0, passes: Passes | None = None,
-) -> Task:  # fmt: skip
-    """Return what trains all weights of `model` on the device of its group; its last layer is `head`, perhaps all of it.
+    flags: FrozenFlags, sets: Sets, head: nn.Linear, group: Group, tau: float = 0.0, passes: Passes | None = None
+) -> Task:
+    """Return what trains a head on the device of its group, and with `passes` all of their network, whose last layer it is.
 
     In tests `tau` times the log of each class's share of the training images is subtracted from its logit. `passes` run a
     network on images; without, batches are features.
     """
-    model.to(group.device)
+    model = head.to(group.device) if passes is None else passes.model
     optimizer = torch.optim.SGD(
         flags.decayed(model, head.in_features, len(sets.trained)), flags.lr, flags.momentum, nesterov=flags.nesterov,
         weight_decay=flags.weight_decay, fused=group.device.type in ("cpu", "cuda"),
@@ -114,19 +95,19 @@ def make_task(
     subtracted = logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None
     trained = model if passes else trained_part(head)
     count = -(-len(sets.trained) // batch_size)
-    steps = three_steps(model, head, criterion, estimator, optimizer, passes)
-    return Task(sets, head, trained, estimator, optimizer, batch_size, count, stages, subtracted, *steps)
+    steps = three_steps(head, criterion, estimator, optimizer, passes)
+    return Task(sets, head, trained, estimator, optimizer, batch_size, count, subtracted, *steps)
 
 
 def fitted_task(task: Task, fit: Fit, constants: Constants) -> Task:
     """Return a task whose head is made at once: an epoch is one step, on all rows."""
 
-    def plain(batch: Batch, extra_batch: Batch | None = None) -> PlainStepResult:
+    def plain(batch: Batch, extra_batch: Batch | None = None) -> StepResult:
         features, target = batch
         fit_into(task.head, fit, features, target, constants)
         with torch.no_grad():
             logits = task.classify(features)
-        return PlainStepResult(F.cross_entropy(logits, target), logits)
+        return StepResult(F.cross_entropy(logits, target), logits)
 
     return replace(task, batch_size=len(task.sets.trained), steps=1, plain=plain, at_once=True)
 
@@ -146,7 +127,7 @@ def begin(
         extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
         facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **flags.drawn_facts(sets)},
     )  # fmt: skip
-    choices, start = choice_words(flags), task.stages.meta_start
+    choices, start = choice_words(flags), flags.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
     when = f"from epoch {start}" if start else "every epoch"
     run.say(f"{flags.dataset}, {len(sets.cls_num_list)} classes, {subject}, {where}", *sets.about())
@@ -158,18 +139,17 @@ def begin(
 def begin_epoch(flags: FrozenFlags, task: Task, epoch: int) -> float:
     """Set the rate of an epoch, and return its λ_t."""
     for group in task.optimizer.param_groups:
-        group["lr"] = task.stages.lr(flags.lr, epoch)
+        group["lr"] = flags.rate(epoch)
     return 0.0 if flags.stage2 == "reweight" else flags.lam * epoch / flags.epochs
 
 
 def take_step(flags: FrozenFlags, task: Task, batch: Any, meta: Iterator[Any], epoch: int, lam_t: float) -> StepFigures:
     """Take the step that --stage2 says, with the next meta batch if it needs one; before stage 2 a plain one."""
-    if epoch < task.stages.meta_start:
+    if epoch < flags.meta_start:
         return task.plain(batch)
     if flags.stage2 == "metasaug":
-        lr, rule = task.stages.lr(flags.lr, epoch), RULES[flags.meta_update]
-        rates = {"lam_t": lam_t, "virtual_lr": lr, "meta_lr": flags.step_size, "rule": rule}
-        return task.meta(batch, next(meta), train_on_meta=flags.trains_on_meta, **rates)
+        rates = {"lam_t": lam_t, "virtual_lr": flags.rate(epoch), "meta_lr": flags.step_size}
+        return task.meta(batch, next(meta), train_on_meta=flags.trains_on_meta, rule=RULES[flags.meta_update], **rates)
     extra_batch = next(meta) if flags.trains_on_meta else None
     if flags.stage2 == "none":
         return task.plain(batch, extra_batch)
@@ -180,9 +160,9 @@ def take_step(flags: FrozenFlags, task: Task, batch: Any, meta: Iterator[Any], e
 
 def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, group: Group) -> None:
     """Train from where the run stands to its end."""
-    sets, head, estimator, stages = task.sets, task.head, task.estimator, task.stages
-    batches = features.train(run.epoch * task.steps + run.meter.steps)  # of one epoch after the other
-    meta = run.interruptible(features.meta(run.meta_taken))
+    sets, estimator = task.sets, task.estimator
+    batches = features.drawn("train", run.epoch * task.steps + run.meter.steps)  # of one epoch after the other
+    meta = run.interruptible(features.drawn("meta", run.meta_taken))
     first = run.epoch
     for epoch in run.epochs:
         if epoch == first and flags.writes_lists and group.main:  # earlier files are set aside by now
@@ -198,7 +178,7 @@ def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, gr
             values["heldout_acc1"] = chosen_on.accuracy(sets.cls_num_list).mean_over_classes
         ends, moved = epoch + 1 == flags.epochs, flags.step_size * run.meter.read_grad_trace()
         spread = covariance_traces(estimator, moved if run.meter.has_meta else None) if ends else {}
-        run.after_epoch(tested, values, stage2_from=stages.meta_start, keep_stage1=False, picture=sets.test.picture)
-        if epoch == max(stages.meta_start, 1):  # the first with a λ_t
-            run.say(*augmentation_note(head, estimator, lam_t))
+        run.after_epoch(tested, values, stage2_from=flags.meta_start, keep_stage1=False, picture=sets.test.picture)
+        if epoch == max(flags.meta_start, 1):  # the first with a λ_t
+            run.say(*augmentation_note(task.head, estimator, lam_t))
         run.say(*moved_note(spread, flags.step_size_flag))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from harness.weights import StateDict, fit_weights, network_weights, stripped
 from heads.backbone import fingerprint, restored_head
 from heads.preparation import ImageFlags, Preparation, as_said
 from heads.registries import (
-    downloads,
+    DOWNLOADED,
     is_library,
     is_torchvision,
     of_function,
@@ -97,21 +98,20 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
         A name of torchvision's registry or else of timm's, `timm:NAME`, or `package.module:function`; the function may be a
         method.
     pretrained:
-        A file of weights, DOWNLOADED, or with torchvision the name of other weights that it has; None leaves the weights
-        of one's own network as its function gives them, and those of others at random. With a file that has the name of
-        one of torchvision's, images are prepared as for that.
+        A file of weights, or DOWNLOADED; None leaves the weights of one's own network as its function gives them, and those
+        of others at random. With a file that has the name of one of torchvision's, images are prepared as for that.
     prepared:
         How its images are prepared; None is as the weights want it, which a file of train_own.py for this network says.
     """
-    offered, weights = downloads(name), None
-    if pretrained is not None and pretrained not in offered:
+    weights = None
+    if pretrained is not None and not (pretrained == DOWNLOADED and is_library(name)):
         if not os.path.isfile(pretrained):
-            advice = "".join(f", or {word} to download it" for word in offered)
+            advice = f", or {DOWNLOADED} to download it" if is_library(name) else ""
             raise UserError(f"there is no file {pretrained}: give another by --pretrained{advice}")
         state = read_pretrained(Path(pretrained))
         weights, facts = state["state_dict"], state.get(BACKBONE)
         if prepared is None and facts is not None and facts["name"] == name:
-            prepared = prepared_as(facts)
+            prepared = msgspec.convert(facts, Preparation)
     size = images.image_size or (prepared.image_size if prepared else None)
     advice = "see --backbone, --pretrained and --image_size"
     with kept_apart(seed=0), told_as(f"--backbone {name} cannot be made", advice):  # drawn alike on all processes
@@ -128,12 +128,6 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
     return backbone
 
 
-def prepared_as(facts: Mapping[str, Any]) -> Preparation:
-    """Return the preparation that `Backbone.facts` say."""
-    known = {key: facts[key] for key in asdict(Preparation())}
-    return Preparation(**{**known, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
-
-
 def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | None) -> tuple[Backbone, nn.Linear]:
     """Return the backbone and the head of a checkpoint.
 
@@ -141,7 +135,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     same.
     """
     facts, weights = state[BACKBONE], state["state_dict"]
-    name, prepared, alone = facts["name"], prepared_as(facts), weights.keys() <= {"fc.weight", "fc.bias"}
+    name, prepared, alone = facts["name"], msgspec.convert(facts, Preparation), weights.keys() <= {"fc.weight", "fc.bias"}
     if pretrained is not None and not alone:
         raise UserError(f"{source} holds all that it needs: leave --pretrained out")
     places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]

@@ -16,7 +16,6 @@ from harness.errors import UserError
 from harness.flag_parser import given_flags, with_defaults
 from harness.flags import PUBLISHED_RULE
 from harness.run_files import list_paths
-from heads.head_training import Stages
 from heads.preparation import ImageFlags, Triple
 from heads.registries import DOWNLOADED, is_library
 from heads.run_flags import FrozenFlags, GroupFlags, HeadWords
@@ -62,11 +61,6 @@ class OwnFlags(HeadWords):
         num_meta = self.num_meta if self.needs_meta or lists.draw == "take out" else 0
         return lists.sets(num_meta, self.heldout, self.joins_meta)
 
-    def redrawn(self, sets: Sets) -> Sets:
-        """Return the sets that these flags draw from the lists of others."""
-        assert sets.lists is not None
-        return self.drawn(sets.lists)
-
     @property
     def images(self) -> ImageFlags:
         """What is said of the backbone's images."""
@@ -77,10 +71,9 @@ class OwnFlags(HeadWords):
         """Rows of features that were drawn follow from the file and the seed."""
         return super().writes_lists and self.features is None
 
-    @property
-    def stages(self) -> Stages:
-        """The rate is lower in the last third of the epochs."""
-        return Stages(self.meta_start, last_third(self.epochs), self.lr_drop)
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, which is lower in the last third."""
+        return self.lr * self.lr_drop if epoch >= last_third(self.epochs) else self.lr
 
 
 def triple(text: str | None) -> Triple | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from data_utils import TRAIN_STREAM
 from datasets.drawn_sets import Sets
 from datasets.examples import repeat_notes, row_digests, united
 from datasets.feature_files import read_features
@@ -18,9 +17,8 @@ from datasets.feature_lists import feature_lists
 from datasets.image_check import readable_sets
 from datasets.large_sets import read_lists
 from harness.process_group import Group
-from harness.weights import network_weights
 from heads.backbone import fingerprint
-from heads.batches import ListedImages, extractor, plain_images
+from heads.batches import ListedImages, extractor
 from heads.feature_shards import FeatureCache
 from heads.networks import Backbone, open_backbone
 from heads.own_flags import OwnFlags
@@ -75,9 +73,8 @@ class Source:
         whole, extract = united(parts), extractor(self.backbone.model.to(group.device))
         sizes = self.features, group, flags.test_batch_size, flags.workers
         cache = FeatureCache(flags.cache_folder, extract, str(self.weights), *sizes)
-        augmented = ListedImages(whole, prepared, True, 0, TRAIN_STREAM)
-        views = cache.open(("images", plain_images(whole, prepared), 0))
-        views += cache.open(*(("augmented", augmented, view) for view in range(flags.views)))
+        plain, augmented = (ListedImages(whole, prepared, train) for train in (False, True))
+        views = [*chain(*cache.open({"images": (plain, 1), "augmented": (augmented, flags.views)}).values())]
         places = {file: row for row, file in enumerate(whole.items.tolist())}
         return lambda of: [view[[places[file] for file in of.items.tolist()]] for view in views]
 
@@ -98,8 +95,3 @@ def read_source(flags: OwnFlags) -> Source:
     assert flags.backbone is not None
     backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)
     return Source(sets, backbone.features, backbone, f"{flags.backbone} {fingerprint(backbone.model)}")
-
-
-def head_weights(head: nn.Linear) -> dict[str, Tensor]:
-    """Return the weights of a head alone, as a checkpoint has them."""
-    return {f"fc.{name}": tensor for name, tensor in network_weights(head).items()}

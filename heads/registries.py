@@ -66,12 +66,6 @@ def is_torchvision(name: str) -> bool:
     return name in models.list_models(module=models)
 
 
-def downloads(name: str) -> list[str]:
-    """Return what --pretrained can have downloaded for a network."""
-    known = models.get_model_weights(name).__members__ if is_torchvision(name) else [DOWNLOADED] * is_library(name)
-    return sorted(known, key=DOWNLOADED.__ne__)
-
-
 def read_pretrained(source: Path) -> dict[str, Any]:
     """Return what a file of weights holds, as `load_checkpoint` does."""
     if source.suffix.lower() != ".safetensors":
@@ -81,13 +75,13 @@ def read_pretrained(source: Path) -> dict[str, Any]:
 
 
 def of_torchvision(name: str, pretrained: str | None, size: int | None) -> Made:
-    """Return a network of torchvision, and the preparation of those of its weights that `pretrained` says."""
+    """Return a network of torchvision, and the preparation of those of its weights that are `pretrained`."""
     if name in CHANGING_INPUTS:
         raise UserError(f"--backbone {name} cannot be used: its weights change its input, which a file does not tell")
-    known = models.get_model_weights(name).__members__
-    of_file = (entry for entry in known.values() if entry.url.rpartition("/")[2] == Path(pretrained or "").name)
-    weights = known.get(str(pretrained))
-    preset = (weights or next(of_file, next(iter(known.values())))).transforms()
+    known = models.get_model_weights(name)
+    of_file = (entry for entry in known if entry.url.rpartition("/")[2] == Path(pretrained or "").name)
+    weights = known[DOWNLOADED] if pretrained == DOWNLOADED else None
+    preset = (weights or next(of_file, next(iter(known)))).transforms()
     ([crop], [resized]), statistics = (preset.crop_size, preset.resize_size), (tuple(preset.mean), tuple(preset.std))
     usual = Preparation(crop, resized, *statistics, preset.interpolation.value)
     sizes = {"image_size": size or crop} if name.startswith("vit_") and weights is None else {}  # made for one size

@@ -93,6 +93,15 @@ class FrozenFlags(ListFlags, LearningFlags):
         """Whether steps take meta batches."""
         return self.stage2 == "metasaug" or self.trains_on_meta
 
+    @property
+    def meta_start(self) -> int:
+        """The first epoch of stage 2, before which the loss is plain cross-entropy."""
+        return 0
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch."""
+        return self.lr
+
     def decayed(self, model: Any, features: int, rows: int) -> Any:
         """Return the parameters for the optimizer of a head of so many features and training rows."""
         return model.parameters()
@@ -153,9 +162,8 @@ class HeadWords(TwoStageFlags, FrozenFlags):
                                       WORKERS)  # fmt: skip
     backbone: str | None = network_flag(None, "a network of torchvision or else of timm, timm:NAME, or "
                                         "package.module:function (default: resnet50)")  # fmt: skip
-    pretrained: str | None = free_network_flag(None, "file of its weights, or the name of weights that torchvision has; "
-                                               "DEFAULT: the library's own are downloaded (default: DEFAULT; of a function, "
-                                               "as it gives them)")  # fmt: skip
+    pretrained: str | None = free_network_flag(None, "file of its weights; DEFAULT: the library's own are downloaded "
+                                               "(default: DEFAULT; of a function, as it gives them)")  # fmt: skip
     image_size: int | None = network_flag(None, "pixels a side that it takes (default: the network's own)")
     resize_size: int | None = network_flag(None, "size of the short side before the centre crop (default: the "
                                            "network's own)")  # fmt: skip

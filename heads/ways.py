@@ -174,18 +174,16 @@ def fit_into(head: nn.Linear, fit: Fit, features: Tensor, target: Tensor, consta
 
 def begin_head(name: str, head: nn.Linear, features: Tensor, target: Tensor, constants: Constants) -> None:
     """Put a head that steps train where the way before has it, so that they train as if stage 1 had been run to its end."""
-    before = WAYS[name].after if name in WAYS else None
-    if before is not None:
-        fit = WAYS[before].fit
-        assert fit is not None
-        fit_into(head, fit, features, target, constants)
-        with torch.no_grad():  # the loss of the steps adds it
-            head.bias.sub_(log_prior(target.bincount(minlength=head.out_features).tolist()).to(head.bias))
+    fit = WAYS[str(WAYS[name].after)].fit
+    assert fit is not None
+    fit_into(head, fit, features, target, constants)
+    with torch.no_grad():  # the loss of the steps adds it
+        head.bias.sub_(log_prior(target.bincount(minlength=head.out_features).tolist()).to(head.bias))
 
 
-def constants_of(name: str) -> Constants:
+def constants_of(name: str | None) -> Constants:
     """Return the constants of a way with their usual values, those of the way that it begins with before its own."""
-    way = WAYS.get(name)
-    if way is None:
+    if name not in WAYS:
         return {}
-    return {**(constants_of(way.after) if way.after else {}), **{key: values[0] for key, values in way.tried.items()}}
+    way = WAYS[name]
+    return constants_of(way.after) | {key: values[0] for key, values in way.tried.items()}

@@ -97,7 +97,8 @@ def choose_and_train(one: Comparison, source: Source, group: Group) -> list[Chos
 def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
     """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
-    own = replace(source, sets=flags.redrawn(source.sets))
+    assert source.sets.lists is not None
+    own = replace(source, sets=flags.drawn(source.sets.lists))
     train_own = partial(train, group=group, read=lambda: own)
     with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:

@@ -16,10 +16,9 @@ from covariance_rules import RULES
 from harness import training_flags
 from harness.command_flags import LARGE_NAMES, CifarTestFlags, PredictFlags
 from harness.flag_parser import declared, parse_flags
-from heads.feature_scale import TRANSFORMS
 from heads.own_flags import parse_own
 from heads.run_flags import PRETRAINED, HeadWords
-from heads.ways import RECIPE, WAYS
+from heads.ways import RECIPE, TRANSFORM, WAYS
 from inference.exports import ENDINGS
 from scripts.flags_page import page
 
@@ -123,7 +122,7 @@ def test_the_page_of_flags_is_made_of_their_declarations():
 def test_choices_of_the_flags_are_those_of_what_they_choose():
     """They are declared where nothing that takes long is loaded."""
     flags = {one.name: one.metadata["settings"] for of in (HeadWords, PredictFlags) for one in declared(of)}
-    sources = {"meta_update": RULES, "way": [*WAYS, RECIPE], "transform": TRANSFORMS, "dataset": LARGE_NAMES}
+    sources = {"meta_update": RULES, "way": [*WAYS, RECIPE], **TRANSFORM, "dataset": LARGE_NAMES}
     for name, source in {**sources, "export": ENDINGS}.items():
         assert [*flags[name]["choices"]] == [*source], name
     assert tuple(PRETRAINED) == LARGE_NAMES

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet50
 
 from harness.checkpoint import load_checkpoint
-from heads.backbone import fingerprint, load_head, load_network, make_head, parted_weights
+from heads.backbone import fingerprint, load_network, make_backbone, make_head, parted_weights
 from heads.batches import extractor
 
 FILE = Path("some.pth")
@@ -53,4 +53,5 @@ def test_parts_of_a_file_that_others_wrote(tmp_path):
     for parts, names in (({"classifier": {"module.weight": torch.ones(3)}}, ["weight"]), ({}, [])):
         torch.save({"state_dict_best": body | parts}, tmp_path / "x.pth")
         assert [*map(list, parted_weights(load_checkpoint(tmp_path / "x.pth")))] == [["a"], names]
-    assert wrong(load_head, make_head(3, 0), {}, FILE).startswith("some.pth holds no head: train.py can begin with a new")
+    body = {"state_dict": make_backbone().state_dict()}
+    assert wrong(load_network, body, 3, FILE).startswith("some.pth holds no head: train.py can begin with a new")

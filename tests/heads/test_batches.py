@@ -12,7 +12,7 @@ from support.refusals import wrong
 
 from datasets.drawn_sets import Sets
 from harness.process_group import Group
-from heads.batches import Batches, LiveViews, RowViews, drawn_images, plain_images
+from heads.batches import Batches, ListedImages, LiveViews, RowViews, drawn_images
 from heads.preparation import preparation_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than a small machine has cores
@@ -74,7 +74,7 @@ def same(a, b):
 
 @pytest.mark.parametrize(("name", "sizes"), [("train", [3, 3, 1]), ("meta", [3, 3, 3])])
 def test_every_row_comes_once_a_pass_in_another_order_and_from_another_view(made, name, sizes):
-    batches = first(getattr(made(), name)(), 15)
+    batches = first(made().drawn(name), 15)
     assert [len(target) for _, target in batches] == sizes * 5
     rows, labels = map(torch.cat, zip(*batches, strict=True))
     orders = [tuple(order.tolist()) for order in labels.split(COUNTS[name])]
@@ -87,9 +87,9 @@ def test_every_row_comes_once_a_pass_in_another_order_and_from_another_view(made
 @pytest.mark.parametrize("name", ["train", "meta"])
 def test_batches_depend_on_the_seed_and_go_on_behind_those_taken(made, name):
     state = torch.get_rng_state()
-    a, b, again = (first(getattr(made(seed=seed), name)(), 6) for seed in (1, 2, 1))
+    a, b, again = (first(made(seed=seed).drawn(name), 6) for seed in (1, 2, 1))
     assert same(a, again)
-    assert same(a[4:], first(getattr(made(), name)(4), 2))
+    assert same(a[4:], first(made().drawn(name, 4), 2))
     for ours, theirs in zip(zip(*a, strict=True), zip(*b, strict=True), strict=True):
         assert not torch.equal(torch.cat(ours), torch.cat(theirs))
     assert torch.equal(torch.get_rng_state(), state)
@@ -98,8 +98,8 @@ def test_batches_depend_on_the_seed_and_go_on_behind_those_taken(made, name):
 @pytest.mark.parametrize("world", [2, 3, 6])
 def test_processes_have_together_what_one_has(made, world):
     for name, count in (("train", 6), ("meta", 4)):
-        whole = first(getattr(made(), name)(), count)
-        shares = [first(getattr(made(group=group), name)(), count) for group in parts(world)]
+        whole = first(made().drawn(name), count)
+        shares = [first(made(group=group).drawn(name), count) for group in parts(world)]
         if len(shares[0][0][0]) < 3:  # of rows each has the whole batch
             shares = [[(torch.cat([rows for rows, _ in found]), found[0][1]) for found in zip(*shares, strict=True)]]
         assert all(same(share, whole) for share in shares)
@@ -115,7 +115,7 @@ def test_processes_have_together_what_one_has(made, world):
 def test_an_image_is_cropped_as_seed_epoch_and_number_say_whatever_the_batch(sets):
     images = drawn_images(sets, IMAGENET, 1)["train"]
     for size, count in ((7, 2), (2, 8)):
-        for number, (crops, labels) in enumerate(first(live(sets, batch_size=size).train(), count)):
+        for number, (crops, labels) in enumerate(first(live(sets, batch_size=size).drawn("train"), count)):
             for crop, i in zip(crops, labels.tolist(), strict=True):
                 assert torch.equal(crop, images[i, 2 * number // count][0])
 
@@ -131,7 +131,7 @@ def test_the_same_file_listed_twice_and_another_seed_or_set_give_other_crops_but
 
 
 def test_workers_change_nothing(sets):
-    seen = [[*first(features.train(), 5), *first(features.meta(), 3), *features.test()]
+    seen = [[*first(features.drawn("train"), 5), *first(features.drawn("meta"), 3), *features.test()]
             for features in (live(sets, workers=workers) for workers in (0, 2))]  # fmt: skip
     assert same(*seen)
 
@@ -153,7 +153,7 @@ def test_images_are_turned_upright_where_they_are_to_be(tmp_path):
     image.save(tmp_path / "tagged.png", exif=exif)
     image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "turned.png")
     for upright in (True, False):
-        images = plain_images(listed(tmp_path, ["tagged.png", "turned.png"]), replace(IMAGENET, upright=upright))
+        images = ListedImages(listed(tmp_path, ["tagged.png", "turned.png"]), replace(IMAGENET, upright=upright))
         assert torch.equal(images[0, 0][0], images[1, 0][0]) == upright
 
 
@@ -161,7 +161,7 @@ def test_images_are_turned_upright_where_they_are_to_be(tmp_path):
 
 
 def test_each_row_of_a_batch_comes_from_a_view_drawn_at_random():
-    rows, target = map(torch.cat, zip(*first(coded().train(), 90), strict=True))
+    rows, target = map(torch.cat, zip(*first(coded().drawn("train"), 90), strict=True))
     assert torch.equal(rows[:, 0] % 100, target.float())
     views = rows[:, 0].long() // 100
     assert (views[::7] != views[1::7]).any()  # within a batch

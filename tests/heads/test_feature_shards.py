@@ -16,7 +16,7 @@ from support.refusals import wrong
 from datasets.pictures import decode
 from harness.errors import UserError
 from heads import batches, feature_shards
-from heads.batches import drawn_images, plain_images
+from heads.batches import ListedImages, drawn_images
 from heads.feature_shards import FeatureCache
 from heads.preparation import preparation_of
 
@@ -52,7 +52,7 @@ class Maker:
     def open(self, name="train", view=0):
         """Return how many images the backbone saw for the rows, which are checked."""
         images, self.seen = self.images()[name], 0
-        [rows], computed = self.cache().open((name, images, view)), self.seen
+        [*_, rows], computed = self.cache().open({name: (images, view + 1)})[name], self.seen
         expected = self.extract(torch.stack([images[i, view][0] for i in range(len(images))])).half()
         assert torch.equal(torch.from_numpy(rows), expected)
         return computed
@@ -140,19 +140,20 @@ def test_each_image_is_read_once_and_all_faults_are_listed_after_the_other_shard
     maker.path(5).write_bytes(b"x")
 
     def views():
-        return [(name, plain_images(getattr(maker.sets, name), maker.prepared), 0) for name in ("train", "test")]
+        return {name: (ListedImages(getattr(maker.sets, name), maker.prepared), 1) for name in ("train", "test")}
 
     with pytest.raises(UserError, match=r"^2 of 12 images cannot be read, see above: .* or skip them") as error:
-        maker.cache().open(*views())
+        maker.cache().open(views())
     missing, damaged = error.value.lines
     assert (f"{maker.path(2)} is missing" in missing, f"{maker.path(5)} (1 bytes)" in damaged) == (True, True)
-    assert sorted(read) == sorted(images.images.root / path for _, images, _ in views() for path in images.images.paths)
+    lists = [images.images for images, _ in views().values()]
+    assert sorted(read) == sorted(images.root / path for images in lists for path in images.paths)
     assert capsys.readouterr().out.count("note: images with transparent parts, which were laid on white: 1\n") == 1
     shards = [shard_of(path, 8) for path in maker.sets.train.paths]
     left = [k for k in range(7) if k not in (2, 5)]
     changed_list(maker, left)
     maker.seen = 0
-    maker.cache().open(*views())
+    maker.cache().open(views())
     assert maker.seen == sum(shards[k] in (shards[2], shards[5]) for k in left) == 1
 
 

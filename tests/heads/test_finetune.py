@@ -88,7 +88,7 @@ def test_each_step_and_each_process_draws_its_own_random_numbers(folder):
 
     def drawn(world, rank, taken=0):
         shares = Batches({"train": Shares(images, None, 0, 3)}, Group(rank, world, CPU), 5, 5, 3)
-        return [share.seed for share, _ in first_of(shares.train(taken), 6 - taken)]
+        return [share.seed for share, _ in first_of(shares.drawn("train", taken), 6 - taken)]
 
     assert len({seed for rank in range(3) for seed in drawn(3, rank)}) == 18
     assert drawn(1, 0, 5) == drawn(1, 0)[5:]

@@ -119,7 +119,7 @@ def test_the_steps_without_meta_learning_are_the_general_ones(lam_t, with_extra,
         training, meta = problem.batches()
         batches = training, meta if with_extra else None
         if lam_t is None:
-            ours = head_step.plain_head_step(problem.head, problem.optimizer, *batches)
+            ours = head_step.augmented_head_step(problem.head, None, None, problem.optimizer, *batches)
             theirs = plain_step(passes, twin.optimizer, *batches)
         else:
             ours = head_step.augmented_head_step(problem.head, *problem.parts, *batches, lam_t=lam_t)

@@ -22,9 +22,9 @@ from torch import nn
 from torchvision import models
 
 from harness.checkpoint import save_checkpoint
-from heads.backbone import make_head
+from harness.weights import network_weights
+from heads.backbone import make_head, trained_part
 from heads.networks import open_backbone
-from heads.own_sources import head_weights
 from heads.preparation import IMAGENET, ImageFlags, Preparation, transforms
 from heads.registries import is_torchvision, present_name
 from inference.classifiers import classifier
@@ -273,7 +273,7 @@ def test_what_is_global_stays_as_it_was_and_weights_at_random_are_the_same():
 
 def checkpoint(path, made, head, whole=True, **more):
     """A checkpoint as train_own.py writes it."""
-    weights = made.whole(head) if whole else head_weights(head)
+    weights = made.whole(head) if whole else network_weights(trained_part(head))
     names = [f"class {k}" for k in range(head.out_features)]
     save_checkpoint({"state_dict": weights, "class_names": names, "backbone": made.facts(whole), **more}, path)
     return path

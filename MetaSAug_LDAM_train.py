@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import torch
 
 from covariance_rules import RULES
-from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches, sets_on
+from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from harness.cuda_graphs import StepTaker
 from harness.devices import choose_device
 from harness.errors import blamed_on, run_main
@@ -44,7 +44,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
     torch.set_num_threads(flags.threads or torch.get_num_threads())
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad,
-                             join_meta=flags.joins_meta)  # fmt: skip
+                             join_meta=flags.joins_meta, device=device)  # fmt: skip
         classes = len(data.cls_num_list)
         check_num_classes(flags.num_classes, classes, flags.data_root)
         with blamed_on("--arch"):
@@ -68,7 +68,6 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         then = f"stage 2 from epoch {flags.meta_start} on: {STAGE2[flags.stage2]}{choice_words(flags)}"
         run.say(f"epochs: {flags.epochs}, {then if flags.meta_start < flags.epochs else 'no stage 2'}", *effect_notes(flags))
 
-        data = sets_on(data, device)
         meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken)
         for epoch in run.epochs:
             second = epoch >= flags.meta_start

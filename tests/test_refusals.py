@@ -169,7 +169,6 @@ MetaSAug_CE_train.py --dataset digits --arch resnet8 --no-cuda --epochs 2
     --resume none.pth.tar => --resume none.pth.tar is not
     --resume fits.pth.tar => --resume fits.pth.tar is not | name that run by --workdir, --idx and --save_name
     --resume auto => name_resume.pth.tar cannot be used: its resume.record => {RESUME} old_state
-    --num_meta 500 => --num_meta 500 would take every training image | lower it
 MetaSAug_test.py
      => --checkpoint_path
     --checkpoint_path none => there is no checkpoint none
@@ -185,7 +184,6 @@ MetaSAug_test.py
     --checkpoint_path short.pth.tar => its stage2_counts has 2 entries
     --checkpoint_path nan.pth.tar => nan.pth.tar cannot be used: linear.bias holds numbers
     --checkpoint_path deep.pth.tar => it says that it holds a resnet1000000002 | those of a resnet8
-    --checkpoint_path fits.pth.tar --export torchscript => fits.pt | a pipe => fits.pt mkfifo
 predict.py --no-cuda --checkpoint_path net/small.pth.tar
      => no image is given: name files, or folders of them
     --export onnx --out x.csv => no image is given: name files
@@ -198,7 +196,7 @@ predict.py --no-cuda --checkpoint_path net/small.pth.tar
     net/rows.npz => rows.npz has 7 features a row, the network takes images
     'net/photos/a b.jpg' --out x.txt => --out x.txt is not valid: its name must end in .csv
     'net/photos/a b.jpg' --out gone/x.csv => gone/x.csv cannot be written
-    --export torchscript => small.pt cannot be written
+    --export onnx => small.onnx cannot be written
     'net/photos/a b.jpg' --out net/gone.csv --prior net/gone.csv.tmp => which this command reads
 predict.py --no-cuda --checkpoint_path
     net/none.pth.tar net/photos => photos is no file of features, .npz or .safetensors
@@ -285,7 +283,7 @@ ImageNet_iNat/train.py {LARGE}
     => class1 => large/train/class1 empty
     => no meta image in large/meta for these classes: 1 (class1) => large/meta/class1 empty
     --num_classes 4 => --num_classes 4 | 3
-    --data_root nowhere => nowhere has no train and val
+    --data_root nowhere => nowhere cannot be read (No such file
     --train_list good.txt => --val_list
     --workdir text => text | cannot be written
 ImageNet_iNat/train.py {LARGE} --num_meta 1 --val_list good.txt --train_list

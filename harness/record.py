@@ -67,15 +67,14 @@ def finite(value: Any) -> Any:
     return replaced(value, lambda one: isinstance(one, float) and not math.isfinite(one))
 
 
-def lines_before(path: Path, epoch: int) -> dict[int, str]:
-    """Return the whole lines of a log whose epoch is before `epoch`, by epoch."""
-    kept = {}
+def lines_before(path: Path, epoch: int) -> list[str]:
+    """Return the lines of a log whose epoch is before `epoch`."""
+    kept = []
     if epoch and os.path.isfile(path):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            with suppress(ValueError, KeyError, TypeError):  # a line may be cut
-                found = json.loads(line)["epoch"]
-                if 0 <= found < epoch and line.endswith("\n"):
-                    kept[found] = line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            with suppress(ValueError):  # the last one may be cut
+                if json.loads(line)["epoch"] < epoch:
+                    kept.append(line)
     return kept
 
 
@@ -143,7 +142,9 @@ class Record:
     def state(self, epoch: int) -> State:
         """Return what a resumed run needs of this; `epoch` is the one it goes on in."""
         seconds = time.monotonic() - self.start
-        return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
+        now = {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
+        found: State = finite(now)  # as it is declared
+        return found
 
     def _begin_log(self, folder: Path, name: str, first_epoch: int) -> None:
         """Begin the log and the events, or go on with them: what they hold of `first_epoch` and later is taken away."""
@@ -152,7 +153,7 @@ class Record:
         self.log_path = run_file(folder, name, LOG_FILE)
         kept = lines_before(self.log_path, first_epoch)
         with replacing(self.log_path) as part:
-            part.write_text("".join(kept.values()), encoding="utf-8")
+            part.write_text("".join(kept), encoding="utf-8")
         self.events = SummaryWriter(str(run_file(folder, name, BOARD_FOLDER)), purge_step=first_epoch)
 
     def _log(self, epoch: int, values: Facts) -> None:

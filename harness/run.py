@@ -57,9 +57,8 @@ class Run:
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
-                output_folder(self.folder, self.flags.save_name)  # not by the name of a run's file, as another may hold it
+                output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
                 held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
-                output_folder(self.folder, self.flags.save_name, LONGEST_END)
 
         with ExitStack() as held:
             self.group.agree(hold)
@@ -119,9 +118,9 @@ class Run:
         if found:
             state, source = found
             self.flags = self.flags.resumed(state["flags"])
-            self.meter = restore(state, source, model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device)
-            self.meta_taken, self.begun = state["resume"]["meta_taken"], state["resume"]["record"]
-            self.epoch = self.begun["epoch"]
+            fitted = model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device
+            self.meter, self.begun = restore(state, source, *fitted)
+            self.meta_taken, self.epoch = state["resume"]["meta_taken"], self.begun["epoch"]
             if self.group.main and source == previous(self.path):
                 os.replace(source, self.path)  # of the damaged file that was there, which must not become the one before
             self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {source}")
@@ -278,8 +277,8 @@ class Run:
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
-            first = self.epoch == 0 and bad == 1 and not self.meter.has_meta
-            raise UserError(f"{where}; {good}. {self.flags.remedy(first)}")
+            lower = f"retrain with a lower --lr, --weight-decay, --lam or {self.flags.step_size_flag}"
+            raise UserError(f"{where}; {good}. Look at the range of the inputs, or {lower}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""

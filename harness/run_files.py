@@ -17,7 +17,7 @@ LIST_FILES = ("train.txt", "val.txt")  # of images that a run drew from one fold
 LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE = "metrics.jsonl", "tensorboard", "summary.json", "started.json"
 EXPORT_FILES = tuple(f"{kind}{end}" for kind in TESTED for end in (".onnx", ".pt"))
 MISTAKES_FILE = "mistakes.json"
-LONGEST_END = "_ckpt_predictions.npz.tmp"
+LONGEST_END = "_ckpt_predictions.npz.new"  # as long as the longest, and no file's
 
 
 def run_file(folder: Path, name: str, end: str) -> Path:

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet32", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="number of processes per version (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3, help="of each process, at least (default: %(default)s)")
-    parser.add_argument("--no-cuda", action="store_true", help="use the CPU")
+    parser.add_argument("--no_cuda", action="store_true", help="use the CPU")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     args = parser.parse_args()
     require(args.rounds >= 1, "--rounds", args.rounds, "at least 1")

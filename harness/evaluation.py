@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from harness.errors import UserError
 from harness.facts import Facts
 from harness.flags import UNSAID, in_stage1
-from harness.metrics import Accuracy, calibration_bins, calibration_error, class_accuracy
+from harness.metrics import Accuracy, calibration_error, class_accuracy
 from harness.process_group import Group
 
 Batch = tuple[Tensor, Tensor]  # inputs (N, ...), target (N,)
@@ -45,8 +45,7 @@ class Predictions(NamedTuple):
             torch.bincount(labels, minlength=len(cls_num_list)).tolist()
             for labels in (self.target[recognised], self.target, self.predicted)
         )
-        bins = calibration_bins(self.confidence, recognised)
-        return class_accuracy(right, total, guessed, cls_num_list, calibration_error(bins))
+        return class_accuracy(right, total, guessed, cls_num_list, calibration_error(self.confidence, recognised))
 
     def check(self, source: Path) -> None:
         """Raise a `UserError` if the network of the file `source` gives no finite answer for some image."""
@@ -72,26 +71,24 @@ def evaluate(classify: Callable[[Tensor], Tensor], batches: Iterable[Batch], gro
     classify:
         Inputs (N, ...) -> logits (N, C).
     group:
-        The processes that share the work; None is this one alone, whose loss is summed on its device without a wait. With a
-        group it is summed in float64, so that it hardly depends on how the images are shared out.
+        The processes that share the work; None is this one alone. The loss is summed in float64 over all images in their
+        order, so that it does not depend on how they are shared out.
     """
-    loss: Tensor | float = 0.0
     parts: list[tuple[Tensor, ...]] = []
     for inputs, target in batches:
         logits = classify(inputs)
-        losses = F.cross_entropy(logits, target, reduction="sum" if group is None else "none")
-        loss = loss + (losses if group is None else losses.cpu().double().sum())
+        losses = F.cross_entropy(logits, target, reduction="none")
         confidence, predicted = logits.softmax(dim=1).max(dim=1)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        parts.append((target, predicted, confidence, (best == target.unsqueeze(1)).any(dim=1)))
+        parts.append((losses, target, predicted, confidence, (best == target.unsqueeze(1)).any(dim=1)))
     if not parts:  # more processes than images
         whole, real = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-        parts.append((whole, whole, real, whole.bool()))
+        parts.append((real, whole, whole, real, whole.bool()))
     columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
     if group is not None:
-        loss = group.all_reduce(torch.as_tensor(loss, dtype=torch.float64))
         columns = [group.all_gather(column) for column in columns]
-    return Predictions(float(loss) / max(len(columns[0]), 1), *columns)
+    losses, *others = columns
+    return Predictions(float(losses.double().sum()) / max(len(losses), 1), *others)
 
 
 def validate(model: nn.Module, batches: Iterable[Batch]) -> Predictions:

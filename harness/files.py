@@ -124,14 +124,14 @@ def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
     return aside
 
 
-def output_folder(folder: Path, save_name: str, end: str = TEMPORARY) -> Path:
-    """Make `folder` and check that files named `save_name` and an end can be written there; `end` is the longest of them."""
-    probe = folder / f"{save_name}{end}"
+def output_folder(folder: Path, longest: str) -> Path:
+    """Make `folder` and check that files of names up to `longest` can be written there; no file has that name itself."""
+    probe = folder / longest
     try:
         str(folder).encode()  # as TensorBoard must
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may look at the same time
     except (OSError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", "its name is no text")
         raise UserError(f"{probe} cannot be written ({reason}): choose another --workdir or name") from error

@@ -6,6 +6,7 @@ Dashes and underscores in names are the same. A wrong value ends in one line on 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
@@ -141,12 +142,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse after bringing each flag to its declared spelling."""
-        known = {o.replace("_", "-"): o for a in self._actions for o in a.option_strings if o.startswith("--")}
-        spelled = []
-        for token in sys.argv[1:] if args is None else args:
-            name, equals, value = token.partition("=")
-            spelled.append(known.get(name.replace("_", "-"), name) + equals + value)
+        """Parse after bringing each flag to its declared spelling, with underscores."""
+        words = sys.argv[1:] if args is None else args
+        spelled = [re.sub("^--[^=]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
         return super().parse_known_args(spelled, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -67,7 +67,7 @@ class LearningFlags(FlagSet):
     batch_size: int = training_flag(100, "images per step and process, also in the meta batch", COUNT)
     test_batch_size: int = training_flag(100, "images at once in tests, per process", COUNT)
     epochs: int = free_training_flag(200, "length of the training; may grow at --resume", COUNT)
-    lr: float = training_flag(0.1, "learning rate", ABOVE_0, "--lr", "--learning-rate")
+    lr: float = training_flag(0.1, "learning rate", ABOVE_0, "--lr", "--learning_rate")
     momentum: float = training_flag(0.9, "momentum of SGD", Check(lambda value: 0 <= value < 1, "at least 0 and below 1"))
     nesterov: bool = training_flag(True, "Nesterov momentum: true or false")
     weight_decay: float = training_flag(5e-4, "weight decay of SGD", FROM_0, "--weight_decay", "--wd")
@@ -125,16 +125,8 @@ class LearningFlags(FlagSet):
 
     def binding(self) -> dict[str, object]:
         """Return the flags that a resumed run must have as the interrupted one had them, by name."""
-        return {f"--{name}": value for name, value in asdict(self).items() if name not in free_flags(type(self))}
-
-    def remedy(self, first: bool) -> str:
-        """Return what can help where numbers have gone wrong; `first`: at the first step, before any weight had moved."""
-        if first:
-            return "No weight had moved yet: look at the range of the inputs, and at the weights that the run begins with"
-        if self.lr * self.weight_decay >= 1:
-            return f"Retrain with a lower --weight-decay: {self.weight_decay:g} times --lr is more than a whole weight"
-        stage2_lr = "--stage2_lr, " if getattr(self, "stage2_lr", 1) > 1 else ""
-        return f"Retrain with a lower --lr, {stage2_lr}--lam or {self.step_size_flag}"
+        free = free_flags(type(self))
+        return {flag: value for flag, value in self.facts().items() if flag.removeprefix("--") not in free}
 
     def resumed(self, before: Facts) -> LearningFlags:
         """Return the flags to go on with where a run with the flags `before` was interrupted."""

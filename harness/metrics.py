@@ -79,11 +79,8 @@ def class_accuracy(
 
 def per_shot(per_class: Sequence[float], cls_num_list: Sequence[int]) -> dict[str, float]:
     """Return the mean over the classes of each shot group, without those that are nan."""
-    groups: dict[str, list[float]] = {shot: [] for shot in SHOTS}
-    for value, count in zip(per_class, cls_num_list, strict=True):
-        if not math.isnan(value):
-            groups[shot_of(count)].append(value)
-    return {shot: mean(values) for shot, values in groups.items()}
+    known = [(value, shot_of(count)) for value, count in zip(per_class, cls_num_list, strict=True) if not math.isnan(value)]
+    return {shot: mean([value for value, own in known if own == shot]) for shot in SHOTS}
 
 
 def mean(values: Sequence[float]) -> float:
@@ -91,20 +88,12 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def calibration_bins(confidence: Tensor, right: Tensor) -> Tensor:
-    """Return, for each of 15 equal bins of confidence (M,), images, those recognised (M,), sum of confidence: (3, 15).
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Return the expected calibration error in per cent (Guo et al., arXiv 1706.04599, eq. 3); nan without images.
 
-    Confidence is the largest softmax probability. Bins are (0, 1/15], (1/15, 2/15], ... Sums of several parts of a test
-    set are those of the whole.
+    Confidence (M,) is the largest softmax probability, `right` (M,) says which images were recognised. Bins of confidence
+    are (0, 1/15], (1/15, 2/15], ...
     """
-    import torch
-
     index = (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
-    rows = torch.stack([torch.ones_like(confidence).double(), right.double(), confidence.double()])  # (3, M)
-    return torch.zeros(3, BINS, dtype=torch.float64, device=confidence.device).index_add_(1, index, rows)
-
-
-def calibration_error(bins: Tensor) -> float:
-    """Return the expected calibration error in per cent (Guo et al., arXiv 1706.04599, eq. 3); nan without images."""
-    images, right, confidence = bins
-    return 100 * float((right - confidence).abs().sum() / images.sum())
+    gaps = right.double() - confidence.double()
+    return 100 * float(gaps.new_zeros(BINS).index_add_(0, index, gaps).abs().sum() / len(right))

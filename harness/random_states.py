@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from harness.facts import Facts, State
-from harness.weights import check_tensors
 
 
 def seed_everything(seed: int) -> None:
@@ -39,13 +38,12 @@ def kept_apart(seed: int) -> Iterator[None]:
 
 def random_states(gpus: bool = True) -> State:
     """Return the states of the global generators in plain types."""
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if gpus and torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
+        "python": random.getstate(),
     }
 
 
@@ -54,13 +52,8 @@ def set_random_states(states: Facts) -> None:
 
     An error of another kind than OSError says that one is no state.
     """
-    now = random_states(gpus=False)
-    for name in ("numpy", "python"):
-        check_tensors({name: states[name][1]}, {name: now[name][1]})
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    version, own, gauss = states["python"]
-    random.setstate((version, tuple(own.tolist()), gauss))
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])

@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,12 @@ import numpy as np
 from harness.checkpoint import load_checkpoint, save_checkpoint
 from harness.errors import UserError
 from harness.facts import Facts, State
-from harness.files import previous, replacing, set_earlier_aside, writing
+from harness.files import replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
 from harness.metrics import SHOTS, mean_words, per_shot, percent, shot_of, shots_line
 from harness.progress import duration
-from harness.run_files import (
-    BOARD_FOLDER,
-    CHECKPOINTS,
-    LOG_FILE,
-    MISTAKES_FILE,
-    PREDICTION_FILES,
-    STARTED_FILE,
-    TESTED,
-    own_files,
-    run_file,
-    summary_path,
-)  # fmt: skip
+from harness.run_files import SUMMARY_FILE, own_files, run_file
 from harness.schemas import Confused, replaced
 from harness.text import say
 
@@ -67,15 +57,14 @@ def finite(value: Any) -> Any:
     return replaced(value, lambda one: isinstance(one, float) and not math.isfinite(one))
 
 
-def lines_before(path: Path, epoch: int) -> dict[int, str]:
-    """Return the whole lines of a log whose epoch is before `epoch`, by epoch."""
-    kept = {}
+def lines_before(path: Path, epoch: int) -> list[str]:
+    """Return the lines of a log whose epoch is before `epoch`."""
+    kept = []
     if epoch and os.path.isfile(path):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            with suppress(ValueError, KeyError, TypeError):  # a line may be cut
-                found = json.loads(line)["epoch"]
-                if 0 <= found < epoch and line.endswith("\n"):
-                    kept[found] = line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            with suppress(ValueError):  # the last one may be cut
+                if json.loads(line)["epoch"] < epoch:
+                    kept.append(line)
     return kept
 
 
@@ -90,8 +79,6 @@ class Record:
         Where, and the prefix of the file names. Files of an earlier run of that name are set aside.
     facts:
         What those who look at the run before or after its end are told of it, last `cls_num_list`, its images a class.
-    keep:
-        A file that stays where it is, even if it has one of the names.
     begun:
         What `state` returned before an interruption: then files of this name are gone on with.
     since:
@@ -99,13 +86,11 @@ class Record:
     """
 
     def __init__(
-        self, folder: Path, name: str, facts: Facts, keep: str | None, begun: State | None, since: int
+        self, folder: Path, name: str, facts: Facts, begun: State | None, since: int
     ) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
         self.facts, self.cls_num_list = facts, facts["cls_num_list"]
-        self.paths = {end.partition(".")[0]: run_file(folder, name, end) for end in CHECKPOINTS}
-        self.predictions = {kind: run_file(folder, name, end) for kind, end in zip(TESTED, PREDICTION_FILES, strict=True)}
-        self.mistakes_path, self.summary_path = run_file(folder, name, MISTAKES_FILE), summary_path(folder, name)
+        self.file, self.own_files = partial(run_file, folder, name), own_files(folder, name)
         now: State = begun or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: State = now["best"]
         self.last: State = now["last"]
@@ -114,26 +99,23 @@ class Record:
         with writing(folder):
             if begun:
                 self._check_best(now["epoch"])
-                self.summary_path.unlink(missing_ok=True)  # what the run came to when it was shorter
+                self.file(SUMMARY_FILE).unlink(missing_ok=True)  # what the run came to when it was shorter
             else:
-                kept = Path(keep).resolve() if keep else None
-                aside = set_earlier_aside(folder, [f.name for f in own_files(folder, name) if f.resolve() != kept])
-                if aside:
+                if aside := set_earlier_aside(folder, [file.name for file in self.own_files]):
                     say(f"note: the files of an earlier run {name} are now in {aside}")
-        self._begin_log(folder, name, now["epoch"])
-        self.started_path = run_file(folder, name, STARTED_FILE)  # until there is a summary
-        save_facts({**facts, **self.machine}, self.started_path)
+        self._begin_log(now["epoch"])
+        save_facts({**facts, **self.machine}, self.file("started.json"))  # until there is a summary
 
     def _check_best(self, epoch: int) -> None:
         """Choose the best anew from `epoch` on if its file was written for that epoch and the state, for a kill, was not."""
         if self.best["epoch"] < 0:
             return
-        found = load_checkpoint(self.paths["ckpt"]).get("epoch", 0) - 1
+        path = self.file("ckpt.pth.tar")
+        found = load_checkpoint(path).get("epoch", 0) - 1
         if found == epoch:
             self.best = NONE_YET
         elif found != self.best["epoch"]:
-            told = f"{self.paths['ckpt']} is not that of epoch {self.best['epoch']}, the best one"
-            raise UserError(f"{told}: put it back, or retrain")
+            raise UserError(f"{path} is not that of epoch {self.best['epoch']}, the best one: put it back, or retrain")
 
     @property
     def chosen_by(self) -> str:
@@ -143,17 +125,19 @@ class Record:
     def state(self, epoch: int) -> State:
         """Return what a resumed run needs of this; `epoch` is the one it goes on in."""
         seconds = time.monotonic() - self.start
-        return {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
+        now = {"epoch": epoch, "since": self.since, "seconds": seconds, "best": self.best, "last": self.last}
+        found: State = finite(now)  # as it is declared
+        return found
 
-    def _begin_log(self, folder: Path, name: str, first_epoch: int) -> None:
+    def _begin_log(self, first_epoch: int) -> None:
         """Begin the log and the events, or go on with them: what they hold of `first_epoch` and later is taken away."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
-        self.log_path = run_file(folder, name, LOG_FILE)
+        self.log_path = self.file("metrics.jsonl")
         kept = lines_before(self.log_path, first_epoch)
         with replacing(self.log_path) as part:
-            part.write_text("".join(kept.values()), encoding="utf-8")
-        self.events = SummaryWriter(str(run_file(folder, name, BOARD_FOLDER)), purge_step=first_epoch)
+            part.write_text("".join(kept), encoding="utf-8")
+        self.events = SummaryWriter(str(self.file("tensorboard")), purge_step=first_epoch)
 
     def _log(self, epoch: int, values: Facts) -> None:
         clean = finite(values)
@@ -187,26 +171,26 @@ class Record:
             self.best, self.since = NONE_YET, epoch
         better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
         self.best = self.last if better else self.best
-        for kind in TESTED if better else TESTED[1:]:
-            save_checkpoint(state(), self.paths[kind])
-            save_arrays(predictions, self.predictions[kind])
+        for kind in ("ckpt", "last") if better else ("last",):
+            save_checkpoint(state(), self.file(f"{kind}.pth.tar"))
+            save_arrays(predictions, self.file(f"{kind}_predictions.npz"))
 
     def show_mistakes(self, found: Sequence[Confused]) -> None:
         """Keep pictures of test images that were not recognised; without any, as of features, there is no file."""
+        path = self.file("mistakes.json")
+        path.unlink(missing_ok=True)
         if found:
-            with replacing(self.mistakes_path) as part:
+            with replacing(path) as part:
                 part.write_bytes(msgspec.json.encode(found))
-        else:
-            self.mistakes_path.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Write the facts and the outcome as the summary, print best and last epoch, what was written, how to report it."""
         seconds, outcomes = time.monotonic() - self.start, {"best": self.best, "last": self.last}
         found = {**self.facts, **outcomes, "seconds": seconds, "since": self.since, **self.machine}
-        save_facts(found, self.summary_path)
-        with writing(self.started_path):
-            self.started_path.unlink(missing_ok=True)
-            previous(self.paths["resume"]).unlink(missing_ok=True)
+        save_facts(found, self.file(SUMMARY_FILE))
+        with writing(self.file("started.json")):
+            self.file("started.json").unlink(missing_ok=True)
+            self.file("resume.pth.tar.previous").unlink(missing_ok=True)
         groups = [shot_of(n) for n in self.cls_num_list]
         sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
         if untested := sum(map(math.isnan, self.last.get("per_class", []))):
@@ -218,8 +202,7 @@ class Record:
                 words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
                 say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
             told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
-            report = [f"to make its report: {report_command(self.summary_path)}"]
+            report = [f"to make its report: {report_command(self.file(SUMMARY_FILE))}"]
         notes = (stage1_note(self.facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
-        files = (*self.paths.values(), *self.predictions.values(), self.mistakes_path, self.summary_path, self.log_path)
-        wrote = ", ".join(str(file) for file in files if os.path.exists(file))
+        wrote = ", ".join(str(file) for file in self.own_files if os.path.exists(file))
         say(f"({told})", *next(filter(None, notes), []), f"done in {duration(seconds)}; wrote {wrote}", *report)

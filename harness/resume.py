@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +59,8 @@ def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
             raise
         say(f"note: {damaged}; resuming from {found[1]}")
         state, source = load_checkpoint(found[1]), found[1]
-    inner = {**state.get("resume", {})}
-    try:  # figures that are not defined are nan, and None in what is declared
-        inner["record"] = schemas.replaced(inner.get("record"), lambda value: isinstance(value, float) and math.isnan(value))
-    except RecursionError as error:
-        raise UserError(f"--resume {source} cannot be used: its record is nested too deeply") from error
-    schemas.check(inner, schemas.ResumeState, f"--resume {source}", "resume")
-    inner["record"] = schemas.replaced(inner["record"], lambda value: value is None, math.nan)
-    return {**state, "resume": inner}, source
+    schemas.check(state.get("resume"), schemas.ResumeState, f"--resume {source}", "resume")
+    return state, source
 
 
 def numerics(device: torch.device) -> State:
@@ -88,11 +81,7 @@ def must_match(state: Facts, own: Facts, epochs: int, source: Path, device: torc
     for key, value in own.items():
         before = recorded.get(key)
         if before != value:
-            place = key
-            if isinstance(before, list) and isinstance(value, list):
-                pairs = enumerate(zip_longest(before, value))
-                place, before, value = next((f"{key}[{k}]", a, b) for k, (a, b) in pairs if a != b)
-            made = f"--resume {source} was made with {place} {schemas.shown(before)}"
+            made = f"--resume {source} was made with {key} {schemas.shown(before)}"
             raise OtherRunError(f"{made}, this run has {schemas.shown(value)}: they must be the same")
     for key, value in numerics(device).items():
         if (before := inner["surroundings"].get(key)) != value:
@@ -113,8 +102,8 @@ def collect(
 def restore(
     state: Facts, source: Path, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, classes: int,
     device: torch.device,
-) -> Meter:  # fmt: skip
-    """Put weights, optimizer, class statistics and generators back; return the sums of the epoch."""
+) -> tuple[Meter, State]:  # fmt: skip
+    """Put weights, optimizer, class statistics and generators back; return the sums of the epoch and the record's state."""
     inner = state["resume"]
     fit_weights(model, state["state_dict"], source, getattr(model, "head", None))
     try:
@@ -123,10 +112,11 @@ def restore(
         load_optimizer(optimizer, state["optimizer"])
         estimator.load_state_dict(inner["estimator"])
         set_random_states(inner["random"])
+        record = schemas.replaced(inner["record"], lambda value: value is None, math.nan)
     except (LookupError, TypeError, ArithmeticError, ValueError, RuntimeError, AttributeError) as error:
         words = schemas.shown(f"{type(error).__name__}: {error}", 200)
         raise UserError(f"--resume: the state does not fit this run ({words}): retrain") from error
-    return meter
+    return meter, record
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:

@@ -27,7 +27,7 @@ from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import seed_everything
 from harness.record import Record
 from harness.resume import collect, find_state, must_match, restore, restore_stage1
-from harness.run_files import LONGEST_END, check_kept, read_finished, summary_path
+from harness.run_files import LONGEST_END, check_apart, read_finished, run_file, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
 from harness.weights import network_weights
@@ -52,14 +52,13 @@ class Run:
         self.record: Record | None = None
         self.begun: State | None = None  # the record of an interrupted run
         self.saved_at: float | None = None  # none before the loop
-        self.path = folder / f"{flags.save_name}_resume.pth.tar"
+        self.path = run_file(folder, flags.save_name, "resume.pth.tar")
 
     def __enter__(self) -> Run:
         def hold() -> None:
             if self.group.main:
-                output_folder(self.folder, self.flags.save_name)  # not by the name of a run's file, as another may hold it
+                output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
                 held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
-                output_folder(self.folder, self.flags.save_name, LONGEST_END)
 
         with ExitStack() as held:
             self.group.agree(hold)
@@ -104,14 +103,14 @@ class Run:
         stage1:
             A checkpoint of --stage1 to begin with.
         keep:
-            Another file that the run begins with: it stays where it is, even if it has one of the names of the run's files.
+            Another file that the run begins with: it is refused if it has one of the names of the run's files.
         saved:
             Makes the weights of a checkpoint, by default those of `model` as "state_dict".
         cost:
             How long an epoch takes against the others, for the time left.
         """
         self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
-        self.extra, self.facts, self.steps, self.keep = extra, facts, steps, stage1 or keep
+        self.extra, self.facts, self.steps, self.begins_with = extra, facts, steps, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
         found = self.group.broadcast_object(self.group.agree(self._find))
         if isinstance(found, str):
@@ -119,9 +118,9 @@ class Run:
         if found:
             state, source = found
             self.flags = self.flags.resumed(state["flags"])
-            self.meter = restore(state, source, model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device)
-            self.meta_taken, self.begun = state["resume"]["meta_taken"], state["resume"]["record"]
-            self.epoch = self.begun["epoch"]
+            fitted = model, optimizer, estimator, len(facts["cls_num_list"]), self.group.device
+            self.meter, self.begun = restore(state, source, *fitted)
+            self.meta_taken, self.epoch = state["resume"]["meta_taken"], self.begun["epoch"]
             if self.group.main and source == previous(self.path):
                 os.replace(source, self.path)  # of the damaged file that was there, which must not become the one before
             self.say(f"going on in epoch {self.epoch} after step {self.meter.steps}: taken from {source}")
@@ -151,13 +150,13 @@ class Run:
         f, folder = self.flags, self.folder
         if not self.group.main:
             return None
-        if not f.resume:
-            check_kept(self.keep, folder, f.save_name)
-            return None
         own = {**f.binding(), **self.extra, "class_names": self.facts.get("class_names")}
         if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
             return f"{f.save_name} is finished: see {summary_path(folder, f.save_name)}"
-        if found := find_state(f.resume, self.path):
+        found = find_state(f.resume, self.path) if f.resume else None
+        if not found:
+            check_apart(self.begins_with, folder, f.save_name)
+        else:
             state, source = found
             must_match(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found
@@ -174,7 +173,7 @@ class Run:
             told = {"flags": asdict(self.flags), "device": str(self.group.device), "processes": self.group.world_size}
             data = {key: self.facts[key] for key in ("class_names", "cls_num_list", "notes") if key in self.facts}
             facts = {**self.extra, **told, **data}
-            self.record = Record(self.folder, self.flags.save_name, facts, self.keep, self.begun, self.epoch)
+            self.record = Record(self.folder, self.flags.save_name, facts, self.begun, self.epoch)
         self.saved_at = time.monotonic()
         self.contexts.enter_context(self.signals)
         for epoch in range(self.epoch, self.flags.epochs):
@@ -250,7 +249,7 @@ class Run:
             if picture is not None and self.epoch + 1 == self.flags.epochs:
                 self.record.show_mistakes(most_confused(tested.target.numpy(), tested.predicted.numpy(), picture))
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
-                save_checkpoint(state(), self.record.paths["stage1"])
+                save_checkpoint(state(), self.record.file("stage1.pth.tar"))
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
 
@@ -278,8 +277,8 @@ class Run:
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"
             where = f"the loss or a weight is not finite in epoch {self.epoch}, step {bad or self.meter.steps}"
-            first = self.epoch == 0 and bad == 1 and not self.meter.has_meta
-            raise UserError(f"{where}; {good}. {self.flags.remedy(first)}")
+            lower = f"retrain with a lower --lr, --weight-decay, --lam or {self.flags.step_size_flag}"
+            raise UserError(f"{where}; {good}. Look at the range of the inputs, or {lower}")
 
     def stop(self) -> NoReturn:
         """Save and raise `Stopped`."""

@@ -9,15 +9,14 @@ from harness.errors import UserError
 from harness.facts import Facts, State
 
 # What stands after the --save_name and a "_".
-CHECKPOINTS = ("ckpt.pth.tar", "last.pth.tar", "stage1.pth.tar", "resume.pth.tar")
-PREVIOUS_STATE = "resume.pth.tar.previous"
-TESTED = ("ckpt", "last")  # the checkpoints whose predictions are kept
-PREDICTION_FILES = tuple(f"{kind}_predictions.npz" for kind in TESTED)
 LIST_FILES = ("train.txt", "val.txt")  # of images that a run drew from one folder
-LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE = "metrics.jsonl", "tensorboard", "summary.json", "started.json"
-EXPORT_FILES = tuple(f"{kind}.onnx" for kind in TESTED)
-MISTAKES_FILE = "mistakes.json"
-LONGEST_END = "_ckpt_predictions.npz.tmp"
+SUMMARY_FILE = "summary.json"
+ENDS = (
+    "ckpt.pth.tar", "last.pth.tar", "stage1.pth.tar", "resume.pth.tar", "resume.pth.tar.previous", "ckpt_predictions.npz",
+    "last_predictions.npz", "mistakes.json", *LIST_FILES, "metrics.jsonl", "tensorboard", SUMMARY_FILE, "started.json",
+    "ckpt.onnx", "last.onnx",
+)  # fmt: skip
+LONGEST_END = "_ckpt_predictions.npz.new"  # as long as the longest, and no file's
 
 
 def run_file(folder: Path, name: str, end: str) -> Path:
@@ -37,16 +36,13 @@ def summary_path(folder: Path, name: str) -> Path:
 
 def own_files(folder: Path, name: str) -> list[Path]:
     """Return the paths of all files that a run may leave."""
-    told = LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE
-    ends = *CHECKPOINTS, PREVIOUS_STATE, *PREDICTION_FILES, MISTAKES_FILE, *LIST_FILES, *told, *EXPORT_FILES
-    return [run_file(folder, name, end) for end in ends]
+    return [run_file(folder, name, end) for end in ENDS]
 
 
-def check_kept(keep: str | None, folder: Path, name: str) -> None:
-    """Refuse to begin with a file that the run then replaces; that of a stage 1 stays as it is."""
-    replaced = [run_file(folder, name, end).resolve() for end in CHECKPOINTS if "stage1" not in end]
-    if keep and Path(keep).resolve() in replaced:
-        raise UserError(f"{keep} is a file that this run replaces: give the run another --save_name")
+def check_apart(path: str | None, folder: Path, name: str) -> None:
+    """Refuse to begin with a file of an earlier run of this name: it would be set aside, and replaced."""
+    if path and Path(path).resolve() in [file.resolve() for file in own_files(folder, name)]:
+        raise UserError(f"{path} is a file that this run replaces: give the run another --save_name")
 
 
 def read_finished(folder: Path, name: str, binding: Facts, epochs: int) -> State | None:

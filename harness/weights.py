@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -77,7 +77,6 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
     """
     own = model.state_dict()
     short = dict(zip(stripped(own), own, strict=True))  # the file's name of each of ours
-    check_bias(short, weights, source)
     missing, unexpected = (
         few_names(sorted(name for name in some if name not in others and not name.endswith(COUNTER)))
         for some, others in ((short, weights), (weights, short))
@@ -93,18 +92,6 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | 
             raise UserError(f"{source} cannot be used: {found}")
         own[long] = theirs
     model.load_state_dict(own)  # and no other dict: this one holds the versions that some layers ask for
-
-
-def check_bias(ours: Iterable[str], weights: Mapping[str, Tensor], source: Path | str) -> None:
-    """Say so if all that weights lack is the bias of their last layer: then that is another kind of layer."""
-    lacking = [name for name in ours if name not in weights and not name.endswith(COUNTER)]
-    layer, _, last = lacking[0].rpartition(".") if len(lacking) == 1 else ("", "", "")
-    weight = weights.get(f"{layer}.weight" if layer else "weight")
-    if last == "bias" and weight is not None and weight.dim() == 2:
-        raise UserError(
-            f"{source} cannot be used: its {layer or 'layer'} has no bias, as a normalised (cosine) classifier has none; "
-            "the one here is a linear layer with a bias"
-        )
 
 
 def main_part(weights: Mapping[str, Tensor]) -> tuple[StateDict, list[str]]:

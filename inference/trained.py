@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data_utils import normalisation
 from harness import schemas
 from harness.errors import UserError, blamed_on
-from harness.weights import check_bias, fit_weights
+from harness.weights import fit_weights
 from resnet import architecture, make_model
 
 
@@ -29,8 +29,6 @@ def restored(state: dict[str, Any], source: Path, arch: str | None = None, num_c
     if "layer1.0.conv3.weight" in weights and "arch" not in state:
         raise UserError(f"{source} holds a ResNet-50: test it with ImageNet_iNat/test.py")
     told, rows = architecture(weights)
-    if rows is None and "linear.weight" in weights:
-        check_bias(("linear.bias",), weights, source)
     found = num_classes or rows or (len(counts) if counts else None)
     if not found:
         raise UserError(f"{source} does not tell its class count by the names of a CIFAR ResNet's weights: see --arch")

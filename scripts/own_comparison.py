@@ -120,7 +120,7 @@ def check_alone(group: Group) -> None:
 def check_folder(folder: Path) -> None:
     """Refuse now what could not be written at the end of long work."""
     for place in (folder, folder / REPORT):
-        output_folder(place, "runs")
+        output_folder(place, "runs.tmp")
     for name in (RUNS_LOG, ANSWER_FILE):
         check_output(folder / name)
 

@@ -168,7 +168,7 @@ MetaSAug_CE_train.py --dataset digits --arch resnet8 --no-cuda --epochs 2
     --stage1 fits.pth.tar --meta_start 1 => fits.pth.tar was trained with class_names None, this run has
     --resume none.pth.tar => --resume none.pth.tar is not
     --resume fits.pth.tar => --resume fits.pth.tar is not | name that run by --workdir, --idx and --save_name
-    --resume auto => name_resume.pth.tar cannot be used: its resume.record => {RESUME} old_state
+    --resume auto => name_resume.pth.tar cannot be used: its resume is => {RESUME} old_state
 MetaSAug_test.py
      => --checkpoint_path
     --checkpoint_path none => there is no checkpoint none
@@ -221,7 +221,7 @@ ImageNet_iNat/train.py {LARGE}
     --pretrained none.pth => there is no checkpoint none.pth
     --pretrained seven_heads.pth.tar => seven_heads.pth.tar | 7 classes | 3 | --dataset
     --pretrained text => text is no file of tensors and plain values
-    --resume auto => MetaSAug_custom_resume.pth.tar cannot be used: its resume.record => {LARGE_RESUME} old_state
+    --resume auto => MetaSAug_custom_resume.pth.tar cannot be used: its resume is => {LARGE_RESUME} old_state
     --cache_features 1 --cache_dir text => text
     --lr 1e29 --batch_size 2 --save_every 0 => not finite in epoch 0, step 1
 ImageNet_iNat/test.py --data_root large --no-cuda --workers 0 --loading_path

@@ -365,7 +365,7 @@ CREATED = "its backbone cannot be created: "
         ({"file": "/dev/zero", "pretrained": "no.pth"}, {}, f"{CREATED}there is no file /dev/zero"),
         ({"name": "resnet_of_mine"}, {}, f"{CREATED}--backbone resnet_of_mine "),
         ({}, {"state_dict": {"fc.weight": torch.zeros(3, 9)}}, "has no last layer of 16 features: it does not fit"),
-        ({}, {"state_dict": {"fc.weight": torch.zeros(3, 16)}}, "the head, cannot be used: its layer has no bias"),
+        ({}, {"state_dict": {"fc.weight": torch.zeros(3, 16)}}, "the head, does not fit: missing bias"),
         ({}, {"class_names": ["a"] * 4}, "has 4 entries"),
     ],
 )

@@ -149,14 +149,14 @@ def state_dict_of(value: Any, path: Path) -> StateDict | None:
         return None
     weights = {name: one for name, one in value.items() if isinstance(name, str) and isinstance(one, Tensor)}
     others = {str(name): one for name, one in value.items() if name not in weights}
-    if any(str(name).endswith(".weight") for name in value):
-        for name, one in others.items():
-            if one is not None and not name.endswith(COUNTER):
-                kind = type(one).__name__.rpartition(".")[2]
-                told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
-                raise UserError(f"{path} cannot be used: {told}")
-        return weights or None
-    return weights if weights and not others else None
+    if others and not any(str(name).endswith(".weight") for name in value):
+        return None
+    for name, one in others.items():
+        if one is not None and not name.endswith(COUNTER):
+            kind = type(one).__name__.rpartition(".")[2]
+            told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
+            raise UserError(f"{path} cannot be used: {told}")
+    return weights or None
 
 
 def find_weights(state: Any, path: Path) -> StateDict:

@@ -73,18 +73,15 @@ class Meter:
         self.steps += 1
         self.count += len(target)
         seen = result.loss
-        more = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
+        more: State = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
         if result.loss_meta is not None:
             seen = seen + result.loss_meta
-            if result.grad_norm is not None:
-                self.has_meta = True
-                more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
-                seen = seen + result.grad_norm
-        if result.grad_trace is not None:
+        if result.grad_norm is not None and result.grad_trace is not None:  # of a meta step, which has all
+            self.has_meta = True
+            seen = seen + result.grad_norm
             present = torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
-            more |= {"grad_trace": result.grad_trace, "present": present}
-        if result.negative_trace is not None:
-            more["negative_traces"] = result.negative_trace
+            more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm, "grad_trace": result.grad_trace,
+                     "present": present, "negative_traces": result.negative_trace}  # fmt: skip
         self.sums |= {name: self.sums[name] + value for name, value in more.items()}
         first = torch.as_tensor(self.sums["first_bad"], device=seen.device)
         self.sums["first_bad"] = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)

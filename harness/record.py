@@ -22,7 +22,7 @@ from harness.facts import Facts, State
 from harness.files import replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
-from harness.metrics import SHOTS, mean_words, per_shot, percent, shot_of, shots_line
+from harness.metrics import mean_words, per_shot, percent, shots_line
 from harness.progress import duration
 from harness.run_files import SUMMARY_FILE, own_files, run_file
 from harness.schemas import Confused, replaced
@@ -191,17 +191,15 @@ class Record:
         with writing(self.file("started.json")):
             self.file("started.json").unlink(missing_ok=True)
             self.file("resume.pth.tar.previous").unlink(missing_ok=True)
-        groups = [shot_of(n) for n in self.cls_num_list]
-        sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
-        if untested := sum(map(math.isnan, self.last.get("per_class", []))):
-            sizes += f"; {untested} of them without test images, in none of these figures"
+        untested = sum(map(math.isnan, self.last.get("per_class", [])))
+        without = f"; {untested} of the classes without test images, in none of these figures" if untested else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + (f" from epoch {self.since} on" if self.since else "")
         report, told = [], "no test images: nothing is tested"
         if not math.isnan(self.last["acc1"]):
             for which, outcome in outcomes.items():
                 words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
                 say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
-            told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
+            told = f"the best epoch is chosen on {chosen_on}{without}"
             report = [f"to make its report: {report_command(self.file(SUMMARY_FILE))}"]
         notes = (stage1_note(self.facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         wrote = ", ".join(str(file) for file in self.own_files if os.path.exists(file))

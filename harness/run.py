@@ -24,9 +24,9 @@ from harness.metrics import PER_CLASS_MEAN
 from harness.mistakes import Picture, most_confused
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
-from harness.random_states import seed_everything
+from harness.random_states import random_states, seed_everything
 from harness.record import Record
-from harness.resume import collect, find_state, must_match, restore, restore_stage1
+from harness.resume import check_resumable, find_state, numerics, restore, restore_stage1
 from harness.run_files import LONGEST_END, check_apart, read_finished, run_file, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
@@ -87,8 +87,7 @@ class Run:
 
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Facts,
-        facts: Facts, steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
-        saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
+        facts: Facts, stage1: str | None = None, keep: str | None = None, saved: Callable[[], State] | None = None,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
 
@@ -98,19 +97,15 @@ class Run:
             What must be the same at --resume besides the flags: loss and data.
         facts:
             What checkpoints say beside the weights, `cls_num_list` among it.
-        steps:
-            How many an epoch has.
         stage1:
             A checkpoint of --stage1 to begin with.
         keep:
             Another file that the run begins with: it is refused if it has one of the names of the run's files.
         saved:
             Makes the weights of a checkpoint, by default those of `model` as "state_dict".
-        cost:
-            How long an epoch takes against the others, for the time left.
         """
-        self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
-        self.extra, self.facts, self.steps, self.begins_with = extra, facts, steps, stage1 or keep
+        self.model, self.optimizer, self.estimator = model, optimizer, estimator
+        self.extra, self.facts, self.begins_with = extra, facts, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
         found = self.group.broadcast_object(self.group.agree(self._find))
         if isinstance(found, str):
@@ -158,7 +153,7 @@ class Run:
             check_apart(self.begins_with, folder, f.save_name)
         else:
             state, source = found
-            must_match(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
+            check_resumable(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found
 
     @property
@@ -180,11 +175,10 @@ class Run:
             self.began = time.monotonic()
             yield epoch
 
-    def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
-        """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
+    def watch(self, batches: Iterable[T], label: str, steps: int) -> Iterator[T]:
+        """Pass the batches of an epoch of so many steps on, show how far they are, and stop where a signal came."""
         print_freq = self.flags.print_freq if self.group.main else None
-        steps, done = self.steps(self.epoch), self.meter.steps
-        return progress(self.interruptible(batches), steps, label, self.meter, print_freq, done)
+        return progress(self.interruptible(batches), steps, label, self.meter, print_freq, self.meter.steps)
 
     def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
         """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
@@ -239,7 +233,7 @@ class Run:
             self.group.broadcast([*weights, *momenta, *self.model.buffers(), *self.estimator.buffers()])
         if self.record is not None:
             seconds = time.monotonic() - self.began
-            left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
+            left = (self.flags.epochs - self.epoch - 1) * seconds
             figures = tested.accuracy(self.facts["cls_num_list"]).figures()
             line = epoch_line(self.meter, tested.loss, {**figures, **values})
             self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
@@ -264,8 +258,12 @@ class Run:
         """Check, and save the state now, on the process that writes: a checkpoint with all that going on needs."""
         self.check()
         if self.record is not None:
-            kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
-            inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
+            inner = {
+                "binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs,
+                "estimator": {name: value.cpu() for name, value in self.estimator.state_dict().items()},
+                "meter": self.meter.state(), "meta_taken": self.meta_taken, "record": self.record.state(self.epoch),
+                "random": random_states(), "surroundings": numerics(self.group.device),
+            }  # fmt: skip
             state = {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
             save_checkpoint(state, self.path, keep_previous=True)
         self.saved_at = time.monotonic()

@@ -137,7 +137,7 @@ def test_a_state_with_something_else_inside_is_refused(resumable, tmp_path, plac
 def test_settings_of_the_optimizer_are_those_of_the_flags(resumable, tmp_path):
     changed = with_leaf(resumable[1], ("optimizer", "param_groups", 0), {"params": [0, 1], "weight_decay": 0.25, "lr": 7.0})
     save_checkpoint(changed, tmp_path / "a_stage1.pth.tar")
-    with small_run(tmp_path, stage1=str(tmp_path / "a_stage1.pth.tar"), cut=True) as run:
+    with small_run(tmp_path / "new", stage1=str(tmp_path / "a_stage1.pth.tar"), cut=True) as run:
         group = run.optimizer.param_groups[0]
         assert [group[name] for name in ("weight_decay", "momentum", "lr")] == [0, 0.9, 0.1]
         assert run.optimizer.state[run.model.weight]["momentum_buffer"].any()

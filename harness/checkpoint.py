@@ -31,7 +31,7 @@ from harness.errors import UserError
 from harness.facts import Facts, State
 from harness.files import previous, read_bytes, replacing
 from harness.text import say
-from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
+from harness.weights import COUNTER, NO_WEIGHTS, StateDict, few_names, is_ordinary, main_part, stripped
 
 MARK = b"sha256:"
 DIGEST = 64  # characters
@@ -129,8 +129,8 @@ def load_checkpoint(path: Path) -> State:
     state = read_file(path)
     weights = find_weights(state, path)
     for name, tensor in weights.items():
-        if odd := oddity(tensor):
-            raise UserError(f"{path} cannot be used: {name} is {odd}, weights are ordinary tensors: save them as such")
+        if not is_ordinary(tensor):
+            raise UserError(f"{path} cannot be used: {name} is {NO_WEIGHTS}: save it as such")
     facts = {key: value for key, value in state.items() if not isinstance(value, Unread)}
     for key, form in schemas.CHECKPOINT:
         if key in facts and CHECKED in facts:

@@ -92,12 +92,11 @@ class Meter:
         return float(self.sums["loss"]) / count, 100 * float(self.sums["correct"]) / count
 
     def figures(self) -> dict[str, float]:
-        """Return what the log has of an epoch; figures of the meta steps are nan, or missing, where there were none."""
+        """Return what the log has of an epoch; means over meta steps are nan where there were none."""
         loss, acc1 = self.read()
         steps = self.steps if self.has_meta else math.nan
         meta = {name: float(self.sums[name]) / steps for name in ("meta_loss", "grad_norm")}
-        negative = {"negative_traces": int(self.sums["negative_traces"])} if self.has_meta else {}
-        return {"train_loss": loss, "train_acc1": acc1, **meta, **negative}
+        return {"train_loss": loss, "train_acc1": acc1, **meta, "negative_traces": int(self.sums["negative_traces"])}
 
     def read_grad_trace(self) -> Tensor | float:
         """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""

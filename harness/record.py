@@ -41,8 +41,7 @@ def save_facts(facts: Facts, path: Path) -> None:
 
 def report_command(*runs: Path) -> str:
     """Return the command that makes the report of runs, by summary or folder, to be given where they were trained."""
-    here, code = Path.cwd(), REPORT.parent
-    script = os.path.relpath(REPORT, here) if here == code or code in here.parents else str(REPORT)
+    script = min(os.path.relpath(REPORT), str(REPORT), key=len)
     return shlex.join(["python3", script, *map(str, runs)])
 
 
@@ -161,8 +160,8 @@ class Record:
         `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`, the best of those before no
         longer counts: nothing of stage 2 is in it.
         """
-        groups = {name: per_shot(each, self.cls_num_list) for name, each in per_class.items()}
-        means = {f"{name}_{shot}": value for name, group in groups.items() for shot, value in group.items()}
+        groups = [(name, per_shot(each, self.cls_num_list)) for name, each in per_class.items()]
+        means = {f"{name}_{shot}": value for name, group in groups for shot, value in group.items()}
         tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         self._log(epoch, {**logged, **means, **tested})
         before = self.last["epoch"]
@@ -201,6 +200,6 @@ class Record:
                 say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
             told = f"the best epoch is chosen on {chosen_on}{without}"
             report = [f"to make its report: {report_command(self.file(SUMMARY_FILE))}"]
-        notes = (stage1_note(self.facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         wrote = ", ".join(str(file) for file in self.own_files if os.path.exists(file))
-        say(f"({told})", *next(filter(None, notes), []), f"done in {duration(seconds)}; wrote {wrote}", *report)
+        note = stage1_note(self.facts["flags"], self.last["epoch"] + 1)
+        say(f"({told})", *note, f"done in {duration(seconds)}; wrote {wrote}", *report)

@@ -55,16 +55,14 @@ class Run:
         self.path = run_file(folder, flags.save_name, "resume.pth.tar")
 
     def __enter__(self) -> Run:
-        def hold() -> None:
-            if self.group.main:
-                output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
-                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
-
-        with ExitStack() as held:
-            self.group.agree(hold)
-            seed_everything(self.flags.seed)
-            self.contexts = held.pop_all()
+        self.group.agree(self._hold)
+        seed_everything(self.flags.seed)
         return self
+
+    def _hold(self) -> None:
+        if self.group.main:
+            output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
+            self.contexts.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         with self.contexts:

@@ -147,8 +147,8 @@ def duration(seconds: float) -> str:
 
 
 def progress(
-    batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int | None = 0, done: int = 0,
-    file: TextIO | None = None, now: Callable[[], float] = time.perf_counter,
+    batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int = 0, done: int = 0,
+    file: TextIO | None = None, shown: bool = True, now: Callable[[], float] = time.perf_counter,
 ) -> Iterator[T]:  # fmt: skip
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
@@ -158,13 +158,15 @@ def progress(
     ----------
     meter, print_freq:
         Of a training: loss and accuracy, and every how many batches there is a line with them; for the bar they are read at
-        least every tenth. Without a meter the number does not matter; with None nothing is shown.
+        least every tenth. Without a meter the number does not matter.
     done:
         How many of `total` were there before these batches.
     file:
         Where to, stdout if left out; stderr where the results are on stdout.
+    shown:
+        Whether anything is.
     """
-    if print_freq is None:
+    if not shown:
         yield from batches
         return
     file, label = file or sys.stdout, printable(label)
@@ -179,7 +181,7 @@ def progress(
         for step, batch in enumerate(batches, start=done + 1):
             yield batch
             bar.update()
-            due = meter is not None and (step % often == 0 or (terminal and step == total))
+            due = meter is not None and step % often == 0
             if terminal and due:
                 bar.set_postfix_str(str(meter))
             elif not terminal and (due or now() - last >= HALF_A_MINUTE):

@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.checkpoint import load_checkpoint, save_checkpoint
+from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.facts import Facts, State
 from harness.files import replacing, set_earlier_aside, writing
@@ -84,11 +84,9 @@ class Record:
         The epoch that a run which was not interrupted begins with.
     """
 
-    def __init__(
-        self, folder: Path, name: str, facts: Facts, begun: State | None, since: int
-    ) -> None:
+    def __init__(self, folder: Path, name: str, facts: Facts, begun: State | None, since: int) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.facts, self.cls_num_list = facts, facts["cls_num_list"]
+        self.facts = facts
         self.file, self.own_files = partial(run_file, folder, name), own_files(folder, name)
         now: State = begun or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: State = now["best"]
@@ -99,9 +97,8 @@ class Record:
             if begun:
                 self._check_best(now["epoch"])
                 self.file(SUMMARY_FILE).unlink(missing_ok=True)  # what the run came to when it was shorter
-            else:
-                if aside := set_earlier_aside(folder, [file.name for file in self.own_files]):
-                    say(f"note: the files of an earlier run {name} are now in {aside}")
+            elif aside := set_earlier_aside(folder, [file.name for file in self.own_files]):
+                say(f"note: the files of an earlier run {name} are now in {aside}")
         self._begin_log(now["epoch"])
         save_facts({**facts, **self.machine}, self.file("started.json"))  # until there is a summary
 
@@ -150,17 +147,15 @@ class Record:
         self.events.flush()
 
     def epoch(
-        self, epoch: int, figures: Facts, logged: Facts, per_class: Mapping[str, list[float]],
-        state: Callable[[], State], predictions: Mapping[str, np.ndarray], stage2_from: int = 0,
-    ) -> None:  # fmt: skip
-        """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
+        self, epoch: int, figures: Facts, logged: Facts, per_class: Mapping[str, list[float]], stage2_from: int
+    ) -> tuple[str, ...]:
+        """Log an epoch; return the kinds of checkpoints that are to be saved of it, of the most accurate one both.
 
         `figures` of the test go into the log, where `logged` is beside them, and into the summary; `per_class` (C,) as means
-        of the shot groups into the one, as they are into the other. `state` makes the checkpoint, after best is known;
-        `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`, the best of those before no
-        longer counts: nothing of stage 2 is in it.
+        of the shot groups into the one, as they are into the other. Once the run has come to the epoch `stage2_from`, the
+        best of those before no longer counts: nothing of stage 2 is in it.
         """
-        groups = [(name, per_shot(each, self.cls_num_list)) for name, each in per_class.items()]
+        groups = [(name, per_shot(each, self.facts["cls_num_list"])) for name, each in per_class.items()]
         means = {f"{name}_{shot}": value for name, group in groups for shot, value in group.items()}
         tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         self._log(epoch, {**logged, **means, **tested})
@@ -168,11 +163,10 @@ class Record:
         self.last = {"epoch": epoch, **figures, **per_class, **{key: logged[key] for key in CHOSEN_ON if key in logged}}
         if before < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
-        better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
-        self.best = self.last if better else self.best
-        for kind in ("ckpt", "last") if better else ("last",):
-            save_checkpoint(state(), self.file(f"{kind}.pth.tar"))
-            save_arrays(predictions, self.file(f"{kind}_predictions.npz"))
+        if self.last[self.chosen_by] <= self.best[self.chosen_by]:  # without test images both are nan: the last is the best
+            return ("last",)
+        self.best = self.last
+        return "ckpt", "last"
 
     def show_mistakes(self, found: Sequence[Confused]) -> None:
         """Keep pictures of test images that were not recognised; without any, as of features, there is no file."""

@@ -50,17 +50,17 @@ def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
         if not found:
             named = "name that run by --workdir, --idx and --save_name, or write auto"
             raise UserError(f"--resume {wanted} is not {path}, the state of this run: {named}")
-    if not found:
-        return None
-    try:
-        state, source = load_checkpoint(found[0]), found[0]
-    except UserError as damaged:
-        if len(found) == 1:
-            raise
-        say(f"note: {damaged}; resuming from {found[1]}")
-        state, source = load_checkpoint(found[1]), found[1]
-    schemas.check(state.get("resume"), schemas.ResumeState, f"--resume {source}", "resume")
-    return state, source
+    for source in found:
+        try:
+            state = load_checkpoint(source)
+        except UserError as damaged:  # noqa: PERF203  (of two files)
+            if source == found[-1]:
+                raise
+            say(f"note: {damaged}; resuming from {found[-1]}")
+        else:
+            schemas.check(state.get("resume"), schemas.ResumeState, f"--resume {source}", "resume")
+            return state, source
+    return None
 
 
 def numerics(device: torch.device) -> State:

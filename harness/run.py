@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,12 +19,11 @@ from harness.evaluation import Predictions
 from harness.facts import Facts, State
 from harness.files import output_folder, previous
 from harness.flags import LearningFlags
-from harness.metrics import PER_CLASS_MEAN
 from harness.mistakes import Picture, most_confused
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
 from harness.random_states import random_states, seed_everything
-from harness.record import Record
+from harness.record import Record, save_arrays
 from harness.resume import check_resumable, find_state, numerics, restore, restore_stage1
 from harness.run_files import LONGEST_END, check_apart, read_finished, run_file, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
@@ -175,13 +173,13 @@ class Run:
 
     def watch(self, batches: Iterable[T], label: str, steps: int) -> Iterator[T]:
         """Pass the batches of an epoch of so many steps on, show how far they are, and stop where a signal came."""
-        print_freq = self.flags.print_freq if self.group.main else None
-        return progress(self.interruptible(batches), steps, label, self.meter, print_freq, self.meter.steps)
+        of_training = self.meter, self.flags.print_freq, self.meter.steps
+        return progress(self.interruptible(batches), steps, label, *of_training, shown=self.group.main)
 
     def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
         """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
         total, label = self.group.batches(images, self.flags.test_batch_size), f"epoch {self.epoch}/{self.flags.epochs} test"
-        return progress(self.interruptible(batches), total, label, print_freq=0 if self.group.main else None)
+        return progress(self.interruptible(batches), total, label, shown=self.group.main)
 
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
@@ -236,20 +234,20 @@ class Run:
             line = epoch_line(self.meter, tested.loss, {**figures, **values})
             self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
             logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
-            state = partial(self.state, self.epoch)
-            self.record.epoch(self.epoch, figures, logged, per_class or {}, state, tested.arrays(), stage2_from)
+            for kind in self.record.epoch(self.epoch, figures, logged, per_class or {}, stage2_from):
+                save_checkpoint(self.state(self.epoch), self.record.file(f"{kind}.pth.tar"))
+                save_arrays(tested.arrays(), self.record.file(f"{kind}_predictions.npz"))
             if picture is not None and self.epoch + 1 == self.flags.epochs:
                 self.record.show_mistakes(most_confused(tested.target.numpy(), tested.predicted.numpy(), picture))
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
-                save_checkpoint(state(), self.record.file("stage1.pth.tar"))
+                save_checkpoint(self.state(self.epoch), self.record.file("stage1.pth.tar"))
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
 
     def state(self, epoch: int) -> State:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
-        best = self.record.best if self.record else {"acc1": -1.0}
-        means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
-        own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best["acc1"]), **means, "optimizer": self.optimizer.state_dict()}
+        best = self.record.best["acc1"] if self.record else -1.0  # or nan
+        own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best), "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
     def save(self) -> None:

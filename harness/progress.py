@@ -61,12 +61,7 @@ class Meter:
     def __init__(self) -> None:
         self.steps = self.count = 0
         self.has_meta = False
-        self.sums: State = {**dict.fromkeys(self.SUMS, 0.0), "first_bad": 0}
-
-    @property
-    def first_bad(self) -> int:
-        """The first step whose figures were not finite, 0 if there is none."""
-        return int(self.sums["first_bad"])
+        self.sums: State = dict.fromkeys(self.SUMS, 0.0)  # first_bad is the first step gone wrong, 0 if there is none
 
     def update(self, result: StepFigures, target: Tensor) -> None:
         """Take in what a step on target (N,) saw."""

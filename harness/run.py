@@ -266,7 +266,7 @@ class Run:
 
     def check(self) -> None:
         """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
-        bad = self.meter.first_bad
+        bad = int(self.meter.sums["first_bad"])
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"

@@ -63,7 +63,7 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     images = ListedImages(subject.images, preparation_of(subject.dataset))
     batches = LiveViews(images, extractor(backbone), args.workers).in_order(args.test_batch_size, group)
     total = group.batches(len(subject.images), args.test_batch_size)
-    shown = progress(batches, total, "testing", print_freq=0 if group.main else None, file=sys.stderr)
+    shown = progress(batches, total, "testing", shown=group.main, file=sys.stderr)
     tested = evaluate(lambda features: head(features) - subtracted, shown, group)
     tested.check(path)
     if group.main:

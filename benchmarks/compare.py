@@ -75,7 +75,7 @@ def compare(case: str, sizes: Sizes, rounds: int, seconds: float) -> list[dict[s
 
 def main() -> None:
     """Measure, print, write the rows."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(VERSIONS)} (default: all)")
     parser.add_argument("--batch_size", type=int, help="default: 100, of the head 64")
     parser.add_argument("--num_classes", type=int, help="default: 100, of the head 1,000")

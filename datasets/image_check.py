@@ -43,7 +43,7 @@ def faults_of(
         look_at = partial(read_or_fault, read=look)
         read = (list(pool.map(look_at, own[at : at + AT_ONCE])) for at in range(0, len(own), AT_ONCE))
         batches = group.with_barriers(read, max(rounds))
-        shown = progress(batches, rounds[group.rank], "checking images", print_freq=0 if group.main else None, file=file)
+        shown = progress(batches, rounds[group.rank], "checking images", shown=group.main, file=file)
         found = [one for batch in shown for one in batch]
     seen = [one for part in group.all_gather_object(found) for one in part]
     if group.main:

@@ -31,7 +31,7 @@ from harness.errors import UserError
 from harness.facts import Facts, State
 from harness.files import previous, read_bytes, replacing
 from harness.text import say
-from harness.weights import COUNTER, StateDict, few_names, main_part, oddity, stripped
+from harness.weights import COUNTER, NO_WEIGHTS, StateDict, few_names, is_ordinary, main_part, stripped
 
 MARK = b"sha256:"
 DIGEST = 64  # characters
@@ -75,8 +75,6 @@ def damage(content: bytes) -> str | None:
         found = hashlib.sha256(content[:-DIGEST]).hexdigest().encode()
         return None if found == content[-DIGEST:] else "its checksum differs"
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        if not content:
-            return "it is empty"
         return "it is truncated" if content.startswith(b"PK") else None  # before PyTorch 1.6: no zip, no checksums
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         part = archive.testzip()
@@ -129,8 +127,8 @@ def load_checkpoint(path: Path) -> State:
     state = read_file(path)
     weights = find_weights(state, path)
     for name, tensor in weights.items():
-        if odd := oddity(tensor):
-            raise UserError(f"{path} cannot be used: {name} is {odd}, weights are ordinary tensors: save them as such")
+        if not is_ordinary(tensor):
+            raise UserError(f"{path} cannot be used: {name} is {NO_WEIGHTS}: save it as such")
     facts = {key: value for key, value in state.items() if not isinstance(value, Unread)}
     for key, form in schemas.CHECKPOINT:
         if key in facts and CHECKED in facts:
@@ -149,14 +147,14 @@ def state_dict_of(value: Any, path: Path) -> StateDict | None:
         return None
     weights = {name: one for name, one in value.items() if isinstance(name, str) and isinstance(one, Tensor)}
     others = {str(name): one for name, one in value.items() if name not in weights}
-    if any(str(name).endswith(".weight") for name in value):
-        for name, one in others.items():
-            if one is not None and not name.endswith(COUNTER):
-                kind = type(one).__name__.rpartition(".")[2]
-                told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
-                raise UserError(f"{path} cannot be used: {told}")
-        return weights or None
-    return weights if weights and not others else None
+    if others and not any(str(name).endswith(".weight") for name in value):
+        return None
+    for name, one in others.items():
+        if one is not None and not name.endswith(COUNTER):
+            kind = type(one).__name__.rpartition(".")[2]
+            told = f"its {schemas.shown(name)} is of kind {kind}; weights are tensors with names"
+            raise UserError(f"{path} cannot be used: {told}")
+    return weights or None
 
 
 def find_weights(state: Any, path: Path) -> StateDict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,15 +18,7 @@ from harness.facts import Facts
 from harness.progress import StepFigures
 
 Step = Callable[..., StepFigures]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A graph, the tensors that it reads and the result that it writes."""
-
-    graph: torch.cuda.CUDAGraph
-    batches: list[tuple[Tensor, ...]]
-    result: StepFigures
+Graph = tuple[torch.cuda.CUDAGraph, list[Tensor], StepFigures]  # with the batches that it reads and the result
 
 
 class StepTaker:
@@ -60,8 +51,8 @@ class StepTaker:
         constants = step, *(constant(part) for part in (*parts, *keywords.values()))
         if constants != self.constants:
             self.constants, self.seen, self.pool = constants, {}, torch.cuda.graph_pool_handle()
-        batches = [part for part in parts if isinstance(part, tuple)]
-        shapes = tuple((t.shape, t.stride(), t.dtype) for batch in batches for t in batch)
+        given = tensors_of(parts)
+        shapes = tuple((t.shape, t.stride(), t.dtype) for t in given)
         if shapes not in self.seen:
             self.seen[shapes] = None
             return self.first(step, parts, keywords)
@@ -69,11 +60,11 @@ class StepTaker:
         if recorded is None:
             return step(*parts, **keywords)
         self.seen[shapes] = recorded
-        for own, given in zip(recorded.batches, batches, strict=True):
-            for to, tensor in zip(own, given, strict=True):
-                to.copy_(tensor)
-        recorded.graph.replay()
-        return recorded.result
+        graph, own, result = recorded
+        for to, tensor in zip(own, given, strict=True):
+            to.copy_(tensor)
+        graph.replay()
+        return result
 
     def first(self, step: Step, parts: Sequence[Any], keywords: Facts) -> StepFigures:
         """Call the step as it is, which lets libraries make what must not be made while a graph is recorded."""
@@ -99,7 +90,7 @@ class StepTaker:
             reason = [*str(error).strip().splitlines(), repr(error)][0]
             warnings.warn(f"--cuda_graphs: this step cannot be recorded, continuing without ({reason})", stacklevel=3)
             return None
-        return Graph(graph, [part for part in own if isinstance(part, tuple)], result)
+        return graph, tensors_of(own), result
 
 
 @contextmanager
@@ -118,12 +109,15 @@ def same_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
             now.update(before)
 
 
+def tensors_of(parts: Sequence[Any]) -> list[Tensor]:
+    """Return the tensors of the batches among the parts of a call."""
+    return [tensor for part in parts if isinstance(part, tuple) for tensor in part]
+
+
 def constant(part: object) -> object:
     """Return what must be the same of two calls for one graph to serve both: numbers, also an optimizer's, or the object."""
     if isinstance(part, tuple):
         return None  # a batch
     if isinstance(part, torch.optim.Optimizer):
-        return id(part), repr(
-            [{key: value for key, value in group.items() if key != "params"} for group in part.param_groups]
-        )
+        return id(part), repr(part)
     return part if isinstance(part, int | float) else id(part)

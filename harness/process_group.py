@@ -131,17 +131,18 @@ class Group:
         """
         if self.world_size == 1:
             return make()
-        made: list[T] = []
+        made: Any = None
         mistake, seen = None, {}
         try:
-            made.append(make())
-            seen = {key: str(value) for key, value in facts(made[0]).items()}
+            made = make()
+            seen = {key: str(value) for key, value in facts(made).items()}
         except UserError as error:
             mistake = str(error)
         line = disagreement(self.all_gather_object((mistake, seen)))
         if line is not None:
             raise UserError(line) if self.main else Stopped("", 2)
-        return made[0]
+        found: T = made
+        return found
 
     def together(self, operation: Callable[[], T]) -> T:
         """Return what a collective returns, or a work that holds several; where another process is at fault, say so."""
@@ -157,10 +158,10 @@ class Group:
 
 def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> str | None:
     """Return the first mistake, or the first fact in which a rank differs from rank 0; None if there is neither."""
-    mistakes = [(rank, mistake) for rank, (mistake, _) in enumerate(outcomes) if mistake is not None]
-    if mistakes:
-        rank, mistake = mistakes[0]
-        return mistake if len(mistakes) == len(outcomes) else f"rank {rank}: {mistake}"
+    mistakes = [mistake for mistake, _ in outcomes]
+    for rank, mistake in enumerate(mistakes):
+        if mistake is not None:
+            return f"rank {rank}: {mistake}" if None in mistakes else mistake
     for rank, (_, facts) in enumerate(outcomes):
         for key, first in outcomes[0][1].items():
             if facts[key] != first:
@@ -171,7 +172,7 @@ def disagreement(outcomes: Sequence[tuple[str | None, Mapping[str, str]]]) -> st
 def whole(variables: Mapping[str, str], name: str, usual: int, most: int) -> int:
     """Return a variable that must be a whole number from 0; one that is empty is a mistake, as `RANK=$ID` leaves it."""
     text = variables.get(name, str(usual))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) > most:
         raise UserError(f"{name} is {text!r}: it must be a whole number from 0 to {most}")
     return int(text)
 

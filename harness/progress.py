@@ -61,30 +61,22 @@ class Meter:
     def __init__(self) -> None:
         self.steps = self.count = 0
         self.has_meta = False
-        self.sums: State = {**dict.fromkeys(self.SUMS, 0.0), "first_bad": 0}
-
-    @property
-    def first_bad(self) -> int:
-        """The first step whose figures were not finite, 0 if there is none."""
-        return int(self.sums["first_bad"])
+        self.sums: State = dict.fromkeys(self.SUMS, 0.0)  # first_bad is the first step gone wrong, 0 if there is none
 
     def update(self, result: StepFigures, target: Tensor) -> None:
         """Take in what a step on target (N,) saw."""
         self.steps += 1
         self.count += len(target)
         seen = result.loss
-        more = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
+        more: State = {"loss": result.loss * len(target), "correct": (result.logits.argmax(1) == target).sum()}
         if result.loss_meta is not None:
             seen = seen + result.loss_meta
-            if result.grad_norm is not None:
-                self.has_meta = True
-                more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm}
-                seen = seen + result.grad_norm
-        if result.grad_trace is not None:
+        if result.grad_norm is not None and result.grad_trace is not None:  # of a meta step, which has all
+            self.has_meta = True
+            seen = seen + result.grad_norm
             present = torch.zeros_like(result.grad_trace).index_fill_(0, target, 1)
-            more |= {"grad_trace": result.grad_trace, "present": present}
-        if result.negative_trace is not None:
-            more["negative_traces"] = result.negative_trace
+            more |= {"meta_loss": result.loss_meta, "grad_norm": result.grad_norm, "grad_trace": result.grad_trace,
+                     "present": present, "negative_traces": result.negative_trace}  # fmt: skip
         self.sums |= {name: self.sums[name] + value for name, value in more.items()}
         first = torch.as_tensor(self.sums["first_bad"], device=seen.device)
         self.sums["first_bad"] = torch.where(torch.isfinite(seen) | (first > 0), first, self.steps)
@@ -95,12 +87,11 @@ class Meter:
         return float(self.sums["loss"]) / count, 100 * float(self.sums["correct"]) / count
 
     def figures(self) -> dict[str, float]:
-        """Return what the log has of an epoch; figures of the meta steps are nan, or missing, where there were none."""
+        """Return what the log has of an epoch; means over meta steps are nan where there were none."""
         loss, acc1 = self.read()
         steps = self.steps if self.has_meta else math.nan
         meta = {name: float(self.sums[name]) / steps for name in ("meta_loss", "grad_norm")}
-        negative = {"negative_traces": int(self.sums["negative_traces"])} if self.has_meta else {}
-        return {"train_loss": loss, "train_acc1": acc1, **meta, **negative}
+        return {"train_loss": loss, "train_acc1": acc1, **meta, "negative_traces": int(self.sums["negative_traces"])}
 
     def read_grad_trace(self) -> Tensor | float:
         """Return the trace of each class's meta gradient (C,), the mean over the steps that the class was in; else 0."""
@@ -151,8 +142,8 @@ def duration(seconds: float) -> str:
 
 
 def progress(
-    batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int | None = 0, done: int = 0,
-    file: TextIO | None = None, now: Callable[[], float] = time.perf_counter,
+    batches: Iterable[T], total: int, label: str, meter: Meter | None = None, print_freq: int = 0, done: int = 0,
+    file: TextIO | None = None, shown: bool = True, now: Callable[[], float] = time.perf_counter,
 ) -> Iterator[T]:  # fmt: skip
     """Pass the batches on and show how far they are: a bar with the time left on a terminal, else plain lines.
 
@@ -162,13 +153,15 @@ def progress(
     ----------
     meter, print_freq:
         Of a training: loss and accuracy, and every how many batches there is a line with them; for the bar they are read at
-        least every tenth. Without a meter the number does not matter; with None nothing is shown.
+        least every tenth. Without a meter the number does not matter.
     done:
         How many of `total` were there before these batches.
     file:
         Where to, stdout if left out; stderr where the results are on stdout.
+    shown:
+        Whether anything is.
     """
-    if print_freq is None:
+    if not shown:
         yield from batches
         return
     file, label = file or sys.stdout, printable(label)
@@ -183,7 +176,7 @@ def progress(
         for step, batch in enumerate(batches, start=done + 1):
             yield batch
             bar.update()
-            due = meter is not None and (step % often == 0 or (terminal and step == total))
+            due = meter is not None and step % often == 0
             if terminal and due:
                 bar.set_postfix_str(str(meter))
             elif not terminal and (due or now() - last >= HALF_A_MINUTE):

@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from harness.checkpoint import load_checkpoint, save_checkpoint
+from harness.checkpoint import load_checkpoint
 from harness.errors import UserError
 from harness.facts import Facts, State
 from harness.files import replacing, set_earlier_aside, writing
 from harness.flags import stage1_note
 from harness.machine import machine_facts
-from harness.metrics import SHOTS, mean_words, per_shot, percent, shot_of, shots_line
+from harness.metrics import mean_words, per_shot, percent, shots_line
 from harness.progress import duration
 from harness.run_files import SUMMARY_FILE, own_files, run_file
 from harness.schemas import Confused, replaced
@@ -41,8 +41,7 @@ def save_facts(facts: Facts, path: Path) -> None:
 
 def report_command(*runs: Path) -> str:
     """Return the command that makes the report of runs, by summary or folder, to be given where they were trained."""
-    here, code = Path.cwd(), REPORT.parent
-    script = os.path.relpath(REPORT, here) if here == code or code in here.parents else str(REPORT)
+    script = min(os.path.relpath(REPORT), str(REPORT), key=len)
     return shlex.join(["python3", script, *map(str, runs)])
 
 
@@ -85,11 +84,9 @@ class Record:
         The epoch that a run which was not interrupted begins with.
     """
 
-    def __init__(
-        self, folder: Path, name: str, facts: Facts, begun: State | None, since: int
-    ) -> None:
+    def __init__(self, folder: Path, name: str, facts: Facts, begun: State | None, since: int) -> None:
         self.machine = machine_facts()  # now, for the code may be changed while it runs
-        self.facts, self.cls_num_list = facts, facts["cls_num_list"]
+        self.facts = facts
         self.file, self.own_files = partial(run_file, folder, name), own_files(folder, name)
         now: State = begun or {"epoch": 0, "since": since, "seconds": 0.0, "best": NONE_YET, "last": NONE_YET}
         self.best: State = now["best"]
@@ -100,9 +97,8 @@ class Record:
             if begun:
                 self._check_best(now["epoch"])
                 self.file(SUMMARY_FILE).unlink(missing_ok=True)  # what the run came to when it was shorter
-            else:
-                if aside := set_earlier_aside(folder, [file.name for file in self.own_files]):
-                    say(f"note: the files of an earlier run {name} are now in {aside}")
+            elif aside := set_earlier_aside(folder, [file.name for file in self.own_files]):
+                say(f"note: the files of an earlier run {name} are now in {aside}")
         self._begin_log(now["epoch"])
         save_facts({**facts, **self.machine}, self.file("started.json"))  # until there is a summary
 
@@ -151,29 +147,26 @@ class Record:
         self.events.flush()
 
     def epoch(
-        self, epoch: int, figures: Facts, logged: Facts, per_class: Mapping[str, list[float]],
-        state: Callable[[], State], predictions: Mapping[str, np.ndarray], stage2_from: int = 0,
-    ) -> None:  # fmt: skip
-        """Log an epoch and save it as the last and, if it is the most accurate one, as the best.
+        self, epoch: int, figures: Facts, logged: Facts, per_class: Mapping[str, list[float]], stage2_from: int
+    ) -> tuple[str, ...]:
+        """Log an epoch; return the kinds of checkpoints that are to be saved of it, of the most accurate one both.
 
         `figures` of the test go into the log, where `logged` is beside them, and into the summary; `per_class` (C,) as means
-        of the shot groups into the one, as they are into the other. `state` makes the checkpoint, after best is known;
-        `predictions` are kept beside it. Once the run has come to the epoch `stage2_from`, the best of those before no
-        longer counts: nothing of stage 2 is in it.
+        of the shot groups into the one, as they are into the other. Once the run has come to the epoch `stage2_from`, the
+        best of those before no longer counts: nothing of stage 2 is in it.
         """
-        groups = {name: per_shot(each, self.cls_num_list) for name, each in per_class.items()}
-        means = {f"{name}_{shot}": value for name, group in groups.items() for shot, value in group.items()}
+        groups = [(name, per_shot(each, self.facts["cls_num_list"])) for name, each in per_class.items()]
+        means = {f"{name}_{shot}": value for name, group in groups for shot, value in group.items()}
         tested = {f"test_{name}": value for name, value in figures.items() if name != "per_class"}
         self._log(epoch, {**logged, **means, **tested})
         before = self.last["epoch"]
         self.last = {"epoch": epoch, **figures, **per_class, **{key: logged[key] for key in CHOSEN_ON if key in logged}}
         if before < stage2_from <= epoch:
             self.best, self.since = NONE_YET, epoch
-        better = not self.last[self.chosen_by] <= self.best[self.chosen_by]  # without test images both are nan: the last
-        self.best = self.last if better else self.best
-        for kind in ("ckpt", "last") if better else ("last",):
-            save_checkpoint(state(), self.file(f"{kind}.pth.tar"))
-            save_arrays(predictions, self.file(f"{kind}_predictions.npz"))
+        if self.last[self.chosen_by] <= self.best[self.chosen_by]:  # without test images both are nan: the last is the best
+            return ("last",)
+        self.best = self.last
+        return "ckpt", "last"
 
     def show_mistakes(self, found: Sequence[Confused]) -> None:
         """Keep pictures of test images that were not recognised; without any, as of features, there is no file."""
@@ -191,18 +184,16 @@ class Record:
         with writing(self.file("started.json")):
             self.file("started.json").unlink(missing_ok=True)
             self.file("resume.pth.tar.previous").unlink(missing_ok=True)
-        groups = [shot_of(n) for n in self.cls_num_list]
-        sizes = ", ".join(f"{groups.count(s)} {s}" for s in SHOTS)
-        if untested := sum(map(math.isnan, self.last.get("per_class", []))):
-            sizes += f"; {untested} of them without test images, in none of these figures"
+        untested = sum(map(math.isnan, self.last.get("per_class", [])))
+        without = f"; {untested} of the classes without test images, in none of these figures" if untested else ""
         chosen_on = CHOSEN_ON[self.chosen_by] + (f" from epoch {self.since} on" if self.since else "")
         report, told = [], "no test images: nothing is tested"
         if not math.isnan(self.last["acc1"]):
             for which, outcome in outcomes.items():
                 words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
                 say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
-            told = f"the best epoch is chosen on {chosen_on}; classes: {sizes}"
+            told = f"the best epoch is chosen on {chosen_on}{without}"
             report = [f"to make its report: {report_command(self.file(SUMMARY_FILE))}"]
-        notes = (stage1_note(self.facts["flags"], outcome["epoch"] + 1) for outcome in (self.last, self.best))
         wrote = ", ".join(str(file) for file in self.own_files if os.path.exists(file))
-        say(f"({told})", *next(filter(None, notes), []), f"done in {duration(seconds)}; wrote {wrote}", *report)
+        note = stage1_note(self.facts["flags"], self.last["epoch"] + 1)
+        say(f"({told})", *note, f"done in {duration(seconds)}; wrote {wrote}", *report)

@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.facts import Facts, State
 from harness.files import previous
 from harness.progress import Meter
-from harness.random_states import random_states, set_random_states
+from harness.random_states import set_random_states
 from harness.text import say
 from harness.weights import check_tensors, fit_weights
 
@@ -50,17 +50,17 @@ def find_state(wanted: str, path: Path) -> tuple[State, Path] | None:
         if not found:
             named = "name that run by --workdir, --idx and --save_name, or write auto"
             raise UserError(f"--resume {wanted} is not {path}, the state of this run: {named}")
-    if not found:
-        return None
-    try:
-        state, source = load_checkpoint(found[0]), found[0]
-    except UserError as damaged:
-        if len(found) == 1:
-            raise
-        say(f"note: {damaged}; resuming from {found[1]}")
-        state, source = load_checkpoint(found[1]), found[1]
-    schemas.check(state.get("resume"), schemas.ResumeState, f"--resume {source}", "resume")
-    return state, source
+    for source in found:
+        try:
+            state = load_checkpoint(source)
+        except UserError as damaged:  # noqa: PERF203  (of two files)
+            if source == found[-1]:
+                raise
+            say(f"note: {damaged}; resuming from {found[-1]}")
+        else:
+            schemas.check(state.get("resume"), schemas.ResumeState, f"--resume {source}", "resume")
+            return state, source
+    return None
 
 
 def numerics(device: torch.device) -> State:
@@ -68,7 +68,15 @@ def numerics(device: torch.device) -> State:
     return {"PyTorch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
 
 
-def must_match(state: Facts, own: Facts, epochs: int, source: Path, device: torch.device) -> None:
+def must_match(recorded: Facts, own: Facts, source: str) -> None:
+    """Refuse what was made with another value than one of this run's `own`."""
+    for key, value in own.items():
+        if recorded.get(key) != value:
+            made = f"{source} was made with {key} {schemas.shown(recorded.get(key))}"
+            raise OtherRunError(f"{made}, this run has {schemas.shown(value)}: they must be the same")
+
+
+def check_resumable(state: Facts, own: Facts, epochs: int, source: Path, device: torch.device) -> None:
     """Refuse to go on with other flags, data or classes, or to fewer epochs; say if last bits may differ.
 
     `own` are the values that must be the same, by name, the class names among them.
@@ -77,26 +85,10 @@ def must_match(state: Facts, own: Facts, epochs: int, source: Path, device: torc
     if epochs < inner["epochs"]:
         grow = f"this run has {epochs}: it may only grow"
         raise UserError(f"--resume {source} is a run of --epochs {inner['epochs']}, {grow}")
-    recorded = {**inner["binding"], "class_names": state.get("class_names")}
-    for key, value in own.items():
-        before = recorded.get(key)
-        if before != value:
-            made = f"--resume {source} was made with {key} {schemas.shown(before)}"
-            raise OtherRunError(f"{made}, this run has {schemas.shown(value)}: they must be the same")
+    must_match({**inner["binding"], "class_names": state.get("class_names")}, own, f"--resume {source}")
     for key, value in numerics(device).items():
         if (before := inner["surroundings"].get(key)) != value:
             say(f"note: {key} {value}, before the interruption {schemas.shown(before)}: the last bits may differ")
-
-
-def collect(
-    estimator: nn.Module, meter: Meter, meta_taken: int, record: Facts, device: torch.device
-) -> State:
-    """Return what `restore` puts back, besides weights and optimizer; `record` holds the epoch to go on in."""
-    return {
-        "estimator": {name: value.cpu() for name, value in estimator.state_dict().items()},
-        "meter": meter.state(), "meta_taken": meta_taken, "record": dict(record), "random": random_states(),
-        "surroundings": numerics(device),
-    }  # fmt: skip
 
 
 def restore(
@@ -147,10 +139,7 @@ def restore_stage1(path: Path, own: Facts, model: nn.Module, optimizer: torch.op
     if not 0 < epoch <= end:
         most = f"stands at epoch {epoch}, which must be one of stage 1, from 1 to {end} here"
         raise UserError(f"--stage1 {path} {most}: take the <save_name>_stage1.pth.tar of a training, or see --meta_start")
-    for key in STAGE1_FACTS:
-        if recorded.get(key) != own[key]:
-            theirs = schemas.shown(recorded.get(key))
-            raise UserError(f"--stage1 {path} was trained with {key} {theirs}, this run has {schemas.shown(own[key])}")
+    must_match(recorded, {key: own[key] for key in STAGE1_FACTS}, f"--stage1 {path}")
     fit_weights(model, state["state_dict"], path, getattr(model, "head", None))
     try:
         load_optimizer(optimizer, state.get("optimizer"))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,13 +19,12 @@ from harness.evaluation import Predictions
 from harness.facts import Facts, State
 from harness.files import output_folder, previous
 from harness.flags import LearningFlags
-from harness.metrics import PER_CLASS_MEAN
 from harness.mistakes import Picture, most_confused
 from harness.process_group import Group, RankGoneError
 from harness.progress import Meter, StepFigures, duration, epoch_line, progress
-from harness.random_states import seed_everything
-from harness.record import Record
-from harness.resume import collect, find_state, must_match, restore, restore_stage1
+from harness.random_states import random_states, seed_everything
+from harness.record import Record, save_arrays
+from harness.resume import check_resumable, find_state, numerics, restore, restore_stage1
 from harness.run_files import LONGEST_END, check_apart, read_finished, run_file, summary_path
 from harness.signals_and_lock import Interrupted, Signals, only_run
 from harness.text import OutputLostError, say
@@ -55,16 +53,14 @@ class Run:
         self.path = run_file(folder, flags.save_name, "resume.pth.tar")
 
     def __enter__(self) -> Run:
-        def hold() -> None:
-            if self.group.main:
-                output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
-                held.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
-
-        with ExitStack() as held:
-            self.group.agree(hold)
-            seed_everything(self.flags.seed)
-            self.contexts = held.pop_all()
+        self.group.agree(self._hold)
+        seed_everything(self.flags.seed)
         return self
+
+    def _hold(self) -> None:
+        if self.group.main:
+            output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
+            self.contexts.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         with self.contexts:
@@ -87,8 +83,7 @@ class Run:
 
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Facts,
-        facts: Facts, steps: Callable[[int], int], stage1: str | None = None, keep: str | None = None,
-        saved: Callable[[], State] | None = None, cost: Callable[[int], float] = lambda _: 1.0,
+        facts: Facts, stage1: str | None = None, keep: str | None = None, saved: Callable[[], State] | None = None,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
 
@@ -98,19 +93,15 @@ class Run:
             What must be the same at --resume besides the flags: loss and data.
         facts:
             What checkpoints say beside the weights, `cls_num_list` among it.
-        steps:
-            How many an epoch has.
         stage1:
             A checkpoint of --stage1 to begin with.
         keep:
             Another file that the run begins with: it is refused if it has one of the names of the run's files.
         saved:
             Makes the weights of a checkpoint, by default those of `model` as "state_dict".
-        cost:
-            How long an epoch takes against the others, for the time left.
         """
-        self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
-        self.extra, self.facts, self.steps, self.begins_with = extra, facts, steps, stage1 or keep
+        self.model, self.optimizer, self.estimator = model, optimizer, estimator
+        self.extra, self.facts, self.begins_with = extra, facts, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
         found = self.group.broadcast_object(self.group.agree(self._find))
         if isinstance(found, str):
@@ -158,7 +149,7 @@ class Run:
             check_apart(self.begins_with, folder, f.save_name)
         else:
             state, source = found
-            must_match(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
+            check_resumable(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found
 
     @property
@@ -180,16 +171,15 @@ class Run:
             self.began = time.monotonic()
             yield epoch
 
-    def watch(self, batches: Iterable[T], label: str) -> Iterator[T]:
-        """Pass the batches of the epoch on, show how far they are, and stop where a signal came."""
-        print_freq = self.flags.print_freq if self.group.main else None
-        steps, done = self.steps(self.epoch), self.meter.steps
-        return progress(self.interruptible(batches), steps, label, self.meter, print_freq, done)
+    def watch(self, batches: Iterable[T], label: str, steps: int) -> Iterator[T]:
+        """Pass the batches of an epoch of so many steps on, show how far they are, and stop where a signal came."""
+        of_training = self.meter, self.flags.print_freq, self.meter.steps
+        return progress(self.interruptible(batches), steps, label, *of_training, shown=self.group.main)
 
     def testing(self, batches: Iterable[T], images: int) -> Iterator[T]:
         """Pass the batches of a test on as `interruptible` does, and show how far they are; `images` are all of the set."""
         total, label = self.group.batches(images, self.flags.test_batch_size), f"epoch {self.epoch}/{self.flags.epochs} test"
-        return progress(self.interruptible(batches), total, label, print_freq=0 if self.group.main else None)
+        return progress(self.interruptible(batches), total, label, shown=self.group.main)
 
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """Pass the batches on; a signal that comes while the next one is made stops the run at once."""
@@ -239,40 +229,44 @@ class Run:
             self.group.broadcast([*weights, *momenta, *self.model.buffers(), *self.estimator.buffers()])
         if self.record is not None:
             seconds = time.monotonic() - self.began
-            left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
+            left = (self.flags.epochs - self.epoch - 1) * seconds
             figures = tested.accuracy(self.facts["cls_num_list"]).figures()
             line = epoch_line(self.meter, tested.loss, {**figures, **values})
             self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())
             logged = {**values, **self.meter.figures(), "test_loss": tested.loss, "seconds": seconds}
-            state = partial(self.state, self.epoch)
-            self.record.epoch(self.epoch, figures, logged, per_class or {}, state, tested.arrays(), stage2_from)
+            for kind in self.record.epoch(self.epoch, figures, logged, per_class or {}, stage2_from):
+                save_checkpoint(self.state(self.epoch), self.record.file(f"{kind}.pth.tar"))
+                save_arrays(tested.arrays(), self.record.file(f"{kind}_predictions.npz"))
             if picture is not None and self.epoch + 1 == self.flags.epochs:
                 self.record.show_mistakes(most_confused(tested.target.numpy(), tested.predicted.numpy(), picture))
             if keep_stage1 and self.epoch + 1 == stage2_from < self.flags.epochs:
-                save_checkpoint(state(), self.record.file("stage1.pth.tar"))
+                save_checkpoint(self.state(self.epoch), self.record.file("stage1.pth.tar"))
         self.epoch, self.meter = self.epoch + 1, Meter()
         self.save()
 
     def state(self, epoch: int) -> State:
         """Return a checkpoint in the published form after an epoch, with what testing needs to know."""
-        best = self.record.best if self.record else {"acc1": -1.0}
-        means = {f"best_{PER_CLASS_MEAN}": best[PER_CLASS_MEAN]} if PER_CLASS_MEAN in best else {}
-        own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best["acc1"]), **means, "optimizer": self.optimizer.state_dict()}
+        best = self.record.best["acc1"] if self.record else -1.0  # or nan
+        own = {"epoch": epoch + 1, "best_acc1": max(-1.0, best), "optimizer": self.optimizer.state_dict()}
         return {**own, **self.facts, "flags": asdict(self.flags), **self.saved()}
 
     def save(self) -> None:
         """Check, and save the state now, on the process that writes: a checkpoint with all that going on needs."""
         self.check()
         if self.record is not None:
-            kept = collect(self.estimator, self.meter, self.meta_taken, self.record.state(self.epoch), self.group.device)
-            inner = {"binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs, **kept}
+            inner = {
+                "binding": {**self.flags.binding(), **self.extra}, "epochs": self.flags.epochs,
+                "estimator": {name: value.cpu() for name, value in self.estimator.state_dict().items()},
+                "meter": self.meter.state(), "meta_taken": self.meta_taken, "record": self.record.state(self.epoch),
+                "random": random_states(), "surroundings": numerics(self.group.device),
+            }  # fmt: skip
             state = {**self.state(self.epoch - 1), "state_dict": network_weights(self.model), "resume": inner}
             save_checkpoint(state, self.path, keep_previous=True)
         self.saved_at = time.monotonic()
 
     def check(self) -> None:
         """Raise a `UserError` if a loss of this epoch was not finite, or a weight is not."""
-        bad = self.meter.first_bad
+        bad = int(self.meter.sums["first_bad"])
         norms = torch.stack(torch._foreach_norm([w.detach() for w in self.model.parameters()]))
         if bad or not bool(torch.isfinite(norms).all()):
             good = f"the last good checkpoint is {self.path}" if os.path.isfile(self.path) else "nothing was saved yet"

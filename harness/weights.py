@@ -14,28 +14,24 @@ StateDict = dict[str, Tensor]
 PREFIXES = ("module.", "_orig_mod.", "model.")  # put before every name by DataParallel, torch.compile and wrappers
 COUNTER = "num_batches_tracked"  # of batch norm; it matters for a cumulative average only, which nothing here uses
 VARIANCE = "running_var"
+NO_WEIGHTS = "no ordinary tensor, but sparse, quantised, complex, without content or larger than its data in the file"
 
 
-def oddity(tensor: Tensor) -> str | None:
-    """Return what a tensor of a file is that no weights are, None if it is an ordinary one.
+def is_ordinary(tensor: Tensor) -> bool:
+    """Return whether a tensor of a file is dense, of real numbers and as large as its data, as all weights are.
 
-    One that repeats its storage by strides is odd too: a file of a few bytes could ask for any amount of memory.
+    One that repeats its storage by strides is not: a file of a few bytes could ask for any amount of memory.
     """
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return "sparse or nested"
-    if tensor.device.type != "cpu":
-        return "without content"
-    if tensor.is_quantized or tensor.is_complex():
-        return "quantised" if tensor.is_quantized else "complex"
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return "larger than its data in the file"
-    return None
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_complex():
+        return False
+    whole = tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    return tensor.device.type == "cpu" and whole
 
 
 def mismatch(theirs: Tensor, ours: Tensor, name: str) -> str | None:
     """Return why a tensor of a file cannot take the place of `ours`, None if it can."""
-    if odd := oddity(theirs):
-        return f"{name} is {odd}, the one here is an ordinary tensor"
+    if not is_ordinary(theirs):
+        return f"{name} is {NO_WEIGHTS}"
     if theirs.shape != ours.shape:
         return f"{name} is {tuple(theirs.shape)}, the one here is {tuple(ours.shape)}"
     if theirs.is_floating_point() != ours.is_floating_point() or theirs.dtype == torch.bool != ours.dtype:

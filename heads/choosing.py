@@ -132,7 +132,7 @@ class Folds:
         keys = [[name, constants, *steps] for constants in candidates]
         tell = say if self.group.main else str
         found = self.files.all(keys, lambda i: self.score(name, candidates[i]), tell, self.check)
-        shown = dict(progress(found, len(keys), f"folds of {WAYS[name].words}", print_freq=0 if self.group.main else None))
+        shown = dict(progress(found, len(keys), f"folds of {WAYS[name].words}", shown=self.group.main))
         return [shown[i] for i in range(len(keys))]
 
     def score(self, name: str, constants: Constants) -> Score:

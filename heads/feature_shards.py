@@ -151,7 +151,7 @@ class FeatureCache:
         loaded = zip(begun, load_all(images, keys, self.workers, self.group.device), strict=False)
         found = ((shard, half(self.extract(pixels)), seen) for (shard, _), (pixels, _, seen) in loaded)
         every = self.group.with_barriers(found, max(rounds))
-        shown = progress(every, rounds[self.group.rank], what, print_freq=0 if self.group.main else None)
+        shown = progress(every, rounds[self.group.rank], what, shown=self.group.main)
         own: dict[Path, Seen] = {}
         for path, parts in groupby(shown, lambda one: one[0].path):
             _, features, seen = zip(*parts, strict=True)

@@ -123,7 +123,7 @@ def begin(
     """
     sets, size = task.sets, task.batch_size
     run.begin(
-        task.trained, task.optimizer, task.estimator, keep=keep, steps=lambda _: task.steps,
+        task.trained, task.optimizer, task.estimator, keep=keep,
         extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
         facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **flags.drawn_facts(sets)},
     )  # fmt: skip
@@ -168,7 +168,7 @@ def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, gr
         if epoch == first and flags.writes_lists and group.main:  # earlier files are set aside by now
             run.say(sets.write_lists(flags.folder, flags.save_name))
         lam_t, left = begin_epoch(flags, task, epoch), islice(batches, task.steps - run.meter.steps)
-        for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}"):
+        for batch in run.watch(left, f"epoch {epoch}/{flags.epochs}", task.steps):
             seen = take_step(flags, task, batch, meta, epoch, lam_t)
             run.after_step(seen, batch[1])
         tested = evaluate(task.classify, run.testing(features.test(), len(sets.test)), group)

@@ -102,7 +102,7 @@ def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Itera
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with ThreadPoolExecutor() as pool:  # decoders let other threads work
         label = f"batches of {BATCH} images"
-        for batch in progress(batches, len(batches), label, print_freq=0 if shown else None, file=sys.stderr):
+        for batch in progress(batches, len(batches), label, shown=shown, file=sys.stderr):
             read = pool.map(partial(read_or_fault, read=network.read), batch)
             yield list(zip(map(str, batch), read, strict=True))
 

@@ -165,7 +165,7 @@ MetaSAug_CE_train.py --dataset digits --arch resnet8 --no-cuda --epochs 2
     --arch resnet33 => --arch | resnet33 | 6n
     --arch resnet1000000002 => --arch: 'resnet1000000002' is unknown | from 8 to 1202
     --stage1 flipped.pth.tar => flipped.pth.tar is damaged (its checksum differs)
-    --stage1 fits.pth.tar --meta_start 1 => fits.pth.tar was trained with class_names None, this run has
+    --stage1 fits.pth.tar --meta_start 1 => fits.pth.tar was made with class_names None, this run has
     --resume none.pth.tar => --resume none.pth.tar is not
     --resume fits.pth.tar => --resume fits.pth.tar is not | name that run by --workdir, --idx and --save_name
     --resume auto => name_resume.pth.tar cannot be used: its resume is => {RESUME} old_state

@@ -10,7 +10,6 @@ Of iNaturalist 2017 no lists are published: train.py reads its train2017.json an
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import sys
@@ -75,7 +74,7 @@ def put_list(name: str, wanted: str, url: str, out: Path) -> str:
 
 def main() -> None:
     """Read the flags and write the lists."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("dataset", choices=BLOB_IDS, help="which lists")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="default: %(default)s")
     args = parser.parse_args()

@@ -38,7 +38,7 @@ TRAINED.count, TRAINED.sums = 4, {"loss": 2.0, "correct": 3.0}
 )
 def test_long_work_has_a_line_each_half_minute_and_a_training_every_so_many_steps(seconds, meter, lines):
     assert shown(seconds, io.StringIO(), meter=meter, print_freq=3).splitlines() == lines
-    assert shown(seconds, io.StringIO(), print_freq=None) == ""
+    assert shown(seconds, io.StringIO(), shown=False) == ""
 
 
 def lines_with(words, text):

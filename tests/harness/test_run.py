@@ -45,7 +45,7 @@ def test_the_best_epoch_is_chosen_among_those_of_stage_2(finished, tmp_path, cap
     outcomes = [saved_state(folder)["resume"]["record"] for folder in (tmp_path, finished)]
     assert differences(*outcomes) == []
     assert saved_state(tmp_path, "last")["best_acc1"] == 75
-    for epochs, best, words in ((3, 1, "note: no stage 2 up to epoch 2"), (5, 3, "on the test set from epoch 3 on;")):
+    for epochs, best, words in ((3, 1, "note: no stage 2 up to epoch 2"), (5, 3, "on the test set from epoch 3 on)")):
         assert train("b", f"--meta_start 3 --epochs {epochs}", 0 if epochs == 3 else 3, stage2_from=3) == best
         said = capsys.readouterr().out
         assert words in said

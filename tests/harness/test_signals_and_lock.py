@@ -34,7 +34,7 @@ def test_a_signal_leaves_a_wait_for_data_at_once_and_a_step_when_it_is_done(tmp_
 
     with stop("SIGTERM in epoch 0 after step 1", 143), small_run(tmp_path / "SIGTERM") as run:
         next(run.epochs)
-        for _ in run.watch(slow(), "x"):
+        for _ in run.watch(slow(), "x", 5):
             take_step(run)
     for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
         number = signal.Signals[name]

@@ -68,7 +68,7 @@ def small_run(folder, *flags, cut=False, group=ALONE, **begin):
     layer, statistics = nn.Linear(2, 2), nn.BatchNorm1d(2)
     with suppress(CutError), Run(parse_training(words.split()), folder, group) as run:
         optimizer = torch.optim.SGD(layer.parameters(), 0.1, momentum=0.9)
-        given = {"extra": {"loss": "CE", "data": "0"}, "facts": FACTS, "steps": lambda _: 5}
+        given = {"extra": {"loss": "CE", "data": "0"}, "facts": FACTS}
         run.begin(layer, optimizer, statistics, **{**given, **begin})
         yield run
         if cut:
@@ -81,7 +81,7 @@ def take_step(run, loss=1.0, loss_meta=1.0, grad_norm=1.0, negative_trace=False)
     run.model.weight.sum().backward()
     run.optimizer.step()
     figures = {"loss": loss, "loss_meta": loss_meta, "grad_norm": grad_norm}
-    others = {"logits": torch.zeros(4, 2), "grad_trace": None, "negative_trace": torch.tensor(negative_trace)}
+    others = {"logits": torch.zeros(4, 2), "grad_trace": torch.zeros(2), "negative_trace": torch.tensor(negative_trace)}
     tensors = {name: torch.tensor(float(value)) for name, value in figures.items()}
     run.after_step(SimpleNamespace(**others, **tensors), TARGET)
 

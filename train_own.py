@@ -32,7 +32,7 @@ from harness.process_group import Group, process_group
 from harness.run import Run
 from harness.weights import network_weights
 from heads.backbone import make_head, trained_part
-from heads.choosing import features_of, open_folds
+from heads.choosing import open_folds
 from heads.feature_scale import scaled_batches
 from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
@@ -96,7 +96,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             with run.stoppable("while checking images"):
                 check_readable(sets, group, source.backbone.prepared.resize_size)
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
-            plain = scale(features_of(rows(sets.trained)[0]))
+            plain = scale(torch.from_numpy(rows(sets.trained)[0]).float())
             begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)
         train_epochs(run, flags, task, batches, group)  # the recipe
 

@@ -13,7 +13,7 @@ from heads.folds import FOLDS, MEASURABLE
 from heads.ways import WAYS
 
 
-def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: float | None, images: int) -> list[str]:
+def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: float, images: int) -> list[str]:
     """Return the sentences.
 
     Parameters
@@ -21,13 +21,12 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
     found:
         The ways at their constants, from the simplest on, the first being the baseline.
     tested, images:
-        The accuracy of the way to take on the test images, in per cent, the mean over classes, and how many there are; None
-        where its head is not trained yet.
+        The accuracy of the way to take on the test images, in per cent, the mean over classes, and how many there are.
     """
     taken, baseline = choose_way(found), found[0]
-    test = "" if tested is None else f", {tested:.1f} % on the {images} test images"
     by_folds = f"{taken.reached} by {FOLDS} folds over the training images"
-    first = f"Take {WAYS[taken.name].words}: {by_folds}{test} (means over classes)."
+    test = f"{tested:.1f} % on the {images} test images"
+    first = f"Take {WAYS[taken.name].words}: {by_folds}, {test} (means over classes)."
     others = sorted((one for one in found if one is not taken), key=lambda one: -one.score.accuracy)
     single = sum(count == 1 for count in cls_num_list)
     shots = ", ".join(f"{shot}-shot {accuracy:.1f} %" for shot, accuracy in by_shot(taken, cls_num_list).items())

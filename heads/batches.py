@@ -31,7 +31,7 @@ from harness.process_group import Group, shard_sizes
 from harness.signals_and_lock import leave_stopping
 from heads.preparation import Preparation, transforms
 
-Rows = TypeVar("Rows", range, np.ndarray)
+Rows = TypeVar("Rows", range, np.ndarray, list[Any])
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
 Indices = Iterator[tuple[int, Tensor]]  # the number of a pass, or of a batch, and the rows of a global batch

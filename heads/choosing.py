@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from datasets.drawing import HELDOUT_SHARE, split_meta
 from datasets.drawn_sets import Sets
@@ -21,8 +20,8 @@ from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
 from heads.backbone import make_head
-from heads.batches import Batches, RowViews
-from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
+from heads.batches import Batches, RowViews, parted
+from heads.feature_scale import feature_scale
 from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
 from heads.head_training import begin_epoch, make_task, take_step
 from heads.own_flags import OwnFlags
@@ -103,16 +102,15 @@ class Folds:
         way, constants = WAYS[name], constants_of(name)
         if way.after is not None:
             constants |= (known.get(way.after) or self.choose(way.after, known)).constants
-        open_names = self.flags.by_folds.split()
-        given = {*self.flags.constants} - {*open_names}
-        constants |= {key: self.flags.constants[key] for key in constants if key in given}
+        open_names, own = self.flags.by_folds.split(), self.flags.constants
+        constants |= {key: own[key] for key in constants if key in own and key not in open_names}
         [score] = self.scores(name, [constants])
         best = ChosenWay(name, constants, score)
         for key in (key for key in way.tried if key in open_names):
             for side in sides(way.tried[key], best.constants[key], self.nonnegative):
                 step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
-                for start in range(0, len(side), step):
-                    candidates: list[Constants] = [{**best.constants, key: value} for value in side[start : start + step]]
+                for values in parted(side, step):
+                    candidates: list[Constants] = [{**best.constants, key: value} for value in values]
                     before = best
                     for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):
                         best = ChosenWay(name, candidate, found) if found.improves(best.score) else best
@@ -123,7 +121,7 @@ class Folds:
     @cached_property
     def nonnegative(self) -> bool:
         """Whether square roots of the features can be taken."""
-        return all((block >= 0).all() for block in float64_blocks(self.rows))
+        return bool(self.rows.min() >= 0)
 
     def scores(self, name: str, candidates: Sequence[Constants]) -> list[Score]:
         """Return the score of a way at each of these constants, as they are there or computed."""
@@ -139,22 +137,19 @@ class Folds:
         """Return the score of a way at these constants."""
         target = self.sets.trained.targets
         folds = fold_numbers(target)
-        logits = np.full((len(target), len(self.sets.cls_num_list)), np.nan, np.float32)
+        logits = np.zeros((len(target), len(self.sets.cls_num_list)), np.float32)
         for fold in range(folds.max() + 1):
             self.check()
             trained, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            scale = feature_scale(self.rows[trained], str(constants["transform"]))
-            logits[left_out] = self.logits(name, constants, trained, left_out, scale)
+            logits[left_out] = self.logits(name, constants, trained, left_out)
         there = folds >= 0
         return scored(logits[there].astype(np.float64), target[there])
 
-    def logits(
-        self, name: str, constants: Constants, trained: np.ndarray, left_out: np.ndarray, scale: FeatureScale
-    ) -> np.ndarray:
+    def logits(self, name: str, constants: Constants, trained: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         """Return what a head of the rows `trained` says of those that were left out, (M, C)."""
         way, images = WAYS[name], self.sets.trained.subset(trained)
-        counts = class_counts(images)
-        features, tested = (scale(features_of(self.rows[rows])) for rows in (trained, left_out))
+        counts, scale = class_counts(images), feature_scale(self.rows[trained], str(constants["transform"]))
+        features, tested = (scale(torch.from_numpy(self.rows[rows]).float()) for rows in (trained, left_out))
         head, target = make_head(len(counts), self.flags.seed, tested.shape[1]), torch.from_numpy(images.targets)
         if way.fit is not None:
             fit_into(head, way.fit, features, target, constants)
@@ -180,11 +175,6 @@ class Folds:
                     take_step(flags, task, batch, meta, epoch, lam_t)
         with torch.no_grad():
             return task.classify(tested.to(self.group.device)).cpu().numpy()
-
-
-def features_of(rows: np.ndarray) -> Tensor:
-    """Return features (M, A) in float32."""
-    return torch.from_numpy(np.asarray(rows, np.float32))
 
 
 def open_folds(

@@ -31,16 +31,16 @@ SECONDS_BETWEEN, TOLD_AFTER = 0.5, 10  # seconds until what others compute is lo
 MEASURABLE = 1.96  # those by which a way must be better than a simpler one: 95 %
 
 
-def fold_numbers(target: np.ndarray, seed: int = 0, folds: int = FOLDS) -> np.ndarray:
+def fold_numbers(target: np.ndarray) -> np.ndarray:
     """Return the fold of each row (N,), −1 for the only row of a class, which is always trained on.
 
-    A class of fewer rows than `folds` has one row in each of as many folds.
+    A class of fewer than FOLDS rows has one row in each of as many folds.
     """
-    generator, found, taken = np.random.default_rng(seed), np.full(len(target), -1), 0
+    generator, found, taken = np.random.default_rng(0), np.full(len(target), -1), 0
     for k in range(int(target.max()) + 1):
         own = generator.permutation(np.flatnonzero(target == k))
         if len(own) > 1:
-            found[own] = (taken + np.arange(len(own))) % folds
+            found[own] = (taken + np.arange(len(own))) % FOLDS
             taken += len(own)  # so that folds are of equal size
     return found
 
@@ -96,12 +96,15 @@ def scored(logits: np.ndarray, target: np.ndarray) -> Score:
     return Score(target, logits.argmax(axis=1) == target, np.log(np.exp(logits).sum(axis=1)) - own)
 
 
+@dataclass(frozen=True)
 class ScoreFiles:
-    """Scores in a folder, a file each: what is there is not computed again, and several processes share the work."""
+    """Scores in a folder, a file each: what is there is not computed again, and several processes share the work.
 
-    def __init__(self, folder: Path, about: object) -> None:
-        """`about` is what the scores depend on besides their own key, of plain types."""
-        self.folder, self.about = folder, about
+    `about` is what they depend on besides their own key, of plain types.
+    """
+
+    folder: Path
+    about: object
 
     def path(self, key: object) -> Path:
         """Return the file of a key, of plain types."""

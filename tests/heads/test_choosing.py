@@ -69,9 +69,9 @@ def test_constants_of_the_way_before_are_taken_over():
 class Recorded(Folds):
     """Keeps what was said of each row (N, C)."""
 
-    def logits(self, name, constants, trained, left_out, scale):
+    def logits(self, name, constants, trained, left_out):
         assert not {*trained} & {*left_out}
-        self.said[left_out] = found = super().logits(name, constants, trained, left_out, scale)
+        self.said[left_out] = found = super().logits(name, constants, trained, left_out)
         return found
 
 

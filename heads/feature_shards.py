@@ -150,7 +150,7 @@ class FeatureCache:
         wanted, begun = tee(batches())
         keys = ([(i, view) for i in batch.tolist()] for _, batch in wanted)
         loaded = zip(begun, load_all(images, keys, self.workers, self.group.device), strict=False)
-        found = ((shard, half(self.extract(pixels)), seen) for (shard, _), (pixels, _, seen) in loaded)
+        found = ((shard, half(self.extract(pixels)), seen) for (shard, _), (pixels, seen) in loaded)
         every = self.group.with_barriers(found, max(rounds))
         shown = progress(every, rounds[self.group.rank], what, print_freq=0 if self.group.main else None)
         own: dict[Path, Seen] = {}

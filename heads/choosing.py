@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from operator import gt, lt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from harness.text import say
 from heads.backbone import make_head
 from heads.batches import Batches, RowViews, parted
 from heads.feature_scale import feature_scale
-from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
+from heads.folds import MEASURABLE, Score, done_between, fold_numbers, kept, score_file, scored
 from heads.head_training import begin_epoch, make_task, take_step
 from heads.own_flags import OwnFlags
 from heads.own_sources import Source
@@ -83,6 +84,8 @@ def measurable(score: Score, other: Score) -> bool:
 class Folds:
     """Scores of ways on a training set whose features lie in memory: `rows` (N, A) are those of `sets.trained`.
 
+    They lie in `folder`, a file each: what is there is not computed again, and several processes share the work. `about` is
+    what they depend on besides the way, its constants and its steps, of plain types.
     `check` is called before each fold and while another process is waited for, and may raise.
     """
 
@@ -90,7 +93,8 @@ class Folds:
     sets: Sets
     rows: np.ndarray
     group: Group
-    files: ScoreFiles
+    folder: Path
+    about: object
     check: Callable[[], object] = lambda: None
 
     def choose(self, name: str, known: Mapping[str, ChosenWay] = {}) -> ChosenWay:
@@ -127,11 +131,11 @@ class Folds:
         """Return the score of a way at each of these constants, as they are there or computed."""
         flags = self.flags
         steps = [] if WAYS[name].fit else [flags.binding(), flags.epochs, flags.batch_size * self.group.world_size]
-        keys = [[name, constants, *steps] for constants in candidates]
-        tell = say if self.group.main else str
-        found = self.files.all(keys, lambda i: self.score(name, candidates[i]), tell, self.check)
-        shown = dict(progress(found, len(keys), f"folds of {WAYS[name].words}", print_freq=0 if self.group.main else None))
-        return [shown[i] for i in range(len(keys))]
+        files = [score_file(self.folder, [self.about, [name, constants, *steps]]) for constants in candidates]
+        works = [partial(kept, file, partial(self.score, name, each)) for file, each in zip(files, candidates, strict=True)]
+        found = done_between(works, say if self.group.main else str, self.check)
+        shown = dict(progress(found, len(works), f"folds of {WAYS[name].words}", print_freq=0 if self.group.main else None))
+        return [shown[i] for i in range(len(works))]
 
     def score(self, name: str, constants: Constants) -> Score:
         """Return the score of a way at these constants."""
@@ -185,4 +189,4 @@ def open_folds(
     if max(source.sets.stage2_counts) < 2:
         raise UserError("no class has two training images, so cross-validation is impossible: give all constants, see --way")
     about = [trained.digest(), trained.content, source.weights, source.facts()]
-    return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)
+    return Folds(flags, source.sets, rows, group, flags.folder / "folds", about, check)

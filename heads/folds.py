@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +20,6 @@ import numpy as np
 from harness.files import writing
 from harness.record import save_arrays
 from harness.signals_and_lock import HeldError, only_run
-from harness.text import say
 
 T = TypeVar("T")
 FOLDS = 5
@@ -96,29 +94,12 @@ def scored(logits: np.ndarray, target: np.ndarray) -> Score:
     return Score(target, logits.argmax(axis=1) == target, np.log(np.exp(logits).sum(axis=1)) - own)
 
 
-@dataclass(frozen=True)
-class ScoreFiles:
-    """Scores in a folder, a file each: what is there is not computed again, and several processes share the work.
-
-    `about` is what they depend on besides their own key, of plain types.
-    """
-
-    folder: Path
-    about: object
-
-    def path(self, key: object) -> Path:
-        """Return the file of a key, of plain types."""
-        words = json.dumps([self.about, key], sort_keys=True, default=str)
-        return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
-
-    def all(
-        self, keys: Sequence[object], compute: Callable[[int], Score], tell: Callable[[str], object] = say,
-        check: Callable[[], object] = lambda: None,
-    ) -> Iterator[tuple[int, Score]]:  # fmt: skip
-        """Yield index and score of each key, computed where it is not there yet; see `done_between`."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        return done_between([partial(kept, self.path(key), partial(compute, i)) for i, key in enumerate(keys)], tell, check)
+def score_file(folder: Path, key: object) -> Path:
+    """Return the file of the score that depends on a key, of plain types, and make its folder."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    words = json.dumps(key, sort_keys=True, default=str)
+    return folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
 
 
 def kept(path: Path, compute: Callable[[], Score]) -> Score:

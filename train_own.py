@@ -43,11 +43,6 @@ from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
 
 
-def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
-    """Return what must be the same on all processes."""
-    return {**flags.facts(), **source.digests(), "PyTorch": torch.__version__}
-
-
 def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group, run: Run) -> OwnFlags:
     """Return the flags with the constants that folds over the training images choose; their scores are kept."""
     if not flags.by_folds:
@@ -64,7 +59,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
     `read` reads what is trained on.
     """
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
-        source = group.agree(read, lambda made: must_agree(flags, made))
+        source = group.agree(read, lambda made: {**flags.facts(), **made.digests(), "PyTorch": torch.__version__})
         if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
             source = source.without_bad(flags, group)
         sets = source.sets

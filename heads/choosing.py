@@ -52,14 +52,15 @@ class ChosenWay:
         return f"{self.score.accuracy:.1f} ± {MEASURABLE * self.score.error:.1f} %"
 
 
-def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list[Any]]:
-    """Return which values are tried beside the current one: lower numbers downwards and higher ones upwards, or words."""
+def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list[list[Any]]]:
+    """Return what is tried beside the current value: lower numbers downwards and higher ones upwards, or words.
+
+    Each side is a list of values that are tried at once.
+    """
     if isinstance(current, str):
-        found = [[value for value in values if value != current and (value != "sqrt" or nonnegative)]]
-    else:
-        lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
-        found = [lower[::-1], higher]
-    return [side for side in found if side]
+        return [[[value for value in values if value != current and (value != "sqrt" or nonnegative)]]]
+    lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
+    return [parted(lower[::-1], TRIED_AT_ONCE), parted(higher, TRIED_AT_ONCE)]
 
 
 def choose_way(found: Sequence[ChosenWay]) -> ChosenWay:
@@ -112,8 +113,7 @@ class Folds:
         best = ChosenWay(name, constants, score)
         for key in (key for key in way.tried if key in open_names):
             for side in sides(way.tried[key], best.constants[key], self.nonnegative):
-                step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
-                for values in parted(side, step):
+                for values in side:
                     candidates: list[Constants] = [{**best.constants, key: value} for value in values]
                     before = best
                     for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):

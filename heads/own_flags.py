@@ -51,7 +51,7 @@ class OwnFlags(HeadWords):
         """Return the parameters, at --C with the decay whose minimum logistic regression finds there: none of the bias."""
         if self.C is None:
             return model.parameters()
-        matrices, biases = ([p for p in model.parameters() if p.dim() in dims] for dims in ([2], [1]))
+        matrices, biases = ([p for p in model.parameters() if p.dim() == dims] for dims in (2, 1))
         return [{"params": matrices, "weight_decay": features / (self.C * rows)}, {"params": biases, "weight_decay": 0.0}]
 
     def drawn(self, lists: Lists) -> Sets:

@@ -122,10 +122,11 @@ def begin(
     file that stays.
     """
     sets, size = task.sets, task.batch_size
+    drawn = {} if flags.val_fraction is None else {"test_list": sets.test.digest()}
     run.begin(
         task.trained, task.optimizer, task.estimator, keep=keep, steps=lambda _: task.steps,
         extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
-        facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **flags.drawn_facts(sets)},
+        facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **drawn},
     )  # fmt: skip
     choices, start = choice_words(flags), flags.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"

@@ -232,8 +232,8 @@ class RowViews:
     def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
         """Yield this process's share of the first view."""
         for batch in parted(range(len(self))[group.share(len(self))], batch_size):
-            rows = slice(batch.start, batch.stop)
-            yield self.on_device(np.array(self.views[0][rows]), self.target[rows], group.device)
+            rows = list(batch)
+            yield self.on_device(self.views[0][rows], self.target[rows], group.device)
 
     def on_device(self, rows: np.ndarray, target: Tensor, device: torch.device) -> Batch:
         """Return scaled features and their target on a device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -87,7 +87,6 @@ class Folds:
 
     They lie in `folder`, a file each: what is there is not computed again, and several processes share the work. `about` is
     what they depend on besides the way, its constants and its steps, of plain types.
-    `check` is called before each fold and while another process is waited for, and may raise.
     """
 
     flags: OwnFlags
@@ -96,7 +95,6 @@ class Folds:
     group: Group
     folder: Path
     about: object
-    check: Callable[[], object] = lambda: None
 
     def choose(self, name: str, known: Mapping[str, ChosenWay] = {}) -> ChosenWay:
         """Return a way at the constants that folds choose; those that the user gave stay.
@@ -133,7 +131,7 @@ class Folds:
         steps = [] if WAYS[name].fit else [flags.binding(), flags.epochs, flags.batch_size * self.group.world_size]
         files = [score_file(self.folder, [self.about, [name, constants, *steps]]) for constants in candidates]
         works = [partial(kept, file, partial(self.score, name, each)) for file, each in zip(files, candidates, strict=True)]
-        found = done_between(works, say if self.group.main else str, self.check)
+        found = done_between(works, say if self.group.main else str)
         shown = dict(progress(found, len(works), f"folds of {WAYS[name].words}", print_freq=0 if self.group.main else None))
         return [shown[i] for i in range(len(works))]
 
@@ -143,7 +141,6 @@ class Folds:
         folds = fold_numbers(target)
         logits = np.zeros((len(target), len(self.sets.cls_num_list)), np.float32)
         for fold in range(folds.max() + 1):
-            self.check()
             trained, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
             logits[left_out] = self.logits(name, constants, trained, left_out)
         there = folds >= 0
@@ -172,7 +169,6 @@ class Folds:
         batches = Batches(parts, self.group, task.batch_size, flags.test_batch_size, flags.seed)
         train, meta = batches.drawn("train"), batches.drawn("meta")
         for epoch in range(flags.epochs):
-            self.check()
             lam_t = begin_epoch(flags, task, epoch)
             with few_threads(task.batch_size * tested.shape[1] * len(counts)):
                 for batch in islice(train, task.steps):
@@ -181,12 +177,10 @@ class Folds:
             return task.classify(tested.to(self.group.device)).cpu().numpy()
 
 
-def open_folds(
-    flags: OwnFlags, source: Source, rows: np.ndarray, group: Group, check: Callable[[], object] = lambda: None
-) -> Folds:
+def open_folds(flags: OwnFlags, source: Source, rows: np.ndarray, group: Group) -> Folds:
     """Return the folds of a training set, whose scores lie beside the run's other files."""
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
         raise UserError("no class has two training images, so cross-validation is impossible: give all constants, see --way")
     about = [trained.digest(), trained.content, source.weights, source.facts()]
-    return Folds(flags, source.sets, rows, group, flags.folder / "folds", about, check)
+    return Folds(flags, source.sets, rows, group, flags.folder / "folds", about)

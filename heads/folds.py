@@ -121,12 +121,10 @@ def read_score(path: Path) -> Score | None:
     return None
 
 
-def done_between(
-    works: Sequence[Callable[[], T]], tell: Callable[[str], object], check: Callable[[], object]
-) -> Iterator[tuple[int, T]]:
+def done_between(works: Sequence[Callable[[], T]], tell: Callable[[str], object]) -> Iterator[tuple[int, T]]:
     """Do works that several processes share, and yield index and result of each; a `HeldError` says that another is at it.
 
-    While others are at all that is left, `check` is called again and again, and may raise, and `tell` once, after a while.
+    While others are at all that is left, `tell` is called once, after a while.
     """
     left, waits = dict(enumerate(works)), 0
     while left:
@@ -143,5 +141,4 @@ def done_between(
             waits += 1
             if waits == TOLD_AFTER:
                 tell(f"waiting for {holder}, which is at what is left")
-            check()
             time.sleep(SECONDS_BETWEEN)

@@ -7,8 +7,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
 from harness.run_files import summary_path
-from harness.signals_and_lock import Signals
+from harness.signals_and_lock import Interrupted, Signals
 from harness.text import say
 from heads.answer import answer
 from heads.choosing import ChosenWay, choose_way, open_folds
@@ -72,19 +72,23 @@ def read_comparison(preset: Preset, more: Sequence[str]) -> Comparison:
     return Comparison(tuple(words), flags, ways)
 
 
-def check_stop(signals: Signals) -> None:
-    """Raise `Stopped` if a signal came."""
-    if signals.asked:
-        raise Stopped("stopped; give the same command to resume", 128 + signals.asked)
+@contextmanager
+def stoppable(signals: Signals) -> Iterator[None]:
+    """Let a signal that comes, or came, end what is done inside at once."""
+    try:
+        with signals.interruptible():
+            yield
+    except Interrupted:
+        raise Stopped("stopped; give the same command to resume", 128 + signals.asked) from None
 
 
 def choose_all(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
     """Return each way at the constants that folds choose; scores that are there are not computed again."""
     rows = source.open_rows(one.flags, group)(source.sets.trained)[0]
     found: dict[str, ChosenWay] = {}
-    with Signals() as signals:
+    with Signals() as signals, stoppable(signals):
         for way in one.ways:
-            folds = open_folds(one.flags_of(way), source, rows, group, partial(check_stop, signals))
+            folds = open_folds(one.flags_of(way), source, rows, group)
             found[way] = folds.choose(way, found)
             say(f"{found[way].words}: {found[way].reached} (mean over classes)")
     return list(found.values())
@@ -93,18 +97,19 @@ def choose_all(one: Comparison, source: Source, group: Group) -> list[ChosenWay]
 def train_all(one: Comparison, source: Source, group: Group) -> None:
     """Train each way on all the training images; what the runs print goes to a file."""
     with Signals() as signals:
-        check = partial(check_stop, signals)
-        for _ in done_between([partial(train_way, one, way, source, group) for way in one.ways], say, check):
-            check()
+        for _ in done_between([partial(train_way, one, way, source, group, signals) for way in one.ways], say):
+            with stoppable(signals):  # one that came when a run had just ended
+                pass
 
 
-def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
+def train_way(one: Comparison, way: str, source: Source, group: Group, signals: Signals) -> None:
     """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
     assert source.sets.lists is not None
     own = replace(source, sets=flags.drawn(source.sets.lists))
     train_own = partial(train, group=group, read=lambda: own)
-    with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
+    place = one.flags.folder / RUNS_LOG
+    with stoppable(signals), open(place, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
             try:
                 train_own(flags)

@@ -60,8 +60,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
     """
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
         source = group.agree(read, lambda made: {**flags.facts(), **made.digests(), "PyTorch": torch.__version__})
-        if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
-            source = source.without_bad(flags, group)
+        source = source.without_bad(flags, group)  # test, meta and held-out images are drawn from those that can be read
         sets = source.sets
         with run.stoppable("while computing features and choosing hyperparameters; finished work is kept"):
             if flags.finetune:

@@ -152,11 +152,10 @@ class FeatureCache:
                 with replacing(path, shared=True) as file:  # another run may write the same one at the same time
                     file.write_bytes(torch.cat(features).numpy().tobytes())
                     sync(file)
-        known = {*self.seen}
-        for one in self.group.all_gather_object(own):  # all are written
-            self.seen.update(one)
+        read = dict(ChainMap(*self.group.all_gather_object(own)))  # all are written
+        done = [one for path, one in read.items() if path not in self.seen and not isinstance(one, UserError)]
+        self.seen.update(read)
         if self.group.main:
-            done = (one for path, one in self.seen.items() if path not in known and not isinstance(one, UserError))
             say(*(f"note: {line}" for line in done_notes(done)))
             say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {missing[0].path.parent}")
 

@@ -146,8 +146,7 @@ def compare_heads(preset: Preset, more: Sequence[str]) -> None:
     with process_group(found.gpu, found.no_cuda, None, found.timeout) as group:
         group.agree(lambda: check_alone(group))
         one = read_comparison(preset, more)
-        source = read_source(one.flags)
-        source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
+        source = read_source(one.flags).without_bad(one.flags, group)
         check_folder(one.flags.folder)
         say(*source.sets.about())
         ways = choose_all(one, source, group)

@@ -32,7 +32,7 @@ from harness.process_group import Group, process_group
 from harness.run import Run
 from harness.weights import network_weights
 from heads.backbone import make_head, trained_part
-from heads.choosing import features_of, open_folds
+from heads.choosing import open_folds
 from heads.feature_scale import scaled_batches
 from heads.finetune import image_shares, network_task
 from heads.folds import FOLDS
@@ -41,11 +41,6 @@ from heads.own_flags import OwnFlags, parse_own
 from heads.own_sources import OpenRows, Source, read_source
 from heads.run_flags import parse_group
 from heads.ways import DEFAULT_WAY, RECIPE, begin_head
-
-
-def must_agree(flags: OwnFlags, source: Source) -> dict[str, object]:
-    """Return what must be the same on all processes."""
-    return {**flags.facts(), **source.digests(), "PyTorch": torch.__version__}
 
 
 def with_constants(flags: OwnFlags, source: Source, rows: OpenRows, group: Group, run: Run) -> OwnFlags:
@@ -64,9 +59,8 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
     `read` reads what is trained on.
     """
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
-        source = group.agree(read, lambda made: must_agree(flags, made))
-        if flags.skip_bad:  # all are read now, as test, meta and held-out images are drawn from those that can be
-            source = source.without_bad(flags, group)
+        source = group.agree(read, lambda made: {**flags.facts(), **made.digests(), "PyTorch": torch.__version__})
+        source = source.without_bad(flags, group)  # test, meta and held-out images are drawn from those that can be read
         sets = source.sets
         with run.stoppable("while computing features and choosing hyperparameters; finished work is kept"):
             if flags.finetune:
@@ -97,7 +91,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             with run.stoppable("while checking images"):
                 check_readable(sets.parts.values(), group, source.backbone.prepared.resize_size)
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
-            plain = scale(features_of(rows(sets.trained)[0]))
+            plain = scale(torch.from_numpy(rows(sets.trained)[0]).float())
             begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)
         train_epochs(run, flags, task, batches, group)  # the recipe
 

@@ -45,27 +45,23 @@ from heads.preparation import preparation_of
 from heads.run_flags import LargeFlags, parse_group
 
 
-def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
-    """Return the lists, the backbone, the head and a digest of the backbone's weights."""
+def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str, dict[str, object]]:
+    """Return the lists, the backbone, the head, a digest of the backbone, and what must be the same on all processes."""
     f = flags
     own_lists = f.train_list, f.val_list, f.meta_list
     lists = read_lists(f.dataset, f.data_root, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
     backbone, head = load_network(load_checkpoint(path), len(sets.cls_num_list), path, f.seed, f.fresh_head)
-    return sets, backbone, head, fingerprint(backbone)
-
-
-def must_agree(flags: LargeFlags, sets: Sets, _: nn.Module, head: nn.Linear, weights: str) -> dict[str, object]:
-    """Return what must be the same on all processes."""
+    weights = fingerprint(backbone)
     digests = {"backbone weights": weights[:16], "head weights": fingerprint(head)[:16], "PyTorch": torch.__version__}
-    return {**flags.facts(), **sets.digests(), **digests}
+    return sets, backbone, head, weights, {**f.facts(), **sets.digests(), **digests}
 
 
 def train(flags: LargeFlags, group: Group) -> None:
     """Every epoch is stage 2: the backbone has had its plain stage. The rate is the same throughout, as published."""
     with Run(flags, flags.folder, group) as run:  # keeps a second run off these files
-        sets, backbone, head, weights = group.agree(lambda: read(flags), lambda made: must_agree(flags, *made))
+        sets, backbone, head, weights, _ = group.agree(lambda: read(flags), lambda made: made[-1])
         if flags.skip_bad:  # all are read now, as meta images are drawn from those that can be
             sets = readable_sets(sets, flags.drawn, group)
         backbone = backbone.to(group.device)

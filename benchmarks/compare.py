@@ -11,7 +11,6 @@ The published head needs 3.7 GB at the default sizes, and seven tensors (N, C, 2
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.metrics import per_shot
+from harness.metrics import class_accuracy
 from heads.choosing import ChosenWay, choose_way, measurable
 from heads.folds import FOLDS, MEASURABLE
 from heads.ways import WAYS
 
 
-def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: float | None, images: int) -> list[str]:
+def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: float, images: int) -> list[str]:
     """Return the sentences.
 
     Parameters
@@ -21,16 +21,17 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
     found:
         The ways at their constants, from the simplest on, the first being the baseline.
     tested, images:
-        The accuracy of the way to take on the test images, in per cent, the mean over classes, and how many there are; None
-        where its head is not trained yet.
+        The accuracy of the way to take on the test images, in per cent, the mean over classes, and how many there are.
     """
     taken, baseline = choose_way(found), found[0]
-    test = "" if tested is None else f", {tested:.1f} % on the {images} test images"
     by_folds = f"{taken.reached} by {FOLDS} folds over the training images"
-    first = f"Take {WAYS[taken.name].words}: {by_folds}{test} (means over classes)."
+    test = f"{tested:.1f} % on the {images} test images"
+    first = f"Take {WAYS[taken.name].words}: {by_folds}, {test} (means over classes)."
     others = sorted((one for one in found if one is not taken), key=lambda one: -one.score.accuracy)
     single = sum(count == 1 for count in cls_num_list)
-    shots = ", ".join(f"{shot}-shot {accuracy:.1f} %" for shot, accuracy in by_shot(taken, cls_num_list).items())
+    right, rows = (np.bincount(taken.score.target, some, len(cls_num_list)).tolist() for some in (taken.score.right, None))
+    by_shot = class_accuracy(right, rows, rows, cls_num_list).per_shot.items()
+    shots = ", ".join(f"{shot}-shot {accuracy:.1f} %" for shot, accuracy in by_shot if not math.isnan(accuracy))
     shots += f"; {single} with a single image are not judged by the folds" if single else ""
     if not others:
         return [first, f"Classes by their training images: {shots}."]
@@ -54,11 +55,3 @@ def distance_to(one: ChosenWay, other: ChosenWay) -> str:
     """Return how far a way is above or below another, with half the 95 % interval."""
     gain, error = one.score.gain(other.score)
     return f"{abs(gain):.1f} ± {MEASURABLE * error:.1f} points {'lower' if gain < 0 else 'higher'}"
-
-
-def by_shot(one: ChosenWay, cls_num_list: Sequence[int]) -> dict[str, float]:
-    """Return the accuracy of the shot groups in per cent, the mean over their classes."""
-    count = np.bincount(one.score.target, minlength=len(cls_num_list))
-    right = np.bincount(one.score.target, one.score.right, len(cls_num_list))
-    judged = np.where(count > 0, 100 * right / np.maximum(count, 1), np.nan)
-    return {shot: value for shot, value in per_shot(judged.tolist(), cls_num_list).items() if not math.isnan(value)}

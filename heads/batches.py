@@ -31,11 +31,11 @@ from harness.process_group import Group, shard_sizes
 from harness.signals_and_lock import leave_stopping
 from heads.preparation import Preparation, transforms
 
-Rows = TypeVar("Rows", range, np.ndarray)
+Rows = TypeVar("Rows", range, np.ndarray, list[Any])
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
 Indices = Iterator[tuple[int, Tensor]]  # the number of a pass, or of a batch, and the rows of a global batch
-SeenBatch = tuple[Tensor, Tensor, dict[Path, Seen]]  # images (N, 3, S, S), target (N,), what is to be said of some
+SeenBatch = tuple[Tensor, dict[Path, Seen]]  # images (N, 3, S, S), what is to be said of some
 Drawn = Iterator[tuple[Any, Tensor]]  # global batches as a step takes them, features (N, A) or else, and target (N,)
 
 
@@ -65,17 +65,17 @@ class ListedImages(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, Path, Seen]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Path, Seen]:
         index, number = key
-        path, target = Path(self.images.root) / self.images.paths[index], int(self.images.targets[index])
+        path = Path(self.images.root) / self.images.paths[index]
         try:
             image, done = decode(path, self.prepared.upright, resize_size=self.prepared.resize_size)
         except UserError as error:
-            return torch.zeros(3, self.prepared.image_size, self.prepared.image_size), target, path, error
+            return torch.zeros(3, self.prepared.image_size, self.prepared.image_size), path, error
         with torch.random.fork_rng(devices=[]):
             # One more, since a trailing 0 does not change a seed. Not manual_seed, which seeds the GPU as well.
             torch.default_generator.manual_seed(mixed_seed(self.seed, number, self.stream, index + 1))
-            return self.transform(image), target, path, done
+            return self.transform(image), path, done
 
     @cached_property
     def files(self) -> list[bytes]:
@@ -94,16 +94,14 @@ def drawn_images(sets: Sets, prepared: Preparation, seed: int) -> dict[str, List
     return {name: augmented.get(name) or ListedImages(part, prepared) for name, part in sets.parts.items()}
 
 
-def collate(items: list[tuple[Tensor, int, Path, Seen]], size: int) -> SeenBatch:
-    """Return images (N, 3, S, S), N may be 0 and `size` is S, target (N,), and what is to be said of some."""
-    if not items:
-        return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64), {}
-    images, target, path, seen = zip(*items, strict=True)
-    return torch.stack(images), torch.tensor(target), {where: one for where, one in zip(path, seen, strict=True) if one}
+def collate(items: list[tuple[Tensor, Path, Seen]], size: int) -> SeenBatch:
+    """Return images (N, 3, S, S), N may be 0 and `size` is S, and what is to be said of some."""
+    images = torch.stack([image for image, _, _ in items]) if items else torch.zeros(0, 3, size, size)
+    return images, {path: seen for _, path, seen in items if seen}
 
 
 def load_all(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[SeenBatch]:
-    """Yield images (N, 3, S, S) and target (N,) of each batch of keys, on `device`, and what is to be said of some."""
+    """Yield the images (N, 3, S, S) of each batch of keys, on `device`, and what is to be said of some."""
     cuda, batches = device.type == "cuda", iter(batches)
     first = list(islice(batches, 1))
     most = max(map(len, first), default=0) * 12 * images.prepared.image_size**2  # bytes
@@ -116,17 +114,17 @@ def load_all(images: ListedImages, batches: Iterable[list[Key]], workers: int, d
         worker_init_fn=leave_stopping,
         generator=torch.Generator(),  # else an iterator draws from the global one
     )
-    for pixels, target, seen in loader:
-        yield pixels.to(device, non_blocking=cuda), target.to(device, non_blocking=cuda), seen
+    for pixels, seen in loader:
+        yield pixels.to(device, non_blocking=cuda), seen
 
 
-def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Yield images (N, 3, S, S) and target (N,); one that cannot be read (any more) ends it by its `UserError`."""
-    for pixels, target, seen in load_all(images, batches, workers, device):
+def load(images: ListedImages, batches: Iterable[list[Key]], workers: int, device: torch.device) -> Iterator[Tensor]:
+    """Yield images (N, 3, S, S); one that cannot be read (any more) ends it by its `UserError`."""
+    for pixels, seen in load_all(images, batches, workers, device):
         for one in seen.values():
             if isinstance(one, UserError):
                 raise one
-        yield pixels, target
+        yield pixels
 
 
 def extractor(network: torch.nn.Module) -> Extract:
@@ -177,13 +175,17 @@ class LiveViews:
     def __len__(self) -> int:
         return len(self.images)
 
+    def target(self, rows: Any, group: Group) -> Tensor:
+        """Return the target (N,) of some rows."""
+        return torch.from_numpy(self.images.images.targets[rows]).to(group.device)
+
     def shares(self, indices: Indices, group: Group) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of the images (n, 3, S, S) of each global batch, and the whole batch's target (N,)."""
         wanted, drawn = tee(indices)
         keys = ([(i, number) for i in index[group.share(len(index))].tolist()] for number, index in wanted)
         loaded = load(self.images, keys, self.workers, group.device)
-        for (_, index), (pixels, _) in zip(drawn, loaded, strict=False):
-            yield pixels, torch.from_numpy(self.images.images.targets[index.numpy()]).to(group.device)
+        for (_, index), pixels in zip(drawn, loaded, strict=False):
+            yield pixels, self.target(index.numpy(), group)
 
     def drawn(self, indices: Indices, generator: torch.Generator, taken: int, group: Group) -> Drawn:
         """Yield global batches without the first `taken`; each process computes its share, and gets those of the others."""
@@ -194,8 +196,8 @@ class LiveViews:
         """Yield this process's share; all wait for one another after each batch."""
         own = parted(range(len(self))[group.share(len(self))], batch_size)
         keys = ([(i, 0) for i in batch] for batch in own)
-        loaded = load(self.images, keys, self.workers, group.device)
-        batches = ((self.extract(pixels), target) for pixels, target in loaded)
+        loaded = zip(own, load(self.images, keys, self.workers, group.device), strict=True)
+        batches = ((self.extract(pixels), self.target(batch, group)) for batch, pixels in loaded)
         return group.with_barriers(batches, -(-max(shard_sizes(len(self), group.world_size)) // batch_size))
 
 
@@ -227,8 +229,8 @@ class RowViews:
     def in_order(self, batch_size: int, group: Group) -> Iterator[Batch]:
         """Yield this process's share of the first view."""
         for batch in parted(range(len(self))[group.share(len(self))], batch_size):
-            rows = slice(batch.start, batch.stop)
-            yield self.on_device(np.array(self.views[0][rows]), self.target[rows], group.device)
+            rows = list(batch)
+            yield self.on_device(self.views[0][rows], self.target[rows], group.device)
 
     def on_device(self, rows: np.ndarray, target: Tensor, device: torch.device) -> Batch:
         """Return scaled features and their target on a device."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from operator import gt, lt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from datasets.drawing import HELDOUT_SHARE, split_meta
 from datasets.drawn_sets import Sets
@@ -21,9 +21,9 @@ from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
 from heads.backbone import make_head
-from heads.batches import Batches, RowViews
-from heads.feature_scale import FeatureScale, feature_scale, float64_blocks
-from heads.folds import MEASURABLE, Score, ScoreFiles, fold_numbers, scored
+from heads.batches import Batches, RowViews, parted
+from heads.feature_scale import feature_scale
+from heads.folds import MEASURABLE, Score, done_between, fold_numbers, kept, score_file, scored
 from heads.head_training import begin_epoch, make_task, take_step
 from heads.own_flags import OwnFlags
 from heads.own_sources import Source
@@ -52,14 +52,15 @@ class ChosenWay:
         return f"{self.score.accuracy:.1f} ± {MEASURABLE * self.score.error:.1f} %"
 
 
-def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list[Any]]:
-    """Return which values are tried beside the current one: lower numbers downwards and higher ones upwards, or words."""
+def sides(values: tuple[Any, ...], current: Any, nonnegative: bool) -> list[list[list[Any]]]:
+    """Return what is tried beside the current value: lower numbers downwards and higher ones upwards, or words.
+
+    Each side is a list of values that are tried at once.
+    """
     if isinstance(current, str):
-        found = [[value for value in values if value != current and (value != "sqrt" or nonnegative)]]
-    else:
-        lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
-        found = [lower[::-1], higher]
-    return [side for side in found if side]
+        return [[[value for value in values if value != current and (value != "sqrt" or nonnegative)]]]
+    lower, higher = (sorted(value for value in values if compare(value, current)) for compare in (lt, gt))
+    return [parted(lower[::-1], TRIED_AT_ONCE), parted(higher, TRIED_AT_ONCE)]
 
 
 def choose_way(found: Sequence[ChosenWay]) -> ChosenWay:
@@ -84,15 +85,16 @@ def measurable(score: Score, other: Score) -> bool:
 class Folds:
     """Scores of ways on a training set whose features lie in memory: `rows` (N, A) are those of `sets.trained`.
 
-    `check` is called before each fold and while another process is waited for, and may raise.
+    They lie in `folder`, a file each: what is there is not computed again, and several processes share the work. `about` is
+    what they depend on besides the way, its constants and its steps, of plain types.
     """
 
     flags: OwnFlags
     sets: Sets
     rows: np.ndarray
     group: Group
-    files: ScoreFiles
-    check: Callable[[], object] = lambda: None
+    folder: Path
+    about: object
 
     def choose(self, name: str, known: Mapping[str, ChosenWay] = {}) -> ChosenWay:
         """Return a way at the constants that folds choose; those that the user gave stay.
@@ -103,16 +105,14 @@ class Folds:
         way, constants = WAYS[name], constants_of(name)
         if way.after is not None:
             constants |= (known.get(way.after) or self.choose(way.after, known)).constants
-        open_names = self.flags.by_folds.split()
-        given = {*self.flags.constants} - {*open_names}
-        constants |= {key: self.flags.constants[key] for key in constants if key in given}
+        open_names, own = self.flags.by_folds.split(), self.flags.constants
+        constants |= {key: own[key] for key in constants if key in own and key not in open_names}
         [score] = self.scores(name, [constants])
         best = ChosenWay(name, constants, score)
         for key in (key for key in way.tried if key in open_names):
             for side in sides(way.tried[key], best.constants[key], self.nonnegative):
-                step = len(side) if isinstance(side[0], str) else TRIED_AT_ONCE
-                for start in range(0, len(side), step):
-                    candidates: list[Constants] = [{**best.constants, key: value} for value in side[start : start + step]]
+                for values in side:
+                    candidates: list[Constants] = [{**best.constants, key: value} for value in values]
                     before = best
                     for candidate, found in zip(candidates, self.scores(name, candidates), strict=True):
                         best = ChosenWay(name, candidate, found) if found.improves(best.score) else best
@@ -123,38 +123,34 @@ class Folds:
     @cached_property
     def nonnegative(self) -> bool:
         """Whether square roots of the features can be taken."""
-        return all((block >= 0).all() for block in float64_blocks(self.rows))
+        return bool(self.rows.min() >= 0)
 
     def scores(self, name: str, candidates: Sequence[Constants]) -> list[Score]:
         """Return the score of a way at each of these constants, as they are there or computed."""
         flags = self.flags
         steps = [] if WAYS[name].fit else [flags.binding(), flags.epochs, flags.batch_size * self.group.world_size]
-        keys = [[name, constants, *steps] for constants in candidates]
-        tell = say if self.group.main else str
-        found = self.files.all(keys, lambda i: self.score(name, candidates[i]), tell, self.check)
-        shown = dict(progress(found, len(keys), f"folds of {WAYS[name].words}", shown=self.group.main))
-        return [shown[i] for i in range(len(keys))]
+        files = [score_file(self.folder, [self.about, [name, constants, *steps]]) for constants in candidates]
+        works = [partial(kept, file, partial(self.score, name, each)) for file, each in zip(files, candidates, strict=True)]
+        found = done_between(works, say if self.group.main else str)
+        shown = dict(progress(found, len(works), f"folds of {WAYS[name].words}", shown=self.group.main))
+        return [shown[i] for i in range(len(works))]
 
     def score(self, name: str, constants: Constants) -> Score:
         """Return the score of a way at these constants."""
         target = self.sets.trained.targets
         folds = fold_numbers(target)
-        logits = np.full((len(target), len(self.sets.cls_num_list)), np.nan, np.float32)
+        logits = np.zeros((len(target), len(self.sets.cls_num_list)), np.float32)
         for fold in range(folds.max() + 1):
-            self.check()
             trained, left_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            scale = feature_scale(self.rows[trained], str(constants["transform"]))
-            logits[left_out] = self.logits(name, constants, trained, left_out, scale)
+            logits[left_out] = self.logits(name, constants, trained, left_out)
         there = folds >= 0
         return scored(logits[there].astype(np.float64), target[there])
 
-    def logits(
-        self, name: str, constants: Constants, trained: np.ndarray, left_out: np.ndarray, scale: FeatureScale
-    ) -> np.ndarray:
+    def logits(self, name: str, constants: Constants, trained: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         """Return what a head of the rows `trained` says of those that were left out, (M, C)."""
         way, images = WAYS[name], self.sets.trained.subset(trained)
-        counts = class_counts(images)
-        features, tested = (scale(features_of(self.rows[rows])) for rows in (trained, left_out))
+        counts, scale = class_counts(images), feature_scale(self.rows[trained], str(constants["transform"]))
+        features, tested = (scale(torch.from_numpy(self.rows[rows]).float()) for rows in (trained, left_out))
         head, target = make_head(len(counts), self.flags.seed, tested.shape[1]), torch.from_numpy(images.targets)
         if way.fit is not None:
             fit_into(head, way.fit, features, target, constants)
@@ -173,7 +169,6 @@ class Folds:
         batches = Batches(parts, self.group, task.batch_size, flags.test_batch_size, flags.seed)
         train, meta = batches.drawn("train"), batches.drawn("meta")
         for epoch in range(flags.epochs):
-            self.check()
             lam_t = begin_epoch(flags, task, epoch)
             with few_threads(task.batch_size * tested.shape[1] * len(counts)):
                 for batch in islice(train, task.steps):
@@ -182,17 +177,10 @@ class Folds:
             return task.classify(tested.to(self.group.device)).cpu().numpy()
 
 
-def features_of(rows: np.ndarray) -> Tensor:
-    """Return features (M, A) in float32."""
-    return torch.from_numpy(np.asarray(rows, np.float32))
-
-
-def open_folds(
-    flags: OwnFlags, source: Source, rows: np.ndarray, group: Group, check: Callable[[], object] = lambda: None
-) -> Folds:
+def open_folds(flags: OwnFlags, source: Source, rows: np.ndarray, group: Group) -> Folds:
     """Return the folds of a training set, whose scores lie beside the run's other files."""
     trained = source.sets.trained
     if max(source.sets.stage2_counts) < 2:
         raise UserError("no class has two training images, so cross-validation is impossible: give all constants, see --way")
     about = [trained.digest(), trained.content, source.weights, source.facts()]
-    return Folds(flags, source.sets, rows, group, ScoreFiles(flags.folder / "folds", about), check)
+    return Folds(flags, source.sets, rows, group, flags.folder / "folds", about)

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, tee
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ from harness.text import say
 from heads.batches import Extract, ListedImages, load_all, parted
 
 SHARD_ROWS = 256  # about, 1 MB of 2,048 features
-ABOUT = "about.json"  # in the folder of a set: what its name is the digest of
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,6 @@ def shards_of(images: ListedImages, folder: Path, features: int) -> list[Shard]:
         return Shard(folder / f"{digest[:16]}.f16", rows, features)
 
     return [named(rows) for rows in parts if len(rows)]
-
-
-def write_shared(path: Path, content: bytes) -> None:
-    """Write a file whole; another run may write the same one at the same time."""
-    with replacing(path, shared=True) as file:
-        file.write_bytes(content)
 
 
 @dataclass(frozen=True)
@@ -122,8 +114,8 @@ class FeatureCache:
         shards = shards_of(images, folder, self.features)
         missing = self.group.broadcast_object([k for k, shard in enumerate(shards) if not shard.is_there()])
         if missing:
-            self.group.agree(lambda: begin_folder(folder, facts) if self.group.main else None)
-            self.group.agree(lambda: check_shared(folder / ABOUT))
+            self.group.agree(lambda: begin_folder(folder) if self.group.main else None)
+            self.group.agree(lambda: check_shared(folder))
             self._compute(images, view, [shards[k] for k in missing], what)
         elif self.group.main:
             say(f"{what}: read from {folder}")
@@ -149,7 +141,7 @@ class FeatureCache:
         wanted, begun = tee(batches())
         keys = ([(i, view) for i in batch.tolist()] for _, batch in wanted)
         loaded = zip(begun, load_all(images, keys, self.workers, self.group.device), strict=False)
-        found = ((shard, half(self.extract(pixels)), seen) for (shard, _), (pixels, _, seen) in loaded)
+        found = ((shard, half(self.extract(pixels)), seen) for (shard, _), (pixels, seen) in loaded)
         every = self.group.with_barriers(found, max(rounds))
         shown = progress(every, rounds[self.group.rank], what, shown=self.group.main)
         own: dict[Path, Seen] = {}
@@ -157,26 +149,26 @@ class FeatureCache:
             _, features, seen = zip(*parts, strict=True)
             own |= (of := dict(ChainMap(*seen)))
             if not any(isinstance(one, UserError) for one in of.values()):
-                write_shared(path, torch.cat(features).numpy().tobytes())
-        known = {*self.seen}
-        for one in self.group.all_gather_object(own):  # all are written
-            self.seen.update(one)
+                with replacing(path, shared=True) as file:  # another run may write the same one at the same time
+                    file.write_bytes(torch.cat(features).numpy().tobytes())
+        read = dict(ChainMap(*self.group.all_gather_object(own)))  # all are written
+        done = [one for path, one in read.items() if path not in self.seen]
+        self.seen.update(read)
         if self.group.main:
-            say(*(f"note: {line}" for line in done_notes(one for path, one in self.seen.items() if path not in known)))
+            say(*(f"note: {line}" for line in done_notes(done)))
             say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {missing[0].path.parent}")
 
 
-def begin_folder(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Make the folder of a set, and say there what its name is the digest of."""
+def begin_folder(folder: Path) -> None:
+    """Make the folder of a set."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_shared(folder / ABOUT, json.dumps(facts, indent=1).encode())
 
 
-def check_shared(about: Path) -> None:
+def check_shared(folder: Path) -> None:
     """Raise a `UserError` if this process does not see what another one made."""
-    if not os.path.isfile(about):
-        raise UserError(f"{about} is not there: --cache_dir must be a folder that all processes share")
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is not there: --cache_dir must be a folder that all processes share")
 
 
 def half(features: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.func import functional_call
@@ -84,11 +83,7 @@ def distributed(network: nn.Module, group: Group) -> nn.Module:
     """
     ddp = DistributedDataParallel(network, find_unused_parameters=True)
     ddp.broadcast_buffers = False  # they are the same everywhere
-
-    def averaged(_, bucket):  # type: ignore[no-untyped-def]
-        return allreduce_hook(dist.group.WORLD, bucket)
-
-    ddp.register_comm_hook(None, averaged)
+    ddp.register_comm_hook(None, allreduce_hook)
     return ddp
 
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +20,6 @@ import numpy as np
 from harness.files import writing
 from harness.record import save_arrays
 from harness.signals_and_lock import HeldError, only_run
-from harness.text import say
 
 T = TypeVar("T")
 FOLDS = 5
@@ -31,16 +29,16 @@ SECONDS_BETWEEN, TOLD_AFTER = 0.5, 10  # seconds until what others compute is lo
 MEASURABLE = 1.96  # those by which a way must be better than a simpler one: 95 %
 
 
-def fold_numbers(target: np.ndarray, seed: int = 0, folds: int = FOLDS) -> np.ndarray:
+def fold_numbers(target: np.ndarray) -> np.ndarray:
     """Return the fold of each row (N,), −1 for the only row of a class, which is always trained on.
 
-    A class of fewer rows than `folds` has one row in each of as many folds.
+    A class of fewer than FOLDS rows has one row in each of as many folds.
     """
-    generator, found, taken = np.random.default_rng(seed), np.full(len(target), -1), 0
+    generator, found, taken = np.random.default_rng(0), np.full(len(target), -1), 0
     for k in range(int(target.max()) + 1):
         own = generator.permutation(np.flatnonzero(target == k))
         if len(own) > 1:
-            found[own] = (taken + np.arange(len(own))) % folds
+            found[own] = (taken + np.arange(len(own))) % FOLDS
             taken += len(own)  # so that folds are of equal size
     return found
 
@@ -96,26 +94,12 @@ def scored(logits: np.ndarray, target: np.ndarray) -> Score:
     return Score(target, logits.argmax(axis=1) == target, np.log(np.exp(logits).sum(axis=1)) - own)
 
 
-class ScoreFiles:
-    """Scores in a folder, a file each: what is there is not computed again, and several processes share the work."""
-
-    def __init__(self, folder: Path, about: object) -> None:
-        """`about` is what the scores depend on besides their own key, of plain types."""
-        self.folder, self.about = folder, about
-
-    def path(self, key: object) -> Path:
-        """Return the file of a key, of plain types."""
-        words = json.dumps([self.about, key], sort_keys=True, default=str)
-        return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
-
-    def all(
-        self, keys: Sequence[object], compute: Callable[[int], Score], tell: Callable[[str], object] = say,
-        check: Callable[[], object] = lambda: None,
-    ) -> Iterator[tuple[int, Score]]:  # fmt: skip
-        """Yield index and score of each key, computed where it is not there yet; see `done_between`."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        return done_between([partial(kept, self.path(key), partial(compute, i)) for i, key in enumerate(keys)], tell, check)
+def score_file(folder: Path, key: object) -> Path:
+    """Return the file of the score that depends on a key, of plain types, and make its folder."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    words = json.dumps(key, sort_keys=True, default=str)
+    return folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
 
 
 def kept(path: Path, compute: Callable[[], Score]) -> Score:
@@ -137,12 +121,10 @@ def read_score(path: Path) -> Score | None:
     return None
 
 
-def done_between(
-    works: Sequence[Callable[[], T]], tell: Callable[[str], object], check: Callable[[], object]
-) -> Iterator[tuple[int, T]]:
+def done_between(works: Sequence[Callable[[], T]], tell: Callable[[str], object]) -> Iterator[tuple[int, T]]:
     """Do works that several processes share, and yield index and result of each; a `HeldError` says that another is at it.
 
-    While others are at all that is left, `check` is called again and again, and may raise, and `tell` once, after a while.
+    While others are at all that is left, `tell` is called once, after a while.
     """
     left, waits = dict(enumerate(works)), 0
     while left:
@@ -159,5 +141,4 @@ def done_between(
             waits += 1
             if waits == TOLD_AFTER:
                 tell(f"waiting for {holder}, which is at what is left")
-            check()
             time.sleep(SECONDS_BETWEEN)

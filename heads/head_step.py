@@ -53,10 +53,6 @@ class CentredRows:
             w = torch.sub(self.weight[rows], self.mean, out=self.block[:count])
             yield rows, w, self.scratch[0][:count], self.scratch[1][:count]
 
-    def at(self, target: Tensor) -> Tensor:
-        """Return the centred rows of the classes in `target`, (N, A)."""
-        return self.weight[target] - self.mean
-
 
 def cross_entropy(logits: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the scaled loss (scalar), softmax (C, N) and residuals ∂ℓ/∂o (C, N) of logits (C, N).
@@ -105,7 +101,8 @@ def prepare(head: nn.Linear, criterion: SemanticLoss | None, batch: Batch, lam_t
     for block, w, _, _ in rows:
         torch.addmm(head.bias[block].unsqueeze(1), w, features.T, out=logits[block])
     margins, prior = (None, None) if criterion is None else (criterion.margins[target], criterion.log_prior)
-    return Samples(rows, features, target, rows.at(target), scale / scale.sum(), margins, prior, lam_t, logits)
+    own = head.weight[target] - rows.mean
+    return Samples(rows, features, target, own, scale / scale.sum(), margins, prior, lam_t, logits)
 
 
 def semantic_loss(batch: Samples, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,15 +151,6 @@ def meta_logits(
     return logits.index_add_(0, batch.target, own_rows, alpha=lr * batch.lam_t), residual_weight
 
 
-def weight_gradient(batch: Samples, sigma: Tensor, residual: Tensor, out: Tensor) -> Tensor:
-    """Return ∂ℓ/∂W (C, A), written to `out`."""
-    residual_weight = torch.zeros_like(batch.features)
-    for block, w, _, _ in gradient_blocks(batch, sigma, residual, out):
-        if batch.lam_t:
-            residual_weight.addmm_(residual[block].T, w)
-    return out.index_add_(0, batch.target, sigma * residual_weight, alpha=-batch.lam_t)
-
-
 def mixed_gradient_rows(
     batch: Samples, sigma: Tensor, softmax: Tensor, residual: Tensor, residual_weight: Tensor,
     meta_features: Tensor, meta_residual: Tensor,
@@ -206,7 +194,11 @@ def move_head(
     """
     loss, _, residual = semantic_loss(batch, sigma)
     out = torch.empty_like(head.weight) if head.weight.grad is None else head.weight.grad
-    head.weight.grad = weight_gradient(batch, sigma, residual, out)
+    residual_weight = torch.zeros_like(batch.features)
+    for block, w, _, _ in gradient_blocks(batch, sigma, residual, out):
+        if batch.lam_t:
+            residual_weight.addmm_(residual[block].T, w)
+    head.weight.grad = out.index_add_(0, batch.target, sigma * residual_weight, alpha=-batch.lam_t)
     head.bias.grad = residual.sum(dim=1)
     extra = None
     if extra_batch is not None:

@@ -122,10 +122,11 @@ def begin(
     file that stays.
     """
     sets, size = task.sets, task.batch_size
+    drawn = {} if flags.val_fraction is None else {"test_list": sets.test.digest()}
     run.begin(
         task.trained, task.optimizer, task.estimator, keep=keep,
         extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
-        facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **flags.drawn_facts(sets)},
+        facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **drawn},
     )  # fmt: skip
     choices, start = choice_words(flags), flags.meta_start
     where = f"on {group.device}, {group.world_size} process{'es' if group.world_size > 1 else ''}"
@@ -153,9 +154,7 @@ def take_step(flags: FrozenFlags, task: Task, batch: Any, meta: Iterator[Any], e
     extra_batch = next(meta) if flags.trains_on_meta else None
     if flags.stage2 == "none":
         return task.plain(batch, extra_batch)
-    if flags.stage2 in ("isda", "reweight"):
-        return task.augmented(batch, extra_batch, lam_t=lam_t)
-    raise ValueError(f"heads are not trained by --stage2 {flags.stage2}")
+    return task.augmented(batch, extra_batch, lam_t=lam_t)  # ISDA, or without its λ_t re-weighting alone
 
 
 def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, group: Group) -> None:

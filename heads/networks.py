@@ -112,7 +112,7 @@ def open_backbone(name: str, pretrained: str | None, images: ImageFlags, prepare
         weights, facts = state["state_dict"], state.get(BACKBONE)
         if prepared is None and facts is not None and facts["name"] == name:
             prepared = msgspec.convert(facts, Preparation)
-    size = images.image_size or (prepared.image_size if prepared else None)
+    size = images.get("image_size", prepared.image_size if prepared else None)
     advice = "see --backbone, --pretrained and --image_size"
     with kept_apart(seed=0), told_as(f"--backbone {name} cannot be made", advice):  # drawn alike on all processes
         if is_torchvision(name):
@@ -141,7 +141,7 @@ def restored_network(state: Mapping[str, Any], source: Path, pretrained: str | N
     places = [pretrained] if pretrained else [facts.get("file"), facts.get("pretrained")]
     place = next((place for place in places if place and os.path.isfile(place)), places[0] or places[-1])
     try:
-        backbone = open_backbone(name, place if alone else None, ImageFlags(), prepared)
+        backbone = open_backbone(name, place if alone else None, {}, prepared)
     except UserError as error:
         raise UserError(f"{source}: its backbone cannot be created: {error}") from error
     if not alone:

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.flag_parser import given_flags, with_defaults
 from harness.flags import PUBLISHED_RULE
 from harness.run_files import list_paths
-from heads.preparation import ImageFlags, Triple
+from heads.preparation import ImageFlags
 from heads.registries import DOWNLOADED, is_library
 from heads.run_flags import FrozenFlags, GroupFlags, HeadWords
 from heads.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
@@ -51,7 +51,7 @@ class OwnFlags(HeadWords):
         """Return the parameters, at --C with the decay whose minimum logistic regression finds there: none of the bias."""
         if self.C is None:
             return model.parameters()
-        matrices, biases = ([p for p in model.parameters() if p.dim() in dims] for dims in ([2], [1]))
+        matrices, biases = ([p for p in model.parameters() if p.dim() == dims] for dims in (2, 1))
         return [{"params": matrices, "weight_decay": features / (self.C * rows)}, {"params": biases, "weight_decay": 0.0}]
 
     def drawn(self, lists: Lists) -> Sets:
@@ -64,7 +64,9 @@ class OwnFlags(HeadWords):
     @property
     def images(self) -> ImageFlags:
         """What is said of the backbone's images."""
-        return ImageFlags(self.image_size, self.resize_size, triple(self.mean), triple(self.std))
+        said = {name: getattr(self, name) for name in ("image_size", "resize_size", "mean", "std")}
+        given = {name: value for name, value in said.items() if value is not None}
+        return given | {name: tuple(map(float, text.split(","))) for name, text in given.items() if isinstance(text, str)}
 
     @property
     def writes_lists(self) -> bool:
@@ -74,14 +76,6 @@ class OwnFlags(HeadWords):
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, which is lower in the last third."""
         return self.lr * self.lr_drop if epoch >= last_third(self.epochs) else self.lr
-
-
-def triple(text: str | None) -> Triple | None:
-    """Return the three numbers of --mean or --std."""
-    if text is None:
-        return None
-    red, green, blue = map(float, text.split(","))
-    return red, green, blue
 
 
 def last_third(epochs: int) -> int:

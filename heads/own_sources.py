@@ -54,8 +54,8 @@ class Source:
         return {"backbone": None if self.backbone is None else self.backbone.facts(whole)}
 
     def without_bad(self, flags: OwnFlags, group: Group) -> Source:
-        """Read all images now, and leave out those that cannot be read; of features nothing is bad."""
-        if self.backbone is None:
+        """Read all images now, if --skip_bad says so, and leave those out that cannot be read; of features none is bad."""
+        if self.backbone is None or not flags.skip_bad:
             return self
         size = self.backbone.prepared.resize_size
         return replace(self, sets=readable_sets(self.sets, flags.drawn, group, size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -17,6 +17,7 @@ CROP = 224  # of the published networks and most others
 LEAST_SIDE, MOST_SIDE = 8, 4096  # pixels a side
 LEAST_STD = 1e-3  # 1 / 255 is that of networks for pixels from 0 to 255
 Triple = tuple[float, float, float]
+ImageFlags = Mapping[str, Any]  # fields of a `Preparation` that flags say
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 INATURALIST: tuple[Triple, Triple] = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 
@@ -53,15 +54,6 @@ class Preparation:
     squash: bool = False
 
 
-class ImageFlags(NamedTuple):
-    """What the flags say of a backbone's images; None is as the network has it."""
-
-    image_size: int | None = None
-    resize_size: int | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
-
-
 def of_config(config: Mapping[str, Any]) -> Preparation:
     """Return what timm's own transform of test images does, by a data config of timm.
 
@@ -83,18 +75,18 @@ def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
 
     A `UserError` names the flag that makes no sense.
     """
-    size = prepared.image_size if images.image_size is None else images.image_size
+    size = images.get("image_size", prepared.image_size)
     grown = math.floor(size * prepared.resize_size / prepared.image_size)
-    resized = grown if images.resize_size is None else images.resize_size
-    mean, std = images.mean or prepared.mean, images.std or prepared.std
+    made = replace(prepared, **{"resize_size": grown, **images})
     require(LEAST_SIDE <= size <= MOST_SIDE, "--image_size", size, f"from {LEAST_SIDE} to {MOST_SIDE}")
-    least = LEAST_SIDE if images.resize_size is None else size  # some of timm's networks have a black border
-    require(least <= resized <= MOST_SIDE, "--resize_size", resized, f"from the {size} of --image_size to {MOST_SIDE}")
-    for flag, values, lowest in (("--mean", mean, 0.0), ("--std", std, LEAST_STD)):
+    least = size if "resize_size" in images else LEAST_SIDE  # some of timm's networks have a black border
+    rule = f"from the {size} of --image_size to {MOST_SIDE}"
+    require(least <= made.resize_size <= MOST_SIDE, "--resize_size", made.resize_size, rule)
+    for flag, values, lowest in (("--mean", made.mean, 0.0), ("--std", made.std, LEAST_STD)):
         words = ",".join(f"{value:g}" for value in values)
         right = all(lowest <= value <= 1 for value in values)
         require(right, flag, words, f"three numbers from {lowest:g} to 1, of pixels that go from 0 to 1")
-    return replace(prepared, image_size=size, resize_size=resized, mean=mean, std=std)
+    return made
 
 
 def preparation_of(dataset: str) -> Preparation:

@@ -115,10 +115,6 @@ class FrozenFlags(ListFlags, LearningFlags):
         """Return the sets that are drawn from the lists."""
         return lists.sets(self.num_meta, self.heldout, self.joins_meta)
 
-    def drawn_facts(self, sets: Any) -> dict[str, object]:
-        """Return what a checkpoint says of test images that were drawn."""
-        return {} if self.val_fraction is None else {"test_list": sets.test.digest()}
-
     def binding(self) -> dict[str, object]:
         """Leave the batch of one process out: the global one is compared."""
         return {name: value for name, value in super().binding().items() if name != "--batch_size"}

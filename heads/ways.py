@@ -8,8 +8,7 @@ taken.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,14 +33,12 @@ MOST_ITERATIONS = 1000
 MANY_PRODUCTS = 5 * 10**8  # rows x features x classes
 
 
-@contextmanager
-def few_threads(products: int) -> Iterator[None]:
-    """Compute with one thread within this context if there are few multiplications at once.
+def few_threads(products: int) -> threadpool_limits:
+    """Return a context in which one thread computes, if there are few multiplications at once.
 
     Several wait for one another longer than they compute: 30 times as long where other work has their cores.
     """
-    with threadpool_limits(1 if products < MANY_PRODUCTS else None):
-        yield
+    return threadpool_limits(1 if products < MANY_PRODUCTS else None)
 
 
 def two_rows(weight: np.ndarray, bias: np.ndarray) -> Fitted:

@@ -7,7 +7,8 @@ import os
 import shlex
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
 from harness.run_files import summary_path
-from harness.signals_and_lock import Signals
+from harness.signals_and_lock import Interrupted, Signals
 from harness.text import say
 from heads.answer import answer
 from heads.choosing import ChosenWay, choose_way, open_folds
@@ -71,10 +72,14 @@ def read_comparison(preset: Preset) -> Comparison:
     return Comparison(tuple(words), flags, ways)
 
 
-def check_stop(signals: Signals) -> None:
-    """Raise `Stopped` if a signal came."""
-    if signals.asked:
-        raise Stopped("stopped; give the same command to resume", 128 + signals.asked)
+@contextmanager
+def stoppable(signals: Signals) -> Iterator[None]:
+    """Let a signal that comes, or came, end what is done inside at once."""
+    try:
+        with signals.interruptible():
+            yield
+    except Interrupted:
+        raise Stopped("stopped; give the same command to resume", 128 + signals.asked) from None
 
 
 def choose_and_train(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
@@ -85,22 +90,24 @@ def choose_and_train(one: Comparison, source: Source, group: Group) -> list[Chos
     rows = source.open_rows(one.flags, group)(source.sets.trained)[0]
     found: dict[str, ChosenWay] = {}
     with Signals() as signals:
-        check = partial(check_stop, signals)
-        for way in one.ways:
-            found[way] = open_folds(one.flags_of(way), source, rows, group, check).choose(way, found)
-            say(f"{found[way].words}: {found[way].reached} (mean over classes)")
-        for _ in done_between([partial(train_way, one, way, source, group) for way in one.ways], say, check):
-            check()
+        with stoppable(signals):
+            for way in one.ways:
+                found[way] = open_folds(one.flags_of(way), source, rows, group).choose(way, found)
+                say(f"{found[way].words}: {found[way].reached} (mean over classes)")
+        for _ in done_between([partial(train_way, one, way, source, group, signals) for way in one.ways], say):
+            with stoppable(signals):  # one that came when a run had just ended
+                pass
     return list(found.values())
 
 
-def train_way(one: Comparison, way: str, source: Source, group: Group) -> None:
+def train_way(one: Comparison, way: str, source: Source, group: Group, signals: Signals) -> None:
     """Train a way, unless it is trained already."""
     flags = one.flags_of(way)
     assert source.sets.lists is not None
     own = replace(source, sets=flags.drawn(source.sets.lists))
     train_own = partial(train, group=group, read=lambda: own)
-    with open(one.flags.folder / RUNS_LOG, "a", encoding="utf-8") as log, redirect_stdout(log):
+    place = one.flags.folder / RUNS_LOG
+    with stoppable(signals), open(place, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
             try:
                 train_own(flags)
@@ -137,8 +144,7 @@ def compare_heads(preset: Preset) -> None:
     with process_group(found.gpu, found.no_cuda, None, found.timeout) as group:
         group.agree(lambda: check_alone(group))
         one = read_comparison(preset)
-        source = read_source(one.flags)
-        source = source.without_bad(one.flags, group) if one.flags.skip_bad else source
+        source = read_source(one.flags).without_bad(one.flags, group)
         check_folder(one.flags.folder)
         say(*source.sets.about())
         ways = choose_and_train(one, source, group)

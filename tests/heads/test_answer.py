@@ -22,9 +22,10 @@ def half(share):
     return 100 * math.sqrt(100 * abs(share) * (1 - abs(share)) / 98 * 2 / 50) / 2
 
 
-def taken(words, right, tested=""):
+def taken(words, right, tested="50.0"):
     reached = f"{right:.1f} ± {1.96 * half(right / 100):.1f} %"
-    return f"Take {words}: {reached} by 5 folds over the training images{tested} (means over classes)."
+    folds = "by 5 folds over the training images"
+    return f"Take {words}: {reached} {folds}, {tested} % on the 7 test images (means over classes)."
 
 
 TIMES = math.ceil((1.96 * half(0.01)) ** 2)
@@ -36,19 +37,18 @@ BETTER = f"It is significantly better than {LOGISTIC}, the simplest baseline: "
 @pytest.mark.parametrize(
     ("levels", "tested", "lines"),
     [
-        ([50], None, [taken(LOGISTIC, 50), SHOTS.format(50)]),
-        ([50], 61.26, [taken(LOGISTIC, 50, ", 61.3 % on the 7 test images"), SHOTS.format(50)]),
-        ([50, 40, 51], None, [
+        ([50], 61.26, [taken(LOGISTIC, 50, "61.3"), SHOTS.format(50)]),
+        ([50, 40, 51], 50, [
             taken(LOGISTIC, 50), f"{NOTHING} {ISDA} is {ahead(1)}.", SHOTS.format(50),
             f"About {TIMES} times as many images would be needed to tell whether those 1.0 points are chance.",
         ]),
-        ([50, 40, 48], None, [
+        ([50, 40, 48], 50, [
             taken(LOGISTIC, 50), f"{NOTHING} {ISDA} is {ahead(-2)}.", SHOTS.format(50),
         ]),
-        ([50, 52, 60], None, [taken(ISDA, 60), f"{BETTER}{ahead(10)}.", SHOTS.format(60)]),
-        ([50, 60, 80], None, [taken(ISDA, 80), f"{BETTER}{ahead(30)}.", SHOTS.format(80)]),
+        ([50, 52, 60], 50, [taken(ISDA, 60), f"{BETTER}{ahead(10)}.", SHOTS.format(60)]),
+        ([50, 60, 80], 50, [taken(ISDA, 80), f"{BETTER}{ahead(30)}.", SHOTS.format(80)]),
         ([50, 60, 62], 70.0, [
-            taken(LDA, 60, ", 70.0 % on the 7 test images"),
+            taken(LDA, 60, "70.0"),
             f"{BETTER}{ahead(10)}, but not than {ISDA}.", SHOTS.format(60),
         ]),
     ],

@@ -13,7 +13,7 @@ from datasets.drawn_sets import Sets
 from datasets.image_lists import image_list
 from heads.backbone import make_head
 from heads.choosing import ChosenWay, Folds
-from heads.folds import ScoreFiles, fold_numbers
+from heads.folds import fold_numbers
 from heads.own_flags import parse_own
 
 CLASSES = 3
@@ -31,7 +31,7 @@ class Table(Folds):
 def choose(name, key, levels, more="", known=MappingProxyType({}), least=0.0):
     """The value that is chosen, and those that were asked for."""
     flags = parse_own(shlex.split(f"--features x.npz --way {name} {more}"))
-    folds = Table(flags, None, np.array([[least]]), ALONE, None)
+    folds = Table(flags, None, np.array([[least]]), ALONE, None, None)
     folds.table, folds.asked = (key, levels), []
     return folds.choose(name, known).constants, folds.asked
 
@@ -69,9 +69,9 @@ def test_constants_of_the_way_before_are_taken_over():
 class Recorded(Folds):
     """Keeps what was said of each row (N, C)."""
 
-    def logits(self, name, constants, trained, left_out, scale):
+    def logits(self, name, constants, trained, left_out):
         assert not {*trained} & {*left_out}
-        self.said[left_out] = found = super().logits(name, constants, trained, left_out, scale)
+        self.said[left_out] = found = super().logits(name, constants, trained, left_out)
         return found
 
 
@@ -95,7 +95,7 @@ def test_what_is_said_of_a_row_that_is_left_out_does_not_depend_on_it(name, tmp_
         flags = parse_own(shlex.split("--features x.npz --no-cuda --way metasaug --C 3 --transform standard --epochs 2"))
         images = image_list(Path("x"), map(str, range(60)), target, list("abc"), "a list")
         sets = Sets(images, images, images, np.bincount(target).tolist(), [])
-        folds = Recorded(flags, sets, rows, ALONE, ScoreFiles(tmp_path, "rows"))
+        folds = Recorded(flags, sets, rows, ALONE, tmp_path, "rows")
         folds.said = np.full((60, CLASSES), np.nan)
         folds.score(name, flags.constants)
         return folds.said

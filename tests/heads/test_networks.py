@@ -25,14 +25,14 @@ from harness.checkpoint import save_checkpoint
 from harness.weights import network_weights
 from heads.backbone import make_head, trained_part
 from heads.networks import open_backbone
-from heads.preparation import IMAGENET, ImageFlags, Preparation, transforms
+from heads.preparation import IMAGENET, Preparation, transforms
 from heads.registries import is_torchvision, present_name
 from inference.classifiers import classifier
 from resnet import own_function
 
 OWN = "support.own_backbones"
 SMALL, OF_TORCHVISION = "test_resnet", "shufflenet_v2_x0_5"
-SIZE = ImageFlags(image_size=32)  # quick
+SIZE = {"image_size": 32}  # quick
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ FAMILIES = [
 def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size):
     crop = size or models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
     network = lively(built(name), crop)
-    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), ImageFlags(size))
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), {"image_size": size})
     layer = network.get_submodule(last)
     assert (backbone.head, backbone.features, backbone.prepared.image_size) == (last, layer.in_features, crop)
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
@@ -177,7 +177,7 @@ def test_features_of_photographs_are_those_of_timm(tmp_path, name, size, classes
     fixed = network.pretrained_cfg["fixed_input_size"]
     network = lively(network) if fixed else network  # as transformers begin, they hardly look at images
     weights = saved_as(tmp_path / ("w.pth" if classes else "w.safetensors"), network.state_dict())
-    backbone = open_backbone(name, weights, ImageFlags(size))
+    backbone = open_backbone(name, weights, {"image_size": size})
     if fixed:
         network.set_input_size(img_size=(size, size))
     config = {**timm.data.resolve_model_data_config(network), "input_size": (3, size, size)}
@@ -193,15 +193,10 @@ def test_features_of_photographs_are_those_of_timm(tmp_path, name, size, classes
     assert relative(found.roll(1, 0), expected) > 0.1  # the control: another image's
 
 
-def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+def test_without_a_network_one_line_says_what_of_timm_to_fetch():
     said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
     assert said.startswith("the weights of resnet18 could not be downloaded (")
     assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
-    file = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "x" / "model.safetensors"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"cut")
-    assert wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE).startswith(f"{file} cannot be read as .safetensors (")
 
 
 # Files of weights
@@ -217,7 +212,7 @@ def small():
 
 def test_a_network_may_say_how_its_images_are_prepared():
     assert open_backbone(f"{OWN}:network", None, SIZE).prepared == Preparation(32, 36)
-    assert open_backbone(f"{OWN}:configured", None, ImageFlags()).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
+    assert open_backbone(f"{OWN}:configured", None, {}).prepared == Preparation(40, 40, IMAGENET[0], (1, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +242,7 @@ def test_what_does_not_serve_is_refused_with_the_reason(name, pretrained, told, 
     (tmp_path / "badly_written.py").write_text("def f(:\n")
     if isinstance(pretrained, dict):
         pretrained = saved_as(tmp_path / "w.pth", {**small.state_dict(), **pretrained})
-    assert told in wrong(open_backbone, name, pretrained, ImageFlags())
+    assert told in wrong(open_backbone, name, pretrained, {})
 
 
 def global_states():
@@ -294,7 +289,8 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     name = f"{OWN}:{case}"
     network = lively(getattr(own_backbones, case)())
     weights = saved_as(tmp_path / "weights.pth", network.state_dict())
-    backbone = open_backbone(name, weights, ImageFlags(24, 29, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    said = {"image_size": 24, "resize_size": 29, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
+    backbone = open_backbone(name, weights, said)
     head = make_head(3, 1, backbone.features)
     path = checkpoint(tmp_path / "own.pth.tar", backbone, head, whole)
     read = classifier(path, name, None)
@@ -308,7 +304,7 @@ def test_what_is_saved_is_the_same_network_again(tmp_path, case, whole):
     assert read.prepared == backbone.prepared
     assert logits_by(read).std(dim=0).min() > 1e-3  # the control: they tell images apart
     if whole:  # as --pretrained, for another training
-        again = open_backbone(name, str(path), ImageFlags())
+        again = open_backbone(name, str(path), {})
         assert again.prepared == backbone.prepared
         assert same_weights(again, backbone.model)
 
@@ -341,7 +337,7 @@ def test_a_head_finds_its_weights_or_says_what_to_give(small, tmp_path, monkeypa
 
 
 def test_embeddings_of_positions_are_not_in_the_digest():
-    backbone = open_backbone("vit_tiny_patch16_224", None, ImageFlags(64))
+    backbone = open_backbone("vit_tiny_patch16_224", None, {"image_size": 64})
     before = backbone.digest()
     for name, same in (("pos_embed", True), ("norm.weight", False)):
         backbone.model.get_parameter(name).data += 1
@@ -351,7 +347,7 @@ def test_embeddings_of_positions_are_not_in_the_digest():
 @pytest.fixture
 def own(tmp_path):
     """A checkpoint of a small network of one's own, its backbone and its head."""
-    return tmp_path / "own.pth.tar", open_backbone(f"{OWN}:recorded", None, ImageFlags(24)), make_head(3, 1, 16)
+    return tmp_path / "own.pth.tar", open_backbone(f"{OWN}:recorded", None, {"image_size": 24}), make_head(3, 1, 16)
 
 
 CREATED = "its backbone cannot be created: "

@@ -12,7 +12,7 @@ from support.refusals import wrong
 from torchvision import transforms as older
 
 from heads.own_flags import parse_own
-from heads.preparation import ImageFlags, Preparation, as_said, of_config, preparation_of, transforms
+from heads.preparation import Preparation, as_said, of_config, preparation_of, transforms
 from inference.photographs import FromPhotographs
 
 SIZES = [(400, 300), (301, 517), (90, 64), (256, 256)]
@@ -49,10 +49,10 @@ def test_training_images_have_the_networks_size_and_interpolation():
 
 def test_flags_take_the_place_of_what_the_network_has_and_the_short_side_grows_with_the_crop():
     usual, half, none = Preparation(224, 256, interpolation="bicubic"), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)
-    assert as_said(usual, ImageFlags()) == usual
+    assert as_said(usual, {}) == usual
     for size, resized in ((64, 73), (224, 256), (336, 384)):  # of 256 / 224, rounded down
-        assert as_said(usual, ImageFlags(size)) == replace(usual, image_size=size, resize_size=resized)
-    said = as_said(usual, ImageFlags(40, 49, none, half))
+        assert as_said(usual, {"image_size": size}) == replace(usual, image_size=size, resize_size=resized)
+    said = as_said(usual, {"image_size": 40, "resize_size": 49, "mean": none, "std": half})
     assert said == Preparation(40, 49, none, half, "bicubic")
 
 

@@ -6,7 +6,7 @@
 prints for instance "Dataset: cifar10  Imb_factor: 200  Accuracy: 77.35  Error: 22.65", tabs between (the published figure
 of that cell), then the accuracy of each shot group and class. Groups need the training images of each class: our
 checkpoints hold them; for a released one they follow from --dataset, --imb_factor and --num_meta. With --logit_adjust TAU
-all of it, and what --export writes, is of logits adjusted for the long tail (arXiv 2007.07314, eq. 9).
+all of it is of logits adjusted for the long tail (arXiv 2007.07314, eq. 9).
 """
 
 if __name__ == "__main__":
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from data_utils import get_img_num_per_cls, plain_batches
 from datasets.small_sets import PUBLISHED_FOLDERS, read_images
@@ -33,13 +32,12 @@ from harness.metrics import percent, shot_of, shots_line
 from harness.progress import progress
 from harness.text import printable, say
 from harness.training_flags import tested_set
-from inference.exports import Shifted, export, exported_file
-from inference.trained import FromPixels, restored
+from inference.trained import restored
 from loss import logit_adjustment
 
 
 def main() -> None:
-    """Load, evaluate, print, and write the network in another form if that is asked for."""
+    """Load, evaluate, print."""
     args = parse_flags(CifarTestFlags)
     device = choose_device(args.gpu, args.no_cuda)
     path = Path(args.checkpoint_path)
@@ -48,18 +46,16 @@ def main() -> None:
     test = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
-    exported = exported_file(path, args.export) if args.export else None
     counts = state.get("cls_num_list")
     if counts is None and dataset in PUBLISHED_FOLDERS:  # a released checkpoint
         counts = get_img_num_per_cls(dataset, imb_factor, args.num_meta * classes)
     tau = args.logit_adjust
-    subtracted = logit_adjustment(prior_counts(state, counts, path), tau) if tau else None  # (C,)
+    subtracted = logit_adjustment(prior_counts(state, counts, path), tau).to(device) if tau else 0.0  # (C,)
     model.to(device).to(memory_format=torch.channels_last)
-    shift = 0.0 if subtracted is None else subtracted.to(device)
 
     batches, total = plain_batches(test.to(device), args.test_batch_size), -(-len(test) // args.test_batch_size)
     shown = progress(batches, total, "testing", file=sys.stderr)
-    tested = evaluate(lambda images: model(images)[1] - shift, shown)  # the network is in eval mode
+    tested = evaluate(lambda images: model(images)[1] - subtracted, shown)  # the network is in eval mode
     tested.check(path)
     result = tested.accuracy(counts or [0] * classes)
 
@@ -72,10 +68,6 @@ def main() -> None:
         say(f"Accuracy per shot: {shots_line(result.per_shot)}")
     say(f"Macro-F1: {percent(result.macro_f1)}  calibration error (ECE): {percent(result.ece)}")
     print_classes(test.class_names, counts, result.per_class)
-    if exported:
-        network: nn.Module = FromPixels(model.cpu())
-        network = network if subtracted is None else Shifted(network, -subtracted)
-        say(export(network, args.export, exported, {"class_names": state.get("class_names") or test.class_names}))
 
 
 def print_classes(names: Sequence[str], counts: Sequence[int] | None, per_class: Sequence[float]) -> None:

@@ -27,10 +27,11 @@ from datasets.pictures import done_notes
 from harness.command_flags import PredictFlags
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
+from harness.files import beside, check_output
 from harness.flag_parser import parse_flags
 from harness.text import say
 from inference.classifiers import classifier
-from inference.exports import export_classifier, exported_file
+from inference.exports import export_classifier
 from inference.predictions import Tally, check_out, predictions, print_rows, read_inputs, read_parts, write_rows
 from inference.priors import prior_shift
 
@@ -51,7 +52,9 @@ def main() -> None:
     parts, left_out = read_inputs(args.images, network)
     if args.out is not None:
         check_out(args.out, [path, args.prior, *args.images])
-    exported = exported_file(path, args.export) if args.export else None
+    exported = beside(path, ".onnx")
+    if args.export:
+        check_output(exported, keep_previous=True)  # now, not when all inputs are read
     top, total, tally = min(args.top, len(network.names)), sum(map(len, parts)), Tally()
     batches = read_parts(parts, network, shown=args.out is not None or not sys.stdout.isatty())
     rows = predictions(network, batches, shift.to(device), top, path, tally)
@@ -61,8 +64,8 @@ def main() -> None:
         write_rows(rows, args.out, top)
         say(f"wrote {args.out}: {total} {'row' if total == 1 else 'rows'}")
     say(*(f"note: {note}" for note in (*notes, *left_out, *done_notes(tally.done))), file=sys.stderr)
-    if exported:
-        say(export_classifier(network, args.export, exported, shift, args.prior))
+    if args.export:
+        say(export_classifier(network, exported, shift, args.prior))
     tally.check(total, status=1)
 
 

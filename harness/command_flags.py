@@ -23,8 +23,6 @@ class NetworkFlags(DeviceFlags):
     checkpoint_path: str = network_flag(None, "a released checkpoint or one from a training script; needed", required=True)
     arch: str | None = network_flag(None, "package.module:function of your own network, a checkpoint does not choose what "
                                     "code runs (default: what its weights tell)")  # fmt: skip
-    export: str = output_flag(None, "also export the network beside its checkpoint, for use without this code",
-                              choices=("onnx", "torchscript"))  # fmt: skip
 
 
 class CifarTestFlags(NetworkFlags):
@@ -49,6 +47,8 @@ class PredictFlags(NetworkFlags):
                                           "where training found them)")  # fmt: skip
     prior: str | None = network_flag(None, "class frequencies in these images: train, uniform, or a CSV table "
                                      "with a line class,number for each (default: the network's own)")  # fmt: skip
+    export: str = output_flag(None, "also export the network beside its checkpoint, for use without this code",
+                              choices=("onnx",))  # fmt: skip
     top: int = output_flag(5, "how many classes to name", COUNT)
     out: Path | None = output_flag(None, "a table .csv instead of lines: path, classes, probabilities, error")
 

@@ -17,7 +17,7 @@ TESTED = ("ckpt", "last")  # the checkpoints whose predictions are kept
 PREDICTION_FILES = tuple(f"{kind}_predictions.npz" for kind in TESTED)
 LIST_FILES = ("train.txt", "val.txt")  # of images that a run drew from one folder
 LOG_FILE, BOARD_FOLDER, SUMMARY_FILE, STARTED_FILE = "metrics.jsonl", "tensorboard", "summary.json", "started.json"
-EXPORT_FILES = tuple(f"{kind}{end}" for kind in TESTED for end in (".onnx", ".pt"))
+EXPORT_FILES = tuple(f"{kind}.onnx" for kind in TESTED)
 MISTAKES_FILE = "mistakes.json"
 LONGEST_END = "_ckpt_predictions.npz.tmp"
 

@@ -1,4 +1,4 @@
-"""A trained network in a file that needs none of this code: ONNX or TorchScript, checked against PyTorch's eager mode."""
+"""A trained network in a file that needs none of this code: ONNX, checked against PyTorch's eager mode."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from datasets.small_sets import SIZE
 from harness.errors import UserError
-from harness.files import beside, check_output, replacing
+from harness.files import replacing
 from inference.photographs import FromPhotographs
 
 if TYPE_CHECKING:
     from inference.classifiers import Classifier  # torchvision, which exports of small networks need not load
 
-ENDINGS = {"onnx": ".onnx", "torchscript": ".pt"}
 PREPARATION = ("image_size", "resize_size", "mean", "std", "interpolation")  # all that test images depend on
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LARGE = (1, 300, 400, 3), (3, 61, 47, 3)  # shapes of made-up photographs
@@ -46,14 +45,7 @@ class Shifted(nn.Module):
         return torch.add(self.network(inputs), self.shift)
 
 
-def exported_file(checkpoint: Path, form: str) -> Path:
-    """Return the name of the file beside a checkpoint; refuse now what could not be written at the end."""
-    path = beside(checkpoint, ENDINGS[form])
-    check_output(path, keep_previous=True)
-    return path
-
-
-def export_classifier(network: Classifier, form: str, path: Path, shift: Tensor, prior: str | None) -> str:
+def export_classifier(network: Classifier, path: Path, shift: Tensor, prior: str | None) -> str:
     """Write a network, which is moved to the CPU, as `export` does; return a line that says so.
 
     `shift` (C,) is added to the logits in the file too; it comes from `prior`.
@@ -66,12 +58,12 @@ def export_classifier(network: Classifier, form: str, path: Path, shift: Tensor,
         facts["preparation"] = {key: getattr(network.prepared, key) for key in PREPARATION}
     elif isinstance(model, nn.Linear):
         shapes = (1, model.in_features), (3, model.in_features)
-    line = export(model if prior is None else Shifted(model, shift), form, path, facts, shapes)
+    line = export(model if prior is None else Shifted(model, shift), path, facts, shapes)
     return line if prior is None else f"{line}; what --prior {prior} adds is in them"
 
 
 def export(
-    model: nn.Module, form: str, path: Path, facts: Mapping[str, object], shapes: Sequence[Sequence[int]] = SMALL
+    model: nn.Module, path: Path, facts: Mapping[str, object], shapes: Sequence[Sequence[int]] = SMALL
 ) -> str:
     """Write the network, read the file back and compare; return a line that says how far the logits are apart.
 
@@ -79,10 +71,8 @@ def export(
     ----------
     model:
         On the CPU in eval mode: pixels (N, H, W, 3) uint8 RGB, or features (N, A), to logits (N, C).
-    form:
-        "onnx" or "torchscript".
     facts:
-        Kept as JSON under their names: in ONNX's metadata, as extra files of TorchScript.
+        Kept as JSON under their names in the file's metadata.
     shapes:
         Of two batches that are made up to compare on. The second, without a side of 1, is what the network is traced on; the
         sides in which they differ may have any length in the file. A file that is at `path` already is kept as
@@ -101,13 +91,13 @@ def export(
         batches = [batch / 100 - 1 for batch in batches]  # features
     texts = {name: json.dumps(fact) for name, fact in facts.items()}
     with replacing(path, keep_previous=True) as part, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both ways warn of deprecations inside PyTorch
-        made = torch.cat((onnx_logits if form == "onnx" else torchscript_logits)(model, part, texts, batches))
+        warnings.simplefilter("ignore")  # of deprecations inside PyTorch
+        made = torch.cat(onnx_logits(model, part, texts, batches))
         own = torch.cat([model(batch) for batch in batches])
         difference = float((made - own).abs().where(made != own, 0.0).max())  # infinities may be equal
         largest = float(own.abs().where(own.isfinite(), 0.0).max())
         if not difference <= TOLERANCE * max(largest, 1):
-            raise RuntimeError(f"the {form} file gives other logits than PyTorch: they differ by {difference:.3g}")
+            raise RuntimeError(f"the ONNX file gives other logits than PyTorch: they differ by {difference:.3g}")
     return f"wrote {path}: logits of made-up inputs within {difference:.1e} of PyTorch's"
 
 
@@ -129,7 +119,7 @@ def onnx_logits(model: nn.Module, path: Path, texts: Mapping[str, str], batches:
                                         dynamic_shapes=(sides,), verbose=False)  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         reason = next(iter(str(error.__cause__).splitlines()), "")
-        raise UserError(f"PyTorch cannot turn this network into ONNX ({reason}): see --export torchscript") from error
+        raise UserError(f"PyTorch cannot turn this network into ONNX ({reason}): leave --export out") from error
     finally:
         logging.disable(logging.NOTSET)
     assert program is not None
@@ -137,13 +127,3 @@ def onnx_logits(model: nn.Module, path: Path, texts: Mapping[str, str], batches:
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return [torch.from_numpy(session.run(None, {name: batch.numpy()})[0]) for batch in batches]
-
-
-def torchscript_logits(model: nn.Module, path: Path, texts: Mapping[str, str], batches: Sequence[Tensor]) -> list[Tensor]:
-    """Write TorchScript; return the logits that the file gives for each batch."""
-    traced = torch.jit.trace(model, (batches[1],))
-    buffer = io.BytesIO()  # PyTorch's own writing of a file fails with other errors than a system's
-    torch.jit.save(traced, buffer, _extra_files=dict(texts))
-    path.write_bytes(buffer.getbuffer())
-    again = torch.jit.load(str(path))
-    return [again(batch) for batch in batches]

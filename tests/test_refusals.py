@@ -184,7 +184,6 @@ MetaSAug_test.py
     --checkpoint_path short.pth.tar => its stage2_counts has 2 entries
     --checkpoint_path nan.pth.tar => nan.pth.tar cannot be used: linear.bias holds numbers
     --checkpoint_path deep.pth.tar => it says that it holds a resnet1000000002 | those of a resnet8
-    --checkpoint_path fits.pth.tar --export torchscript => fits.pt | a pipe => fits.pt mkfifo
 predict.py --no-cuda --checkpoint_path net/small.pth.tar
      => no image is given: name files, or folders of them
     --export onnx --out x.csv => no image is given: name files
@@ -197,7 +196,7 @@ predict.py --no-cuda --checkpoint_path net/small.pth.tar
     net/rows.npz => rows.npz has 7 features a row, the network takes images
     'net/photos/a b.jpg' --out x.txt => --out x.txt is not valid: its name must end in .csv
     'net/photos/a b.jpg' --out gone/x.csv => gone/x.csv cannot be written
-    --export torchscript => small.pt cannot be written
+    --export onnx => small.onnx cannot be written
     'net/photos/a b.jpg' --out net/gone.csv --prior net/gone.csv.tmp => which this command reads
 predict.py --no-cuda --checkpoint_path
     net/none.pth.tar net/photos => photos is no file of features, .npz or .safetensors

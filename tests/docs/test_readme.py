@@ -20,7 +20,6 @@ from heads.feature_scale import TRANSFORMS
 from heads.own_flags import parse_own
 from heads.run_flags import PRETRAINED, HeadWords
 from heads.ways import RECIPE, WAYS
-from inference.exports import ENDINGS
 from scripts.flags_page import page
 
 README = (ROOT / "README.md").read_text()
@@ -124,7 +123,7 @@ def test_choices_of_the_flags_are_those_of_what_they_choose():
     """They are declared where nothing that takes long is loaded."""
     flags = {one.name: one.metadata["settings"] for of in (HeadWords, PredictFlags) for one in declared(of)}
     sources = {"meta_update": RULES, "way": [*WAYS, RECIPE], "transform": TRANSFORMS, "dataset": LARGE_NAMES}
-    for name, source in {**sources, "export": ENDINGS}.items():
+    for name, source in sources.items():
         assert [*flags[name]["choices"]] == [*source], name
     assert tuple(PRETRAINED) == LARGE_NAMES
 

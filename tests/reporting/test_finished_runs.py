@@ -117,7 +117,7 @@ def test_names_that_are_no_text_or_move_the_cursor_are_trained_on_and_reported(r
     for command in (
         (f"MetaSAug_CE_train.py {data} --num_meta 2 --arch resnet8 --epochs 1 --workdir", odd),
         ("report.py", odd, "--out", f"{odd}/out"),
-        (f"MetaSAug_test.py {data} --export torchscript --checkpoint_path", f"{odd}/checkpoint/ours/0/name_last.pth.tar"),
+        ("predict.py own/test/a --out", f"{odd}/t.csv", "--checkpoint_path", f"{odd}/checkpoint/ours/0/name_last.pth.tar"),
     ):
         said = run(*command).stdout
         assert "odd\\x1b[31m\\nx/" in said

@@ -117,7 +117,7 @@ def write_networks(folder):
     (folder / "gone.csv.tmp").write_text('Häher,1\nowl,1\n"two, words",1\n', encoding="utf-8")
     Image.new("RGB", (40000, 2)).save(folder / "thin.png")
     np.savez(folder / "wide.npz", features=np.ones((1, 8), np.float32))
-    (folder / "small.pt").mkdir()
+    (folder / "small.onnx").mkdir()
 
 
 def write_sound(root):

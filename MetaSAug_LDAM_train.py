@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import torch
 
 from covariance_rules import RULES
-from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches, sets_on
+from data_utils import build_dataset, epoch_batches, meta_batches, plain_batches
 from harness.cuda_graphs import StepTaker
 from harness.devices import choose_device
 from harness.errors import blamed_on, run_main
@@ -46,7 +46,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         check_arch(flags.arch)  # a wrong name is said before the data are read
     with Run(flags, flags.folder, Group(0, 1, device)) as run:  # keeps a second run off these files
         data = build_dataset(flags.dataset, flags.num_meta, flags.imb_factor, flags.data_root, flags.heldout, flags.skip_bad,
-                             join_meta=flags.joins_meta)  # fmt: skip
+                             join_meta=flags.joins_meta, device=device)  # fmt: skip
         classes = len(data.cls_num_list)
         check_num_classes(flags.num_classes, classes, flags.data_root)
         with blamed_on("--arch"):
@@ -72,7 +72,6 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         if flags.amp == "bf16" and lacks_bf16(device):
             run.say("note: this device has no bfloat16 arithmetic, so --amp bf16 is slower than without")
 
-        data = sets_on(data, device)
         meta = meta_batches(data.meta, flags.batch_size, flags.seed, run.meta_taken)
         for epoch in run.epochs:
             second = epoch >= flags.meta_start

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from data_utils import get_img_num_per_cls, plain_batches
+from datasets.pictures import unreadable
 from datasets.small_sets import PUBLISHED_FOLDERS, read_images
 from harness.checkpoint import load_checkpoint
 from harness.command_flags import CifarTestFlags
@@ -44,6 +45,8 @@ def main() -> None:
     state = load_checkpoint(path)
     dataset, imb_factor = tested_set(state, args.dataset, args.imb_factor)
     test = read_images(dataset, args.data_root, train=False, class_names=state.get("class_names"))
+    if test.faults:
+        raise unreadable(test.faults, len(test) + len(test.faults), skippable=False)
     classes = len(test.class_names)
     model = restored(state, path, args.arch, classes)
     counts = state.get("cls_num_list")

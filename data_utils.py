@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +50,7 @@ def build_dataset(
     num_heldout: int = 0,
     skip_bad: bool = False,
     join_meta: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Sets[ImageSet]:
     """Read a data set, set a balanced meta set aside and make the rest long-tailed.
 
@@ -65,23 +65,19 @@ def build_dataset(
         all it has when that is fewer. None keeps every image.
     skip_bad:
         Leave out images that cannot be read; else they are a `UserError` that lists them.
+    device:
+        Where the pixels of the sets are.
     """
-    faults: list[str] = []
-    everything = read_images(dataset, root, train=True, faults=faults)
-    test = read_images(dataset, root, train=False, class_names=everything.class_names, faults=faults)
+    everything = read_images(dataset, root, train=True).to(device)
+    test = read_images(dataset, root, train=False, class_names=everything.class_names).to(device)
+    faults = [*everything.faults, *test.faults]
     total = len(everything) + len(test) + len(faults)
     if faults and not skip_bad:
         raise unreadable(faults, total, skippable=True)
     repeats = repeat_notes(everything.items.tolist(), everything.targets, test.items.tolist())
     notes = [*everything.notes, *test.notes, *repeats, *([left_out(faults, total)] if faults else [])]
-    return Lists(everything, everything, test, "take out", notes).sets(num_meta, num_heldout, join_meta, imb_factor)
-
-
-def sets_on(sets: Sets[ImageSet], device: torch.device) -> Sets[ImageSet]:
-    """Return sets of images with their pixels on `device`."""
-    parts = {name: getattr(sets, name) for name in ("train", "meta", "test", "heldout", "joined")}
-    moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in parts.items()}
-    return replace(sets, lists=None, **moved)
+    lists = Lists(everything, everything, test, "take out", notes)
+    return replace(lists.sets(num_meta, num_heldout, join_meta, imb_factor), lists=None)  # whose other pixels are freed
 
 
 def normalize(pixels: Tensor) -> Tensor:

@@ -91,9 +91,10 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
         begin(run, flags, task, group, subject, source.digests(), saved, facts, flags.pretrained)
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
-        if run.is_new and flags.finetune and source.backbone is not None:  # features are only computed of what can be read
+        checks = run.is_new and flags.finetune and not flags.skip_bad  # features are only computed of what can be read
+        if checks and source.backbone is not None:
             with run.stoppable("while checking images"):
-                check_readable(sets, group, source.backbone.prepared.resize_size)
+                check_readable(sets.parts.values(), group, source.backbone.prepared.resize_size)
         if run.is_new and flags.constants and flags.fit is None:  # steps begin where the way before ends
             plain = scale(features_of(rows(sets.trained)[0]))
             begin_head(flags.way, task.head, plain, torch.from_numpy(sets.trained.targets), flags.constants)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import head_flags
-from datasets.image_check import check_tested
+from datasets.image_check import check_readable
 from datasets.image_lists import ImageList
 from datasets.large_sets import read_test, training_counts
 from harness.checkpoint import load_checkpoint
@@ -57,7 +57,7 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
     subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
-    check_tested(subject.images, group)
+    check_readable([subject.images], group, testing=True)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     subtracted = subject.subtracted.to(group.device)
     images = plain_images(subject.images, preparation_of(subject.dataset))

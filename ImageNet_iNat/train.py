@@ -49,7 +49,7 @@ def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
     own_lists = f.train_list, f.val_list, f.meta_list
-    lists = read_lists(f.dataset, f.data_root, f.num_meta, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
+    lists = read_lists(f.dataset, f.data_root, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
     backbone, head = load_network(load_checkpoint(path), len(sets.cls_num_list), path, f.seed, f.fresh_head)
@@ -87,8 +87,8 @@ def train(flags: LargeFlags, group: Group) -> None:
             with run.stoppable("while computing features; those already written are kept"):
                 parts = cache.views(needed, flags.cache_features)
         else:
-            if run.is_new:
-                check_readable(sets, group)
+            if run.is_new and not flags.skip_bad:
+                check_readable(sets.parts.values(), group)
             parts = {name: LiveViews(part, extract, flags.workers) for name, part in images.items()}
         batches = Batches(parts, group, task.batch_size, flags.test_batch_size, flags.seed)
         train_epochs(run, flags, task, batches, group)  # the recipe

@@ -31,8 +31,8 @@ def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
 def split_meta(targets: np.ndarray, num_meta: int, cls_num: int, share: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Draw `num_meta` images a class for the meta set; return their indices and those left, both ascending.
 
-    A class of `num_meta` images or fewer has all that are drawn in both, see `shared_note`. At most one of `share` images of
-    a class is drawn, but one of each class.
+    A class of `num_meta` images or fewer has all that are drawn in both, see `all_meta_note`. At most one of `share` images
+    of a class is drawn, but one of each class.
     """
     classes = shuffled(targets, cls_num, META_SEED)
     meta = in_order([own[: min(num_meta, max(len(own) // share, 1))] for own in classes])
@@ -45,10 +45,10 @@ def long_tailed_counts(img_max: int, cls_num: int, imb_factor: float) -> list[in
     return [int(img_max * imb_factor ** (k / max(cls_num - 1, 1))) for k in range(cls_num)]
 
 
-def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
-    """Draw `long_tailed_counts` images a class, or all it has when that is fewer; return them, and a note on that."""
-    left, names = class_counts(train), train.class_names
-    wanted = long_tailed_counts(max(left), len(names), imb_factor)
+def long_tailed(train: Self, imb_factor: float) -> Self:
+    """Draw `long_tailed_counts` images a class, or all it has when that is fewer."""
+    names = train.class_names
+    wanted = long_tailed_counts(max(class_counts(train)), len(names), imb_factor)
     if min(wanted) < 1:
         raise UserError(f"--imb_factor {imb_factor} leaves class {names[wanted.index(0)]} without images: raise it")
     generator = random.Random(SUBSET_SEED)
@@ -57,9 +57,7 @@ def long_tailed(train: Self, imb_factor: float) -> tuple[Self, list[str]]:
         indices = np.flatnonzero(train.targets == k).tolist()
         generator.shuffle(indices)
         kept.extend(indices[:count])
-    few = [f"{name} ({n} of {w})" for name, n, w in zip(names, left, wanted, strict=True) if n < w]
-    notes = [f"classes with fewer images than the long tail would keep: {some_of(few)}"] if few else []
-    return train.subset(np.sort(kept)), notes
+    return train.subset(np.sort(kept))
 
 
 def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_seed: int) -> np.ndarray:
@@ -69,12 +67,12 @@ def drawn_for_tests(targets: np.ndarray, cls_num: int, val_fraction: float, val_
     return in_order([own[: min(max(round(val_fraction * len(own)), least), len(own) - 1)] for own in classes])
 
 
-def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int) -> tuple[Self, Self, int]:
+def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int) -> tuple[Self, Self]:
     """Draw up to `num_heldout` images a class to choose on, -1: about HELDOUT_IMAGES in all.
 
-    Return them, what is left to train on, and how many were spare. Spare are images of `source`, where meta images are
-    drawn, that serve nothing else. Where they do not suffice, up to a fifth of the class's training images is held out. No
-    image of `others` is, and a file that is listed several times is one image.
+    Return them, and what is left to train on. Spare images come first: those of `source`, where meta images are drawn, that
+    serve nothing else. Where they do not suffice, up to a fifth of the class's training images is held out. No image of
+    `others` is, and a file that is listed several times is one image.
     """
     cls_num = len(train.class_names)
     wished = max(HELDOUT_IMAGES // cls_num, 1) if num_heldout < 0 else num_heldout
@@ -91,9 +89,8 @@ def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int
         generator.shuffle(trained)
         more = max(wished - len(spare), 0)
         drawn += [spare[:wished], trained[: min(more, len(trained) // HELDOUT_SHARE)]]
-    index = in_order(drawn)
-    kept = pool.subset(index)
-    return kept, train.without(set(kept.items.tolist())), int((index >= len(train)).sum())
+    kept = pool.subset(in_order(drawn))
+    return kept, train.without(set(kept.items.tolist()))
 
 
 def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> None:
@@ -103,14 +100,8 @@ def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> N
         raise UserError(f"no {wanted} for these classes: {some_of(empty)}; {advice}")
 
 
-def shared_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
-    """Return a line that names the classes of `num_meta` images or fewer, if any.
-
-    A `num_meta` above 1 that all classes are no larger than is a `UserError`.
-    """
-    if 1 < num_meta >= max(counts):
-        told = f"--num_meta {num_meta} would take every training image (the largest class has {max(counts)})"
-        raise UserError(f"{told}: lower it")
+def all_meta_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
+    """Return a line that names the classes of `num_meta` images or fewer, if any."""
     small = some_of([f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta], 10)
-    told = f"classes of no more than --num_meta {num_meta} images have them in both the training and the meta set"
+    told = f"classes of no more than --num_meta {num_meta} images, which are all meta images and stay where they were too"
     return [f"{told}: {small}"] if small else []

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from datasets.drawing import (
     HELDOUT_SHARE,
+    all_meta_note,
     check_classes,
     drawn_for_tests,
     held_out,
     long_tailed,
-    shared_note,
     split_meta,
 )
 from datasets.examples import Examples, class_counts, with_meta
@@ -75,8 +75,8 @@ class Sets(Generic[E]):
     def write_lists(self, folder: Path, name: str) -> str:
         """Write the training list, meta images included, and the test list; return a line that says so."""
         assert self.lists is not None
-        places = list_paths(folder, name)
-        for place, images in zip(places, (self.lists.train, self.lists.test), strict=True):
+        places, lists = list_paths(folder, name), self.lists.split()
+        for place, images in zip(places, (lists.train, lists.test), strict=True):
             assert isinstance(images, ImageList)
             write_list(place, images)
         return f"wrote the lists {' and '.join(map(str, places))}, for --train_list and --val_list"
@@ -92,8 +92,8 @@ class Lists(Generic[E]):
     """The lists of an experiment before its meta images are drawn from `source`.
 
     `draw` says how: `source` is used whole; or the images drawn stay where they are as well, where it is "share" at most a
-    fifth of each class; or they are taken out of the training list. `checked` says whether all images were read, and none
-    left that cannot be.
+    fifth of each class; or they are taken out of the training list. `test_share` says that the test images are drawn from
+    the training list first, there being no others: a share of each class, and the seed.
     """
 
     train: E
@@ -102,21 +102,30 @@ class Lists(Generic[E]):
     draw: Literal["whole", "copy", "share", "take out"]
     notes: list[str]
     val: E | None = None  # images to choose on, where they need not be held out of training
-    checked: bool = False
-    redrawn: Callable[[Container[Hashable]], Lists[E]] | None = None  # where test images were drawn: again, without some
+    test_share: tuple[float, int] | None = None
 
     @property
-    def parts(self) -> list[E]:
-        """All the images that there are."""
-        return [self.train, self.source, self.test, *([] if self.val is None else [self.val])]
+    def parts(self) -> dict[str, E]:
+        """All the images that there are, by list."""
+        found = {name: getattr(self, name) for name in ("train", "source", "test", "val")}
+        return {name: part for name, part in found.items() if part}
 
     def without(self, bad: Container[Hashable], note: str) -> Lists[E]:
-        """Return the lists without the images `bad`, which `note` speaks of; test images are drawn from what is left."""
-        if self.redrawn is not None:
-            lists = self.redrawn(bad)
-            return replace(lists, notes=[*lists.notes, note])
-        train, source, test, *val = (part.without(bad) for part in self.parts)
-        return replace(self, train=train, source=source, test=test, val=next(iter(val), None), notes=[*self.notes, note])
+        """Return the lists without the images `bad`, which `note` speaks of."""
+        left: dict[str, Any] = {name: part.without(bad) for name, part in self.parts.items()}
+        return replace(self, **left, notes=[*self.notes, note])
+
+    def split(self) -> Lists[E]:
+        """Return the lists with their test images drawn, if they are to be."""
+        if self.test_share is None:
+            return self
+        names, every = self.train.class_names, self.train
+        index = drawn_for_tests(every.targets, len(names), *self.test_share)
+        train, test = every.subset(np.setdiff1d(np.arange(len(every)), index)), every.subset(index)
+        single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
+        note = f"classes of one image, which is trained on and never tested: {', '.join(single)}"
+        source, notes = self.source if self.draw == "whole" else train, [*self.notes, *([note] if single and test else [])]
+        return replace(self, train=train, source=source, test=test, notes=notes, test_share=None)
 
     def sets(
         self, num_meta: int, num_heldout: int = 0, join_meta: bool = False, imb_factor: float | None = None
@@ -134,46 +143,29 @@ class Lists(Generic[E]):
         imb_factor:
             Smallest class over largest of the training images that are kept, see `drawing.long_tailed`; None keeps all.
         """
-        names, train, notes = self.train.class_names, self.train, list(self.notes)
+        lists = self.split()
+        names, train, source, test, val = lists.train.class_names, lists.train, lists.source, lists.test, lists.val
+        notes = list(lists.notes)
         check_classes(class_counts(train), names, f"training image in {train.source}")
-        index, left = split_meta(self.source.targets, num_meta, len(names), HELDOUT_SHARE if self.draw == "share" else 1)
-        meta = self.source if self.draw == "whole" else self.source.subset(index)
+        index, left = split_meta(source.targets, num_meta, len(names), HELDOUT_SHARE if self.draw == "share" else 1)
+        meta = source if self.draw == "whole" else source.subset(index)
         if num_meta:
-            check_classes(class_counts(meta), names, f"meta image in {self.source.source}")
+            check_classes(class_counts(meta), names, f"meta image in {source.source}")
+        if self.draw in ("take out", "copy"):
+            notes += all_meta_note(class_counts(source), names, num_meta)
         if self.draw == "take out":
-            notes += shared_note(class_counts(train), names, num_meta)
             train = train.subset(left)
         if imb_factor is not None:
-            train, few = long_tailed(train, imb_factor)
-            notes += few
-        heldout = self.val if num_heldout else None
-        if self.val is not None and not num_heldout:
-            train = train.joined(self.val)
-            among = f"the {len(self.val)} images of {self.val.source}"
+            train = long_tailed(train, imb_factor)
+        heldout = val if num_heldout else None
+        if val is not None and not num_heldout:
+            train = train.joined(val)
+            among = f"the {len(val)} images of {val.source}"
             notes.append(f"{among} are trained on too: --select_on heldout keeps them to choose the best epoch")
         elif num_heldout and heldout is None:
-            heldout, train, spare = held_out(train, self.source, [meta, self.test], num_heldout)
+            heldout, train = held_out(train, source, [meta, test], num_heldout)
             if not len(heldout):
                 advice = "add images, lower --num_meta, or leave --select_on heldout out"
                 raise UserError(f"no class has an image to hold out: {advice}")
-            among = f"{spare} of the {len(heldout)} held-out images"
-            notes += [f"{among} come from {self.source.source}, the others were training images"] if spare else []
         joined = with_meta(train, meta) if join_meta and self.draw != "share" else None
-        return Sets(train, meta, self.test, class_counts(train), notes, self, heldout, joined)
-
-
-def split_lists(images: E, val_fraction: float, val_seed: int, notes: Sequence[str] = (), meta: E | None = None) -> Lists[E]:
-    """Draw test images from a list; the others are for training, and the meta images are drawn from them or `meta`."""
-    names = images.class_names
-    drawn = drawn_for_tests(images.targets, len(names), val_fraction, val_seed)
-    train, test = images.subset(np.setdiff1d(np.arange(len(images)), drawn)), images.subset(drawn)
-    single = [name for name, count in zip(names, class_counts(test), strict=True) if not count]
-    told = []
-    if single and len(test):
-        told.append(f"classes of one image, which is trained on and never tested: {', '.join(single)}")
-
-    def again(bad: Container[Hashable]) -> Lists[E]:
-        return split_lists(images.without(bad), val_fraction, val_seed, notes, None if meta is None else meta.without(bad))
-
-    draw: Literal["whole", "take out"] = "take out" if meta is None else "whole"
-    return Lists(train, train if meta is None else meta, test, draw, [*notes, *told], redrawn=again)
+        return Sets(train, meta, test, class_counts(train), notes, self, heldout, joined)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TypeVar
@@ -72,7 +72,7 @@ def with_meta(train: Self, meta: Self) -> Self:
     return train.joined(others.subset(np.sort(first_places(others))))
 
 
-def united(parts: Sequence[Self]) -> Self:
+def united(parts: Iterable[Self]) -> Self:
     """Return all examples of some lists, each once, in the order of their items whatever list they are of."""
     whole = reduce(lambda joined, part: joined.joined(part), parts)
     return whole.subset(first_places(whole))

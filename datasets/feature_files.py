@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from datasets.image_lists import MAX_CLASSES, check_counted_from_0
+from datasets.image_lists import check_counted_from_0
 from datasets.pictures import some_of
+from harness.command_flags import MAX_CLASSES
 from harness.errors import UserError
 from harness.text import printable
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from datasets.drawn_sets import Lists, split_lists
+from datasets.drawn_sets import Lists
 from datasets.examples import Examples
 from datasets.feature_files import SPLIT_WORDS, FeatureTable, check_array
 from datasets.folders import match_classes
 from datasets.image_lists import check_counted_from_0
-from datasets.large_sets import check_val_fraction
 from harness.errors import UserError
 
 
@@ -37,82 +37,61 @@ class FeatureRows(Examples):
 def feature_lists(
     train: FeatureTable, val: FeatureTable | None, meta: FeatureTable | None, val_fraction: float | None, val_seed: int
 ) -> Lists[FeatureRows]:
-    """Return the rows to train on, to test on and to draw meta rows from.
+    """Return the rows to train on, to test on and to draw meta rows from, with the classes of `train`.
 
-    Test rows are those of `val`; without it those of the array split of `train`, see `split_rows`; without that a share
-    `val_fraction` of each class, drawn by `val_seed`. Meta rows are all those of `meta`, or all that split calls so, or else
-    drawn from the training rows. The classes are those of `train`, see `targets_in`.
+    Test rows are those of `val`; without it those that the array split of `train` calls test, or val if it calls none so,
+    else those are to choose on; without that a share `val_fraction` of each class, drawn by `val_seed`. Meta rows are all
+    those of `meta` and those that split calls so, or else drawn from the training rows.
     """
     if val_fraction is not None and (val is not None or train.split is not None):
         given = f"{train.path} has an array split" if val is None else f"{val.path} is given"
         raise UserError(f"--val_fraction is for one file without a split, but {given}: leave one of the two out")
-    rows, *others = all_rows(train, val, meta)
-    source, choose = others[-1] if meta is not None else None, None
-    if val_fraction is not None:
-        check_val_fraction(val_fraction, val_seed)
-        return split_lists(rows, val_fraction, val_seed, meta=source)
-    if val is not None:
-        test = others[0]
-    else:
-        rows, test, own, choose = split_rows(train, rows)
-        if source is not None and len(own):
-            told = f"{train.path} calls {len(own)} rows meta, but {source.source} is given"
-            raise UserError(f"{told}: leave one of the two out")
-        source = own if len(own) else source
-    return Lists(rows, source or rows, test, "whole" if source else "take out", [], choose)
-
-
-def split_rows(
-    table: FeatureTable, rows: FeatureRows
-) -> tuple[FeatureRows, FeatureRows, FeatureRows, FeatureRows | None]:
-    """Return the rows for training, for tests, for the meta set and, if there are some, to choose on.
-
-    The array split says which they are. Rows called val are for tests if none is called test, else to choose on.
-    """
-    if table.split is None:
+    if val_fraction is None and val is None and train.split is None:
         advice = "add it, with the words train, val and, if wanted, meta, or give a file of test rows, or --val_fraction"
-        raise UserError(f"{table.path} has no array split that says which rows are for tests: {advice}")
-    train, val, test, meta = (rows.subset(np.flatnonzero(table.split == part)) for part in ("train", "val", "test", "meta"))
-    check_array(len(train) > 0 < len(test) + len(val), table.path, "split", "calls no row train, or none val: call some so")
-    return (train, test, meta, val if len(val) else None) if len(test) else (train, val, meta, None)
-
-
-def all_rows(train: FeatureTable, val: FeatureTable | None, meta: FeatureTable | None) -> list[FeatureRows]:
-    """Return the rows of each table that there is, with the classes of `train`.
-
-    The array split, if any, calls all rows of `meta` so, those of `val` val or test, and those of `train` then train.
-    """
-    given = [(train, SPLIT_WORDS if val is None else ("train",)), (val, ("val", "test")), (meta, ("meta",))]
-    tables = [(table, words) for table, words in given if table is not None]
-    for table, words in tables:
-        if table.features.shape[1] != train.features.shape[1]:
-            told = f"{table.path} has {table.features.shape[1]} features a row, {train.path} has {train.features.shape[1]}"
-            raise UserError(f"{told}: both must come from the same network")
-        alone = table.split is None or bool(np.isin(table.split, words).all())
-        advice = "give one file with all rows, or leave split out"
-        check_array(alone, table.path, "split", f"has values other than {words[0]}: {advice}")
+        raise UserError(f"{train.path} has no array split that says which rows are for tests: {advice}")
+    names = named_classes(train)
+    if len(names) < 2:
+        raise UserError(f"{train.path} holds one class; at least two are needed")
+    given_words = (train, SPLIT_WORDS if val is None else ("train",)), (val, ("test", "val")), (meta, ("meta",))
+    tables = [(table, words) for table, words in given_words if table is not None]
+    serves = np.concatenate([served(table, words, train) for table, words in tables])
+    targets = np.concatenate([targets_in(table, names, table is train) for table, _ in tables])
     matrix = train.features if len(tables) == 1 else np.concatenate([table.features for table, _ in tables])
-    files, ends = ", ".join(table.digest for table, _ in tables), np.cumsum([len(table) for table, _ in tables])
-    return [
-        FeatureRows(np.arange(end - len(table), end), *targets_in(table, train), str(table.path), matrix=matrix, files=files)
-        for (table, _), end in zip(tables, ends, strict=True)
-    ]
+    files, source = (", ".join(str(getattr(table, key)) for table, _ in tables) for key in ("digest", "path"))
+    rows = FeatureRows(np.arange(len(serves)), targets, names, source, matrix=matrix, files=files)
+    own, test, chosen, apart = (rows.subset(np.flatnonzero(serves == word)) for word in ("train", "test", "val", "meta"))
+    if not test:
+        test, chosen = chosen, test
+    drawn = None if val_fraction is None else (val_fraction, val_seed)
+    check_array(bool(own and (test or drawn)), train.path, "split", "calls no row train, or none val: call some so")
+    return Lists(own, apart or own, test, "whole" if apart else "take out", [], chosen or None, drawn)
 
 
-def targets_in(table: FeatureTable, train: FeatureTable) -> tuple[np.ndarray, list[str]]:
-    """Return the targets of a table (N,) in the classes of `train`, and the names of these.
+def served(table: FeatureTable, words: Sequence[str], train: FeatureTable) -> np.ndarray:
+    """Return what each row (N,) of a table serves: the first of `words`, or what split says where all words may be in it."""
+    if table.features.shape[1] != train.features.shape[1]:
+        told = f"{table.path} has {table.features.shape[1]} features a row, {train.path} has {train.features.shape[1]}"
+        raise UserError(f"{told}: both must come from the same network")
+    if table.split is None:
+        return np.full(len(table), words[0])
+    advice = "give one file with all rows, or leave split out"
+    sound = bool(np.isin(table.split, words).all())
+    check_array(sound, table.path, "split", f"has values other than {words[0]}: {advice}")
+    return table.split if words == SPLIT_WORDS else np.full(len(table), words[0])
+
+
+def targets_in(table: FeatureTable, names: list[str], trained: bool) -> np.ndarray:
+    """Return the targets of a table (N,) in the classes `names` of the one that is `trained` on.
 
     Classes are matched by name, see `folders.match_classes`; those of a table without names are called by their numbers.
     """
-    class_names, names = named_classes(table), named_classes(train)
-    if len(names) < 2:
-        raise UserError(f"{train.path} holds one class; at least two are needed")
+    class_names = named_classes(table)
     assert table.targets is not None
     used, places = np.unique(table.targets, return_inverse=True)
-    if table.class_names is None and table is not train:
+    if table.class_names is None and not trained:
         check_counted_from_0(used.tolist(), table.path, len(names))
     found = match_classes([class_names[k] for k in used], names, table.path)
-    return np.array(list(found.values()))[places], names
+    return np.array(list(found.values()))[places]
 
 
 def named_classes(table: FeatureTable) -> list[str]:

@@ -7,7 +7,6 @@ The images stay on disk; an `ImageList` says where each one lies and which class
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -17,16 +16,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from PIL import Image
 
 from datasets.examples import Examples
 from datasets.folders import NAMED, files_below, left_out_note, match_classes, visible_folders
 from datasets.pictures import decode, some_of
+from harness.command_flags import MAX_CLASSES
 from harness.errors import UserError
 from harness.files import replacing
 
-MAX_CLASSES = 1_000_000  # where the list itself says how many there are: larger labels are ids of another kind
 SPLIT_ADVICE = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
 LIST_FORM = "a list has one image a line, 'relative/path label', with a blank between the two"
 LIST_LINE = re.compile(r"(.*\S)\s+(-?[0-9]{1,18})\s*")
@@ -135,6 +135,8 @@ def checked_list(
 ) -> ImageList:
     """Check labels, and make a list of them and their paths."""
     labels, limit = [label for _, label in entries], num_classes or MAX_CLASSES
+    if num_classes is None and len({*labels}) < 2:
+        raise UserError(f"{file} holds one class; at least two are needed")
     check_counted_from_0(labels, file, num_classes or min(max(labels), limit))
     wrong = {k: f"label {label}" for k, label in enumerate(labels, 1) if not 0 <= label < limit}
     refuse(place, wrong, f"labels count from 0 and lie in [0, {limit})")
@@ -145,11 +147,29 @@ def checked_list(
 def check_counted_from_0(labels: Iterable[int], source: str | Path, last: int) -> None:
     """Raise a `UserError` if labels run from 1 to `last`, the number that they end at where they are counted so."""
     found = set(labels)
-    if (min(found), max(found)) != (1, last):
-        return
-    if last == 1:
-        raise UserError(f"{source} holds one class; at least two are needed")
-    raise UserError(f"{source}: its labels run from 1 to {last}, but labels count from 0: subtract 1 from each")
+    if (min(found), max(found)) == (1, last):
+        raise UserError(f"{source}: its labels run from 1 to {last}, but labels count from 0: subtract 1 from each")
+
+
+class OfficialImage(msgspec.Struct):
+    """An image of an official json."""
+
+    id: int
+    file_name: str
+
+
+class Annotation(msgspec.Struct):
+    """What is on it."""
+
+    image_id: int
+    category_id: int
+
+
+class Official(msgspec.Struct):
+    """An official json of iNaturalist."""
+
+    images: list[OfficialImage]
+    annotations: list[Annotation]
 
 
 def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: str = "check the path") -> ImageList:
@@ -158,16 +178,12 @@ def read_inaturalist17(file: Path, root: Path, num_classes: int | None, advice: 
     The order is that of images[]. The rest is as in `read_list`.
     """
     try:
-        content = json.loads(read_text(file, advice))
-        images, annotations = content["images"], content["annotations"]
-        label_of = {one["image_id"]: one["category_id"] for one in annotations}
-        entries = [(one["file_name"], label_of[one["id"]]) for one in images]
-        kinds = {(type(path), type(label)) for path, label in entries}
-        single = len(annotations) == len(label_of) == len({one["id"] for one in images}) == len(images)
-        if kinds != {(str, int)} or not single:
-            raise ValueError("an image has no file_name, or no annotation with a category_id of its own")
-        "".join(path for path, _ in entries).encode()  # half a surrogate pair is in no file name
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        found = msgspec.json.decode(read_text(file, advice), type=Official)
+        label_of = {one.image_id: one.category_id for one in found.annotations}
+        entries = [(one.file_name, label_of[one.id]) for one in found.images]
+        if not len(found.annotations) == len(label_of) == len({one.id for one in found.images}) == len(entries) > 0:
+            raise ValueError("an image has no annotation with a category_id of its own")
+    except (msgspec.DecodeError, ValueError, LookupError, RecursionError) as error:
         raise UserError(f"{file} is not an official JSON with annotations, or is damaged: {error}") from error
     return checked_list(entries, f"{file} image", file, root, num_classes)
 
@@ -194,6 +210,8 @@ def read_tree(
     if not paths:
         told = "".join(f" ({note.removeprefix(f'{folder}: ')})" for note in notes)
         raise UserError(f"{folder} holds no class folder with an image that can be read{told}: {advice}")
+    if class_names is None and len(names) < 2:
+        raise UserError(f"{folder} holds one class folder; at least two are needed")
     notes.append(f"{folder}: {len(paths)} images of {len(names)} classes, {some_of(names, NAMED)}")
     if empty := [name for name in found if name not in names]:
         notes.append(f"{folder}: folders without an image, which are no classes: {some_of(empty)}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pillow_heif
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from harness.errors import UserError
 
+T = TypeVar("T")
 LISTED = 20  # faults that are named
 # Formats of pictures; others that Pillow opens hold no pixels, are of instruments, or start an interpreter (PostScript).
 FORMATS = (
@@ -39,14 +40,18 @@ class Decoded(NamedTuple):
     done: frozenset[str] = frozenset()
 
 
+Seen = frozenset[str] | UserError  # what was done to an image, or why it cannot be read
+
+
 def some_of(names: Sequence[str], most: int = LISTED) -> str:
     """Return names with commas between, the first of many."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def done_notes(done: Iterable[frozenset[str]]) -> list[str]:
+def done_notes(seen: Iterable[Seen]) -> list[str]:
     """Return lines that count what was done to images besides reading them."""
-    return [f"{what}: {number}" for what, number in sorted(Counter(what for one in done for what in one).items())]
+    done = Counter(what for one in seen if not isinstance(one, UserError) for what in one)
+    return [f"{what}: {number}" for what, number in sorted(done.items())]
 
 
 @cache
@@ -81,6 +86,14 @@ def decode(path: Path, upright: bool, coarse: bool = False, resize_size: int = 0
     if most is not None and resize_size**2 * max(width, height) > most * min(width, height):
         raise UserError(f"{path} is far too narrow ({width} x {height}): remove it or crop it")
     return found
+
+
+def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
+    """Return what `read` makes of an image file, or why it cannot."""
+    try:
+        return read(path)
+    except UserError as error:
+        return error
 
 
 def read_pixels(path: Path, upright: bool, coarse: bool) -> Decoded:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import median
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.examples import Examples, row_digests
-from datasets.folders import read_layout
+from datasets.folders import Layout, read_layout
 from datasets.image_lists import read_tree
-from datasets.pictures import decode, done_notes, unreadable
+from datasets.pictures import Decoded, decode, done_notes, read_or_fault, unreadable
 from harness.errors import UserError
 from harness.progress import progress
 
@@ -30,15 +28,18 @@ SIZE = 32
 PUBLISHED_FOLDERS = {"cifar10": "../cifar-10", "cifar100": "../cifar-100"}
 SMALL_SETS = (*PUBLISHED_FOLDERS, "digits", "folder")
 DIGITS_TEST_SHARE = 0.3
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImageSet(Examples):
-    """Images in memory, whose items are digests of them: pixels (M, 32, 32, 3) uint8, and whether mirroring is allowed."""
+    """Images in memory, whose items are digests of them: pixels (M, 32, 32, 3) uint8, and whether mirroring is allowed.
+
+    `faults` are lines about images that cannot be read.
+    """
 
     pixels: Tensor = field(default_factory=partial(torch.empty, 0))
     flip: bool = True
+    faults: Sequence[str] = ()
 
     @cached_property
     def target(self) -> Tensor:
@@ -57,7 +58,7 @@ class ImageSet(Examples):
         """Return the image at `index`."""
         return Image.fromarray(self.pixels[index].cpu().numpy())
 
-    def to(self, device: torch.device) -> ImageSet:
+    def to(self, device: torch.device | str) -> ImageSet:
         """Return the set on `device`."""
         return replace(self, pixels=self.pixels.to(device))
 
@@ -71,9 +72,7 @@ def image_set(
     return ImageSet(items, targets.astype(np.int64), class_names, source, notes, torch.from_numpy(pixels), flip)
 
 
-def read_images(
-    dataset: str, root: str, train: bool, class_names: list[str] | None = None, faults: list[str] | None = None
-) -> ImageSet:
+def read_images(dataset: str, root: str, train: bool, class_names: list[str] | None = None) -> ImageSet:
     """Read the training or the test images of a data set.
 
     Parameters
@@ -83,8 +82,6 @@ def read_images(
         scikit-learn; "folder" is `root/{train,test}/<class>/*`.
     class_names:
         The classes of the training set: a test folder must hold no others.
-    faults:
-        Takes a line for every image that cannot be read and is left out; None: such images are a `UserError`.
     """
     if dataset in PUBLISHED_FOLDERS:
         return read_cifar(dataset, root, train)
@@ -92,10 +89,10 @@ def read_images(
         return read_digits(train)
     layout = read_layout(Path(root))
     if layout.tested is None:
-        layout = layout._replace(train=Path(root) / "train", test=Path(root) / "test")  # one of which is missing
+        layout = Layout(Path(root) / "train", test=Path(root) / "test")  # one of which is missing
     folder = layout.train if train else layout.tested
     assert folder is not None
-    images = read_folder(folder, class_names, faults)
+    images = read_folder(folder, class_names)
     return replace(images, notes=(*(layout.notes if train else ()), *images.notes))
 
 
@@ -134,48 +131,26 @@ def read_digits(train: bool) -> ImageSet:
     return image_set(pixels.numpy(), digits.target[chosen], [str(d) for d in range(10)], "digits", flip=False)
 
 
-def read_folder(folder: Path, class_names: list[str] | None, faults: list[str] | None = None) -> ImageSet:
+def read_folder(folder: Path, class_names: list[str] | None) -> ImageSet:
     """Read `folder/<class>/**`, resized to 32x32; see `image_lists.read_tree`.
 
     Notes say which files were left out and what was done to the others.
     """
     found = read_tree(folder, class_names, None, "--dataset folder reads DATA_ROOT/{train,test}/<class>/*")
-    if len(found.class_names) < 2:
-        raise UserError(f"{folder} holds one class folder; at least two are needed")
     shown = progress(found.paths, len(found.paths), f"reading {folder}", file=sys.stderr)
     read = {path: read_or_fault(folder / path, read_image) for path in shown}
     bad = {path: str(image) for path, image in read.items() if isinstance(image, UserError)}
     good = [image for image in read.values() if not isinstance(image, UserError)]
-    if bad and (faults is None or not good):
-        raise unreadable([*bad.values()], len(read), skippable=False)  # in training there are none left
-    if faults is not None:
-        faults += bad.values()
+    if not good:  # in training there are none left
+        raise unreadable([*bad.values()], len(read), skippable=False)
     lines = done_notes(image.done for image in good)
-    if larger := [min(image.size) for image in good if max(image.size) > SIZE]:
-        sizes = f"{len(larger)} images, whose short sides have {median(larger):g} pixels in the median, are shrunk"
-        lines.append(f"{sizes} to {SIZE} x {SIZE} (train_own.py takes photographs at full size)")
-    pixels, targets = np.stack([image.pixels for image in good]), found.without(bad).targets
+    lines.append(f"images are taken in {SIZE} x {SIZE} (train_own.py takes photographs at full size)")
+    pixels, targets = np.stack([np.asarray(image.image) for image in good]), found.without(bad).targets
     notes = (*found.notes, *(f"{folder}: {line}" for line in lines))
-    return image_set(pixels, targets, found.class_names, str(folder), notes)
+    return replace(image_set(pixels, targets, found.class_names, str(folder), notes), faults=[*bad.values()])
 
 
-class SmallImage(NamedTuple):
-    """Pixels (32, 32, 3) uint8, the size before (width, height), and what was done, see `pictures.Decoded`."""
-
-    pixels: np.ndarray
-    size: tuple[int, int]
-    done: frozenset[str]
-
-
-def read_image(path: Path) -> SmallImage:
-    """Read an image, upright as its EXIF says; see `pictures.decode`."""
+def read_image(path: Path) -> Decoded:
+    """Read an image, upright as its EXIF says, in 32 x 32; see `pictures.decode`."""
     image, done = decode(path, upright=True)
-    return SmallImage(np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)), image.size, done)
-
-
-def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
-    """Return an image as `read` reads it, or why there is none."""
-    try:
-        return read(path)
-    except UserError as error:
-        return error
+    return Decoded(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR), done)

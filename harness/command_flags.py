@@ -9,6 +9,7 @@ from harness.flags import DATASETS, DeviceFlags
 
 TAU = between(0, 1000)  # the published value is 1
 ADJUSTED = "subtract so many times the log of each class's share of the training images from its logit (arXiv 2007.07314)"
+MAX_CLASSES = 1_000_000  # larger labels are ids of another kind
 LARGE_NAMES = ("ImageNet_LT", "iNaturalist18", "iNaturalist17", "custom")
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from data_utils import META_STREAM, TRAIN_STREAM, mixed_seed, seeded, shuffled_passes
 from datasets.drawn_sets import Sets
 from datasets.image_lists import ImageList, found_files
-from datasets.pictures import decode
+from datasets.pictures import Seen, decode
 from harness.errors import UserError
 from harness.evaluation import Batch
 from harness.machine import workers_that_fit
@@ -36,11 +36,8 @@ Rows = TypeVar("Rows", range, np.ndarray)
 Extract = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> features (N, A)
 Key = tuple[int, int]  # which image, and the number that its augmentation is drawn with
 Indices = Iterator[tuple[int, Tensor]]  # the number of a pass, or of a batch, and the rows of a global batch
-SeenBatch = tuple[Tensor, Tensor, dict[Path, "Seen"]]  # images (N, 3, S, S), target (N,), what is to be said of some
+SeenBatch = tuple[Tensor, Tensor, dict[Path, Seen]]  # images (N, 3, S, S), target (N,), what is to be said of some
 Drawn = Iterator[tuple[Any, Tensor]]  # global batches as a step takes them, features (N, A) or else, and target (N,)
-
-
-Seen = frozenset[str] | UserError  # what was done to an image, see `datasets.pictures`, or why it cannot be read
 
 
 class ListedImages(Dataset[Any]):

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from datasets.image_check import refuse_faults
-from datasets.pictures import done_notes
+from datasets.pictures import Seen, done_notes
 from harness.errors import UserError
 from harness.files import replacing, sync, writing
 from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
-from heads.batches import Extract, ListedImages, RowViews, Seen, load_all, parted
+from heads.batches import Extract, ListedImages, RowViews, load_all, parted
 
 SHARD_ROWS = 256  # about, 1 MB of 2,048 features
 ABOUT = "about.json"  # in the folder of a set: what its name is the digest of
@@ -174,8 +174,7 @@ class FeatureCache:
         for one in self.group.all_gather_object(own):  # all are written
             self.seen.update(one)
         if self.group.main:
-            done = (one for path, one in self.seen.items() if path not in known and not isinstance(one, UserError))
-            say(*(f"note: {line}" for line in done_notes(done)))
+            say(*(f"note: {line}" for line in done_notes(one for path, one in self.seen.items() if path not in known)))
             say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {missing[0].path.parent}")
 
 

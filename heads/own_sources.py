@@ -71,7 +71,7 @@ class Source:
         if self.backbone is None:
             return lambda of: [of.features()]
         assert self.sets.lists is not None
-        parts, prepared = self.sets.lists.parts, self.backbone.prepared
+        parts, prepared = self.sets.lists.parts.values(), self.backbone.prepared
         whole, extract = united(parts), extractor(self.backbone.model.to(group.device))
         sizes = self.features, group, flags.test_batch_size, flags.workers
         cache = FeatureCache(flags.cache_folder, extract, str(self.weights), *sizes)
@@ -89,11 +89,12 @@ def read_source(flags: OwnFlags) -> Source:
         train, val, meta = (None if path is None else read_features(Path(path)) for path in paths)
         assert train is not None
         rows = feature_lists(train, val, meta, flags.val_fraction, flags.val_seed)
-        digests = [row_digests(part.features()) for part in (rows.train, rows.test)]
-        notes = [*rows.notes, *repeat_notes(digests[0], rows.train.targets, digests[1])]
+        parts = rows.split()
+        digests = [row_digests(part.features()) for part in (parts.train, parts.test)]
+        notes = repeat_notes(digests[0], parts.train.targets, digests[1])
         return Source(flags.drawn(replace(rows, notes=notes)), train.features.shape[1])
     own_lists = flags.train_list, flags.val_list, flags.meta_list
-    lists = read_lists("custom", flags.data_root, flags.num_meta, None, *own_lists, flags.val_fraction, flags.val_seed)
+    lists = read_lists("custom", flags.data_root, None, *own_lists, flags.val_fraction, flags.val_seed)
     sets = flags.drawn(lists)
     assert flags.backbone is not None
     backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness.command_flags import ADJUSTED, TAU
+from harness.command_flags import ADJUSTED, MAX_CLASSES, TAU
 from harness.flag_parser import (
     ABOVE_0,
     COUNT,
@@ -63,7 +63,7 @@ class LargeSetFlags(FlagSet):
 
     dataset: str = data_flag(None, "data set (default: ImageNet_LT, or the checkpoint's)", choices=tuple(PRETRAINED))
     data_root: str = free_data_flag(None, "folder of the images (default: ../DATASET)")
-    num_classes: int | None = free_data_flag(None, "checked against the data set")
+    num_classes: int | None = free_data_flag(None, "checked against the data set", between(2, MAX_CLASSES))
     num_meta: int = data_flag(None, "meta images per class (default: 10; iNaturalist18: 2, iNaturalist17: 5)", COUNT)
 
 

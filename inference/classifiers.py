@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,8 +65,8 @@ class Classifier:
     def read(self, file: Path) -> ReadImage:
         """Read an image file; one that cannot be read is a `UserError`."""
         if self.prepared is None:
-            small = read_image(file)
-            return ReadImage(torch.tensor(small.pixels), small.done)
+            image, done = read_image(file)
+            return ReadImage(torch.from_numpy(np.array(image)), done)
         image, done = decode(file, upright=True, resize_size=self.prepared.resize_size)
         return ReadImage(transforms(self.prepared, train=False)(image), done)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datasets.feature_files import FeatureTable, read_features
 from datasets.folders import files_below, left_out_note
-from datasets.small_sets import read_or_fault
+from datasets.pictures import read_or_fault
 from harness.errors import UserError
 from harness.evaluation import no_answers
 from harness.files import check_is_table, check_output, replacing

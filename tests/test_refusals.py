@@ -168,7 +168,6 @@ MetaSAug_CE_train.py --dataset digits --arch resnet8 --no-cuda --epochs 2
     --resume none.pth.tar => --resume none.pth.tar: there is no such file
     --resume fits.pth.tar => --resume fits.pth.tar: there is no such file named
     --resume old_resume.pth.tar => old_resume.pth.tar cannot be used: its resume.record
-    --num_meta 500 => --num_meta 500 would take every training image | lower it
 MetaSAug_test.py
      => --checkpoint_path
     --checkpoint_path none => there is no checkpoint none
@@ -283,7 +282,7 @@ ImageNet_iNat/train.py {LARGE}
     => class1 => large/train/class1 empty
     => no meta image in large/meta for these classes: 1 (class1) => large/meta/class1 empty
     --num_classes 4 => --num_classes 4 | 3
-    --data_root nowhere => nowhere has no train and val
+    --data_root nowhere => nowhere cannot be read (No such file
     --train_list good.txt => --val_list
     --workdir text => text | cannot be written
 ImageNet_iNat/train.py {LARGE} --num_meta 1 --val_list good.txt --train_list

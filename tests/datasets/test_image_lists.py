@@ -34,7 +34,7 @@ def test_a_list_is_read(tmp_path, read, content, paths, targets):
 
 LABELS = "labels count from 0 and lie in [0, 3)"
 STRANGE = ["a.jpg", "", "a.jpg,1", "a.jpg x1", "a.jpg 1.0", "a.jpg 1_0", "a.jpg ١", "a.jpg " + "9" * 30]
-NO_JSON, NONE = "is not an official JSON with annotations, or is damaged", "an image has no file_name, or no annotation with"
+NO_JSON, NONE = "is not an official JSON with annotations, or is damaged", "an image has no annotation with a category_id"
 BAD = [
     (read_list, "a 0\n" + "\n".join([*STRANGE, "a 0"]), ", ".join(f"{k}: {line!r}" for k, line in enumerate(STRANGE, 2))),
     (read_list, "a 0\n" + "b\n" * 23, " 21: 'b' and 3 more; a list has one image a line, 'relative/path label'"),
@@ -42,12 +42,13 @@ BAD = [
     (read_list, "", "l line 1: ''; a list has one image a line"), (read_list, "\udcff 1", "l cannot be read as text"),
     (read_inaturalist17, official([A], [OF_A | {"category_id": 3}]), f"image 1: label 3; {LABELS}"),
     *((read_inaturalist17, text, NO_JSON) for text in (
-        "{", "[" * 100_000, "[]", official([], []), official([A, B], [OF_A]),
+        "{", "[" * 100_000, "[]", official([A, B], [OF_A]),
         official([A], [OF_A | {"image_id": 5}]), official([A | {"file_name": "\ud800"}], [OF_A]),
     )),
+    (read_inaturalist17, official([A | {"file_name": 7}], [OF_A]), "Expected `str`, got `int` - at `$.images[0].file_name`"),
+    (read_inaturalist17, official([A], [OF_A | {"category_id": True}]), "Expected `int`, got `bool`"),
     *((read_inaturalist17, text, NONE) for text in (
-        official([A], [OF_A, OF_A]), official([A, A], [OF_A, OF_A | {"image_id": 2}]),
-        official([A | {"file_name": 7}], [OF_A]), official([A], [OF_A | {"category_id": True}]),
+        official([], []), official([A], [OF_A, OF_A]), official([A, A], [OF_A, OF_A | {"image_id": 2}]),
     )),
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ def write(path, content=""):
 
 def read_sets(dataset, root, num_meta, *more, **named):
     """The sets of a data set, drawn from its lists."""
-    return read_lists(dataset, root, num_meta, *more, **named).sets(num_meta)
+    return read_lists(dataset, root, *more, **named).sets(num_meta)
 
 
 def listed(root, names):

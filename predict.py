@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from datasets.pictures import done_notes
+from datasets.pictures import Seen, done_notes
 from harness.command_flags import PredictFlags
 from harness.devices import choose_device
 from harness.errors import UserError, run_main
@@ -32,7 +32,7 @@ from harness.flag_parser import parse_flags
 from harness.text import say
 from inference.classifiers import classifier
 from inference.exports import export_classifier
-from inference.predictions import Tally, check_out, predictions, print_rows, read_inputs, read_parts, write_rows
+from inference.predictions import check_out, check_read, predictions, print_rows, read_inputs, read_parts, write_rows
 from inference.priors import prior_shift
 
 
@@ -55,18 +55,18 @@ def main() -> None:
     exported = beside(path, ".onnx")
     if args.export:
         check_output(exported, keep_previous=True)  # now, not when all inputs are read
-    top, total, tally = min(args.top, len(network.names)), sum(map(len, parts)), Tally()
+    top, seen = min(args.top, len(network.names)), list[Seen]()
     batches = read_parts(parts, network, shown=args.out is not None or not sys.stdout.isatty())
-    rows = predictions(network, batches, shift.to(device), top, path, tally)
+    rows = predictions(network, batches, shift.to(device), top, path, seen)
     if args.out is None:
         print_rows(rows)
     else:
         write_rows(rows, args.out, top)
-        say(f"wrote {args.out}: {total} {'row' if total == 1 else 'rows'}")
-    say(*(f"note: {note}" for note in (*notes, *left_out, *done_notes(tally.done))), file=sys.stderr)
+        say(f"wrote {args.out}: {len(seen)} {'row' if len(seen) == 1 else 'rows'}")
+    say(*(f"note: {note}" for note in (*notes, *left_out, *done_notes(seen))), file=sys.stderr)
     if args.export:
         say(export_classifier(network, exported, shift, args.prior))
-    tally.check(total, status=1)
+    check_read(seen, status=1)
 
 
 if __name__ == "__main__":

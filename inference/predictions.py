@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from heapq import nlargest
 from itertools import chain, groupby
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from datasets.feature_files import FeatureTable, read_features
 from datasets.folders import files_below, left_out_note
-from datasets.pictures import read_or_fault
+from datasets.pictures import Seen, read_or_fault
 from harness.errors import UserError
 from harness.evaluation import no_answers
 from harness.files import check_is_table, check_output, replacing
@@ -35,19 +34,13 @@ Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable 
 ReadBatch = list[tuple[str, ReadImage | UserError]]  # what inputs are called, and what was read of them or why nothing
 
 
-@dataclass
-class Tally:
-    """What was done to each image, see `pictures.Decoded`, and why some cannot be read."""
-
-    done: list[frozenset[str]] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    def check(self, total: int, status: int) -> None:
-        """Raise a `UserError` that names the images, of `total` inputs, that cannot be read, if any."""
-        if len(self.faults) == 1:
-            raise UserError(self.faults[0], status=status)
-        if self.faults:
-            raise UserError(f"{len(self.faults)} of {total} images cannot be read, see above", self.faults, status)
+def check_read(seen: Sequence[Seen], status: int) -> None:
+    """Raise a `UserError` that names the images among all inputs that cannot be read, if any."""
+    faults = [str(one) for one in seen if isinstance(one, UserError)]
+    if len(faults) == 1:
+        raise UserError(faults[0], status=status)
+    if faults:
+        raise UserError(f"{len(faults)} of {len(seen)} images cannot be read, see above", faults, status)
 
 
 def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[Part], list[str]]:
@@ -108,7 +101,7 @@ def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Itera
 
 
 def predictions(
-    network: Classifier, batches: Iterable[ReadBatch], shift: Tensor, top: int, source: Path, tally: Tally
+    network: Classifier, batches: Iterable[ReadBatch], shift: Tensor, top: int, source: Path, seen: list[Seen]
 ) -> Iterator[Row]:
     """Yield a row for each input.
 
@@ -118,31 +111,29 @@ def predictions(
         What is added to the logits (C,), where the model is.
     source:
         The network's checkpoint.
-    tally:
-        Takes what is to be said in the end.
+    seen:
+        Takes what was done to each image, or why it cannot be read.
 
     Raises
     ------
     UserError
         If the network's answers are no numbers, and in the end if no input can be read.
     """
-    total = 0
     for batch in batches:
         found = iter(network.probabilities([read for _, read in batch if isinstance(read, ReadImage)], shift))
         for name, read in batch:
-            total += 1
             if isinstance(read, UserError):
-                tally.faults.append(str(read))
+                seen.append(read)
                 yield name, [], str(read)
                 continue
-            tally.done.append(read.done)
+            seen.append(read.done)
             chances = next(found)
             if any(map(math.isnan, chances)):
                 raise no_answers(source)
             best = nlargest(top, zip(network.names, chances, strict=True), key=itemgetter(1))
             yield name, [(class_name, f"{chance:.4f}") for class_name, chance in best], ""
-    if len(tally.faults) == total:
-        tally.check(total, status=2)
+    if all(isinstance(one, UserError) for one in seen):
+        check_read(seen, status=2)
 
 
 def print_rows(rows: Iterable[Row]) -> None:

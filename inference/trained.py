@@ -57,11 +57,6 @@ def check_class_count(state: dict[str, Any], source: Path, classes: int) -> None
             raise UserError(f"{source} cannot be used: {count}, its weights are those of {classes} classes")
 
 
-def names_of_classes(state: dict[str, Any], num_classes: int) -> list[str]:
-    """Return the class names of a checkpoint, "class 0" and so on where it holds none, as the released ones do."""
-    return state.get("class_names") or [f"class {k}" for k in range(num_classes)]
-
-
 class FromPixels(nn.Module):
     """A network together with the normalisation of its images: pixels (N, 32, 32, 3) uint8 RGB to logits (N, C)."""
 

@@ -48,7 +48,7 @@ def main() -> None:
     """Load, evaluate, print, write."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        args = group.agree(head_flags.parse_test, lambda made: made.facts())
+        args = group.agree(head_flags.parse_test, LargeTestFlags.facts)
         test_set(args, group)
 
 
@@ -56,7 +56,7 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     """Test the checkpoint that the flags name."""
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
-    subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
+    subject = group.agree(lambda: read_subject(args, path, out), Subject.facts)
     check_readable([subject.images], group, testing=True)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
     subtracted = subject.subtracted.to(group.device)

@@ -98,7 +98,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(lambda: head_flags.parse_training(), lambda made: made.facts())
+        flags = group.agree(head_flags.parse_training, LargeFlags.facts)
         train(flags, group)
 
 

@@ -18,7 +18,7 @@ from datasets.drawing import (
     long_tailed,
     split_meta,
 )
-from datasets.examples import Examples, class_counts, with_meta
+from datasets.examples import Examples, class_counts, with_others
 from datasets.image_lists import ImageList, write_list
 from harness.errors import UserError
 from harness.run_files import list_paths
@@ -167,5 +167,5 @@ class Lists(Generic[E]):
             if not len(heldout):
                 advice = "add images, lower --num_meta, or leave --select_on heldout out"
                 raise UserError(f"no class has an image to hold out: {advice}")
-        joined = with_meta(train, meta) if join_meta and self.draw != "share" else None
+        joined = with_others(train, meta) if join_meta and self.draw != "share" else None
         return Sets(train, meta, test, class_counts(train), notes, self, heldout, joined)

@@ -66,10 +66,10 @@ def first_places(examples: Examples) -> np.ndarray:
     return np.unique(examples.items, return_index=True)[1]
 
 
-def with_meta(train: Self, meta: Self) -> Self:
-    """Return the training examples and, after them, the meta examples that are not among them, each once."""
-    others = meta.without(set(train.items.tolist()))
-    return train.joined(others.subset(np.sort(first_places(others))))
+def with_others(examples: Self, more: Self) -> Self:
+    """Return the examples and, after them, those of `more` that are not among them, each once."""
+    others = more.without(set(examples.items.tolist()))
+    return examples.joined(others.subset(np.sort(first_places(others))))
 
 
 def united(parts: Iterable[Self]) -> Self:

@@ -77,9 +77,9 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
         check_array(name in arrays, path, name, "is not there: write it under that name")
     features = checked_features(path, arrays.pop("features"))
     for name, array in arrays.items():
-        check_array(array.ndim == 1 and array.dtype.kind in "iuU", path, name, "is not one row of integers or of words")
-        told = f"has {len(array)} entries, but features has {len(features)} rows: give one entry a row"
-        check_array(name == "class_names" or len(array) == len(features), path, name, told)
+        rows = array.size if name == "class_names" else len(features)
+        told = f"is {array.shape} of {array.dtype.name}: write {rows} integers or words in one row"
+        check_array(array.shape == (rows,) and array.dtype.kind in "iuU", path, name, told)
     targets, class_names = read_targets(path, arrays)
     split = read_split(path, arrays["split"]) if "split" in arrays else None
     names = next((words(arrays, name) for name in ("names", "paths") if name in arrays), None)

@@ -49,7 +49,7 @@ def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
     own_lists = f.train_list, f.val_list, f.meta_list
-    lists = read_lists(f.dataset, f.data_root, f.num_classes, *own_lists, f.val_fraction, f.val_seed)
+    lists = read_lists(f.dataset, Path(f.data_root), f.num_classes, *own_lists, f.val_fraction, f.val_seed)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
     backbone, head = load_network(load_checkpoint(path), len(sets.cls_num_list), path, f.seed, f.fresh_head)

@@ -160,8 +160,8 @@ class Lists(Generic[E]):
         heldout = val if num_heldout else None
         if val is not None and not num_heldout:
             train = train.joined(val)
-            among = f"the {len(val)} images of {val.source}"
-            notes.append(f"{among} are trained on too: --select_on heldout keeps them to choose the best epoch")
+            notes.append(f"the {len(val)} images of {val.source} are trained on too: --select_on heldout keeps them to "
+                         "choose the best epoch")  # fmt: skip
         elif num_heldout and heldout is None:
             heldout, train = held_out(train, source, [meta, test], num_heldout)
             if not len(heldout):

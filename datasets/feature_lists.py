@@ -70,8 +70,8 @@ def feature_lists(
 def served(table: FeatureTable, words: Sequence[str], train: FeatureTable) -> np.ndarray:
     """Return what each row (N,) of a table serves: the first of `words`, or what split says where all words may be in it."""
     if table.features.shape[1] != train.features.shape[1]:
-        told = f"{table.path} has {table.features.shape[1]} features a row, {train.path} has {train.features.shape[1]}"
-        raise UserError(f"{told}: both must come from the same network")
+        raise UserError(f"{table.path} has {table.features.shape[1]} features a row, {train.path} has "
+                        f"{train.features.shape[1]}: both must come from the same network")  # fmt: skip
     if table.split is None:
         return np.full(len(table), words[0])
     advice = "give one file with all rows, or leave split out"

@@ -36,8 +36,8 @@ def match_classes(names: Sequence[str], class_names: Sequence[str], source: Path
     label_of = {plain[name]: label for label, name in enumerate(class_names)}
     strange = [repr(name[:80]) for name in names if plain[name] not in label_of]
     if strange:
-        told = f"{source} has classes that the training set does not have: {some_of(strange)}"
-        raise UserError(f"{told}; rename them to match ({some_of(class_names, NAMED)}), or move them away")
+        raise UserError(f"{source} has classes that the training set does not have: {some_of(strange)}; rename them to "
+                        f"match ({some_of(class_names, NAMED)}), or move them away")  # fmt: skip
     return {name: label_of[plain[name]] for name in names}
 
 

@@ -65,8 +65,8 @@ class ImageList(Examples):
         """
         sizes = np.array([-1 if found is None else found.st_size for found in found_files(self)], dtype=np.int64)
         if len(self) and sizes.max() < 0:
-            none = f"none of the {len(self)} images of {self.source} is there, {self.root / self.paths[0]} for instance"
-            raise UserError(f"{none}: check the list and --data_root")
+            raise UserError(f"none of the {len(self)} images of {self.source} is there, {self.root / self.paths[0]} for "
+                            "instance: check the list and --data_root")  # fmt: skip
         digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:12]
         return f"{len(self)} files of {sizes.clip(0).sum()} bytes ({digest})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def trees(root: Path, drawn: bool) -> dict[str, ImageList]:
     """
     layout = read_layout(root)
     if drawn and layout.tested is not None:
-        told = f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for tests"
-        raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")
+        raise UserError(f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for "
+                        f"tests: leave the flag out, or give --data_root {layout.train}")  # fmt: skip
     train = read_tree(layout.train, None, root)
     test, val = None if drawn else tested_folder(layout, root), layout.val if layout.test else None
     folders = {"test": test, "val": val, "meta": layout.meta}
@@ -83,10 +84,9 @@ def tested_folder(layout: Layout, root: Path) -> Path:
 
 
 def read_test(
-    dataset: str, data_root: str | Path, num_classes: int | None, val_list: Flag, class_names: list[str] | None
+    dataset: str, root: Path, num_classes: int | None, val_list: Flag, class_names: list[str] | None
 ) -> ImageList:
     """Read only what is tested on; `class_names` are those of training where they are known."""
-    root = Path(data_root)
     if val_list is not None:
         return read_list(Path(val_list), root, num_classes, "check --val_list")
     if dataset != "custom":
@@ -94,19 +94,17 @@ def read_test(
     return read_tree(tested_folder(read_layout(root), root), class_names)
 
 
-def training_counts(dataset: str, data_root: str | Path, num_classes: int, train_list: Flag) -> list[int] | None:
+def training_counts(dataset: str, root: Path, num_classes: int, train_list: Flag) -> list[int] | None:
     """Return how many training images each class has, None if their list is not there."""
-    root = Path(data_root)
     if train_list is not None:
         return class_counts(read_list(Path(train_list), root, num_classes, "check --train_list"))
-    try:
+    with suppress(UserError):
         return class_counts(read_published(dataset, "train", root, LISTS, num_classes))
-    except UserError:
-        return None
+    return None
 
 
 def read_lists(
-    dataset: str, data_root: str | Path, num_classes: int | None = None, train_list: Flag = None, val_list: Flag = None,
+    dataset: str, root: Path, num_classes: int | None = None, train_list: Flag = None, val_list: Flag = None,
     meta_list: Flag = None, val_fraction: float | None = None, val_seed: int = 0, lists: Path = LISTS,
 ) -> Lists[ImageList]:  # fmt: skip
     """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
@@ -116,17 +114,17 @@ def read_lists(
     dataset:
         One of `LARGE_NAMES`. The lists of the published sets lie in `lists`; meta images are drawn from the val list
         (iNaturalist17: the training list) and stay there. "custom" has its own lists, or without them the folders train, val
-        (or test) and, if wanted, meta in `data_root`, each with a folder for every class; without such a list or folder meta
+        (or test) and, if wanted, meta in `root`, each with a folder for every class; without such a list or folder meta
         images are taken out of its training list.
     val_fraction, val_seed:
-        Of "custom" without lists: `data_root` has a folder for every class, of which this share is drawn for tests.
+        Of "custom" without lists: `root` has a folder for every class, of which this share is drawn for tests.
     """
-    root, own, drawn = Path(data_root), (train_list, val_list, meta_list), val_fraction is not None
+    own, drawn = (train_list, val_list, meta_list), val_fraction is not None
     given = any(flag is not None for flag in own)
-    if dataset != "custom" and (given or drawn):
-        flags = "--train_list, --val_list, --meta_list and --val_fraction"
-        raise UserError(f"{flags} are not for {dataset}: leave them out or choose custom")
     if dataset != "custom":
+        if given or drawn:
+            raise UserError("--train_list, --val_list, --meta_list and --val_fraction are not for "
+                            f"{dataset}: leave them out or choose custom")  # fmt: skip
         return published_lists(dataset, root, num_classes, lists)
     if given and drawn:
         raise UserError("--val_fraction draws test images from folders: leave it out, or the lists")

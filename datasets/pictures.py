@@ -121,10 +121,9 @@ def to_rgb(image: Image.Image, form: str | None, done: set[str]) -> Image.Image:
     elif image.mode == "I":
         raise UserError("has 32-bit integers, whose range is unknown: save it with 8 or 16 bits")
     elif image.mode == "F":
-        floats = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=-1.0)
+        floats = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=-1)
         if floats.max() > FLOAT_MOST:
-            most = f"has floats up to {floats.max():g}, outside 0 to 1"
-            raise UserError(f"{most}: rescale them, or save it with 8 or 16 bits")
+            raise UserError(f"has floats up to {floats.max():g}, outside 0 to 1: rescale them, or save it with 8 or 16 bits")
         clipped = np.clip(floats, 0, 1)
         if (clipped != floats).any():
             done.add(CLIPPED)

@@ -68,8 +68,9 @@ def images_at(path: Path, notes: list[str]) -> list[Path]:
     try:
         images, left_out = files_below(path)
     except OSError as error:
-        why = f"{error.filename} cannot be read ({error.strerror})"
-        raise UserError(f"{why}: make it readable, or move it away") from error
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): make it readable, or move it away"
+        ) from error
     if not images:
         raise UserError(f"{path} holds no image in a format that can be read: name another folder, or convert them")
     notes += left_out_note(path, left_out)

@@ -6,8 +6,8 @@
   python3 predict.py --checkpoint_path ImageNet_iNat/checkpoint/ours/custom/name_ckpt.pth.tar --export onnx
 
 The first prints a line an image, tabs between: the file, then the most probable classes and their probabilities in per cent.
-The second writes a table with a row for each input, in order. Folders are read at any depth. Files that cannot be read have
-an `error` in the table and are named at the end, and the exit status is 1, or 2 if none can be read.
+The second writes a table with a row for each input, those of features first. Folders are read at any depth. Files that
+cannot be read have an `error` in the table and are named at the end, and the exit status is 1, or 2 if none can be read.
 Images may have any size and format that Pillow reads. Networks of the CIFAR scripts take them resized to 32x32, as in
 training; heads of ImageNet_iNat take their middle, 224x224, after the short side is made 256. The third writes
 name_ckpt.onnx beside the checkpoint, which needs none of this code and takes pixels of any size, or features
@@ -19,6 +19,7 @@ if __name__ == "__main__":
     prepare_process(help_of="harness.command_flags:PredictFlags")
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -32,7 +33,16 @@ from harness.flag_parser import parse_flags
 from harness.text import say
 from inference.classifiers import classifier
 from inference.exports import export_classifier
-from inference.predictions import check_out, check_read, predictions, print_rows, read_inputs, read_parts, write_rows
+from inference.predictions import (
+    check_out,
+    check_read,
+    predictions,
+    print_rows,
+    read_files,
+    read_inputs,
+    read_rows,
+    write_rows,
+)
 from inference.priors import prior_shift
 
 
@@ -49,14 +59,15 @@ def main() -> None:
     if args.prior is not None:
         shift, line = prior_shift(args.prior, network.names, network.state, path)
         notes.append(line)
-    parts, left_out = read_inputs(args.images, network)
+    tables, files, left_out = read_inputs(args.images, network)
     if args.out is not None:
         check_out(args.out, [path, args.prior, *args.images])
     exported = beside(path, ".onnx")
     if args.export:
         check_output(exported, keep_previous=True)  # now, not when all inputs are read
     top, seen = min(args.top, len(network.names)), list[Seen]()
-    batches = read_parts(parts, network, shown=args.out is not None or not sys.stdout.isatty())
+    images = read_files(files, network, shown=args.out is not None or not sys.stdout.isatty())
+    batches = chain(*map(read_rows, tables), images)
     rows = predictions(network, batches, shift.to(device), top, path, seen)
     if args.out is None:
         print_rows(rows)

@@ -22,13 +22,13 @@ LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
 
-def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
+def read_published(dataset: str, part: str, root: Path, num_classes: int | None = None) -> ImageList:
     """Read the train, val or test list of a published set; iNaturalist 2017 also from its official jsons.
 
     `num_classes` is that of the training list, None where this is the one: then its largest label decides.
     """
-    file = lists / f"{dataset}_{part}.txt"
-    official = [folder / f"{part}2017.json" for folder in (lists, root) if dataset == "iNaturalist17"]
+    file = LISTS / f"{dataset}_{part}.txt"
+    official = [folder / f"{part}2017.json" for folder in (LISTS, root) if dataset == "iNaturalist17"]
     found = next((place for place in official if os.path.isfile(place)), None)
     if found is None or os.path.isfile(file):
         advice = f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat"
@@ -38,15 +38,15 @@ def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes
     return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
-def published_lists(dataset: str, root: Path, num_classes: int | None, lists: Path) -> Lists[ImageList]:
+def published_lists(dataset: str, root: Path, num_classes: int | None) -> Lists[ImageList]:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
-    train = read_published(dataset, "train", root, lists)
+    train = read_published(dataset, "train", root)
     classes = len(train.class_names)
     check_num_classes(num_classes, classes, train.source)
-    val = read_published(dataset, "val", root, lists, classes)
+    val = read_published(dataset, "val", root, classes)
     source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
     if dataset == "ImageNet_LT":
-        return Lists(train, val, read_published(dataset, "test", root, lists, classes), "copy", [])
+        return Lists(train, val, read_published(dataset, "test", root, classes), "copy", [])
     return Lists(train, source, val, "copy", [f"the meta images are also {use} images, as published"])
 
 
@@ -90,7 +90,7 @@ def read_test(
     if val_list is not None:
         return read_list(Path(val_list), root, num_classes, "check --val_list")
     if dataset != "custom":
-        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, LISTS, num_classes)
+        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, num_classes)
     return read_tree(tested_folder(read_layout(root), root), class_names)
 
 
@@ -99,20 +99,20 @@ def training_counts(dataset: str, root: Path, num_classes: int, train_list: Flag
     if train_list is not None:
         return class_counts(read_list(Path(train_list), root, num_classes, "check --train_list"))
     with suppress(UserError):
-        return class_counts(read_published(dataset, "train", root, LISTS, num_classes))
+        return class_counts(read_published(dataset, "train", root, num_classes))
     return None
 
 
 def read_lists(
     dataset: str, root: Path, num_classes: int | None = None, train_list: Flag = None, val_list: Flag = None,
-    meta_list: Flag = None, val_fraction: float | None = None, val_seed: int = 0, lists: Path = LISTS,
+    meta_list: Flag = None, val_fraction: float | None = None, val_seed: int = 0,
 ) -> Lists[ImageList]:  # fmt: skip
     """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
 
     Parameters
     ----------
     dataset:
-        One of `LARGE_NAMES`. The lists of the published sets lie in `lists`; meta images are drawn from the val list
+        One of `LARGE_NAMES`. The lists of the published sets lie in `LISTS`; meta images are drawn from the val list
         (iNaturalist17: the training list) and stay there. "custom" has its own lists, or without them the folders train, val
         (or test) and, if wanted, meta in `root`, each with a folder for every class; without such a list or folder meta
         images are taken out of its training list.
@@ -125,7 +125,7 @@ def read_lists(
         if given or drawn:
             raise UserError("--train_list, --val_list, --meta_list and --val_fraction are not for "
                             f"{dataset}: leave them out or choose custom")  # fmt: skip
-        return published_lists(dataset, root, num_classes, lists)
+        return published_lists(dataset, root, num_classes)
     if given and drawn:
         raise UserError("--val_fraction draws test images from folders: leave it out, or the lists")
     parts = listed(root, *own) if given else trees(root, drawn)

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import nlargest
-from itertools import chain, groupby
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datasets.feature_files import FeatureTable, read_features
+from datasets.feature_files import ARRAY_ENDINGS, FeatureTable, read_features
 from datasets.folders import files_below, left_out_note
 from datasets.pictures import Seen, read_or_fault
 from harness.errors import UserError
@@ -29,7 +29,6 @@ from inference.classifiers import Classifier, ReadImage
 
 BATCH, ROWS_AT_ONCE = 32, 1024  # images and rows of features at once
 TABLE_HEADING = r"path(,class \d+,probability \d+)+(,error)?"  # of a table
-Part = FeatureTable | list[Path]  # rows of features or images
 Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable classes and their probabilities, an error
 ReadBatch = list[tuple[str, ReadImage | UserError]]  # what inputs are called, and what was read of them or why nothing
 
@@ -43,22 +42,18 @@ def check_read(seen: Sequence[Seen], status: int) -> None:
         raise UserError(f"{len(faults)} of {len(seen)} images cannot be read, see above", faults, status)
 
 
-def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[Part], list[str]]:
+def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[FeatureTable], list[Path], list[str]]:
     """Read files of features and find the images that are named or lie in folders; notes say what is left out there."""
-    parts: list[Part] = []
     notes: list[str] = []
     taken = network.head.in_features if network.head else "images"
-    for features, paths in groupby(given, lambda path: path.suffix.lower() in (".npz", ".safetensors")):
-        if features:
-            parts += [read_features(path, labelled=False) for path in paths]
-        elif network.model is network.head:
-            raise UserError(f"{next(paths)} is no file of features, .npz or .safetensors, which the network was trained on")
-        else:
-            parts.append([file for path in paths for file in images_at(path, notes)])
-    for part in parts:
-        if isinstance(part, FeatureTable) and part.features.shape[1] != taken:
-            raise UserError(f"{part.path} has {part.features.shape[1]} features a row, the network takes {taken}")
-    return parts, notes
+    tables = [read_features(path, labelled=False) for path in given if path.suffix.lower() in ARRAY_ENDINGS]
+    others = [path for path in given if path.suffix.lower() not in ARRAY_ENDINGS]
+    if others and network.model is network.head:
+        raise UserError(f"{others[0]} is no file of features, .npz or .safetensors, which the network was trained on")
+    for table in tables:
+        if table.features.shape[1] != taken:
+            raise UserError(f"{table.path} has {table.features.shape[1]} features a row, the network takes {taken}")
+    return tables, [file for path in others for file in images_at(path, notes)], notes
 
 
 def images_at(path: Path, notes: list[str]) -> list[Path]:
@@ -77,12 +72,6 @@ def images_at(path: Path, notes: list[str]) -> list[Path]:
     return [path / file for file in images]
 
 
-def read_parts(parts: Sequence[Part], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
-    """Yield rows and images as a network takes them; `shown` says whether to say how far that is."""
-    for part in parts:
-        yield from read_rows(part) if isinstance(part, FeatureTable) else read_files(part, network, shown)
-
-
 def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
     """Yield the rows of a file of features."""
     names = table.names or [f"{table.path} row {number}" for number in range(len(table))]
@@ -92,7 +81,7 @@ def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
 
 
 def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
-    """Yield images, see `read_parts`."""
+    """Yield images as a network takes them; `shown` says whether to say how far that is."""
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with ThreadPoolExecutor() as pool:  # decoders let other threads work
         label = f"batches of {BATCH} images"

@@ -82,7 +82,7 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
         check_array(array.shape == (rows,) and array.dtype.kind in "iuU", path, name, told)
     targets, class_names = read_targets(path, arrays)
     split = read_split(path, arrays["split"]) if "split" in arrays else None
-    names = next((words(arrays, name) for name in ("names", "paths") if name in arrays), None)
+    names = words(arrays, "names") or words(arrays, "paths")
     return FeatureTable(path, features, targets, class_names, split, names, hashlib.sha256(features.data).hexdigest()[:16])
 
 

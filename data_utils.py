@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -142,10 +143,9 @@ def epoch_batches(data: ImageSet, batch_size: int, seed: int, epoch: int, taken:
     count, device = len(data), data.pixels.device
     order = sent(torch.randperm(count, generator=generator), device)
     draws = sent(crops_and_flips(count, generator, data.flip), device)
-    for start in range(taken * batch_size, count, batch_size):
-        part = slice(start, start + batch_size)
-        index = order[part]
-        yield normalize(augment(data.pixels, index, draws[:, part])), data.target[index]
+    batches = zip(order.split(batch_size), draws.split(batch_size, dim=1), strict=True)
+    for index, drawn in islice(batches, taken, None):
+        yield normalize(augment(data.pixels, index, drawn)), data.target[index]
 
 
 def meta_batches(data: ImageSet, batch_size: int, seed: int, taken: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -178,6 +178,5 @@ def shuffled_passes(count: int, batch_size: int, generator: torch.Generator) -> 
 
 def plain_batches(data: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the images as they are, in order, normalised: the test set."""
-    for start in range(0, len(data), batch_size):
-        part = slice(start, start + batch_size)
-        yield normalize(data.pixels[part]), data.target[part]
+    for pixels, target in zip(data.pixels.split(batch_size), data.target.split(batch_size), strict=True):
+        yield normalize(pixels), target

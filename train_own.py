@@ -100,7 +100,7 @@ def main() -> None:
     """Find the other processes, read the flags with them, train."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        flags = group.agree(parse_own, lambda made: made.facts())
+        flags = group.agree(parse_own, OwnFlags.facts)
         train(flags, group, lambda: read_source(flags))
 
 

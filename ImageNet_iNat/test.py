@@ -19,8 +19,7 @@ if __name__ == "__main__":
     from harness.before_loading import prepare_process
     prepare_process(help_of="heads.run_flags:GroupFlags,LargeTestFlags")
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 import head_flags
 from datasets.image_check import check_readable
@@ -48,7 +47,7 @@ def main() -> None:
     """Load, evaluate, print, write."""
     found = parse_group()
     with process_group(found.gpu, found.no_cuda, found.local_rank, found.timeout) as group:
-        args = group.agree(head_flags.parse_test, lambda made: made.facts())
+        args = group.agree(head_flags.parse_test, LargeTestFlags.facts)
         test_set(args, group)
 
 
@@ -56,15 +55,14 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
     """Test the checkpoint that the flags name."""
     path = Path(args.loading_path)
     out = Path(args.out) if args.out else beside(path, "_classes.csv")
-    subject = group.agree(lambda: read_subject(args, path, out), lambda made: made.facts())
+    subject = group.agree(lambda: read_subject(args, path, out), Subject.facts)
     check_readable([subject.images], group, testing=True)
     backbone, head = subject.backbone.to(group.device), subject.head.to(group.device)
-    subtracted = subject.subtracted.to(group.device)
     images = ListedImages(subject.images, preparation_of(subject.dataset))
     batches = LiveViews(images, extractor(backbone), args.workers).in_order(args.test_batch_size, group)
     total = group.batches(len(subject.images), args.test_batch_size)
     shown = progress(batches, total, "testing", shown=group.main, file=sys.stderr)
-    tested = evaluate(lambda features: head(features) - subtracted, shown, group)
+    tested = evaluate(head, shown, group)
     tested.check(path)
     if group.main:
         report(subject, tested, out)
@@ -74,8 +72,7 @@ def test_set(args: LargeTestFlags, group: Group) -> None:
 class Subject:
     """What is tested, on what.
 
-    `counts` are the training images of each class, None where nothing says them; `subtracted` (C,) is taken off the logits,
-    which `notes` speak of.
+    `counts` are the training images of each class, None where nothing says them.
     """
 
     dataset: str
@@ -83,7 +80,6 @@ class Subject:
     counts: list[int] | None
     backbone: nn.Module
     head: nn.Linear
-    subtracted: Tensor
     notes: list[str]
 
     def facts(self) -> dict[str, object]:
@@ -107,7 +103,7 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     if dataset == "custom" and args.val_list is None and any(trained.get(key) for key in ("val_list", "val_fraction")):
         raise UserError(f"{path} was trained from lists: give that of its test images by --val_list (with --val_fraction "
                         f"{trained.get('save_name')}_val.txt beside the checkpoint)")  # fmt: skip
-    root, matrix = args.data_root or f"../{dataset}", state["state_dict"].get("fc.weight")
+    root, matrix = Path(args.data_root or f"../{dataset}"), state["state_dict"].get("fc.weight")
     classes = args.num_classes or (len(matrix) if matrix is not None and matrix.dim() else None)
     images = read_test(dataset, root, classes, args.val_list, state.get("class_names"))
     assert images.content  # a list of which no image is there is named now
@@ -119,12 +115,12 @@ def read_subject(args: LargeTestFlags, path: Path, out: Path) -> Subject:
     counts = state.get("cls_num_list") or training_counts(dataset, root, count, args.train_list)
     if counts and len(counts) != count:
         raise UserError(f"{path} counts the images of {len(counts)} classes: the list has {count}")
-    notes, subtracted = adjustment_notes(args.logit_adjust, state), torch.zeros(count)
+    notes = adjustment_notes(args.logit_adjust, state)
     if args.logit_adjust:
-        subtracted = logit_adjustment(prior_counts(state, counts, path), args.logit_adjust)
+        head.bias.data -= logit_adjustment(prior_counts(state, counts, path), args.logit_adjust)
     if state.get("test_list", images.digest()) != images.digest():
         notes.append("note: this is not the test set drawn by the run: some of these images may have been used for training")
-    return Subject(dataset, images, counts, backbone, head, subtracted, notes)
+    return Subject(dataset, images, counts, backbone, head, notes)
 
 
 def report(subject: Subject, tested: Predictions, out: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.examples import Self, class_counts, first_places
+from datasets.examples import Self, class_counts, first_places, with_others
 from datasets.pictures import some_of
 from harness.errors import UserError
 
@@ -76,7 +76,7 @@ def held_out(train: Self, source: Self, others: Sequence[Self], num_heldout: int
     """
     cls_num = len(train.class_names)
     wished = max(HELDOUT_IMAGES // cls_num, 1) if num_heldout < 0 else num_heldout
-    pool = train.joined(source.without(set(train.items.tolist())))
+    pool = with_others(train, source)
     taken = {item for part in others for item in part.items.tolist()}
     first = np.sort(first_places(pool))
     free = first[[item not in taken for item in pool.items[first].tolist()]]

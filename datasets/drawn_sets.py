@@ -18,7 +18,7 @@ from datasets.drawing import (
     long_tailed,
     split_meta,
 )
-from datasets.examples import Examples, class_counts, with_meta
+from datasets.examples import Examples, class_counts, with_others
 from datasets.image_lists import ImageList, write_list
 from harness.errors import UserError
 from harness.run_files import list_paths
@@ -160,12 +160,12 @@ class Lists(Generic[E]):
         heldout = val if num_heldout else None
         if val is not None and not num_heldout:
             train = train.joined(val)
-            among = f"the {len(val)} images of {val.source}"
-            notes.append(f"{among} are trained on too: --select_on heldout keeps them to choose the best epoch")
+            notes.append(f"the {len(val)} images of {val.source} are trained on too: --select_on heldout keeps them to "
+                         "choose the best epoch")  # fmt: skip
         elif num_heldout and heldout is None:
             heldout, train = held_out(train, source, [meta, test], num_heldout)
             if not len(heldout):
                 advice = "add images, lower --num_meta, or leave --select_on heldout out"
                 raise UserError(f"no class has an image to hold out: {advice}")
-        joined = with_meta(train, meta) if join_meta and self.draw != "share" else None
+        joined = with_others(train, meta) if join_meta and self.draw != "share" else None
         return Sets(train, meta, test, class_counts(train), notes, self, heldout, joined)

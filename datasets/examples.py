@@ -26,7 +26,7 @@ class Examples:
     items: np.ndarray
     targets: np.ndarray
     class_names: list[str]
-    source: str
+    source: str = ""
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -66,10 +66,10 @@ def first_places(examples: Examples) -> np.ndarray:
     return np.unique(examples.items, return_index=True)[1]
 
 
-def with_meta(train: Self, meta: Self) -> Self:
-    """Return the training examples and, after them, the meta examples that are not among them, each once."""
-    others = meta.without(set(train.items.tolist()))
-    return train.joined(others.subset(np.sort(first_places(others))))
+def with_others(examples: Self, more: Self) -> Self:
+    """Return the examples and, after them, those of `more` that are not among them, each once."""
+    others = more.without(set(examples.items.tolist()))
+    return examples.joined(others.subset(np.sort(first_places(others))))
 
 
 def united(parts: Iterable[Self]) -> Self:
@@ -93,8 +93,8 @@ def repeat_notes(train: Sequence[Hashable], targets: np.ndarray, test: Sequence[
     """Return lines that count the test examples that are trained on too, and the training examples of two classes."""
     known, pairs, notes = set(train), set(zip(train, targets.tolist(), strict=True)), []
     if repeated := sum(one in known for one in test):
-        told = f"{repeated} of the {len(test)} examples of the test set are trained on too"
-        notes.append(f"{told}: the accuracy on them says nothing about new ones")
+        notes.append(f"{repeated} of the {len(test)} examples of the test set are trained on too: the accuracy on them says "
+                     "nothing about new ones")  # fmt: skip
     if twice := len(pairs) - len(known):
         notes.append(f"training examples that are in more than one class: {twice}")
     return notes

@@ -36,29 +36,28 @@ def match_classes(names: Sequence[str], class_names: Sequence[str], source: Path
     label_of = {plain[name]: label for label, name in enumerate(class_names)}
     strange = [repr(name[:80]) for name in names if plain[name] not in label_of]
     if strange:
-        told = f"{source} has classes that the training set does not have: {some_of(strange)}"
-        raise UserError(f"{told}; rename them to match ({some_of(class_names, NAMED)}), or move them away")
+        raise UserError(f"{source} has classes that the training set does not have: {some_of(strange)}; rename them to "
+                        f"match ({some_of(class_names, NAMED)}), or move them away")  # fmt: skip
     return {name: label_of[plain[name]] for name in names}
 
 
 def is_data(folder: str, name: str) -> bool:
-    """Return whether a folder may hold images of a data set: none of the system, and none that this program writes."""
+    """Return whether a folder may hold images: it is not hidden, none of the system, and none that this program writes."""
     ours = {"checkpoint": "ours", "report": "report.html"}.get(name)
-    return name not in SYSTEM and not (ours and os.path.exists(os.path.join(folder, name, ours)))
+    own = ours is not None and os.path.exists(os.path.join(folder, name, ours))
+    return not (name.startswith(".") or name in SYSTEM or own)
 
 
 def visible_folders(folder: Path) -> list[str]:
     """Return the names of the folders that may hold data, in alphabetical order."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    return [name for name in names if is_data(str(folder), name)]
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and is_data(str(folder), entry.name))
 
 
 def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the images at any depth, class by class, relative to `folder`, and how many other files there are of a kind.
 
     What a file is is told by its ending; one with that of an image is left out if it is no regular file. Links are followed,
-    but not to a folder that they lie in. Folders that are hidden are not looked into, nor those of `is_data`. One that
-    cannot be read is an OSError.
+    but not to a folder that they lie in. Only folders of `is_data` are looked into. One that cannot be read is an OSError.
     """
     endings = readable_endings()
     found: list[str] = []
@@ -68,10 +67,7 @@ def files_below(folder: Path) -> tuple[list[str], Counter[str]]:
         raise error
 
     for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
-        shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if is_data(place, name) and not is_above(os.path.join(place, name))]
-        if len(folders) < len(shown):
-            left_out["folders of the system or of this program, or links to a folder above"] += len(shown) - len(folders)
+        folders[:] = [name for name in folders if is_data(place, name) and not is_above(os.path.join(place, name))]
         inside = "" if place == str(folder) else os.path.relpath(place, folder)
         for name in files:
             ending = os.path.splitext(name)[1].lower()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +35,7 @@ def faults_of(
     """
     paths = all_paths(lists)
     own = paths[group.share(len(paths))]
-    rounds = [-(-size // AT_ONCE) for size in shard_sizes(len(paths), group.world_size)]
+    rounds = -(-max(shard_sizes(len(paths), group.world_size)) // AT_ONCE)
 
     def look(path: Path) -> frozenset[str]:
         return decode(path, upright=False, coarse=True, resize_size=resize_size).done
@@ -42,10 +43,10 @@ def faults_of(
     with ThreadPoolExecutor() as pool:  # decoders let other threads work
         look_at = partial(read_or_fault, read=look)
         read = (list(pool.map(look_at, own[at : at + AT_ONCE])) for at in range(0, len(own), AT_ONCE))
-        batches = group.with_barriers(read, max(rounds))
-        shown = progress(batches, rounds[group.rank], "checking images", shown=group.main, file=file)
-        found = [one for batch in shown for one in batch]
-    seen = [one for part in group.all_gather_object(found) for one in part]
+        total = group.batches(len(paths), AT_ONCE)
+        shown = progress(group.with_barriers(read, rounds), total, "checking images", shown=group.main, file=file)
+        found = [*chain.from_iterable(shown)]
+    seen = [*chain.from_iterable(group.all_gather_object(found))]
     if group.main:
         say(*(f"note: {line}" for line in done_notes(seen)), file=file)
     return {path: str(one) for path, one in zip(paths, seen, strict=True) if isinstance(one, UserError)}

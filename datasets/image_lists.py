@@ -64,13 +64,11 @@ class ImageList(Examples):
         there the folder is the wrong one, a `UserError`.
         """
         sizes = np.array([-1 if found is None else found.st_size for found in found_files(self)], dtype=np.int64)
-        gone = int((sizes < 0).sum())
-        if 0 < gone == len(self):
-            none = f"none of the {gone} images of {self.source} is there, {self.root / self.paths[0]} for instance"
-            raise UserError(f"{none}: check the list and --data_root")
-        missing = f", {gone} of them missing" if gone else ""
+        if len(self) and sizes.max() < 0:
+            raise UserError(f"none of the {len(self)} images of {self.source} is there, {self.root / self.paths[0]} for "
+                            "instance: check the list and --data_root")  # fmt: skip
         digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:12]
-        return f"{len(self)} files of {sizes.sum() + gone} bytes{missing} ({digest})"
+        return f"{len(self)} files of {sizes.clip(0).sum()} bytes ({digest})"
 
 
 def image_list(root: Path, paths: Iterable[str], labels: Iterable[int], class_names: list[str], source: str) -> ImageList:
@@ -208,8 +206,7 @@ def read_tree(
     of = [path.partition(os.sep)[0] for path in paths]
     names = sorted(set(of))
     if not paths:
-        told = "".join(f" ({note.removeprefix(f'{folder}: ')})" for note in notes)
-        raise UserError(f"{folder} holds no class folder with an image that can be read{told}: {advice}")
+        raise UserError(f"{folder} holds no class folder with an image that can be read: {advice}", notes)
     if class_names is None and len(names) < 2:
         raise UserError(f"{folder} holds one class folder; at least two are needed")
     notes.append(f"{folder}: {len(paths)} images of {len(names)} classes, {some_of(names, NAMED)}")

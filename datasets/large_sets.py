@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +15,19 @@ from datasets.folders import Layout, read_layout
 from datasets.image_lists import SPLIT_ADVICE, ImageList, check_listable, read_inaturalist17, read_list, read_tree
 from harness.command_flags import LARGE_NAMES
 from harness.errors import UserError
-from harness.flags import check_num_classes
 
 NUM_META = {**dict.fromkeys(LARGE_NAMES, 10), "iNaturalist18": 2, "iNaturalist17": 5}
 LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
 Flag = str | Path | None  # a list named by the user, relative to the current folder
 
 
-def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes: int | None = None) -> ImageList:
+def read_published(dataset: str, part: str, root: Path, num_classes: int | None = None) -> ImageList:
     """Read the train, val or test list of a published set; iNaturalist 2017 also from its official jsons.
 
     `num_classes` is that of the training list, None where this is the one: then its largest label decides.
     """
-    file = lists / f"{dataset}_{part}.txt"
-    official = [folder / f"{part}2017.json" for folder in (lists, root) if dataset == "iNaturalist17"]
+    file = LISTS / f"{dataset}_{part}.txt"
+    official = [folder / f"{part}2017.json" for folder in (LISTS, root) if dataset == "iNaturalist17"]
     found = next((place for place in official if os.path.isfile(place)), None)
     if found is None or os.path.isfile(file):
         advice = f"run python3 data/prepare_lists.py {dataset} inside ImageNet_iNat"
@@ -37,15 +37,14 @@ def read_published(dataset: str, part: str, root: Path, lists: Path, num_classes
     return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
-def published_lists(dataset: str, root: Path, num_classes: int | None, lists: Path) -> Lists[ImageList]:
+def published_lists(dataset: str, root: Path) -> Lists[ImageList]:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
-    train = read_published(dataset, "train", root, lists)
+    train = read_published(dataset, "train", root)
     classes = len(train.class_names)
-    check_num_classes(num_classes, classes, train.source)
-    val = read_published(dataset, "val", root, lists, classes)
-    source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
+    val = read_published(dataset, "val", root, classes)
     if dataset == "ImageNet_LT":
-        return Lists(train, val, read_published(dataset, "test", root, lists, classes), "copy", [])
+        return Lists(train, val, read_published(dataset, "test", root, classes), "copy", [])
+    source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
     return Lists(train, source, val, "copy", [f"the meta images are also {use} images, as published"])
 
 
@@ -66,8 +65,8 @@ def trees(root: Path, drawn: bool) -> dict[str, ImageList]:
     """
     layout = read_layout(root)
     if drawn and layout.tested is not None:
-        told = f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for tests"
-        raise UserError(f"{told}: leave the flag out, or give --data_root {layout.train}")
+        raise UserError(f"--val_fraction draws test images from one folder of classes, but {root} has {layout.tested} for "
+                        f"tests: leave the flag out, or give --data_root {layout.train}")  # fmt: skip
     train = read_tree(layout.train, None, root)
     test, val = None if drawn else tested_folder(layout, root), layout.val if layout.test else None
     folders = {"test": test, "val": val, "meta": layout.meta}
@@ -83,56 +82,52 @@ def tested_folder(layout: Layout, root: Path) -> Path:
 
 
 def read_test(
-    dataset: str, data_root: str | Path, num_classes: int | None, val_list: Flag, class_names: list[str] | None
+    dataset: str, root: Path, num_classes: int | None, val_list: Flag, class_names: list[str] | None
 ) -> ImageList:
     """Read only what is tested on; `class_names` are those of training where they are known."""
-    root = Path(data_root)
     if val_list is not None:
         return read_list(Path(val_list), root, num_classes, "check --val_list")
     if dataset != "custom":
-        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, LISTS, num_classes)
+        return read_published(dataset, "test" if dataset == "ImageNet_LT" else "val", root, num_classes)
     return read_tree(tested_folder(read_layout(root), root), class_names)
 
 
-def training_counts(dataset: str, data_root: str | Path, num_classes: int, train_list: Flag) -> list[int] | None:
+def training_counts(dataset: str, root: Path, num_classes: int, train_list: Flag) -> list[int] | None:
     """Return how many training images each class has, None if their list is not there."""
-    root = Path(data_root)
     if train_list is not None:
         return class_counts(read_list(Path(train_list), root, num_classes, "check --train_list"))
-    try:
-        return class_counts(read_published(dataset, "train", root, LISTS, num_classes))
-    except UserError:
-        return None
+    with suppress(UserError):
+        return class_counts(read_published(dataset, "train", root, num_classes))
+    return None
 
 
 def read_lists(
-    dataset: str, data_root: str | Path, num_classes: int | None = None, train_list: Flag = None, val_list: Flag = None,
-    meta_list: Flag = None, val_fraction: float | None = None, val_seed: int = 0, lists: Path = LISTS,
+    dataset: str, root: Path, train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None,
+    val_fraction: float | None = None, val_seed: int = 0,
 ) -> Lists[ImageList]:  # fmt: skip
     """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
 
     Parameters
     ----------
     dataset:
-        One of `LARGE_NAMES`. The lists of the published sets lie in `lists`; meta images are drawn from the val list
+        One of `LARGE_NAMES`. The lists of the published sets lie in `LISTS`; meta images are drawn from the val list
         (iNaturalist17: the training list) and stay there. "custom" has its own lists, or without them the folders train, val
-        (or test) and, if wanted, meta in `data_root`, each with a folder for every class; without such a list or folder meta
+        (or test) and, if wanted, meta in `root`, each with a folder for every class; without such a list or folder meta
         images are taken out of its training list.
     val_fraction, val_seed:
-        Of "custom" without lists: `data_root` has a folder for every class, of which this share is drawn for tests.
+        Of "custom" without lists: `root` has a folder for every class, of which this share is drawn for tests.
     """
-    root, own, drawn = Path(data_root), (train_list, val_list, meta_list), val_fraction is not None
+    own, drawn = (train_list, val_list, meta_list), val_fraction is not None
     given = any(flag is not None for flag in own)
-    if dataset != "custom" and (given or drawn):
-        flags = "--train_list, --val_list, --meta_list and --val_fraction"
-        raise UserError(f"{flags} are not for {dataset}: leave them out or choose custom")
     if dataset != "custom":
-        return published_lists(dataset, root, num_classes, lists)
+        if given or drawn:
+            raise UserError("--train_list, --val_list, --meta_list and --val_fraction are not for "
+                            f"{dataset}: leave them out or choose custom")  # fmt: skip
+        return published_lists(dataset, root)
     if given and drawn:
         raise UserError("--val_fraction draws test images from folders: leave it out, or the lists")
     parts = listed(root, *own) if given else trees(root, drawn)
     train, meta = parts["train"], parts.get("meta")
-    check_num_classes(num_classes, len(train.class_names), train.source)
     if drawn:
         check_listable(train)
     test = parts.get("test", train.subset(np.arange(0)))

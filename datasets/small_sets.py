@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class ImageSet(Examples):
     `faults` are lines about images that cannot be read.
     """
 
-    pixels: Tensor = field(default_factory=partial(torch.empty, 0))
+    pixels: Tensor = torch.empty(0)
     flip: bool = True
     faults: Sequence[str] = ()
 
@@ -63,13 +64,10 @@ class ImageSet(Examples):
         return replace(self, pixels=self.pixels.to(device))
 
 
-def image_set(
-    pixels: np.ndarray, targets: np.ndarray, class_names: list[str], source: str = "", notes: tuple[str, ...] = (),
-    flip: bool = True,
-) -> ImageSet:  # fmt: skip
+def image_set(pixels: np.ndarray, targets: np.ndarray, class_names: list[str], **more: Any) -> ImageSet:
     """Return images in memory, see `ImageSet`."""
     items = np.array(row_digests(pixels), dtype=object)
-    return ImageSet(items, targets.astype(np.int64), class_names, source, notes, torch.from_numpy(pixels), flip)
+    return ImageSet(items, targets.astype(np.int64), class_names, pixels=torch.from_numpy(pixels), **more)
 
 
 def read_images(dataset: str, root: str, train: bool, class_names: list[str] | None = None) -> ImageSet:
@@ -110,7 +108,7 @@ def read_cifar(dataset: str, root: str, train: bool) -> ImageSet:
         advice = f"delete what is there, and put {reader.url} into {root}, or name its folder by --data_root"
         raise UserError(f"{dataset} cannot be read from {unpacked} or downloaded ({error}): {advice}") from error
     pixels = np.ascontiguousarray(data.data)  # torchvision's is a transposed view; augment wants whole pixels in a row
-    return image_set(pixels, np.array(data.targets), list(data.classes), str(unpacked))
+    return image_set(pixels, np.array(data.targets), list(data.classes), source=str(unpacked))
 
 
 def read_digits(train: bool) -> ImageSet:
@@ -128,7 +126,7 @@ def read_digits(train: bool) -> ImageSet:
     grey = torch.from_numpy(digits.images[chosen]).float().unsqueeze(1) * (255 / 16)  # (M, 1, 8, 8)
     large = torch.nn.functional.interpolate(grey, size=SIZE, mode="bilinear", align_corners=False)
     pixels = large.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    return image_set(pixels.numpy(), digits.target[chosen], [str(d) for d in range(10)], "digits", flip=False)
+    return image_set(pixels.numpy(), digits.target[chosen], [str(d) for d in range(10)], source="digits", flip=False)
 
 
 def read_folder(folder: Path, class_names: list[str] | None) -> ImageSet:
@@ -147,7 +145,7 @@ def read_folder(folder: Path, class_names: list[str] | None) -> ImageSet:
     lines.append(f"images are taken in {SIZE} x {SIZE} (train_own.py takes photographs at full size)")
     pixels, targets = np.stack([np.asarray(image.image) for image in good]), found.without(bad).targets
     notes = (*found.notes, *(f"{folder}: {line}" for line in lines))
-    return replace(image_set(pixels, targets, found.class_names, str(folder), notes), faults=[*bad.values()])
+    return image_set(pixels, targets, found.class_names, source=str(folder), notes=notes, faults=[*bad.values()])
 
 
 def read_image(path: Path) -> Decoded:

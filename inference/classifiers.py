@@ -22,7 +22,7 @@ from heads.backbone import load_network, parted_weights, restored_head
 from heads.networks import restored_network
 from heads.preparation import Preparation, preparation_of, transforms
 from heads.registries import is_library
-from inference.trained import FromPixels, check_class_count, names_of_classes, restored
+from inference.trained import FromPixels, check_class_count, restored
 from meta_layers import head_of
 
 RELEASED = {8142: "iNaturalist18", 5089: "iNaturalist17"}  # the sets of released heads, by their classes
@@ -103,13 +103,10 @@ def classifier(path: Path, arch: str | None, dataset: str | None, pretrained: st
     if given is not None:
         kind = "head of a ResNet-50" if large else "network for images of 32 x 32"
         raise UserError(f"{path} holds a {kind}: leave {flag} out")
-    return large_classifier(state, path, dataset) if large else small_classifier(state, path, arch)
-
-
-def small_classifier(state: dict[str, Any], path: Path, arch: str | None) -> Classifier:
-    """Return a network of the CIFAR scripts, which takes images resized to 32 x 32."""
+    if large:
+        return large_classifier(state, path, dataset)
     network = restored(state, path, arch)
-    return Classifier(names_of_classes(state, head_of(network).out_features), state, FromPixels(network).eval())
+    return of_network(state, path, FromPixels(network), head_of(network).out_features)  # of images resized to 32 x 32
 
 
 def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> Classifier:
@@ -127,16 +124,16 @@ def large_classifier(state: dict[str, Any], path: Path, dataset: str | None) -> 
     if of not in LARGE_NAMES:
         raise UserError(f"{path} cannot be used: it says that its data set is {schemas.shown(of)}")
     backbone, head = load_network(state, classes, path)
-    return of_network(state, path, nn.Sequential(backbone, head), head, preparation_of(of), notes)
+    return of_network(state, path, nn.Sequential(backbone, head), classes, head, preparation_of(of), notes)
 
 
 def own_classifier(state: dict[str, Any], path: Path, pretrained: str | None) -> Classifier:
     """Return a network of train_own.py, which takes images as its test does, or a head alone, which takes features."""
     if state[BACKBONE] is not None:
         backbone, head = restored_network(state, path, pretrained)
-        return of_network(state, path, nn.Sequential(backbone.model, head), head, backbone.prepared)
+        return of_network(state, path, nn.Sequential(backbone.model, head), head.out_features, head, backbone.prepared)
     head = restored_head(parted_weights(state)[1], path, state.get("transform", "none"))
-    return of_network(state, path, head, head)
+    return of_network(state, path, head, head.out_features, head)
 
 
 def check_asked(facts: Mapping[str, Any] | None, path: Path, arch: str | None, dataset: str | None) -> None:
@@ -154,9 +151,10 @@ def check_asked(facts: Mapping[str, Any] | None, path: Path, arch: str | None, d
 
 
 def of_network(
-    state: dict[str, Any], path: Path, model: nn.Module, head: nn.Linear, prepared: Preparation | None = None,
-    notes: Sequence[str] = (),
+    state: dict[str, Any], path: Path, model: nn.Module, classes: int, head: nn.Linear | None = None,
+    prepared: Preparation | None = None, notes: Sequence[str] = (),
 ) -> Classifier:  # fmt: skip
-    """Return a network whose last part, or all of it, is a head; it takes the middle of images, or features."""
-    check_class_count(state, path, head.out_features)
-    return Classifier(names_of_classes(state, head.out_features), state, model.eval(), head, prepared, notes)
+    """Return a network of so many classes; they are called "class 0" and so on where nothing names them, as released."""
+    check_class_count(state, path, classes)
+    names = state.get("class_names") or [f"class {k}" for k in range(classes)]
+    return Classifier(names, state, model.eval(), head, prepared, notes)

@@ -91,8 +91,8 @@ def export(
     texts = {name: json.dumps(fact) for name, fact in facts.items()}
     with replacing(path) as part, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of deprecations inside PyTorch
+        own = torch.cat([model(batch) for batch in batches])  # first: constants that a network keeps are made then
         made = torch.cat(onnx_logits(model, part, texts, batches))
-        own = torch.cat([model(batch) for batch in batches])
         difference = float((made - own).abs().where(made != own, 0.0).max())  # infinities may be equal
         largest = float(own.abs().where(own.isfinite(), 0.0).max())
         if not difference <= TOLERANCE * max(largest, 1):

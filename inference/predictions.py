@@ -8,19 +8,18 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from heapq import nlargest
-from itertools import chain, groupby
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from datasets.feature_files import FeatureTable, read_features
+from datasets.feature_files import ARRAY_ENDINGS, FeatureTable, read_features
 from datasets.folders import files_below, left_out_note
-from datasets.pictures import read_or_fault
+from datasets.pictures import Seen, read_or_fault
 from harness.errors import UserError
 from harness.evaluation import no_answers
 from harness.files import check_is_table, check_output, replacing
@@ -30,42 +29,31 @@ from inference.classifiers import Classifier, ReadImage
 
 BATCH, ROWS_AT_ONCE = 32, 1024  # images and rows of features at once
 TABLE_HEADING = r"path(,class \d+,probability \d+)+(,error)?"  # of a table
-Part = FeatureTable | list[Path]  # rows of features or images
 Row = tuple[str, Sequence[tuple[str, str]], str]  # an input, its most probable classes and their probabilities, an error
 ReadBatch = list[tuple[str, ReadImage | UserError]]  # what inputs are called, and what was read of them or why nothing
 
 
-@dataclass
-class Tally:
-    """What was done to each image, see `pictures.Decoded`, and why some cannot be read."""
-
-    done: list[frozenset[str]] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-    def check(self, total: int, status: int) -> None:
-        """Raise a `UserError` that names the images, of `total` inputs, that cannot be read, if any."""
-        if len(self.faults) == 1:
-            raise UserError(self.faults[0], status=status)
-        if self.faults:
-            raise UserError(f"{len(self.faults)} of {total} images cannot be read, see above", self.faults, status)
+def check_read(seen: Sequence[Seen], status: int) -> None:
+    """Raise a `UserError` that names the images among all inputs that cannot be read, if any."""
+    faults = [str(one) for one in seen if isinstance(one, UserError)]
+    if len(faults) == 1:
+        raise UserError(faults[0], status=status)
+    if faults:
+        raise UserError(f"{len(faults)} of {len(seen)} images cannot be read, see above", faults, status)
 
 
-def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[Part], list[str]]:
+def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[FeatureTable], list[Path], list[str]]:
     """Read files of features and find the images that are named or lie in folders; notes say what is left out there."""
-    parts: list[Part] = []
     notes: list[str] = []
     taken = network.head.in_features if network.head else "images"
-    for features, paths in groupby(given, lambda path: path.suffix.lower() in (".npz", ".safetensors")):
-        if features:
-            parts += [read_features(path, labelled=False) for path in paths]
-        elif network.model is network.head:
-            raise UserError(f"{next(paths)} is no file of features, .npz or .safetensors, which the network was trained on")
-        else:
-            parts.append([file for path in paths for file in images_at(path, notes)])
-    for part in parts:
-        if isinstance(part, FeatureTable) and part.features.shape[1] != taken:
-            raise UserError(f"{part.path} has {part.features.shape[1]} features a row, the network takes {taken}")
-    return parts, notes
+    tables = [read_features(path) for path in given if path.suffix.lower() in ARRAY_ENDINGS]
+    others = [path for path in given if path.suffix.lower() not in ARRAY_ENDINGS]
+    if others and network.model is network.head:
+        raise UserError(f"{others[0]} is no file of features, .npz or .safetensors, which the network was trained on")
+    for table in tables:
+        if table.features.shape[1] != taken:
+            raise UserError(f"{table.path} has {table.features.shape[1]} features a row, the network takes {taken}")
+    return tables, [file for path in others for file in images_at(path, notes)], notes
 
 
 def images_at(path: Path, notes: list[str]) -> list[Path]:
@@ -75,18 +63,13 @@ def images_at(path: Path, notes: list[str]) -> list[Path]:
     try:
         images, left_out = files_below(path)
     except OSError as error:
-        why = f"{error.filename} cannot be read ({error.strerror})"
-        raise UserError(f"{why}: make it readable, or move it away") from error
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): make it readable, or move it away"
+        ) from error
     if not images:
         raise UserError(f"{path} holds no image in a format that can be read: name another folder, or convert them")
     notes += left_out_note(path, left_out)
     return [path / file for file in images]
-
-
-def read_parts(parts: Sequence[Part], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
-    """Yield rows and images as a network takes them; `shown` says whether to say how far that is."""
-    for part in parts:
-        yield from read_rows(part) if isinstance(part, FeatureTable) else read_files(part, network, shown)
 
 
 def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
@@ -98,7 +81,7 @@ def read_rows(table: FeatureTable) -> Iterator[ReadBatch]:
 
 
 def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Iterator[ReadBatch]:
-    """Yield images, see `read_parts`."""
+    """Yield images as a network takes them; `shown` says whether to say how far that is."""
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with ThreadPoolExecutor() as pool:  # decoders let other threads work
         label = f"batches of {BATCH} images"
@@ -108,7 +91,7 @@ def read_files(files: Sequence[Path], network: Classifier, shown: bool) -> Itera
 
 
 def predictions(
-    network: Classifier, batches: Iterable[ReadBatch], shift: Tensor, top: int, source: Path, tally: Tally
+    network: Classifier, batches: Iterable[ReadBatch], shift: Tensor, top: int, source: Path, seen: list[Seen]
 ) -> Iterator[Row]:
     """Yield a row for each input.
 
@@ -118,31 +101,29 @@ def predictions(
         What is added to the logits (C,), where the model is.
     source:
         The network's checkpoint.
-    tally:
-        Takes what is to be said in the end.
+    seen:
+        Takes what was done to each image, or why it cannot be read.
 
     Raises
     ------
     UserError
         If the network's answers are no numbers, and in the end if no input can be read.
     """
-    total = 0
     for batch in batches:
         found = iter(network.probabilities([read for _, read in batch if isinstance(read, ReadImage)], shift))
         for name, read in batch:
-            total += 1
             if isinstance(read, UserError):
-                tally.faults.append(str(read))
+                seen.append(read)
                 yield name, [], str(read)
                 continue
-            tally.done.append(read.done)
+            seen.append(read.done)
             chances = next(found)
             if any(map(math.isnan, chances)):
                 raise no_answers(source)
             best = nlargest(top, zip(network.names, chances, strict=True), key=itemgetter(1))
             yield name, [(class_name, f"{chance:.4f}") for class_name, chance in best], ""
-    if len(tally.faults) == total:
-        tally.check(total, status=2)
+    if all(isinstance(one, UserError) for one in seen):
+        check_read(seen, status=2)
 
 
 def print_rows(rows: Iterable[Row]) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from data_utils import normalisation
+from data_utils import normalize
 from harness import schemas
 from harness.errors import UserError, blamed_on
 from harness.weights import fit_weights
@@ -55,25 +54,14 @@ def check_class_count(state: dict[str, Any], source: Path, classes: int) -> None
             raise UserError(f"{source} cannot be used: {count}, its weights are those of {classes} classes")
 
 
-def names_of_classes(state: dict[str, Any], num_classes: int) -> list[str]:
-    """Return the class names of a checkpoint, "class 0" and so on where it holds none, as the released ones do."""
-    return state.get("class_names") or [f"class {k}" for k in range(num_classes)]
-
-
 class FromPixels(nn.Module):
     """A network together with the normalisation of its images: pixels (N, 32, 32, 3) uint8 RGB to logits (N, C)."""
-
-    scale: Tensor
-    shift: Tensor
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        for name, value in zip(("scale", "shift"), normalisation(torch.device("cpu"), torch.float32), strict=True):
-            self.register_buffer(name, value.clone())
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logits (N, C); the same values as `data_utils.normalize` before the network."""
-        images = (pixels.to(self.scale.dtype) * self.scale - self.shift).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
-        logits: Tensor = self.network(images)[1]
+        """Return the logits (N, C)."""
+        logits: Tensor = self.network(normalize(pixels))[1]
         return logits

@@ -10,7 +10,7 @@ from support.refusals import wrong
 
 from datasets.drawing import drawn_for_tests, held_out, split_meta
 from datasets.drawn_sets import Lists
-from datasets.examples import class_counts, united, with_meta
+from datasets.examples import class_counts, united, with_others
 from datasets.image_lists import image_list
 
 CLASSES = 3
@@ -48,7 +48,7 @@ def test_held_out_images_are_in_no_other_set_and_the_rest_is_trained_on(made, nu
 @given(lists)
 def test_lists_are_joined_with_each_file_once(made):
     train, meta = map(numbers, made[:2])
-    assert numbers(with_meta(*made[:2])) == [*train, *dict.fromkeys(k for k in meta if k not in train)]
+    assert numbers(with_others(*made[:2])) == [*train, *dict.fromkeys(k for k in meta if k not in train)]
     for parts in (made, made[::-1]):
         assert numbers(united(parts)) == sorted({k for part in made for k in numbers(part)})
 

@@ -52,7 +52,7 @@ def test_what_is_written_comes_back(tmp_path, kind):
 
 WORDS = ["11", "2é", "1", "1", "11"]
 LABELLED = [  # what is changed, in both formats or in .npz alone: the targets and the names of the classes
-    ({"labels": [1, 3, 3, 1, 1]}, [1, 3, 3, 1, 1], None),
+    ({"labels": [1, 3, 3, 1, 1]}, [1, 3, 3, 1, 1], list("0123")),
     ({"labels": [1, 3, 2, 2, 1], "class_names": list("abcd")}, [1, 3, 2, 2, 1], list("abcd")),
     ({"labels": WORDS}, [1, 2, 0, 0, 1], ["1", "11", "2é"]),  # in the order of the alphabet
     ({"labels": WORDS, "class_names": ["2é", "1", "11"]}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
@@ -69,14 +69,13 @@ def test_labels_that_leave_classes_out_or_are_words(tmp_path, change, targets, c
 @pytest.mark.parametrize("ending", ARRAY_ENDINGS)
 def test_the_features_alone_have_a_digest_and_are_enough_for_prediction(tmp_path, ending):
     path = save(tmp_path / f"a{ending.upper()}", {"features": GOOD["features"], "names": np.arange(2, 7)})
-    table = read_features(path, labelled=False)
-    assert (table.targets, table.class_names, table.split, table.names) == (None, None, None, list("23456"))
-    assert "its array labels is not there" in wrong(read_features, path)
-    other = read_features(save(tmp_path / "b.npz", GOOD, compressed=True), labelled=False)
+    table = read_features(path)
+    assert (table.targets, table.class_names, table.split, table.names) == (None, [], None, list("23456"))
+    other = read_features(save(tmp_path / "b.npz", GOOD, compressed=True))
     assert (other.digest, other.targets.tolist()) == (table.digest, LABELS.tolist())  # labels where there are some
     changed = np.nextafter(GOOD["features"], np.float32(9))
     for one in (changed, GOOD["features"].astype(np.float16)):
-        assert read_features(save(path, {"features": one}), labelled=False).digest != table.digest
+        assert read_features(save(path, {"features": one})).digest != table.digest
 
 
 def features(value, row=2, kind=np.float32):
@@ -91,9 +90,9 @@ BOTH = [  # what is changed, what is said
     ({"features": np.ones((0, 3)), "labels": LABELS[:0]}, "features is (0, 3) of float64"),
     (features(np.nan), "features has values that are not finite as float32 in 3 of 5 rows, row 2, 3, 4"),
     (features(1e39, 3, np.float64), "not finite as float32 in 2 of 5 rows, row 3, 4: correct"),
-    ({"labels": LABELS[:4]}, "labels has 4 entries, but features has 5 rows"),
-    ({"labels": LABELS[:, None]}, "labels is not one row of integers or of words"),
-    ({"names": np.zeros(5)}, "names is not one row of integers or of words"),
+    ({"labels": LABELS[:4]}, "labels is (4,) of int64: write 5 integers or words in one row"),
+    ({"labels": LABELS[:, None]}, "labels is (5, 1) of int64: write 5 integers"),
+    ({"names": np.zeros(5)}, "names is (5,) of float64: write 5 integers or words in one row"),
     ({"labels": LABELS - 1}, "labels has '-1' in row 0, '-1' in row 4: labels count from 0 and lie below 1000000"),
     ({"labels": LABELS.astype(np.uint64) - np.uint64(1)}, f"labels has '{2**64 - 1}' in row 0"),
     ({"labels": LABELS + 1}, "labels run from 1 to 3, but labels count from 0: subtract 1 from each"),

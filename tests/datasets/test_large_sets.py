@@ -8,6 +8,7 @@ import pytest
 from support.image_lists import read_sets, write
 from support.refusals import wrong
 
+from datasets import large_sets
 from datasets.examples import class_counts
 from datasets.image_lists import read_list
 from datasets.large_sets import read_lists
@@ -27,6 +28,7 @@ def listing(counts, prefix):
 def here(tmp_path, monkeypatch):
     """The current folder, with lists of three classes and folders of two; no file is opened, so none holds an image."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(large_sets, "LISTS", Path())
     texts = {f"{which}{part}": listing(sizes, part) for part, sizes in SIZES.items()
              for which in ("", "ImageNet_LT_", "iNaturalist18_", "iNaturalist17_")}  # fmt: skip
     texts |= {"from_1": "a 1\nb 2\nc 3", "one": "a 0\nb 0\nc 0", "one_1": "a 1\nb 1", "large": "a 3"}
@@ -56,8 +58,7 @@ SETS = [
 @pytest.mark.parametrize(("dataset", "num_meta", "source", "counts", "notes"), SETS)
 def test_meta_images_are_those_of_the_published_draw(here, dataset, num_meta, source, counts, notes):
     """One shuffle a class, in the order of the classes, of one generator seeded 6."""
-    files = OWN if dataset == "custom" else {"lists": Path()}
-    sets = read_sets(dataset, "images", num_meta, num_classes=3, **files)
+    sets = read_sets(dataset, "images", num_meta, **(OWN if dataset == "custom" else {}))
     test = "test" if dataset == "ImageNet_LT" else "val"
     assert (sets.cls_num_list, sets.notes, class_counts(sets.test)) == (counts, notes, SIZES[test])
     whole, generator, drawn = read_list(Path(sets.lists.source.source), Path("images"), 3), np.random.RandomState(6), []
@@ -76,14 +77,14 @@ def test_meta_images_of_a_list_of_their_own_are_taken_whole(here):
 
 def test_the_training_list_of_inaturalist17_is_looked_for_as_text_and_then_as_json(here):
     (here / "iNaturalist17_train.txt").unlink()
-    said = wrong(read_sets, "iNaturalist17", "images", 3, lists=Path())
+    said = wrong(read_sets, "iNaturalist17", "images", 3)
     assert "iNaturalist17_train.txt is not there" in said
     assert "or put train2017.json into images" in said
     for place, number in (("images", 10), (".", 9)):  # the second comes first
         content = {"images": [{"id": i, "file_name": f"{i}"} for i in range(number)],
                    "annotations": [{"image_id": i, "category_id": i % 3} for i in range(number)]}  # fmt: skip
         write(here / place / "train2017.json", json.dumps(content))
-        assert sum(read_sets("iNaturalist17", "images", 3, lists=Path()).cls_num_list) == number
+        assert sum(read_sets("iNaturalist17", "images", 3).cls_num_list) == number
 
 
 def rows(given, cases):
@@ -97,10 +98,8 @@ WRONG = [
     ]),
     *rows(OWN, [
         *(({key: "x.txt"}, f"x.txt is not there: check --{key}") for key in ("val_list", "meta_list")),
-        *(({"num_classes": n}, f"--num_classes {n} contradicts train.txt, which has 3 classes") for n in (2, 4)),
         *(({f"{part}_list": "from_1.txt"}, "from_1.txt: its labels run from 1 to 3, but labels count from 0: subtract 1")
           for part in ("train", "val", "meta")),
-        *(({"train_list": "from_1.txt", "num_classes": n}, "from_1.txt: its labels run from 1 to 3") for n in (3, 4)),
         *(({"train_list": f"{name}.txt", "num_meta": 1}, f"{name}.txt holds one class") for name in ("one", "one_1")),
         ({"val_list": "large.txt"}, "large.txt line 1: label 3; "),
         ({"dataset": "ImageNet_LT"}, "--val_fraction are not for ImageNet_LT"),
@@ -108,16 +107,17 @@ WRONG = [
     *rows({"num_meta": 1}, [
         ({"root": "bare"}, "bare has no folder val or test of class folders: give a --data_root"),
     ]),
-    *rows({"dataset": "iNaturalist18", "lists": Path("bad"), "num_meta": 2}, [
+    *rows({"dataset": "iNaturalist18", "lists": "bad", "num_meta": 2}, [
         ({"dataset": "ImageNet_LT"}, "ImageNet_LT_val.txt line 1: label 5; labels count from 0 and lie in [0, 2)"),
-        ({"lists": Path(), "num_classes": 9}, "--num_classes 9 contradicts iNaturalist18_train.txt, which has 3 classes"),
-        ({"lists": Path("no")}, "no/iNaturalist18_train.txt is not there: run python3 data/prepare_lists.py iNaturalist18"),
+        ({"lists": "no"}, "no/iNaturalist18_train.txt is not there: run python3 data/prepare_lists.py iNaturalist18"),
     ]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("flags", "words"), WRONG)
-def test_flags_that_do_not_fit_are_named(here, flags, words):
+def test_flags_that_do_not_fit_are_named(here, flags, words, monkeypatch):
+    monkeypatch.setattr(large_sets, "LISTS", Path(flags.get("lists", "")))
+    flags = {name: value for name, value in flags.items() if name != "lists"}
     assert words in wrong(read_sets, **{"dataset": "custom", "root": "images", "num_meta": 10} | flags)
 
 
@@ -127,7 +127,7 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(here):
     assert (sets.cls_num_list, sets.train.root, sets.notes) == ([1, 1], root, told[:2])
     for name in ("meta/b é/0.png", "meta/b é/0.txt", "meta/a/0.png"):
         write(here / "photos" / name)
-    lists = read_lists("custom", root, num_classes=2)
+    lists = read_lists("custom", root)
     assert (len(lists.train), lists.source.paths, lists.draw) == (8, ["meta/a/0.png", "meta/b é/0.png"], "whole")
     assert lists.notes == [*told[:2], "photos/meta: files left out: 1 .txt", told[2]]
     write(here / "photos/test/a/0.png")

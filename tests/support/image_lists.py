@@ -1,6 +1,7 @@
 """Small sets of images for the large-scale code: lists of noise, and class folders of single colours."""
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def write(path, content=""):
 
 def read_sets(dataset, root, num_meta, *more, **named):
     """The sets of a data set, drawn from its lists."""
-    return read_lists(dataset, root, *more, **named).sets(num_meta)
+    return read_lists(dataset, Path(root), *more, **named).sets(num_meta)
 
 
 def listed(root, names):

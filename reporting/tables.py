@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from msgspec.structs import asdict
 
-from harness.files import replacing
+from harness.files import write_whole
 from harness.flags import PUBLISHED_RULE, in_stage1
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import WRITTEN_OUT
@@ -156,8 +156,8 @@ def guarded(cell: Any) -> Any:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV."""
-    with replacing(path, shared=True) as part:
-        table.map(guarded).to_csv(part, index=False, errors=WRITTEN_OUT, lineterminator="\n")
+    text = table.map(guarded).to_csv(index=False, lineterminator="\n")
+    write_whole(path, text.encode(errors=WRITTEN_OUT))
 
 
 def latex_table(sets: Sequence[Compared], measure: str) -> str:

@@ -11,11 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from harness.files import replacing
 from harness.metrics import FEW, PER_CLASS_MEAN, shot_of
 from harness.text import printable
 from reporting.comparisons import ALPHA, MOST_NEEDED, ROUNDING, Gap, class_means, gap, mean_figure
-from reporting.finished_runs import FinishedRun, decoded
+from reporting.finished_runs import FinishedRun, decoded, write_json
 from reporting.groups import Groups
 
 WHERE = {"acc1": "overall", PER_CLASS_MEAN: "in the mean over classes"}
@@ -184,8 +183,7 @@ class HeadsAnswer(msgspec.Struct):
 
 def write_answer(folder: Path, summaries: Iterable[Path], told: Sequence[str]) -> None:
     """Write the answer of the comparison of these runs, which lie in the folder."""
-    with replacing(folder / ANSWER_FILE, shared=True) as part:
-        part.write_bytes(msgspec.json.encode(HeadsAnswer(sorted(path.name for path in summaries), list(told))))
+    write_json(folder / ANSWER_FILE, {"compared": sorted(path.name for path in summaries), "sentences": [*told]})
 
 
 def read_answer(summaries: Collection[Path]) -> list[str]:

@@ -142,8 +142,7 @@ def mistakes_section(one: Compared) -> Iterable[PagePart]:
         pairs = {"class": [names[true] for true, _ in most.index], "taken for": [names[guess] for _, guess in most.index]}
         figures = {name: most[name].map("{:.1f}".format).tolist() for name in one.pair if name in most}
         yield Table("Most confused classes: number of test images, mean over runs", pd.DataFrame(pairs | figures))
-    matrix = charts.confusion(one.taken, one.groups[one.taken])
-    yield from [matrix] if matrix is not None else []
+    yield from charts.confusion(one.taken, one.groups[one.taken])
     for name in one.pair:
         run = next((run for run in one.groups[name] if run.mistakes), None)
         if run is not None:
@@ -152,9 +151,7 @@ def mistakes_section(one: Compared) -> Iterable[PagePart]:
 
 def calibration_section(one: Compared) -> Iterable[PagePart]:
     """How far confidences can be believed."""
-    chart = charts.reliability(offered(one))
-    if chart is not None:
-        yield chart
+    yield from charts.reliability(offered(one))
 
 
 def training_section(one: Compared) -> Iterable[PagePart]:

@@ -19,9 +19,10 @@ from reporting.finished_runs import EpochLine, FinishedRun, Tested
 from reporting.groups import Groups, set_title
 from reporting.verdict import Compared, best_of, main_figure
 
-HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
+HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", **{name: name for name in SHOTS}, "macro_f1": "macro-F1",
+            "ece": "ECE"}  # fmt: skip
 ACCURACIES = ("acc1", PER_CLASS_MEAN, *SHOTS)
-FIGURES = (*ACCURACIES, "macro_f1", "ece")
+FIGURES = (*HEADINGS,)
 COMPARED = ("difference", "low", "high", "method", "number")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how what a spreadsheet computes may begin
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
@@ -102,14 +103,14 @@ def shown_means(groups: Groups) -> pd.DataFrame:
     """Return mean ± standard deviation of the last epoch of each group, as text."""
     return pd.DataFrame([
         {"group": name, "runs": str(len(runs))}
-        | {HEADINGS.get(key, key): spread([run.figure(key) for run in runs]) for key in figures_of(groups)}
+        | {HEADINGS[key]: spread([run.figure(key) for run in runs]) for key in figures_of(groups)}
         for name, runs in groups.items()
     ])  # fmt: skip
 
 
 def best_cells(groups: Groups) -> dict[str, str]:
     """Return, by the heading of an accuracy, the group that is significantly better in it than every other one."""
-    found = {HEADINGS.get(key, key): best_of(groups, key) for key in figures_of(groups, ACCURACIES)}
+    found = {HEADINGS[key]: best_of(groups, key) for key in figures_of(groups, ACCURACIES)}
     return {heading: name for heading, name in found.items() if name is not None}
 
 

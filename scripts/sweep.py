@@ -85,7 +85,7 @@ def tables(runs: Mapping[str, Sequence[FinishedRun]], title: str) -> list[str]:
             [name, *(str(paired(*both)) for both in zip(figures[name], figures[first], strict=True))] for name in others
         ],
     }
-    heads = [HEADINGS.get(key, key) for key in SHOWN]
+    heads = [HEADINGS[key] for key in SHOWN]
     both = [pd.DataFrame(rows, columns=[head, *heads]) for head, rows in shown.items() if rows]
     return [line for table in both for line in ("", *markdown(table))]
 

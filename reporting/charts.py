@@ -159,11 +159,11 @@ def calibration_table(images: pd.DataFrame) -> pd.DataFrame:
 
     The bins are those of the ECE that trainings log (Guo et al., arXiv 1706.04599); those of few images are left out.
     """
-    right = 100.0 * (images["target"] == images["predicted"])
-    bins = np.ceil(images["confidence"].astype(float) * BINS).clip(1, BINS)
-    rows = images[["group"]].assign(bin=bins, confidence=100 * images["confidence"].astype(float), right=right, images=1)
-    means = {"confidence": "mean", "right": "mean", "images": "sum"}
-    found = rows.groupby(["group", "bin"], sort=False).agg(means).reset_index()
+    sure, right = images["confidence"].astype(float), images["target"] == images["predicted"]
+    bins = np.ceil(sure * BINS).clip(1, BINS)
+    rows = pd.DataFrame({"group": images["group"], "bin": bins, "confidence": 100 * sure, "right": 100.0 * right})
+    of_bin = rows.groupby(["group", "bin"], sort=False)
+    found = of_bin.mean().assign(images=of_bin.size()).reset_index()
     return found[found["images"] >= FEWEST_IN_BIN].sort_values("bin")
 
 

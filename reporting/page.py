@@ -37,8 +37,8 @@ class Page(NamedTuple):
     more: list[Section]
 
 
-def config(letters: int, font: str) -> dict[str, Any]:
-    """Return how charts look, with letters of this size."""
+def complete(chart: Chart, width: int | str, letters: int = 12, font: str = FONT) -> dict[str, Any]:
+    """Return the specification of a chart in so many pixels, or in the width of its "container"; letters in pixels."""
     size = {"labelFontSize": letters, "titleFontSize": letters, "titleFontWeight": "normal", "labelColor": "var(--text)",
             "titleColor": "var(--text)"}  # fmt: skip
     lines = {
@@ -48,7 +48,7 @@ def config(letters: int, font: str) -> dict[str, Any]:
         "labelSeparation": 6,
         "titlePadding": 8,
     }
-    return {
+    config = {
         "background": None,
         "font": font,
         "aria": False,
@@ -57,12 +57,7 @@ def config(letters: int, font: str) -> dict[str, Any]:
         "axis": {**size, **lines},
         "legend": size,
     }
-
-
-def complete(chart: Chart, width: int | str, letters: int = 12, font: str = FONT) -> dict[str, Any]:
-    """Return the specification of a chart in so many pixels, or in the width of its "container"."""
-    autosize = {"type": "fit-x", "contains": "padding"}
-    return {**chart.spec, "width": width, "autosize": autosize, "config": config(letters, font)}
+    return {**chart.spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}, "config": config}
 
 
 def picture(chart: Chart) -> Markup:

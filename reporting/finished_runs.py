@@ -50,7 +50,10 @@ class EpochFigures(OptionalFigures, kw_only=True):
     trace_learned: list[Shown | None] | None = None
 
 
-class RunSummary(msgspec.Struct, kw_only=True):
+WITH_SPACES = {"train_list": "train list", "meta_list": "meta list", "test_list": "test list"}  # names in a summary
+
+
+class RunSummary(msgspec.Struct, kw_only=True, rename=WITH_SPACES):
     """What a report reads of a run's summary."""
 
     cls_num_list: Annotated[list[Images], Meta(min_length=1)]
@@ -61,9 +64,9 @@ class RunSummary(msgspec.Struct, kw_only=True):
     loss: str | None = None
     notes: list[str] = []
     data: Any = None
-    train_list: Any = msgspec.field(default=None, name="train list")
-    meta_list: Any = msgspec.field(default=None, name="meta list")
-    test_list: Any = msgspec.field(default=None, name="test list")
+    train_list: Any = None
+    meta_list: Any = None
+    test_list: Any = None
     commit: str | None = None
     device: Plain = None
     processes: Plain = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ def groups_of(sets: Sequence[Compared]) -> Iterator[tuple[Compared, str, list[Fi
 def runs_table(sets: Sequence[Compared]) -> pd.DataFrame:
     """Return the last and the best epoch of each run, unrounded, with seed, flags, seconds, commit: for other programs."""
     rows: list[dict[str, Any]] = []
-    for one, name, run in ((*group[:2], run) for group in groups_of(sets) for run in group[2]):
-        for which in ("last", "best"):
-            epoch = getattr(run.summary, which).epoch
-            row = {"data set": one.title, "group": name, "run": run.name, "which": which, "epoch": epoch}
+    for one, name, runs in groups_of(sets):
+        for run, which in product(runs, ("last", "best")):
+            row = {"data set": one.title, "group": name, "run": run.name, "which": which,
+                   "epoch": getattr(run.summary, which).epoch}  # fmt: skip
             row |= {"stage": 1 if run.is_plain(which) else 2, **{key: run.figure(key, which) for key in FIGURES}}
             rows.append({**row, "seed": run.seed, **run.flags, "seconds": run.summary.seconds, "commit": run.summary.commit})
     return pd.DataFrame(rows)
@@ -66,10 +67,9 @@ def means_table(sets: Sequence[Compared]) -> pd.DataFrame:
         figures = pd.DataFrame({key: [run.figure(key) for run in runs] for key in FIGURES}).agg(["mean", "std"])
         row |= {f"{key}_{kind}": figures.loc[kind, key] for key in FIGURES for kind in ("mean", "std")}
         best = next(iter(one.groups))
-        row |= dict.fromkeys(COMPARED) | {"ranked_by": one.key, "best": best}
-        if name != best and (found := gap(runs, one.groups[best], one.key)) is not None:
-            row |= dict(zip(COMPARED, (found.mean, *found.interval(), found.unit, found.number), strict=True))
-        rows.append(row)
+        found = None if name == best else gap(runs, one.groups[best], one.key)
+        told = (found.mean, *found.interval(), found.unit, found.number) if found else [None] * len(COMPARED)
+        rows.append({**row, **dict(zip(COMPARED, told, strict=True)), "ranked_by": one.key, "best": best})
     return pd.DataFrame(rows)
 
 

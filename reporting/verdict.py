@@ -70,14 +70,15 @@ def compare(title: str, groups: Groups, baseline: str | None = None) -> Compared
     reference = next((name for name in (baseline, *plain, *order[1:]) if name in order), None)
     best = best_of(groups, key)
     alpha = ALPHA if best else ALPHA / max(len(order) - 1, 1)
-    above = [] if best or reference is None else order[: order.index(reference)]
-    better = [name for name in above if is_better(gap(groups[name], groups[reference or name], key), alpha)]
-    taken = best or next(iter(better), order[0])
+    above = order[: order.index(reference)] if reference else []
+    shown = (name for name in above if is_better(gap(groups[name], groups[reference or name], key), alpha))
+    better = best or next(shown, None)
+    taken = better or order[0]
     if taken == reference:  # the highest of all is the reference itself
         reference = next(iter(order[1:]), None)
     gaps = {name: gap(groups[taken], groups[name], key) for name in order if name != taken}
     one = Compared(title, groups, key, taken, reference, gaps, alpha)
-    one.sentences.extend(read_answer([run.path for run in one.runs]) or sentences(one, bool(best or better), plain))
+    one.sentences.extend(read_answer([run.path for run in one.runs]) or sentences(one, better is not None, plain))
     return one
 
 

@@ -113,9 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if preset.script == HEADS:
         from scripts.own_comparison import compare_heads  # loaded where it is needed, as it takes long
 
-        for name in ("jobs", "seeds"):
-            if getattr(args, name) is not None:
-                raise UserError(f"--{name} applies only to training networks: leave it out")
+        if args.jobs or args.seeds:
+            raise UserError("--jobs and --seeds apply only to training networks: leave them out")
         compare_heads(preset)
         return
     preset.check()

@@ -180,25 +180,21 @@ def find_runs(paths: Sequence[Path]) -> Found:
     instead. Runs that are not finished are left out too.
     """
     found = Found([], [])
-    places: dict[Path, tuple[Path, bool]] = {}  # summaries, and whether they were named themselves
+    named = {path.resolve() for path in paths}
+    places: dict[Path, Path] = {}  # of summaries
     for path in paths:
-        if os.path.isdir(path):
-            below = summaries_below(path, found.left_out)
-            if not below and not found.left_out:
-                raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
-            for file in below:
-                places.setdefault(file.resolve(), (file, False))
-        else:
-            places[path.resolve()] = (path, True)
-    names = names_of([path for path, _ in places.values()])
-    for name, (path, named) in zip(names, places.values(), strict=True):
-        if not named and not os.path.isfile(path):
+        below = summaries_below(path, found.left_out) if os.path.isdir(path) else [path]
+        if not below and not found.left_out:
+            raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
+        places |= {file.resolve(): file for file in below}
+    for name, (place, path) in zip(names_of([*places.values()]), places.items(), strict=True):
+        if place not in named and not os.path.isfile(path):
             found.left_out.append(LeftOut(name, path, "not finished: still training, or interrupted"))
             continue
         try:
             found.runs.append(read_run(name, path))
         except UserError as error:
-            if named:
+            if place in named:
                 raise
             found.left_out.append(LeftOut(name, path, str(error)))
     if not found.runs:

@@ -51,10 +51,11 @@ class Chart(NamedTuple):
     spec: dict[str, Any]
 
 
-def finished(name: str, title: str, text: str, chart: Any, height: int, **frames: pd.DataFrame) -> Chart:
-    """Return a chart of the rows of tables, by the names that it has for them; altair would check every single value."""
-    values = {key: json.loads(frame.to_json(orient="records", double_precision=4)) for key, frame in frames.items()}
-    return Chart(name, title, text, {**chart.properties(height=height).to_dict(validate=False), "datasets": values})
+def finished(name: str, title: str, text: str, chart: Any, height: int, rows: pd.DataFrame) -> Chart:
+    """Return a chart of the rows of a table, which altair would check value by value."""
+    spec = chart.properties(height=height).to_dict(validate=False)
+    values = json.loads(rows.to_json(orient="records", double_precision=4))
+    return Chart(name, title, text, {**spec, "datasets": {**spec.get("datasets", {}), "rows": values}})
 
 
 def drawn(groups: Groups) -> list[str]:
@@ -87,12 +88,12 @@ def shots(groups: Groups) -> Chart:
     base = alt.Chart(ROWS).encode(y=y, yOffset=alt.YOffset("group:N", scale=alt.Scale(domain=names)))
     layers = [by_group(base.mark_point(filled=True, size=70, opacity=1), groups, alt.Shape, x=x)]
     if means["std"].notna().any():
-        layers.insert(0, by_group(base.mark_rule(strokeWidth=1.5), groups, x=alt.X("low:Q"), x2="high:Q"))
+        layers.insert(0, by_group(base.mark_rule(strokeWidth=1.5), groups, x="low:Q", x2="high:Q"))
     height = means["figure"].nunique() * (14 * len(names) + 20)
     text = "; ".join(f"{figure}: " + ", ".join(f"{row.group} {row.mean:.2f}" for row in own.itertuples())
                      for figure, own in means.groupby("figure", sort=False))  # fmt: skip
     title = "Accuracy by training images of the class"
-    return finished("shots", title, f"{text}.", alt.layer(*layers), height, rows=means)
+    return finished("shots", title, f"{text}.", alt.layer(*layers), height, means)
 
 
 def class_order(counts: Sequence[int]) -> np.ndarray:
@@ -109,18 +110,14 @@ def neighbours(values: np.ndarray, most: int) -> pd.DataFrame:
 
 def class_axis(run: FinishedRun, order: np.ndarray) -> alt.X:
     """Return the axis of the classes by training images; few ones have their names on it, of others the images are told."""
-    size = len(order)
-    if size <= NAMED_CLASSES:
-        text = SEPARATOR.join(["", *(run.summary.class_names[k] for k in order)])
-        labels, title = f"split({json.dumps(text)}, {json.dumps(SEPARATOR)})", None
-        angle = 0 if max(map(len, run.summary.class_names)) < 4 else -40
-        axis = alt.Axis(values=[*range(1, size + 1)], labelExpr=f"{labels}[datum.value]", labelAngle=angle, labelLimit=LABEL,
-                        labelOverlap=False, grid=False)  # fmt: skip
-    else:
-        ticks = sorted({1 + round(i * (size - 1) / 6) for i in range(7)})
-        counts = {tick: run.summary.cls_num_list[order[tick - 1]] for tick in ticks}
-        axis = alt.Axis(values=ticks, labelExpr=f"{json.dumps(counts)}[datum.value]", labelOverlap=True, grid=False)
-        title = "classes, by their training images"
+    size, few = len(order), len(order) <= NAMED_CLASSES
+    ticks = [*range(1, size + 1)] if few else sorted({1 + round(i * (size - 1) / 6) for i in range(7)})
+    told: Sequence[Any] = run.summary.class_names if few else run.summary.cls_num_list
+    text = SEPARATOR.join(str(told[order[tick - 1]]) for tick in ticks)
+    labels = f"split({json.dumps(text)}, {json.dumps(SEPARATOR)})[indexof({ticks}, datum.value)]"
+    angle = -40 if few and max(map(len, run.summary.class_names)) > 3 else 0
+    axis = alt.Axis(values=ticks, labelExpr=labels, labelAngle=angle, labelLimit=LABEL, labelOverlap=not few, grid=False)
+    title = None if few else "classes, by their training images"
     return alt.X("place:Q", axis=axis, title=title, scale=alt.Scale(domain=[0.5, size + 0.5], nice=False))
 
 
@@ -137,7 +134,7 @@ def by_class(groups: Groups) -> Chart:
     told = "; ".join(f"{name} {own}" for name, own in thirds.items())
     title = "Accuracy of each class" if len(order) <= NAMED_CLASSES else "Accuracy of neighbouring classes"
     text = f"Mean of the third of the classes with the most, the middle and the fewest training images: {told}."
-    return finished("classes", title, text, chart, 260, rows=rows)
+    return finished("classes", title, text, chart, 260, rows)
 
 
 def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -> Chart:
@@ -151,7 +148,7 @@ def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -
     chart = chart.encode(x=class_axis(run, order), y=alt.Y("value:Q", title="points better or worse"), color=colour)
     better, worse = (change > 0).sum(), (change < 0).sum()
     text = f"With {first} {better:,} classes are better, {worse:,} worse than with {second}."
-    return finished("differences", f"{first} against {second}, by class", text, chart, 180, rows=rows)
+    return finished("differences", f"{first} against {second}, by class", text, chart, 180, rows)
 
 
 def calibration_table(images: pd.DataFrame) -> pd.DataFrame:
@@ -174,19 +171,19 @@ def reliability(groups: Groups) -> list[Chart]:
         return []
     scale = alt.Scale(domain=[0, 100])
     x, y = alt.X("confidence:Q", title="confidence, %", scale=scale), alt.Y("right:Q", title="right, %", scale=scale)
-    ends = pd.DataFrame({"confidence": [0, 100], "right": [0, 100]})
-    exact = alt.Chart(alt.NamedData(name="ends")).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
+    ends = alt.InlineData([{"confidence": end, "right": end} for end in (0, 100)])
+    exact = alt.Chart(ends).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
     marks = by_group(alt.Chart(ROWS).mark_point(filled=True, size=45, opacity=0.9), groups, alt.Shape, x=x, y=y)
     told = ", ".join(f"{name} {mean_figure(runs, 'ece'):.2f}" for name, runs in groups.items())
     text = f"Expected calibration error in %: {told}. Bins of fewer than {FEWEST_IN_BIN} images are left out."
     both, title = alt.layer(exact, marks), "Confidence against how often it is right"
-    return [finished("reliability", title, text, both, 260, rows=rows, ends=ends)]
+    return [finished("reliability", title, text, both, 260, rows)]
 
 
 def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
     """Return what the logs hold over the epochs, means over the runs of a group; a dashed line is where stage 2 begins."""
     means = epochs_table(groups).groupby(["group", "epoch"], sort=False)[[*CURVES]].mean().reset_index()
-    found = []
+    found, starts = [], alt.InlineData([{"epoch": epoch} for epoch in begins])
     for key, (title, axis) in CURVES.items():
         rows = means[["group", "epoch", key]].dropna().sort_values("epoch").rename(columns={key: "value"})
         if rows.empty:
@@ -195,11 +192,11 @@ def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
         y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False))
         lines = alt.Chart(ROWS).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
         chart = by_group(lines, groups, alt.StrokeDash, x=x, y=y)
-        rule = alt.Chart(alt.NamedData(name="begins")).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
+        rule = alt.Chart(starts).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
         last = rows.groupby("group", sort=False).last().itertuples()
         told = ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last)
-        both, epochs = alt.layer(chart, rule) if begins else chart, pd.DataFrame({"epoch": [*begins]})
-        found.append(finished(f"curve_{key}", title, f"At the end: {told}.", both, 200, rows=rows, begins=epochs))
+        both = alt.layer(chart, rule) if begins else chart
+        found.append(finished(f"curve_{key}", title, f"At the end: {told}.", both, 200, rows))
     return found
 
 
@@ -211,12 +208,12 @@ def confusion(name: str, runs: Sequence[FinishedRun]) -> list[Chart]:
     shares = 100 * pd.crosstab(images["target"], images["predicted"], normalize="index").stack().rename("share")
     labels = f"split({json.dumps(SEPARATOR.join(names))}, {json.dumps(SEPARATOR)})[datum.value]"
     scale = alt.Scale(domain=[*range(len(names))])
-    axis = {"labelExpr": labels, "labelLimit": LABEL, "labelOverlap": True}
-    x = alt.X("predicted:O", title="predicted class", axis=alt.Axis.from_dict({**axis, "labelAngle": -90}), scale=scale)
-    y = alt.Y("target:O", title="true class", axis=alt.Axis.from_dict(axis), scale=scale)
+    axis = alt.Axis(labelExpr=labels, labelLimit=LABEL, labelOverlap=True)
+    x = alt.X("predicted:O", title="predicted class", axis=axis, scale=scale)
+    y = alt.Y("target:O", title="true class", axis=axis, scale=scale)
     colour = alt.Color("share:Q", title="%", scale=alt.Scale(scheme="blues", domain=[0, 100]))
     chart = alt.Chart(ROWS).mark_rect().encode(x=x, y=y, color=colour)
     right = (images["target"] == images["predicted"]).mean()
     text = f"Each row in per cent of the test images of its class; {right:.1%} of all images are on the diagonal."
     rows = shares[shares > 0].reset_index()
-    return [finished("confusion", f"Confusion matrix of {name}", text, chart, 80 + 15 * len(names), rows=rows)]
+    return [finished("confusion", f"Confusion matrix of {name}", text, chart, 80 + 15 * len(names), rows)]

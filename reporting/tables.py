@@ -110,8 +110,8 @@ def shown_means(groups: Groups) -> pd.DataFrame:
 
 def best_cells(groups: Groups) -> dict[str, str]:
     """Return, by the heading of an accuracy, the group that is significantly better in it than every other one."""
-    found = {HEADINGS[key]: best_of(groups, key) for key in figures_of(groups, ACCURACIES)}
-    return {heading: name for heading, name in found.items() if name is not None}
+    found = ((HEADINGS[key], best_of(groups, key)) for key in figures_of(groups, ACCURACIES))
+    return {heading: name for heading, name in found if name is not None}
 
 
 def shown_runs(one: Compared) -> pd.DataFrame:

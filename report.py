@@ -22,12 +22,12 @@ import pandas as pd
 
 from harness.command_flags import ReportFlags
 from harness.errors import UserError, run_main
-from harness.files import replacing, writing
+from harness.files import write_whole, writing
 from harness.flag_parser import parse_flags
 from harness.text import say
 from reporting.finished_runs import Found, find_runs
 from reporting.groups import long_tails
-from reporting.page import Page, write_figures, write_page
+from reporting.page import Page, render, write_figures
 from reporting.sections import Section, Table, sections
 from reporting.tables import (
     classes_table,
@@ -72,9 +72,7 @@ def sections_of_all(found: Found, sets: list[Compared]) -> list[Section]:
         words = "Top-1 error in %. Ours: last epoch of runs with the published length and settings."
         more.append(Section("Against the publication", [words, Table("Published and ours", published)]))
     if found.left_out:
-        rows = pd.DataFrame(
-            [(one.name, str(one.path), one.reason) for one in found.left_out], columns=["name", "file", "why"]
-        )
+        rows = pd.DataFrame(found.left_out, columns=["name", "file", "why"])
         more.append(Section("Left out, and why", [Table("Runs and files", rows)]))
     return more
 
@@ -93,12 +91,11 @@ def main() -> None:
     page = Page(title, made, [(one, sections(one)) for one in sets], sections_of_all(found, sets))
     with writing(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
-    write_page(page, args.out / PAGE)  # first, as it takes the longest
+    write_whole(args.out / PAGE, render(page).encode())  # first, as it takes the longest
     for name, table in zip(TABLES, (runs_table(sets), means_table(sets), classes_table(sets)), strict=True):
         write_csv(table, args.out / name)
     if args.latex:
-        with replacing(args.out / LATEX_TABLE, shared=True) as part:
-            part.write_text(latex_table(sets, args.latex), encoding="utf-8")
+        write_whole(args.out / LATEX_TABLE, latex_table(sets, args.latex).encode())
     if args.figures:
         write_figures(page, args.out / FIGURE_FOLDER)
     for one in sets:

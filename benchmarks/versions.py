@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.published_pipeline import make_loader
 from benchmarks.published_step import LinearHead, PublishedStep
 from data_utils import epoch_batches, meta_batches
+from datasets.drawing import long_tailed_counts
 from datasets.small_sets import ImageSet, image_set
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
@@ -33,17 +34,17 @@ class Sizes(NamedTuple):
     arch: str
     device: torch.device
 
+    @property
+    def counts(self) -> list[int]:
+        """The images of each class of a long tail of ratio 100."""
+        return long_tailed_counts(500, self.num_classes, 0.01)
+
 
 def random_set(sizes: Sizes, images: int) -> ImageSet:
     """Return random images with every class among them."""
     pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), np.uint8)
     names = [str(k) for k in range(sizes.num_classes)]
     return image_set(pixels, np.arange(images) % sizes.num_classes, names)
-
-
-def class_counts(num_classes: int) -> list[int]:
-    """Return the counts of a long tail of ratio 100."""
-    return [max(1, round(500 * 0.01 ** (k / num_classes))) for k in range(num_classes)]
 
 
 def random_batch(sizes: Sizes, *shape: int) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ def our_step(sizes: Sizes, virtual: str | None, amp: torch.dtype | None = None) 
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     if virtual is None:
         return lambda: plain_step(passes, optimizer, batch)
-    criterion = MetaSAugLDAM(class_counts(sizes.num_classes)).to(sizes.device)
+    criterion = MetaSAugLDAM(sizes.counts).to(sizes.device)
     estimator = EstimatorCV(64, sizes.num_classes).to(sizes.device)
     meta = meta_batches(random_set(sizes, 10 * sizes.num_classes).to(sizes.device), sizes.batch_size, 0)
     return lambda: meta_step(
@@ -73,7 +74,7 @@ def our_step(sizes: Sizes, virtual: str | None, amp: torch.dtype | None = None) 
 def published_step(sizes: Sizes) -> Step:
     """Return the published step; it starts a new worker process for its meta batch, as published."""
     new_model = partial(build_model, sizes.arch, sizes.num_classes)
-    published = PublishedStep(new_model, class_counts(sizes.num_classes), LR, META_LR, device=sizes.device)
+    published = PublishedStep(new_model, sizes.counts, LR, META_LR, device=sizes.device)
     batch, loader = random_batch(sizes, 3, 32, 32), make_loader(random_set(sizes, 10 * sizes.num_classes), sizes.batch_size)
     return lambda: published.step(*batch, loader, LAM_T)
 
@@ -81,7 +82,7 @@ def published_step(sizes: Sizes) -> Step:
 def our_head(sizes: Sizes) -> Step:
     """Return a step of the linear head."""
     head = torch.nn.Linear(FEATURES, sizes.num_classes)
-    criterion = MetaSAugCE(class_counts(sizes.num_classes))
+    criterion = MetaSAugCE(sizes.counts)
     estimator = EstimatorCV(FEATURES, sizes.num_classes, diagonal=True)
     optimizer = torch.optim.SGD(head.parameters(), LR, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     batch, meta = random_batch(sizes, FEATURES), random_batch(sizes, FEATURES)
@@ -93,7 +94,7 @@ def our_head(sizes: Sizes) -> Step:
 def published_head(sizes: Sizes) -> Step:
     """Return the published step of the head."""
     new_head = partial(LinearHead, FEATURES, sizes.num_classes)
-    published = PublishedStep(new_head, class_counts(sizes.num_classes), LR, META_LR, diagonal=True)
+    published = PublishedStep(new_head, sizes.counts, LR, META_LR, diagonal=True)
     batch, meta = random_batch(sizes, FEATURES), random_batch(sizes, FEATURES)
     return lambda: published.step(*batch, [meta], LAM_T)
 

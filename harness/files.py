@@ -89,6 +89,12 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
         raise
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that other processes may be writing too."""
+    with replacing(path, shared=True) as part:
+        part.write_bytes(content)
+
+
 def sync(path: Path) -> None:
     """Let a file's content, or the names in a folder, reach the disk."""
     handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)  # Windows wants to write what it syncs

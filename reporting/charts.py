@@ -15,23 +15,25 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from harness.metrics import BINS
+from harness.metrics import BINS, SHOTS
 from reporting.comparisons import class_means, mean_figure
 from reporting.finished_runs import FinishedRun
 from reporting.groups import Groups
 from reporting.tables import ACCURACIES, HEADINGS, epochs_table, figures_of, images_table
 
-COLOURS = [f"var(--g{k + 1})" for k in range(6)]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
-DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4]]
-MOST_GROUPS = len(COLOURS)  # that are drawn at once
+RANGES: dict[Any, list[Any]] = {  # by which groups differ
+    alt.Color: [f"var(--g{k + 1})" for k in range(6)],
+    alt.Shape: ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"],
+    alt.StrokeDash: [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4]],
+}
+MOST_GROUPS = 6  # that are drawn at once
 NAMED_CLASSES = 20  # as many as have their names on an axis; of more, points are means of neighbours
 MOST_BARS = 200  # of classes; of more, bars are means of neighbours
 MATRIX_CLASSES = 30  # at most, of a confusion matrix
 FEWEST_IN_BIN = 20  # images, whose accuracy is shown beside their confidence
 LABEL = 110  # pixels, of a name
 ROWS = alt.NamedData(name="rows")
-SEPARATOR = "\x01"  # which no printable name has
+SEPARATOR = "\x01"  # which no printable name has; as names of a list Vega would take "constructor" for something else
 CURVES = {  # figures of a log line: the title of their chart, and of its axis
     "test_acc1": ("Test accuracy", "accuracy, %"),
     "test_few": ("Test accuracy of few-shot classes", "accuracy, %"),
@@ -49,10 +51,11 @@ class Chart(NamedTuple):
     spec: dict[str, Any]
 
 
-def finished(name: str, title: str, text: str, chart: Any, height: int, **frames: pd.DataFrame) -> Chart:
-    """Return a chart of the rows of tables, by the names that it has for them; altair would check every single value."""
-    values = {key: json.loads(frame.to_json(orient="records", double_precision=4)) for key, frame in frames.items()}
-    return Chart(name, title, text, {**chart.properties(height=height).to_dict(validate=False), "datasets": values})
+def finished(name: str, title: str, text: str, chart: Any, height: int, rows: pd.DataFrame) -> Chart:
+    """Return a chart of the rows of a table, which altair would check value by value."""
+    spec = chart.properties(height=height).to_dict(validate=False)
+    values = json.loads(rows.to_json(orient="records", double_precision=4))
+    return Chart(name, title, text, {**spec, "datasets": {**spec.get("datasets", {}), "rows": values}})
 
 
 def drawn(groups: Groups) -> list[str]:
@@ -60,52 +63,37 @@ def drawn(groups: Groups) -> list[str]:
     return list(groups)[:MOST_GROUPS]
 
 
-def scaled(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """Return the scale of an encoding by group, and its legend."""
-    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=190, symbolOpacity=1)
-    return {"scale": alt.Scale(domain=names, range=[*values[: len(names)]]), "legend": legend if len(names) > 1 else None}
-
-
-def by_group(names: Sequence[str], lines: bool = False) -> dict[str, Any]:
-    """Return encodings that tell groups apart by colour, and by mark or dash."""
-    colour = alt.Color("group:N", **scaled(names, COLOURS))
-    if lines:
-        return {"color": colour, "strokeDash": alt.StrokeDash("group:N", **scaled(names, DASHES))}
-    return {"color": colour, "shape": alt.Shape("group:N", **scaled(names, SHAPES))}
-
-
-def chosen(chart: Any, names: Sequence[str]) -> Any:
-    """Return a chart of the groups of these names alone."""
-    return chart.transform_filter(alt.FieldOneOfPredicate(field="group", oneOf=list(names)))
+def by_group(chart: Any, groups: Groups, *channels: Any, **encodings: Any) -> Any:
+    """Return a chart of the groups that are drawn, told apart by colour and by other channels."""
+    names, found = drawn(groups), []
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=190, symbolOpacity=1) if len(names) > 1 else None
+    for channel in (alt.Color, *channels):
+        scale = alt.Scale(domain=names, range=RANGES[channel][: len(names)])
+        found.append(channel("group:N", scale=scale, legend=legend))
+    return chart.encode(*found, **encodings).transform_filter(alt.FieldOneOfPredicate(field="group", oneOf=names))
 
 
 def shots(groups: Groups) -> Chart:
     """Return overall accuracy and that of the shot groups: means and standard deviations."""
-    keys = figures_of(groups, ACCURACIES)
+    keys, names = figures_of(groups, ACCURACIES), drawn(groups)
     rows = pd.DataFrame([
-        {"figure": shot_title(key), "group": name, "value": run.figure(key)}
+        {"figure": HEADINGS[key] + "-shot" * (key in SHOTS), "group": name, "value": run.figure(key)}
         for key in keys for name, runs in groups.items() for run in runs
     ])  # fmt: skip
     means = rows.groupby(["figure", "group"], sort=False)["value"].agg(["mean", "std"]).dropna(subset="mean").reset_index()
     means["low"], means["high"] = (means["mean"] - means["std"]).clip(0), (means["mean"] + means["std"]).clip(upper=100)
-    names = drawn(groups)
     x = alt.X("mean:Q", title="test accuracy, %", scale=alt.Scale(zero=False))
-    y = alt.Y("figure:N", sort=[*map(shot_title, keys)], title=None, axis=alt.Axis(ticks=False, domain=False, minExtent=70))
-    place = alt.YOffset("group:N", scale=alt.Scale(domain=names))
-    base = alt.Chart(ROWS).encode(y=y, yOffset=place)
-    bars = base.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q", color=by_group(names)["color"])
-    marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, **by_group(names))
-    layers = [bars, marks] if means["std"].notna().any() else [marks]
+    axis = alt.Axis(ticks=False, domain=False, minExtent=70)
+    y = alt.Y("figure:N", sort=[*means["figure"].unique()], title=None, axis=axis)
+    base = alt.Chart(ROWS).encode(y=y, yOffset=alt.YOffset("group:N", scale=alt.Scale(domain=names)))
+    layers = [by_group(base.mark_point(filled=True, size=70, opacity=1), groups, alt.Shape, x=x)]
+    if means["std"].notna().any():
+        layers.insert(0, by_group(base.mark_rule(strokeWidth=1.5), groups, x="low:Q", x2="high:Q"))
     height = means["figure"].nunique() * (14 * len(names) + 20)
     text = "; ".join(f"{figure}: " + ", ".join(f"{row.group} {row.mean:.2f}" for row in own.itertuples())
                      for figure, own in means.groupby("figure", sort=False))  # fmt: skip
-    chart = chosen(alt.layer(*layers), names)
-    return finished("shots", "Accuracy by training images of the class", f"{text}.", chart, height, rows=means)
-
-
-def shot_title(key: str) -> str:
-    """Return what a chart calls an accuracy."""
-    return HEADINGS.get(key, f"{key}-shot")
+    title = "Accuracy by training images of the class"
+    return finished("shots", title, f"{text}.", alt.layer(*layers), height, means)
 
 
 def class_order(counts: Sequence[int]) -> np.ndarray:
@@ -122,35 +110,31 @@ def neighbours(values: np.ndarray, most: int) -> pd.DataFrame:
 
 def class_axis(run: FinishedRun, order: np.ndarray) -> alt.X:
     """Return the axis of the classes by training images; few ones have their names on it, of others the images are told."""
-    size = len(order)
-    if size <= NAMED_CLASSES:
-        text = SEPARATOR.join(["", *(run.summary.class_names[k] for k in order)])
-        labels, title = f"split({json.dumps(text)}, {json.dumps(SEPARATOR)})", None
-        angle = 0 if max(map(len, run.summary.class_names)) < 4 else -40
-        axis = alt.Axis(values=[*range(1, size + 1)], labelExpr=f"{labels}[datum.value]", labelAngle=angle, labelLimit=LABEL,
-                        labelOverlap=False, grid=False)  # fmt: skip
-    else:
-        ticks = sorted({1 + round(i * (size - 1) / 6) for i in range(7)})
-        counts = {tick: run.summary.cls_num_list[order[tick - 1]] for tick in ticks}
-        axis = alt.Axis(values=ticks, labelExpr=f"{json.dumps(counts)}[datum.value]", labelOverlap=True, grid=False)
-        title = "classes, by their training images"
+    size, few = len(order), len(order) <= NAMED_CLASSES
+    ticks = [*range(1, size + 1)] if few else sorted({1 + round(i * (size - 1) / 6) for i in range(7)})
+    told: Sequence[Any] = run.summary.class_names if few else run.summary.cls_num_list
+    text = SEPARATOR.join(str(told[order[tick - 1]]) for tick in ticks)
+    labels = f"split({json.dumps(text)}, {json.dumps(SEPARATOR)})[indexof({ticks}, datum.value)]"
+    angle = -40 if few and max(map(len, run.summary.class_names)) > 3 else 0
+    axis = alt.Axis(values=ticks, labelExpr=labels, labelAngle=angle, labelLimit=LABEL, labelOverlap=not few, grid=False)
+    title = None if few else "classes, by their training images"
     return alt.X("place:Q", axis=axis, title=title, scale=alt.Scale(domain=[0.5, size + 0.5], nice=False))
 
 
 def by_class(groups: Groups) -> Chart:
     """Return the accuracy of each class, of more than 20 means of neighbours, by their training images."""
-    run, names = next(iter(groups.values()))[0], drawn(groups)
+    run = next(iter(groups.values()))[0]
     order = class_order(run.summary.cls_num_list)
-    parts = {name: neighbours(class_means(runs)[order], NAMED_CLASSES) for name, runs in groups.items()}
-    rows = pd.concat([part.assign(group=name) for name, part in parts.items()])
+    means = {name: class_means(runs)[order] for name, runs in groups.items()}
+    rows = pd.concat([neighbours(own, NAMED_CLASSES).assign(group=name) for name, own in means.items()])
     y = alt.Y("value:Q", title="test accuracy, %", scale=alt.Scale(domain=[0, 100]))
     chart = alt.Chart(ROWS).mark_point(filled=True, size=45, opacity=0.9)
-    chart = chart.encode(x=class_axis(run, order), y=y, **by_group(names))
-    thirds = {name: neighbours(class_means(runs)[order], 3)["value"] for name, runs in groups.items()}
-    told = "; ".join(f"{name} {', '.join(f'{value:.1f}' for value in own)}" for name, own in thirds.items())
+    chart = by_group(chart, groups, alt.Shape, x=class_axis(run, order), y=y)
+    thirds = {name: ", ".join(map("{:.1f}".format, neighbours(own, 3)["value"])) for name, own in means.items()}
+    told = "; ".join(f"{name} {own}" for name, own in thirds.items())
     title = "Accuracy of each class" if len(order) <= NAMED_CLASSES else "Accuracy of neighbouring classes"
     text = f"Mean of the third of the classes with the most, the middle and the fewest training images: {told}."
-    return finished("classes", title, text, chosen(chart, names), 260, rows=rows)
+    return finished("classes", title, text, chart, 260, rows)
 
 
 def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -> Chart:
@@ -164,7 +148,7 @@ def differences(change: np.ndarray, run: FinishedRun, first: str, second: str) -
     chart = chart.encode(x=class_axis(run, order), y=alt.Y("value:Q", title="points better or worse"), color=colour)
     better, worse = (change > 0).sum(), (change < 0).sum()
     text = f"With {first} {better:,} classes are better, {worse:,} worse than with {second}."
-    return finished("differences", f"{first} against {second}, by class", text, chart, 180, rows=rows)
+    return finished("differences", f"{first} against {second}, by class", text, chart, 180, rows)
 
 
 def calibration_table(images: pd.DataFrame) -> pd.DataFrame:
@@ -172,65 +156,64 @@ def calibration_table(images: pd.DataFrame) -> pd.DataFrame:
 
     The bins are those of the ECE that trainings log (Guo et al., arXiv 1706.04599); those of few images are left out.
     """
-    right = 100.0 * (images["target"] == images["predicted"])
-    bins = np.ceil(images["confidence"].astype(float) * BINS).clip(1, BINS)
-    rows = images[["group"]].assign(bin=bins, confidence=100 * images["confidence"].astype(float), right=right, images=1)
-    means = {"confidence": "mean", "right": "mean", "images": "sum"}
-    found = rows.groupby(["group", "bin"], sort=False).agg(means).reset_index()
+    sure, right = images["confidence"].astype(float), images["target"] == images["predicted"]
+    bins = np.ceil(sure * BINS).clip(1, BINS)
+    rows = pd.DataFrame({"group": images["group"], "bin": bins, "confidence": 100 * sure, "right": 100.0 * right})
+    of_bin = rows.groupby(["group", "bin"], sort=False)
+    found = of_bin.mean().assign(images=of_bin.size()).reset_index()
     return found[found["images"] >= FEWEST_IN_BIN].sort_values("bin")
 
 
-def reliability(groups: Groups) -> Chart | None:
-    """Return how often a prediction is right by how sure the network is of it; None where no bin has images enough."""
-    rows, names = calibration_table(images_table(groups)), drawn(groups)
+def reliability(groups: Groups) -> list[Chart]:
+    """Return how often a prediction is right by how sure the network is of it; [] where no bin has images enough."""
+    rows = calibration_table(images_table(groups))
     if rows.empty:
-        return None
+        return []
     scale = alt.Scale(domain=[0, 100])
     x, y = alt.X("confidence:Q", title="confidence, %", scale=scale), alt.Y("right:Q", title="right, %", scale=scale)
-    ends = pd.DataFrame({"confidence": [0, 100], "right": [0, 100]})
-    exact = alt.Chart(alt.NamedData(name="ends")).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
-    marks = alt.Chart(ROWS).mark_point(filled=True, size=45, opacity=0.9)
-    marks = chosen(marks.encode(x=x, y=y, **by_group(names)), names)
+    ends = alt.InlineData([{"confidence": end, "right": end} for end in (0, 100)])
+    exact = alt.Chart(ends).mark_line(color="var(--soft)", strokeDash=[4, 4]).encode(x=x, y=y)
+    marks = by_group(alt.Chart(ROWS).mark_point(filled=True, size=45, opacity=0.9), groups, alt.Shape, x=x, y=y)
     told = ", ".join(f"{name} {mean_figure(runs, 'ece'):.2f}" for name, runs in groups.items())
     text = f"Expected calibration error in %: {told}. Bins of fewer than {FEWEST_IN_BIN} images are left out."
-    both = alt.layer(exact, marks)
-    return finished("reliability", "Confidence against how often it is right", text, both, 260, rows=rows, ends=ends)
+    both, title = alt.layer(exact, marks), "Confidence against how often it is right"
+    return [finished("reliability", title, text, both, 260, rows)]
 
 
 def curves(groups: Groups, begins: Sequence[int]) -> list[Chart]:
     """Return what the logs hold over the epochs, means over the runs of a group; a dashed line is where stage 2 begins."""
     means = epochs_table(groups).groupby(["group", "epoch"], sort=False)[[*CURVES]].mean().reset_index()
-    names, found = drawn(groups), []
+    found, starts = [], alt.InlineData([{"epoch": epoch} for epoch in begins])
     for key, (title, axis) in CURVES.items():
         rows = means[["group", "epoch", key]].dropna().sort_values("epoch").rename(columns={key: "value"})
         if rows.empty:
             continue
         x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(zero=False, nice=False))
         y = alt.Y("value:Q", title=axis, scale=alt.Scale(zero=False))
-        base = alt.Chart(ROWS).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
-        chart = chosen(base.encode(x=x, y=y, **by_group(names, lines=True)), names)
-        rule = alt.Chart(alt.NamedData(name="begins")).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
+        lines = alt.Chart(ROWS).mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14))
+        chart = by_group(lines, groups, alt.StrokeDash, x=x, y=y)
+        rule = alt.Chart(starts).mark_rule(color="var(--soft)", strokeDash=[3, 3]).encode(x=x)
         last = rows.groupby("group", sort=False).last().itertuples()
         told = ", ".join(f"{row.Index} {row.value:.4g} in epoch {row.epoch}" for row in last)
-        both, epochs = alt.layer(chart, rule) if begins else chart, pd.DataFrame({"epoch": [*begins]})
-        found.append(finished(f"curve_{key}", title, f"At the end: {told}.", both, 200, rows=rows, begins=epochs))
+        both = alt.layer(chart, rule) if begins else chart
+        found.append(finished(f"curve_{key}", title, f"At the end: {told}.", both, 200, rows))
     return found
 
 
-def confusion(name: str, runs: Sequence[FinishedRun]) -> Chart | None:
-    """Return the confusion matrix of a group's runs, rows in per cent of the true class; None of too many classes."""
+def confusion(name: str, runs: Sequence[FinishedRun]) -> list[Chart]:
+    """Return the confusion matrix of a group's runs, rows in per cent of the true class; [] of too many classes."""
     images, names = images_table({name: [*runs]}), runs[0].summary.class_names
     if images.empty or len(names) > MATRIX_CLASSES:
-        return None
+        return []
     shares = 100 * pd.crosstab(images["target"], images["predicted"], normalize="index").stack().rename("share")
     labels = f"split({json.dumps(SEPARATOR.join(names))}, {json.dumps(SEPARATOR)})[datum.value]"
     scale = alt.Scale(domain=[*range(len(names))])
-    axis = {"labelExpr": labels, "labelLimit": LABEL, "labelOverlap": True}
-    x = alt.X("predicted:O", title="predicted class", axis=alt.Axis.from_dict({**axis, "labelAngle": -90}), scale=scale)
-    y = alt.Y("target:O", title="true class", axis=alt.Axis.from_dict(axis), scale=scale)
+    axis = alt.Axis(labelExpr=labels, labelLimit=LABEL, labelOverlap=True)
+    x = alt.X("predicted:O", title="predicted class", axis=axis, scale=scale)
+    y = alt.Y("target:O", title="true class", axis=axis, scale=scale)
     colour = alt.Color("share:Q", title="%", scale=alt.Scale(scheme="blues", domain=[0, 100]))
     chart = alt.Chart(ROWS).mark_rect().encode(x=x, y=y, color=colour)
     right = (images["target"] == images["predicted"]).mean()
     text = f"Each row in per cent of the test images of its class; {right:.1%} of all images are on the diagonal."
     rows = shares[shares > 0].reset_index()
-    return finished("confusion", f"Confusion matrix of {name}", text, chart, 80 + 15 * len(names), rows=rows)
+    return [finished("confusion", f"Confusion matrix of {name}", text, chart, 80 + 15 * len(names), rows)]

@@ -6,7 +6,7 @@ Differences are paired by seed where two groups have two or more seeds in common
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,14 +70,11 @@ def gap_of(differences: np.ndarray, unit: Literal["seeds", "test images"]) -> Ga
     return Gap(mean, 0.0 if same else float(differences.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan, n, unit)
 
 
-def paired(values: Mapping[str, float], reference: Mapping[str, float]) -> Gap:
-    """Return the difference of two rows' figures by seed, over the seeds that both have."""
-    return gap_of(np.array([values[seed] - reference[seed] for seed in values if seed in reference]), "seeds")
-
-
-def figures_by_seed(runs: Sequence[FinishedRun], key: str) -> dict[str, float]:
-    """Return the figure of the last epoch at each seed that is known, without nan."""
-    return {str(run.seed): run.figure(key) for run in runs if run.seed is not None and not math.isnan(run.figure(key))}
+def paired(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: str) -> Gap:
+    """Return the difference of the last epochs by seed, over the seeds that both groups have with that figure."""
+    own, others = ({run.seed: run.figure(key) for run in runs if run.seed is not None} for runs in (first, second))
+    differences = np.array([own[seed] - others[seed] for seed in own if seed in others])
+    return gap_of(differences[~np.isnan(differences)], "seeds")
 
 
 def mean_figure(runs: Sequence[FinishedRun], key: str) -> float:
@@ -132,7 +129,7 @@ def gap(first: Sequence[FinishedRun], second: Sequence[FinishedRun], key: str) -
     with the runs of the seeds in common. Runs of other seeds never count: what a seed changes would be taken for what a
     method does.
     """
-    found = paired(figures_by_seed(first, key), figures_by_seed(second, key))
+    found = paired(first, second, key)
     if found.number > 1 and (not found.same_at_every_seed or abs(found.mean) < ROUNDING):
         return found
     common = {run.seed for run in first} & {run.seed for run in second}

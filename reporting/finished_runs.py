@@ -7,7 +7,8 @@ import math
 import os
 import statistics
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 from harness.errors import UserError
-from harness.files import read_bytes, replacing
+from harness.files import read_bytes, write_whole
 from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
 from harness.schemas import Confused, Count, Images, OptionalFigures, Percent, Plain
@@ -31,7 +32,10 @@ MISTAKES, MOST_OF_MISTAKES = "_mistakes.json", 2**20  # bytes; a training writes
 GROUP_NAMES = "group_names.json"  # in a folder of runs: what reports call them, by patterns of save names
 NOT_SETTINGS = FREE_FLAGS - {"epochs"} | {"seed"}  # flags that change nothing, and the one that groups differ in
 LARGEST_SHOWN = float(np.finfo(np.float32).max)  # what a training computes is within, and can be drawn
+# What reading a damaged file can raise: of its JSON, its form, or its archive.
+UNUSABLE = (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, BadZipFile, zlib.error)
 ROUNDED_ONE = 1 + 1e-5  # the largest probability that a softmax in float32 comes to
+PER_CLASS = ("per_class", "trace_estimated", "trace_learned")  # figures of an epoch
 Shown = Annotated[float, Meta(ge=-LARGEST_SHOWN, le=LARGEST_SHOWN)]
 NotNegative = Annotated[float, Meta(ge=0, le=LARGEST_SHOWN)]
 
@@ -46,7 +50,10 @@ class EpochFigures(OptionalFigures, kw_only=True):
     trace_learned: list[Shown | None] | None = None
 
 
-class RunSummary(msgspec.Struct, kw_only=True):
+WITH_SPACES = {"train_list": "train list", "meta_list": "meta list", "test_list": "test list"}  # names in a summary
+
+
+class RunSummary(msgspec.Struct, kw_only=True, rename=WITH_SPACES):
     """What a report reads of a run's summary."""
 
     cls_num_list: Annotated[list[Images], Meta(min_length=1)]
@@ -57,9 +64,9 @@ class RunSummary(msgspec.Struct, kw_only=True):
     loss: str | None = None
     notes: list[str] = []
     data: Any = None
-    train_list: Any = msgspec.field(default=None, name="train list")
-    meta_list: Any = msgspec.field(default=None, name="meta list")
-    test_list: Any = msgspec.field(default=None, name="test list")
+    train_list: Any = None
+    meta_list: Any = None
+    test_list: Any = None
     commit: str | None = None
     device: Plain = None
     processes: Plain = None
@@ -69,14 +76,10 @@ class RunSummary(msgspec.Struct, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
-        lengths = {"class_names": self.class_names}
-        for which, figures in (("best", self.best), ("last", self.last)):
-            for key in ("per_class", "trace_estimated", "trace_learned"):
-                values = getattr(figures, key)
-                lengths[f"{which}.{key}"] = self.class_names if values is None else values
-        for name, values in lengths.items():
-            if len(values) != len(self.cls_num_list):
-                raise ValueError(f"its {name} has {len(values)} entries for {len(self.cls_num_list)} classes")
+        epochs = (getattr(which, key) for which in (self.best, self.last) for key in PER_CLASS)
+        lengths = {len(values) for values in (self.class_names, *epochs) if values is not None}
+        if lengths != {len(self.cls_num_list)}:
+            raise ValueError(f"its class_names, {', '.join(PER_CLASS)} are not all of {len(self.cls_num_list)} classes")
 
 
 class EpochLine(msgspec.Struct):
@@ -177,36 +180,27 @@ def find_runs(paths: Sequence[Path]) -> Found:
     instead. Runs that are not finished are left out too.
     """
     found = Found([], [])
-    places: dict[Path, tuple[Path, bool]] = {}  # summaries, and whether they were named themselves
+    named = {path.resolve() for path in paths}
+    places: dict[Path, Path] = {}  # of summaries
     for path in paths:
-        if os.path.isdir(path):
-            below = summaries_below(path, found.left_out)
-            if not below and not found.left_out:
-                raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
-            for file in below:
-                places.setdefault(file.resolve(), (file, False))
-        else:
-            places[path.resolve()] = (path, True)
-    names = names_of([path for path, _ in places.values()])
-    for name, (path, named) in zip(names, places.values(), strict=True):
-        if not named and not os.path.isfile(path):
+        below = summaries_below(path, found.left_out) if os.path.isdir(path) else [path]
+        if not below and not found.left_out:
+            raise UserError(f"{path} holds no finished run: there is no <save_name>{SUMMARY} in it")
+        places |= {file.resolve(): file for file in below}
+    for name, (place, path) in zip(names_of([*places.values()]), places.items(), strict=True):
+        if place not in named and not os.path.isfile(path):
             found.left_out.append(LeftOut(name, path, "not finished: still training, or interrupted"))
             continue
         try:
             found.runs.append(read_run(name, path))
         except UserError as error:
-            if named:
+            if place in named:
                 raise
             found.left_out.append(LeftOut(name, path, str(error)))
     if not found.runs:
         reasons = "; ".join(f"{one.name}: {one.reason}" for one in found.left_out[:3])
         raise UserError(f"{', '.join(map(str, paths))}: no finished run that can be shown ({reasons})")
     return found
-
-
-def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
-    """Return the runs of summaries."""
-    return find_runs(paths).runs
 
 
 def summaries_below(folder: Path, left_out: list[LeftOut]) -> list[Path]:
@@ -246,44 +240,40 @@ def read_run(name: str, path: Path) -> FinishedRun:
     return FinishedRun(name, path, summary, log, tested, own, mistakes)
 
 
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Make what is wrong with a file of others into a `UserError` of one line."""
+    try:
+        yield
+    except UNUSABLE as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be used: {told}: move it away, or retrain") from error
+
+
 def decoded(path: Path, form: Any) -> Any:
     """Return what a JSON file holds in the form that is declared; names that are no UTF-8 have half pairs of UTF-16."""
-    try:
+    with usable(path):
         return msgspec.convert(json.loads(read_bytes(path)), form)
-    except (ValueError, RecursionError) as error:  # of JSON and of the form
-        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
-
-
-def told(error: Exception) -> str:
-    """Return in one line what is wrong."""
-    return " ".join(str(error).split())
 
 
 def read_log(path: Path) -> list[EpochLine]:
     """Return the lines of a log, none where there is no log."""
-    try:
+    with usable(path):
         return msgspec.json.Decoder(EpochLine).decode_lines(read_bytes(path)) if os.path.isfile(path) else []
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
 
 
 def read_tested(path: Path, classes: int) -> Tested | None:
     """Return what a network of so many classes said of its test set, None where there is no file of it."""
     if not os.path.isfile(path):
         return None
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:  # np.load leaves a damaged one open
-            found = Tested(kept["target"], kept["predicted"], kept["confidence"])
-        for name, labels in (("target", found.target), ("predicted", found.predicted)):
-            if labels.dtype != np.int64 or labels.ndim != 1 or not ((labels >= 0) & (labels < classes)).all():
-                raise ValueError(f"its {name} holds no labels of {classes} classes")
-        if found.confidence.dtype.kind != "f" or not ((found.confidence >= 0) & (found.confidence <= ROUNDED_ONE)).all():
-            raise ValueError("its confidence holds no probabilities")
-        if len({each.shape for each in found}) > 1:
-            raise ValueError(f"it has {len(found.target)} labels and other numbers of predictions or probabilities")
-        return found
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be used: {told(error)}: move it away, or retrain") from error
+    with usable(path), open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:  # which leaves it open
+        labels, confidence = np.stack([kept["target"], kept["predicted"]]), kept["confidence"]
+        if labels.dtype != np.int64 or labels.ndim != 2 or not ((labels >= 0) & (labels < classes)).all():
+            raise ValueError(f"it holds no labels of {classes} classes")
+        told = confidence.dtype.kind == "f" and confidence.shape == labels[0].shape
+        if not told or not ((confidence >= 0) & (confidence <= ROUNDED_ONE)).all():
+            raise ValueError(f"its confidence holds no probabilities of {len(labels[0])} predictions")
+        return Tested(labels[0], labels[1], confidence)
 
 
 def read_mistakes(path: Path, classes: int) -> list[Confused]:
@@ -291,8 +281,9 @@ def read_mistakes(path: Path, classes: int) -> list[Confused]:
     if os.path.islink(path) or not os.path.isfile(path) or path.stat().st_size > MOST_OF_MISTAKES:
         return []
     found: list[Confused] = decoded(path, list[Confused])
-    if any(max(pair.target, pair.predicted) >= classes for pair in found):
-        raise UserError(f"{path} cannot be used: it has labels beyond {classes} classes: move it away, or retrain")
+    with usable(path):
+        if any(max(pair.target, pair.predicted) >= classes for pair in found):
+            raise ValueError(f"it has labels beyond {classes} classes")
     return found
 
 
@@ -305,5 +296,4 @@ def write_group_names(folder: Path, words: Mapping[str, str]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a file that other processes may be writing too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, shared=True) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -16,7 +16,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.files import replacing, writing
+from harness.files import write_whole, writing
 from reporting.charts import MOST_GROUPS, Chart, drawn
 from reporting.sections import Section, offered
 from reporting.verdict import Compared
@@ -37,8 +37,8 @@ class Page(NamedTuple):
     more: list[Section]
 
 
-def config(letters: int, font: str) -> dict[str, Any]:
-    """Return how charts look, with letters of this size."""
+def complete(chart: Chart, width: int | str, letters: int = 12, font: str = FONT) -> dict[str, Any]:
+    """Return the specification of a chart in so many pixels, or in the width of its "container"; letters in pixels."""
     size = {"labelFontSize": letters, "titleFontSize": letters, "titleFontWeight": "normal", "labelColor": "var(--text)",
             "titleColor": "var(--text)"}  # fmt: skip
     lines = {
@@ -48,7 +48,7 @@ def config(letters: int, font: str) -> dict[str, Any]:
         "labelSeparation": 6,
         "titlePadding": 8,
     }
-    return {
+    config = {
         "background": None,
         "font": font,
         "aria": False,
@@ -57,12 +57,7 @@ def config(letters: int, font: str) -> dict[str, Any]:
         "axis": {**size, **lines},
         "legend": size,
     }
-
-
-def complete(chart: Chart, width: int | str, letters: int = 12, font: str = FONT) -> dict[str, Any]:
-    """Return the specification of a chart in so many pixels, or in the width of its "container"."""
-    autosize = {"type": "fit-x", "contains": "padding"}
-    return {**chart.spec, "width": width, "autosize": autosize, "config": config(letters, font)}
+    return {**chart.spec, "width": width, "autosize": {"type": "fit-x", "contains": "padding"}, "config": config}
 
 
 def picture(chart: Chart) -> Markup:
@@ -79,36 +74,15 @@ def runtime() -> Markup:
     return Markup(bundle.replace("</script", "<\\/script"))
 
 
-def in_script(value: Any) -> Markup:
-    """Return plain data as JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
 def render(page: Page) -> str:
     """Return the page as HTML, everything escaped that is put into the template."""
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                        lstrip_blocks=True)  # fmt: skip
-    made.filters |= {"in_script": in_script, "picture": picture, "complete": complete, "base64": base64.b64encode}
+    made.filters |= {"picture": picture, "complete": complete, "base64": base64.b64encode}
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     made.tests["part"] = lambda part, kind: type(part).__name__ == kind
-    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
-    facts = {
-        "style": style,
-        "runtime": runtime(),
-        "script": script,
-        "most": MOST_GROUPS,
-        "offered": offered,
-        "drawn": drawn,
-    }
-    return made.get_template("report.html.jinja").render(page=page, **facts)
-
-
-def write_page(page: Page, path: Path) -> None:
-    """Write the page."""
-    with replacing(path, shared=True) as part:
-        part.write_text(render(page), encoding="utf-8")
+    facts = {"page": page, "runtime": runtime(), "most": MOST_GROUPS, "offered": offered, "drawn": drawn}
+    return made.get_template("report.html.jinja").render(facts)
 
 
 def write_figures(page: Page, folder: Path) -> None:
@@ -125,5 +99,4 @@ def write_figures(page: Page, folder: Path) -> None:
                      "png": vl_convert.vegalite_to_png(spec, vl_version=VERSION, ppi=PPI, scale=1)}  # fmt: skip
             name = f"set{number}_{chart.name}" if len(page.sets) > 1 else chart.name
             for end, content in files.items():
-                with replacing(folder / f"{name}.{end}", shared=True) as part:
-                    part.write_bytes(content)
+                write_whole(folder / f"{name}.{end}", content)

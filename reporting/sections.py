@@ -142,8 +142,7 @@ def mistakes_section(one: Compared) -> Iterable[PagePart]:
         pairs = {"class": [names[true] for true, _ in most.index], "taken for": [names[guess] for _, guess in most.index]}
         figures = {name: most[name].map("{:.1f}".format).tolist() for name in one.pair if name in most}
         yield Table("Most confused classes: number of test images, mean over runs", pd.DataFrame(pairs | figures))
-    matrix = charts.confusion(one.taken, one.groups[one.taken])
-    yield from [matrix] if matrix is not None else []
+    yield from charts.confusion(one.taken, one.groups[one.taken])
     for name in one.pair:
         run = next((run for run in one.groups[name] if run.mistakes), None)
         if run is not None:
@@ -152,9 +151,7 @@ def mistakes_section(one: Compared) -> Iterable[PagePart]:
 
 def calibration_section(one: Compared) -> Iterable[PagePart]:
     """How far confidences can be believed."""
-    chart = charts.reliability(offered(one))
-    if chart is not None:
-        yield chart
+    yield from charts.reliability(offered(one))
 
 
 def training_section(one: Compared) -> Iterable[PagePart]:
@@ -183,11 +180,10 @@ def meta_section(one: Compared) -> Iterable[PagePart]:
 def moved(runs: Sequence[FinishedRun]) -> str:
     """Return how far the meta steps moved the traces of Σ, in per cent: the median over the classes of all runs."""
     last = [run.summary.last for run in runs if run.summary.last.trace_learned]
-    traces = [
-        np.array([getattr(one, key) for one in last], float) for key in ("trace_estimated", "trace_learned")
-    ]  # (runs, C)
-    change = 100 * (traces[1] - traces[0]) / np.where(traces[0] >= SMALLEST, traces[0], np.nan)
-    median = pd.Series(change.ravel()).dropna().median()
+    keys = ("trace_estimated", "trace_learned")
+    before, after = (np.array([getattr(one, key) for one in last], float) for key in keys)  # (runs, C)
+    change = 100 * (after - before) / np.where(before >= SMALLEST, before, np.nan)
+    median = pd.Series(change.ravel()).median()
     return "-" if math.isnan(median) else f"{median:+.3g}".replace("-", "−")
 
 
@@ -195,19 +191,21 @@ def details_section(one: Compared) -> Iterable[PagePart]:
     """How the group differs from each other one, and what the intervals do not say."""
     rows = []
     for name, found in one.gaps.items():
-        mean = mean_figure(one.groups[one.taken], one.key) - mean_figure(one.groups[name], one.key)
-        row = {"group": name, "difference": points(mean, "+"), "interval": "-", "by": "-", "significant": "cannot be said"}
-        if found is not None:
-            low, high = (points(end, "+") for end in found.interval(one.alpha))
-            row |= {"difference": points(found.mean, "+"), "interval": f"{low} to {high}"}
-            row |= {"by": f"{found.number:,} {found.unit}", "significant": "yes" if found.significant(one.alpha) else "no"}
-        rows.append(row)
+        if found is None:
+            mean = mean_figure(one.groups[one.taken], one.key) - mean_figure(one.groups[name], one.key)
+            told = points(mean, "+"), "-", "-", "cannot be said"
+        else:
+            middle, low, high = (points(value, "+") for value in (found.mean, *found.interval(one.alpha)))
+            significant = "yes" if found.significant(one.alpha) else "no"
+            told = middle, f"{low} to {high}", f"{found.number:,} {found.unit}", significant
+        rows.append((name, *told))
     if rows:
-        yield Table(f"{one.taken} minus each other group, in points", pd.DataFrame(rows))
+        table = pd.DataFrame(rows, columns=["group", "difference", "interval", "by", "significant"])
+        yield Table(f"{one.taken} minus each other group, in points", table)
         several = (
             f" The highest of {len(rows) + 1} groups stands out by chance more often, so the level of each interval is "
+            f"1 − 0.05 / {len(rows)} (Bonferroni)."
         )
-        several += f"1 − 0.05 / {len(rows)} (Bonferroni)."
         yield PAIRED_WORDS + several * (one.alpha < ALPHA)
     early = [name for name, runs in one.groups.items() if runs[0].is_plain("last") and runs[0].flags.get("stage2") != "none"]
     yield from [f"Not come to stage 2, and so plain cross-entropy: {', '.join(early)}."] if early else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from msgspec.structs import asdict
 
-from harness.files import replacing
+from harness.files import write_whole
 from harness.flags import PUBLISHED_RULE, in_stage1
 from harness.metrics import PER_CLASS_MEAN, SHOTS, percent
 from harness.text import WRITTEN_OUT
@@ -19,9 +20,10 @@ from reporting.finished_runs import EpochLine, FinishedRun, Tested
 from reporting.groups import Groups, set_title
 from reporting.verdict import Compared, best_of, main_figure
 
-HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", "macro_f1": "macro-F1", "ece": "ECE"}
+HEADINGS = {"acc1": "overall", PER_CLASS_MEAN: "mean over classes", **{name: name for name in SHOTS}, "macro_f1": "macro-F1",
+            "ece": "ECE"}  # fmt: skip
 ACCURACIES = ("acc1", PER_CLASS_MEAN, *SHOTS)
-FIGURES = (*ACCURACIES, "macro_f1", "ece")
+FIGURES = (*HEADINGS,)
 COMPARED = ("difference", "low", "high", "method", "number")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how what a spreadsheet computes may begin
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_errors.csv"
@@ -44,10 +46,10 @@ def groups_of(sets: Sequence[Compared]) -> Iterator[tuple[Compared, str, list[Fi
 def runs_table(sets: Sequence[Compared]) -> pd.DataFrame:
     """Return the last and the best epoch of each run, unrounded, with seed, flags, seconds, commit: for other programs."""
     rows: list[dict[str, Any]] = []
-    for one, name, run in ((*group[:2], run) for group in groups_of(sets) for run in group[2]):
-        for which in ("last", "best"):
-            epoch = getattr(run.summary, which).epoch
-            row = {"data set": one.title, "group": name, "run": run.name, "which": which, "epoch": epoch}
+    for one, name, runs in groups_of(sets):
+        for run, which in product(runs, ("last", "best")):
+            row = {"data set": one.title, "group": name, "run": run.name, "which": which,
+                   "epoch": getattr(run.summary, which).epoch}  # fmt: skip
             row |= {"stage": 1 if run.is_plain(which) else 2, **{key: run.figure(key, which) for key in FIGURES}}
             rows.append({**row, "seed": run.seed, **run.flags, "seconds": run.summary.seconds, "commit": run.summary.commit})
     return pd.DataFrame(rows)
@@ -65,10 +67,9 @@ def means_table(sets: Sequence[Compared]) -> pd.DataFrame:
         figures = pd.DataFrame({key: [run.figure(key) for run in runs] for key in FIGURES}).agg(["mean", "std"])
         row |= {f"{key}_{kind}": figures.loc[kind, key] for key in FIGURES for kind in ("mean", "std")}
         best = next(iter(one.groups))
-        row |= dict.fromkeys(COMPARED) | {"ranked_by": one.key, "best": best}
-        if name != best and (found := gap(runs, one.groups[best], one.key)) is not None:
-            row |= dict(zip(COMPARED, (found.mean, *found.interval(), found.unit, found.number), strict=True))
-        rows.append(row)
+        found = None if name == best else gap(runs, one.groups[best], one.key)
+        told = (found.mean, *found.interval(), found.unit, found.number) if found else [None] * len(COMPARED)
+        rows.append({**row, **dict(zip(COMPARED, told, strict=True)), "ranked_by": one.key, "best": best})
     return pd.DataFrame(rows)
 
 
@@ -102,15 +103,15 @@ def shown_means(groups: Groups) -> pd.DataFrame:
     """Return mean ± standard deviation of the last epoch of each group, as text."""
     return pd.DataFrame([
         {"group": name, "runs": str(len(runs))}
-        | {HEADINGS.get(key, key): spread([run.figure(key) for run in runs]) for key in figures_of(groups)}
+        | {HEADINGS[key]: spread([run.figure(key) for run in runs]) for key in figures_of(groups)}
         for name, runs in groups.items()
     ])  # fmt: skip
 
 
 def best_cells(groups: Groups) -> dict[str, str]:
     """Return, by the heading of an accuracy, the group that is significantly better in it than every other one."""
-    found = {HEADINGS.get(key, key): best_of(groups, key) for key in figures_of(groups, ACCURACIES)}
-    return {heading: name for heading, name in found.items() if name is not None}
+    found = ((HEADINGS[key], best_of(groups, key)) for key in figures_of(groups, ACCURACIES))
+    return {heading: name for heading, name in found if name is not None}
 
 
 def shown_runs(one: Compared) -> pd.DataFrame:
@@ -156,8 +157,8 @@ def guarded(cell: Any) -> Any:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV."""
-    with replacing(path, shared=True) as part:
-        table.map(guarded).to_csv(part, index=False, errors=WRITTEN_OUT, lineterminator="\n")
+    text = table.map(guarded).to_csv(index=False, lineterminator="\n")
+    write_whole(path, text.encode(errors=WRITTEN_OUT))
 
 
 def latex_table(sets: Sequence[Compared], measure: str) -> str:

@@ -11,11 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from harness.files import replacing
 from harness.metrics import FEW, PER_CLASS_MEAN, shot_of
 from harness.text import printable
 from reporting.comparisons import ALPHA, MOST_NEEDED, ROUNDING, Gap, class_means, gap, mean_figure
-from reporting.finished_runs import FinishedRun, decoded
+from reporting.finished_runs import FinishedRun, decoded, write_json
 from reporting.groups import Groups
 
 WHERE = {"acc1": "overall", PER_CLASS_MEAN: "in the mean over classes"}
@@ -71,14 +70,15 @@ def compare(title: str, groups: Groups, baseline: str | None = None) -> Compared
     reference = next((name for name in (baseline, *plain, *order[1:]) if name in order), None)
     best = best_of(groups, key)
     alpha = ALPHA if best else ALPHA / max(len(order) - 1, 1)
-    above = [] if best or reference is None else order[: order.index(reference)]
-    better = [name for name in above if is_better(gap(groups[name], groups[reference or name], key), alpha)]
-    taken = best or next(iter(better), order[0])
+    above = order[: order.index(reference)] if reference else []
+    shown = (name for name in above if is_better(gap(groups[name], groups[reference or name], key), alpha))
+    better = best or next(shown, None)
+    taken = better or order[0]
     if taken == reference:  # the highest of all is the reference itself
         reference = next(iter(order[1:]), None)
     gaps = {name: gap(groups[taken], groups[name], key) for name in order if name != taken}
     one = Compared(title, groups, key, taken, reference, gaps, alpha)
-    one.sentences.extend(read_answer([run.path for run in one.runs]) or sentences(one, bool(best or better), plain))
+    one.sentences.extend(read_answer([run.path for run in one.runs]) or sentences(one, better is not None, plain))
     return one
 
 
@@ -184,8 +184,7 @@ class HeadsAnswer(msgspec.Struct):
 
 def write_answer(folder: Path, summaries: Iterable[Path], told: Sequence[str]) -> None:
     """Write the answer of the comparison of these runs, which lie in the folder."""
-    with replacing(folder / ANSWER_FILE, shared=True) as part:
-        part.write_bytes(msgspec.json.encode(HeadsAnswer(sorted(path.name for path in summaries), list(told))))
+    write_json(folder / ANSWER_FILE, {"compared": sorted(path.name for path in summaries), "sentences": [*told]})
 
 
 def read_answer(summaries: Collection[Path]) -> list[str]:

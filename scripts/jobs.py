@@ -45,14 +45,6 @@ def do(job: Training) -> None:
         sys.exit(f"error: {error}")
 
 
-def failure(job: Training, status: int) -> UserError:
-    """Return what to say of a job whose process ended with that status: the last line that it printed."""
-    log = job.file(LOG)
-    said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-    why = f"ended by {signal.Signals(-status).name}" if status < 0 else said
-    return UserError(f"{job.name} failed: {why} (see {log}); give the same command to resume")
-
-
 def start(waiting: list[Training], running: Running, at_once: int) -> dict[str, str]:
     """Start what can be, as far as there is room; return the jobs that are done elsewhere, and where."""
     held = {}
@@ -77,13 +69,16 @@ def start(waiting: list[Training], running: Running, at_once: int) -> dict[str, 
 
 
 def take(ended: Any, waiting: list[Training], running: Running) -> None:
-    """Take in that a process has ended."""
+    """Take in that a process has ended; of one that failed, the last line that it printed is said."""
     process, job = running.pop(ended)
     process.join()
     if process.exitcode == HELD:
         waiting.insert(0, job)
     elif process.exitcode or not job.done():
-        raise failure(job, process.exitcode or 0)
+        log, status = job.file(LOG), process.exitcode or 0
+        said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        why = f"ended by {signal.Signals(-status).name}" if status < 0 else said
+        raise UserError(f"{job.name} failed: {why} (see {log}); give the same command to resume")
     else:
         say(f"{job.name}: done")
 

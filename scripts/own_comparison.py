@@ -60,14 +60,12 @@ def read_comparison(preset: Preset) -> Comparison:
     for way in asked:
         require(way in WAYS, "--ways", way, f"one of {', '.join(WAYS)}")
     words = [*preset.flags.split(), *rest]
-    given = given_flags(words, GroupFlags, HeadWords).keys()
-    if owned := sorted(OWNED & given):
+    if owned := sorted(OWNED & given_flags(words, GroupFlags, HeadWords).keys()):
         raise UserError(f"--{owned[0]} is set by this script for each way: leave it out")
     words += [] if preset.workdir == "." else ["--workdir", preset.workdir]
-    place = [] if "idx" in given else ["--idx", preset.idx]
     baseline = next(iter(preset.ways))
     ways = tuple(way for way in WAYS if way == baseline or way in asked)
-    flags = parse_own([*words, *place, "--way", ways[0]])
+    flags = parse_own(["--idx", preset.idx, *words, "--way", ways[0]])
     require(flags.val_fraction != 0, "--val_fraction", 0, "above 0, for heads are compared on test images")
     return Comparison(tuple(words), flags, ways)
 

@@ -34,7 +34,7 @@ from harness.files import read_bytes
 from harness.flag_parser import parse_known
 from harness.record import report_command
 from harness.text import say
-from reporting.comparisons import figures_by_seed, paired, spread
+from reporting.comparisons import paired, spread
 from reporting.finished_runs import FinishedRun, decoded, find_runs, write_group_names, write_json
 from reporting.tables import HEADINGS, markdown
 from reporting.verdict import compare as compared
@@ -77,15 +77,14 @@ def train(runs: Iterable[Training], at_once: int) -> None:
 
 def tables(runs: Mapping[str, Sequence[FinishedRun]], title: str) -> list[str]:
     """Return the last epoch's test accuracy of each way, and what it is above that of the first, paired over seeds."""
-    figures = {name: [figures_by_seed(own, key) for key in SHOWN] for name, own in runs.items()}
-    first, *others = figures
+    first, *others = runs
     shown = {
-        title: [[name, *(spread([*values.values()]) for values in own)] for name, own in figures.items()],
+        title: [[name, *(spread([run.figure(key) for run in own]) for key in SHOWN)] for name, own in runs.items()],
         f"minus {first}: mean ± half the 95 % interval (seeds)": [
-            [name, *(str(paired(*both)) for both in zip(figures[name], figures[first], strict=True))] for name in others
+            [name, *(str(paired(runs[name], runs[first], key)) for key in SHOWN)] for name in others
         ],
     }
-    heads = [HEADINGS.get(key, key) for key in SHOWN]
+    heads = [HEADINGS[key] for key in SHOWN]
     both = [pd.DataFrame(rows, columns=[head, *heads]) for head, rows in shown.items() if rows]
     return [line for table in both for line in ("", *markdown(table))]
 
@@ -114,9 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if preset.script == HEADS:
         from scripts.own_comparison import compare_heads  # loaded where it is needed, as it takes long
 
-        for name in ("jobs", "seeds"):
-            if getattr(args, name) is not None:
-                raise UserError(f"--{name} applies only to training networks: leave it out")
+        if args.jobs or args.seeds:
+            raise UserError("--jobs and --seeds apply only to training networks: leave them out")
         compare_heads(preset)
         return
     preset.check()

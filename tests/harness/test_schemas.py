@@ -21,7 +21,7 @@ from harness.files import previous
 from harness.weights import NO_WEIGHTS, mismatch
 from inference.trained import restored
 from loss import EstimatorCV
-from reporting.finished_runs import read_runs
+from reporting.finished_runs import find_runs
 from reporting.groups import grouped
 from reporting.sections import sections
 from reporting.tables import runs_table
@@ -188,7 +188,7 @@ def test_a_finished_run_with_nonsense_anywhere_is_reported_or_refused_in_one_lin
     path = folder / "a_summary.json"
     path.write_text(json.dumps(spoiled(data, json.loads(path.read_text()), JSON)))
     with used_or_refused():
-        one = compare("", grouped(read_runs([path])))
+        one = compare("", grouped(find_runs([path]).runs))
         sections(one)
         runs_table([one])
 

@@ -12,7 +12,7 @@ from support.refusals import wrong
 from support.runs import end_epoch, files_of, small_run
 
 from harness.record import report_command
-from reporting.finished_runs import find_runs, read_runs, write_group_names
+from reporting.finished_runs import find_runs, write_group_names
 from reporting.groups import grouped
 
 DAMAGED = [  # the end of a file's name, its content (None: cut), and what is said
@@ -29,8 +29,8 @@ REFUSED = [  # where a value stands in a summary or a log, and what no run has t
     ("log/train_loss", 1e308), ("log/test_acc1", 1e6), ("log/train_loss", 10**400),
 ]  # fmt: skip
 OTHERS = [  # predictions of three classes, and what is said of them
-    ({"target": [0, 9]}, "its target holds no labels of 3 classes"), ({"predicted": [0, -1]}, "its predicted holds no"),
-    ({"target": [0.0, 0.0]}, "no labels"), ({"predicted": [0]}, "it has 2 labels and other numbers"),
+    ({"target": [0, 9]}, "it holds no labels of 3 classes"), ({"predicted": [0, -1]}, "it holds no labels of 3"),
+    ({"target": [0.0, 0.0]}, "no labels"), ({"predicted": [0]}, "must have the same shape"),
     ({"confidence": [1.1, 0]}, "no probabilities"),
 ]  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_figures_that_no_run_has_are_refused_when_they_are_read(tmp_path, place,
     content = json.loads(path.read_text().splitlines()[0])
     content.get(outer, content)[name] = value
     path.write_text(json.dumps(content) + "\n")
-    line = wrong(read_runs, [tmp_path / "a_summary.json"])
+    line = wrong(find_runs, [tmp_path / "a_summary.json"])
     assert line.startswith(str(path))
     assert name in line or isinstance(value, int)
     assert line.endswith(": move it away, or retrain")
@@ -75,7 +75,7 @@ def test_predictions_that_are_none_are_refused(tmp_path, arrays, words):
     write_run(tmp_path, "a")
     sound = {"target": [0, 1], "predicted": [0, 1], "confidence": [1.0, 1.0]}
     np.savez(tmp_path / "a_last_predictions.npz", **{**sound, **arrays})
-    assert words in wrong(read_runs, [tmp_path / "a_summary.json"])
+    assert words in wrong(find_runs, [tmp_path / "a_summary.json"])
 
 
 def test_runs_that_are_not_finished_are_left_out_until_they_are(tmp_path):
@@ -133,7 +133,7 @@ def test_words_of_the_folder_name_groups_and_stay_as_the_user_has_them(tmp_path)
     before = files_of(tmp_path)
     write_group_names(tmp_path, {"*": "other"})
     assert files_of(tmp_path) == before
-    assert {*grouped(read_runs([tmp_path]))} == {"ISDA\\n | $x$", "the rest", "b"}
+    assert {*grouped(find_runs([tmp_path]).runs)} == {"ISDA\\n | $x$", "the rest", "b"}
 
 
 def test_the_command_of_a_report_leads_to_the_script_from_where_the_run_was(tmp_path, monkeypatch):

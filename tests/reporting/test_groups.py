@@ -4,7 +4,7 @@ import pytest
 from support.finished_runs import write_run
 
 from harness.flags import UNSAID
-from reporting.finished_runs import read_runs
+from reporting.finished_runs import find_runs
 from reporting.groups import grouped, long_tails
 
 LONG = {"stage2": "metasaug", "meta_update": "relative", "lr": 0.003, "lam": 8.0}  # many flags that differ
@@ -37,7 +37,7 @@ def test_groups_are_named_by_what_tells_them_apart(tmp_path, case):
     runs, wanted = CASES[case]
     for name, flags in runs.items():
         write_run(tmp_path, name, **{"seed": 1, **flags})
-    found = grouped(read_runs([tmp_path]))
+    found = grouped(find_runs([tmp_path]).runs)
     assert {name: sorted(run.name for run in group) for name, group in found.items()} == wanted
 
 
@@ -48,7 +48,7 @@ def test_runs_are_compared_on_one_long_tailed_set_only(tmp_path):
     write_run(tmp_path, "c", **OWN | {"features": "/y/fish.npz", "dataset": "own"})
     write_run(tmp_path, "d")
     write_run(tmp_path, "e", imb_factor=0.02, dataset="cifar100")
-    assert {title: [*groups] for title, groups in long_tails(read_runs([tmp_path])).items()} == {
+    assert {title: [*groups] for title, groups in long_tails(find_runs([tmp_path]).runs).items()} == {
         "images, 3 classes (a)": ["a"], "images, 3 classes (b)": ["b"], "fish.npz": ["c"],
         "CIFAR-10-LT, imbalance ratio 100": ["d"], "CIFAR-100-LT, imbalance ratio 50": ["e"],
     }  # fmt: skip

@@ -92,7 +92,7 @@ def test_calibration_is_shown_where_a_bin_has_images_enough():
     for runs, images in (([run], 40), ([run, run], 80)):  # of all runs of a group
         (row,) = charts.calibration_table(images_table({"a": runs})).to_dict("records")
         assert (row["images"], row["right"], row["confidence"]) == (images, 75.0, pytest.approx(90, abs=1e-4))
-    assert charts.reliability({"a": [made_run(tested=([0] * 10, [0] * 10))]}) is None
+    assert charts.reliability({"a": [made_run(tested=([0] * 10, [0] * 10))]}) == []
 
 
 def test_curves_are_means_over_runs_and_one_epoch_is_a_point():
@@ -109,7 +109,7 @@ def test_curves_are_means_over_runs_and_one_epoch_is_a_point():
 
 def test_the_confusion_matrix_has_shares_of_the_images_of_a_class():
     target, predicted = np.repeat(np.arange(3), 4), [2, 2, 0, 0, 1, 0, 1, 1, 2, 2, 2, 2]
-    cells = values_of(charts.confusion("a", [made_run(tested=(target, predicted))]))
+    cells = values_of(*charts.confusion("a", [made_run(tested=(target, predicted))]))
     shares = {(cell["target"], cell["predicted"]): cell["share"] for cell in cells}
     assert shares == {(0, 0): 50.0, (0, 2): 50.0, (1, 0): 25.0, (1, 1): 75.0, (2, 2): 100.0}
-    assert charts.confusion("a", [made_run(counts=[9] * 31, tested=([0], [1]))]) is None
+    assert charts.confusion("a", [made_run(counts=[9] * 31, tested=([0], [1]))]) == []

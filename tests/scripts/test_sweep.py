@@ -5,13 +5,14 @@ import re
 import shutil
 import signal
 
+import numpy as np
 import pytest
 from support.places import ROOT
 from support.runs import files_of, log_of, summary_of
 
 from harness.signals_and_lock import only_run
 from heads.ways import WAYS
-from reporting.comparisons import paired, spread
+from reporting.comparisons import gap_of, spread
 from scripts.trainings import PRESETS, read_preset
 
 SWEEP, RUNS = "scripts/sweep.py tiny.toml", "checkpoint/ours/tiny"
@@ -76,8 +77,9 @@ def test_a_sweep_trains_and_compares_and_does_nothing_again(whole, run_in):
     assert {run["flags"]["select_on"] for runs in figures.values() for run in runs} == {"test"}
     assert f"chosen on held-out images for ISDA: --lam {lam}" in out
     overall = {way: {run["flags"]["seed"]: run["last"]["acc1"] for run in runs} for way, runs in figures.items()}
+    gains = np.array([overall["isda"][seed] - overall["none"][seed] for seed in (1, 2)])
     cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in table(out)]
-    for figure in (spread([*overall["isda"].values()]), str(paired(overall["isda"], overall["none"]))):
+    for figure in (spread([*overall["isda"].values()]), str(gap_of(gains, "seeds"))):
         assert ["ISDA", figure] in cells
 
     kept = files_of(folder)

@@ -28,7 +28,7 @@ from harness.run import Run
 from harness.training_flags import parse_training
 from loss import EstimatorCV, MetaSAugLDAM, augmentation_note, covariance_traces, moved_note
 from meta_layers import head_of
-from meta_step import augmented_step, meta_step, plain_step
+from meta_step import META_COST, augmented_step, meta_step, plain_step
 from passes import Passes
 from resnet import make_model
 
@@ -60,6 +60,7 @@ def train(flags: TrainingFlags, make_criterion: type = MetaSAugLDAM, loss_name: 
         flags = run.begin(  # goes on with an interrupted run, or ends here if it is finished
             model, optimizer, estimator, extra={"loss": loss_name, **data.digests()}, stage1=flags.stage1,
             facts={"arch": flags.arch, "dataset": flags.dataset, "imb_factor": flags.imb_factor, **data.facts()},
+            cost=lambda epoch: META_COST[flags.virtual] if epoch >= flags.meta_start and flags.stage2 == "metasaug" else 1,
         )  # fmt: skip
         counts = f"training images a class: {data.cls_num_list}"
         run.say(f"{flags.arch} on {device}, {flags.dataset}, {classes} classes, loss {loss_name}", counts, *data.about())

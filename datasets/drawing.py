@@ -103,5 +103,5 @@ def check_classes(counts: Sequence[int], names: Sequence[str], wanted: str) -> N
 def all_meta_note(counts: Sequence[int], names: Sequence[str], num_meta: int) -> list[str]:
     """Return a line that names the classes of `num_meta` images or fewer, if any."""
     small = some_of([f"{name} ({count})" for name, count in zip(names, counts, strict=True) if count <= num_meta], 10)
-    told = f"classes of no more than --num_meta {num_meta} images, which are all meta images and stay where they were too"
+    told = f"classes with no more than --num_meta {num_meta} images, all of which are meta images as well"
     return [f"{told}: {small}"] if small else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,12 @@ def numerics(device: torch.device) -> State:
 def must_match(recorded: Facts, own: Facts, source: str) -> None:
     """Refuse what was made with another value than one of this run's `own`."""
     for key, value in own.items():
-        if recorded.get(key) != value:
-            made = f"{source} was made with {key} {schemas.shown(recorded.get(key))}"
+        before = recorded.get(key)
+        if before != value:
+            if isinstance(before, list) and isinstance(value, list):  # one entry a class: the first that differs
+                pairs = enumerate(zip_longest(before, value))
+                key, before, value = next((f"{key}[{k}]", a, b) for k, (a, b) in pairs if a != b)
+            made = f"{source} was made with {key} {schemas.shown(before)}"
             raise OtherRunError(f"{made}, this run has {schemas.shown(value)}: they must be the same")
 
 

@@ -84,6 +84,7 @@ class Run:
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Facts,
         facts: Facts, stage1: str | None = None, keep: str | None = None, saved: Callable[[], State] | None = None,
+        cost: Callable[[int], float] = lambda _: 1.0,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
 
@@ -99,8 +100,10 @@ class Run:
             Another file that the run begins with: it is refused if it has one of the names of the run's files.
         saved:
             Makes the weights of a checkpoint, by default those of `model` as "state_dict".
+        cost:
+            How long an epoch takes against the others, for the time left.
         """
-        self.model, self.optimizer, self.estimator = model, optimizer, estimator
+        self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
         self.extra, self.facts, self.begins_with = extra, facts, stage1 or keep
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
         found = self.group.broadcast_object(self.group.agree(self._find))
@@ -229,7 +232,7 @@ class Run:
             self.group.broadcast([*weights, *momenta, *self.model.buffers(), *self.estimator.buffers()])
         if self.record is not None:
             seconds = time.monotonic() - self.began
-            left = (self.flags.epochs - self.epoch - 1) * seconds
+            left = sum(map(self.cost, range(self.epoch + 1, self.flags.epochs))) / self.cost(self.epoch) * seconds
             figures = tested.accuracy(self.facts["cls_num_list"]).figures()
             line = epoch_line(self.meter, tested.loss, {**figures, **values})
             self.say(f"epoch {self.epoch}  {line}  {duration(seconds)}, left {duration(left)}", *self.meter.trace_note())

@@ -154,7 +154,9 @@ def take_step(flags: FrozenFlags, task: Task, batch: Any, meta: Iterator[Any], e
     extra_batch = next(meta) if flags.trains_on_meta else None
     if flags.stage2 == "none":
         return task.plain(batch, extra_batch)
-    return task.augmented(batch, extra_batch, lam_t=lam_t)  # ISDA, or without its λ_t re-weighting alone
+    if flags.stage2 in ("isda", "reweight"):
+        return task.augmented(batch, extra_batch, lam_t=lam_t)
+    raise ValueError(f"heads are not trained by --stage2 {flags.stage2}")
 
 
 def train_epochs(run: Run, flags: FrozenFlags, task: Task, features: Batches, group: Group) -> None:

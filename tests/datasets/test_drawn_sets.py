@@ -77,7 +77,7 @@ def of_counts(counts, first=0):
     return listed([CLASSES * (first + i) + k for k, count in enumerate(counts) for i in range(count)])
 
 
-BOTH = "classes of no more than --num_meta {} images, which are all meta images and stay where they were too: {}"
+BOTH = "classes with no more than --num_meta {} images, all of which are meta images as well: {}"
 SETS = [  # how meta images are drawn, from how many images, num_meta and more: trained on, held out, notes
     ("take out", [50, 31, 20], [10], [40, 21, 10], None, []),
     ("take out", [50, 10, 1], [10], [40, 10, 1], None, [BOTH.format(10, "1 (10), 2 (1)")]),

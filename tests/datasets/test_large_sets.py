@@ -43,7 +43,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-ALL_META = "classes of no more than --num_meta {} images, which are all meta images and stay where they were too: {}"
+ALL_META = "classes with no more than --num_meta {} images, all of which are meta images as well: {}"
 SETS = [
     ("ImageNet_LT", 10, "val", [30, 12, 9], []),
     ("iNaturalist18", 2, "val", [30, 12, 9], ["the meta images are also test images, as published"]),

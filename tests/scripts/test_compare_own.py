@@ -58,7 +58,7 @@ def test_the_answer_is_the_verdict_of_the_report_and_its_command_trains_that_hea
     assert names == {way: ways.WAYS[way].words for way in WAYS}
     script, *words = shlex.split(command)
     assert (folder / script).resolve() == ROOT / "train_own.py"
-    assert words[: len(FLAGS)] == FLAGS
+    assert words[: len(FLAGS)] == [flag.replace("no-cuda", "no_cuda") for flag in FLAGS]
     given = dict(zip(words[3::2], words[4::2], strict=True))
     way = given.pop("--way")
     told = json.loads((folder / OURS / f"{way}_summary.json").read_text(encoding="utf-8"))

@@ -114,19 +114,20 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(path.name.removesuffix(".tar").removesuffix(".pth") + ending)
 
 
-def set_earlier_aside(folder: Path, names: list[str]) -> Path | None:
-    """Move the files of an earlier run out of the way, to `folder/earlier/<n>`; return that folder, None without any."""
-    present = [name for name in names if os.path.exists(folder / name)]
+def set_earlier_aside(files: Sequence[Path]) -> Path | None:
+    """Move files of an earlier run, all of one folder, to `earlier/<n>` in it; return that folder, None without any."""
+    present = [file for file in files if os.path.exists(file)]
     if not present:
         return None
-    with writing(folder / "earlier"):
+    earlier = present[0].parent / "earlier"
+    with writing(earlier):
         for number in count(1):
-            aside = folder / "earlier" / str(number)
+            aside = earlier / str(number)
             with suppress(FileExistsError):  # another run of this folder may take the same number at the same time
                 aside.mkdir(parents=True)
                 break
-        for name in present:
-            os.replace(folder / name, aside / name)
+        for file in present:
+            os.replace(file, aside / file.name)
     return aside
 
 

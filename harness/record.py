@@ -8,7 +8,6 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,17 +55,6 @@ def finite(value: Any) -> Any:
     return replaced(value, lambda one: isinstance(one, float) and not math.isfinite(one))
 
 
-def lines_before(path: Path, epoch: int) -> list[str]:
-    """Return the lines of a log whose epoch is before `epoch`."""
-    kept = []
-    if epoch and os.path.isfile(path):
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            with suppress(ValueError):  # the last one may be cut
-                if json.loads(line)["epoch"] < epoch:
-                    kept.append(line)
-    return kept
-
-
 class Record:
     """The files `<name>_*` in a folder.
 
@@ -97,7 +85,7 @@ class Record:
             if begun:
                 self._check_best(now["epoch"])
                 self.file(SUMMARY_FILE).unlink(missing_ok=True)  # what the run came to when it was shorter
-            elif aside := set_earlier_aside(folder, [file.name for file in self.own_files]):
+            elif aside := set_earlier_aside(self.own_files):
                 say(f"note: the files of an earlier run {name} are now in {aside}")
         self._begin_log(now["epoch"])
         save_facts({**facts, **self.machine}, self.file("started.json"))  # until there is a summary
@@ -130,8 +118,10 @@ class Record:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         self.log_path = self.file("metrics.jsonl")
-        kept = lines_before(self.log_path, first_epoch)
+        log = self.log_path.read_text(encoding="utf-8") if os.path.isfile(self.log_path) else ""
+        whole = [line for line in log.splitlines(keepends=True) if line.endswith("\n")]  # the last one may be cut
         with replacing(self.log_path) as part:
+            kept = (line for line in whole if json.loads(line)["epoch"] < first_epoch)
             part.write_text("".join(kept), encoding="utf-8")
         self.events = SummaryWriter(str(self.file("tensorboard")), purge_step=first_epoch)
 

@@ -29,6 +29,6 @@ def test_earlier_files_are_set_aside_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", mkdir)
     for number in ("1", "3"):
         (tmp_path / "a").write_text(number)
-        assert set_earlier_aside(tmp_path, ["a", "b"]) == tmp_path / "earlier" / number
+        assert set_earlier_aside([tmp_path / "a", tmp_path / "b"]) == tmp_path / "earlier" / number
         assert contents(tmp_path / "earlier" / number) == {"a": number}
-    assert set_earlier_aside(tmp_path, ["a", "b"]) is None
+    assert set_earlier_aside([tmp_path / "a", tmp_path / "b"]) is None

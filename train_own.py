@@ -83,7 +83,7 @@ def train(flags: OwnFlags, group: Group, read: Callable[[], Source]) -> None:
             return {"state_dict": weights, "estimator": task.estimator.state_dict(), "transform": transform}
 
         subject, facts = source.subject(flags), source.facts(flags.whole)
-        begin(run, flags, task, group, subject, source.digests(), saved, facts, flags.pretrained)
+        begin(run, flags, task, group, subject, source.digests(), saved, facts)
         if flags.way == RECIPE and not flags.finetune:
             run.say(f"note: flags of steps were given, so steps of SGD make the head, not --way {DEFAULT_WAY}")
         checks = run.is_new and flags.finetune and not flags.skip_bad  # features are only computed of what can be read

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from datasets.large_sets import NUM_META
 from harness.flag_parser import given_flags, with_defaults
-from heads.own_flags import check_lists_stay
 from heads.run_flags import PRETRAINED, GroupFlags, LargeFlags, LargeTestFlags
 
 
@@ -23,9 +22,7 @@ def parse_training(argv: Sequence[str] | None = None) -> LargeFlags:
         "pretrained": next((path for path in places if os.path.isfile(path)), places[-1]),
         "save_name": f"MetaSAug_{dataset}",
     }
-    flags = with_defaults(LargeFlags, usual | given)
-    check_lists_stay(flags)
-    return flags
+    return with_defaults(LargeFlags, usual | given)
 
 
 def parse_test(argv: Sequence[str] | None = None) -> LargeTestFlags:

@@ -71,7 +71,6 @@ def train(flags: LargeFlags, group: Group) -> None:
             run, flags, task, group, f"head of the ResNet-50 in {flags.pretrained}",
             {**sets.digests(), "backbone weights": weights},
             lambda: {"state_dict": published_form(backbone, task.head), "estimator": task.estimator.state_dict()},
-            keep=flags.pretrained,
         )  # fmt: skip
         run.say(*([SPLIT_NOTE] if flags.split is not None else []))
 

@@ -61,6 +61,8 @@ class Run:
         if self.group.main:
             output_folder(self.folder, f"{self.flags.save_name}{LONGEST_END}")
             self.contexts.enter_context(only_run(self.folder / f"{self.flags.save_name}.lock"))
+            if not (self.flags.resume and os.path.isfile(self.path)):
+                check_apart(self.flags.facts(), self.folder, self.flags.save_name)
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         with self.contexts:
@@ -83,7 +85,7 @@ class Run:
 
     def begin(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, estimator: nn.Module, *, extra: Facts,
-        facts: Facts, stage1: str | None = None, keep: str | None = None, saved: Callable[[], State] | None = None,
+        facts: Facts, stage1: str | None = None, saved: Callable[[], State] | None = None,
         cost: Callable[[int], float] = lambda _: 1.0,
     ) -> Any:  # fmt: skip
         """Take what is trained, go on with an interrupted run if there is one, and return the flags to go on with.
@@ -96,15 +98,13 @@ class Run:
             What checkpoints say beside the weights, `cls_num_list` among it.
         stage1:
             A checkpoint of --stage1 to begin with.
-        keep:
-            Another file that the run begins with: it is refused if it has one of the names of the run's files.
         saved:
             Makes the weights of a checkpoint, by default those of `model` as "state_dict".
         cost:
             How long an epoch takes against the others, for the time left.
         """
         self.model, self.optimizer, self.estimator, self.cost = model, optimizer, estimator, cost
-        self.extra, self.facts, self.begins_with = extra, facts, stage1 or keep
+        self.extra, self.facts = extra, facts
         self.saved = saved or (lambda: {"state_dict": network_weights(model)})
         found = self.group.broadcast_object(self.group.agree(self._find))
         if isinstance(found, str):
@@ -148,9 +148,7 @@ class Run:
         if f.resume == "auto" and read_finished(folder, f.save_name, own, f.epochs):
             return f"{f.save_name} is finished: see {summary_path(folder, f.save_name)}"
         found = find_state(f.resume, self.path) if f.resume else None
-        if not found:
-            check_apart(self.begins_with, folder, f.save_name)
-        else:
+        if found:
             state, source = found
             check_resumable(state, {**own, **f.resumed(state["flags"]).binding()}, f.epochs, source, self.group.device)
         return found

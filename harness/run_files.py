@@ -39,10 +39,12 @@ def own_files(folder: Path, name: str) -> list[Path]:
     return [run_file(folder, name, end) for end in ENDS]
 
 
-def check_apart(path: str | None, folder: Path, name: str) -> None:
-    """Refuse to begin with a file of an earlier run of this name: it would be set aside, and replaced."""
-    if path and Path(path).resolve() in [file.resolve() for file in own_files(folder, name)]:
-        raise UserError(f"{path} is a file that this run replaces: give the run another --save_name")
+def check_apart(flags: Facts, folder: Path, name: str) -> None:
+    """Refuse a flag that names a file of an earlier run of this name: that is set aside, and replaced."""
+    own = {file.resolve() for file in own_files(folder, name)}
+    for flag, value in flags.items():
+        if isinstance(value, str) and Path(value).resolve() in own:
+            raise UserError(f"{flag} {value} is a file that this run replaces: give the run another --save_name")
 
 
 def read_finished(folder: Path, name: str, binding: Facts, epochs: int) -> State | None:

@@ -114,17 +114,16 @@ def fitted_task(task: Task, fit: Fit, constants: Constants) -> Task:
 
 def begin(
     run: Run, flags: FrozenFlags, task: Task, group: Group, subject: str, digests: dict[str, str],
-    saved: Callable[[], dict[str, Any]], more: Mapping[str, Any] = {}, keep: str | None = None,
+    saved: Callable[[], dict[str, Any]], more: Mapping[str, Any] = {},
 ) -> None:  # fmt: skip
     """Go on with an interrupted run, or end here if it is finished; say what is trained, on what and where.
 
-    `subject` says what, `digests` tell the data and the backbone from others, `more` is what else checkpoints say, `keep` a
-    file that stays.
+    `subject` says what, `digests` tell the data and the backbone from others, `more` is what else checkpoints say.
     """
     sets, size = task.sets, task.batch_size
     drawn = {} if flags.val_fraction is None else {"test_list": sets.test.digest()}
     run.begin(
-        task.trained, task.optimizer, task.estimator, keep=keep,
+        task.trained, task.optimizer, task.estimator,
         extra={"loss": "CE", "global batch size": size, **digests}, saved=saved,
         facts={"dataset": flags.dataset, **more, **sets.facts(), "global_batch_size": size, **drawn},
     )  # fmt: skip

@@ -15,10 +15,9 @@ from datasets.folders import read_layout
 from harness.errors import UserError
 from harness.flag_parser import given_flags, with_defaults
 from harness.flags import PUBLISHED_RULE
-from harness.run_files import list_paths
 from heads.preparation import ImageFlags
 from heads.registries import DOWNLOADED, is_library
-from heads.run_flags import FrozenFlags, GroupFlags, HeadWords
+from heads.run_flags import GroupFlags, HeadWords
 from heads.ways import DEFAULT_WAY, RECIPE, WAYS, Constants, Fit, constants_of
 
 USUAL_FRACTION = 0.2
@@ -93,9 +92,7 @@ def parse_own(argv: Sequence[str] | None = None) -> OwnFlags:
     if values.get("stage2", "metasaug") != "metasaug":
         values.setdefault("meta_update", PUBLISHED_RULE)  # as if there were no other: it has no effect
     values |= {"data_root": given["features"]} if "features" in given else with_images(given)
-    flags = with_defaults(OwnFlags, {**values, "whole": bool({"whole", "finetune"} & given.keys())})
-    check_lists_stay(flags)
-    return flags
+    return with_defaults(OwnFlags, {**values, "whole": bool({"whole", "finetune"} & given.keys())})
 
 
 def check_together(given: Mapping[str, Any]) -> None:
@@ -107,16 +104,6 @@ def check_together(given: Mapping[str, Any]) -> None:
         for name in others:
             if one in given and name in given:
                 raise UserError(f"--{one} and --{name} do not go together: leave one out")
-
-
-def check_lists_stay(flags: FrozenFlags) -> None:
-    """Refuse lists that an earlier run of the same name wrote: they are set aside with its other files."""
-    drawn = [path.resolve() for path in list_paths(flags.folder, flags.save_name)]
-    for name in OWN_LISTS:
-        given = getattr(flags, name)
-        if given is not None and Path(given).resolve() in drawn:
-            told = f"--{name} {given} belongs to an earlier run {flags.save_name}, whose files are set aside"
-            raise UserError(f"{told}: choose another --save_name")
 
 
 def of_way(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,5 +57,5 @@ def test_an_earlier_runs_lists_are_set_aside_with_it_and_bad_images_are_not_draw
     assert {path.name: path.read_bytes() for path in earlier.parent.glob("again_*.txt")} == before
     assert (tmp_path / OURS / "again_val.txt").read_bytes() != before["again_val.txt"]
     lists = f"--train_list {OURS}/again_train.txt --val_list {OURS}/again_val.txt"
-    told = "again_train.txt belongs to an earlier run again, whose files are set aside: choose another --save_name"
+    told = "again_train.txt is a file that this run replaces: give the run another --save_name"
     assert told in train(f"--save_name again {lists}", status=2).stderr

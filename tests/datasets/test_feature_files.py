@@ -164,4 +164,5 @@ def test_a_damaged_file_is_never_taken_for_another(tmp_path, ending, compressed,
     found = attempt(read_features, path)
     assert found is None or not cut
     if found and ending == ".npz":
-        assert (found.features.tolist(), found.targets.tolist()) == (GOOD["features"].tolist(), LABELS.tolist())
+        assert found.features.tolist() == GOOD["features"].tolist()
+        assert found.targets is None or found.targets.tolist() == LABELS.tolist()  # a name is damaged: training refuses it

@@ -44,13 +44,14 @@ SPLIT_NUMBERS = {"0": "train", "1": "meta", "2": "val"}  # as safetensors holds 
 class FeatureTable:
     """The rows of a file: features (N, A) float16 or float32, targets (N,) int64, split (N,) of `SPLIT_WORDS`, and N names.
 
-    What the file does not have is None. `digest` is one of the features, wherever the file lies and however it was written.
+    What the file does not have is None; classes are called by their numbers if nothing names them. `digest` is one of the
+    features, wherever the file lies and however it was written.
     """
 
     path: Path
     features: np.ndarray
     targets: np.ndarray | None
-    class_names: list[str] | None
+    class_names: list[str]
     split: np.ndarray | None
     names: list[str] | None
     digest: str
@@ -59,11 +60,8 @@ class FeatureTable:
         return len(self.features)
 
 
-def read_features(path: Path, labelled: bool = True) -> FeatureTable:
-    """Read a file of features; a `UserError` names the file, the array and what is wrong.
-
-    Labels are read and checked wherever there are some; `labelled` says that there must be.
-    """
+def read_features(path: Path) -> FeatureTable:
+    """Read a file of features; a `UserError` names the file, the array and what is wrong."""
     ending = path.suffix.lower()
     if ending not in ARRAY_ENDINGS or not os.path.isfile(path):
         raise UserError(f"{path} is no file that ends in {' or '.join(ARRAY_ENDINGS)}: check the path")
@@ -73,8 +71,7 @@ def read_features(path: Path, labelled: bool = True) -> FeatureTable:
         said = printable(" ".join(str(error).split()))[:200]
         advice = "write it again, with words by dtype str and not as objects"
         raise UserError(f"{path} cannot be read as {ending} ({said}): {advice}") from error
-    for name in ("features", "labels") if labelled else ("features",):
-        check_array(name in arrays, path, name, "is not there: write it under that name")
+    check_array("features" in arrays, path, "features", "is not there: write it under that name")
     features = checked_features(path, arrays.pop("features"))
     for name, array in arrays.items():
         rows = array.size if name == "class_names" else len(features)
@@ -129,15 +126,15 @@ def checked_features(path: Path, features: np.ndarray) -> np.ndarray:
     return features
 
 
-def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, list[str] | None]:
-    """Return the targets (N,) and the names of the classes, where there are such."""
+def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, list[str]]:
+    """Return the targets (N,) and the names of the classes, where there are labels."""
     class_names = words(arrays, "class_names")
     if class_names is not None:
         single = 0 < len(class_names) == len(set(class_names))
         check_array(single, path, "class_names", "is empty or names a class twice: use unique names")
     labels = arrays.get("labels")
     if labels is None:
-        return None, class_names
+        return None, []
     if labels.dtype.kind == "U":
         class_names = class_names or sorted(set(labels.tolist()))
         number = {name: k for k, name in enumerate(class_names)}
@@ -151,7 +148,7 @@ def read_targets(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarr
     limit = MAX_CLASSES if class_names is None else len(class_names)
     advice = f"labels count from 0 and lie below {limit}, or are class_names"
     check_rows(path, "labels", labels, (targets >= 0) & (targets < limit), advice)
-    return targets, class_names
+    return targets, class_names or [str(k) for k in range(targets.max() + 1)]
 
 
 def check_rows(path: Path, name: str, array: np.ndarray, sound: np.ndarray, advice: str) -> None:

@@ -12,7 +12,6 @@ from datasets.drawn_sets import Lists
 from datasets.examples import Examples
 from datasets.feature_files import SPLIT_WORDS, FeatureTable, check_array
 from datasets.folders import match_classes
-from datasets.image_lists import check_counted_from_0
 from harness.errors import UserError
 
 
@@ -49,13 +48,13 @@ def feature_lists(
     if val_fraction is None and val is None and train.split is None:
         advice = "add it, with the words train, val and, if wanted, meta, or give a file of test rows, or --val_fraction"
         raise UserError(f"{train.path} has no array split that says which rows are for tests: {advice}")
-    names = named_classes(train)
-    if len(names) < 2:
-        raise UserError(f"{train.path} holds one class; at least two are needed")
     given_words = (train, SPLIT_WORDS if val is None else ("train",)), (val, ("test", "val")), (meta, ("meta",))
     tables = [(table, words) for table, words in given_words if table is not None]
     serves = np.concatenate([served(table, words, train) for table, words in tables])
-    targets = np.concatenate([targets_in(table, names, table is train) for table, _ in tables])
+    names = train.class_names
+    if len(names) == 1:
+        raise UserError(f"{train.path} holds one class; at least two are needed")
+    targets = np.concatenate([targets_in(table, names) for table, _ in tables])
     matrix = train.features if len(tables) == 1 else np.concatenate([table.features for table, _ in tables])
     files, source = (", ".join(str(getattr(table, key)) for table, _ in tables) for key in ("digest", "path"))
     rows = FeatureRows(np.arange(len(serves)), targets, names, source, matrix=matrix, files=files)
@@ -74,27 +73,15 @@ def served(table: FeatureTable, words: Sequence[str], train: FeatureTable) -> np
                         f"{train.features.shape[1]}: both must come from the same network")  # fmt: skip
     if table.split is None:
         return np.full(len(table), words[0])
-    advice = "give one file with all rows, or leave split out"
-    sound = bool(np.isin(table.split, words).all())
-    check_array(sound, table.path, "split", f"has values other than {words[0]}: {advice}")
+    told = f"has values other than {words[0]}: give one file with all rows, or leave split out"
+    check_array(bool(np.isin(table.split, words).all()), table.path, "split", told)
     return table.split if words == SPLIT_WORDS else np.full(len(table), words[0])
 
 
-def targets_in(table: FeatureTable, names: list[str], trained: bool) -> np.ndarray:
-    """Return the targets of a table (N,) in the classes `names` of the one that is `trained` on.
-
-    Classes are matched by name, see `folders.match_classes`; those of a table without names are called by their numbers.
-    """
-    class_names = named_classes(table)
-    assert table.targets is not None
+def targets_in(table: FeatureTable, names: list[str]) -> np.ndarray:
+    """Return the targets of a table (N,) in the classes `names`, which are matched by name, see `folders.match_classes`."""
+    if table.targets is None:
+        raise UserError(f"{table.path}: its array labels is not there: write it under that name")
     used, places = np.unique(table.targets, return_inverse=True)
-    if table.class_names is None and not trained:
-        check_counted_from_0(used.tolist(), table.path, len(names))
-    found = match_classes([class_names[k] for k in used], names, table.path)
+    found = match_classes([table.class_names[k] for k in used], names, table.path)
     return np.array(list(found.values()))[places]
-
-
-def named_classes(table: FeatureTable) -> list[str]:
-    """Return the names of the classes of a table, or else their numbers."""
-    assert table.targets is not None
-    return table.class_names or [str(k) for k in range(int(table.targets.max()) + 1)]

@@ -46,7 +46,7 @@ def read_inputs(given: Sequence[Path], network: Classifier) -> tuple[list[Featur
     """Read files of features and find the images that are named or lie in folders; notes say what is left out there."""
     notes: list[str] = []
     taken = network.head.in_features if network.head else "images"
-    tables = [read_features(path, labelled=False) for path in given if path.suffix.lower() in ARRAY_ENDINGS]
+    tables = [read_features(path) for path in given if path.suffix.lower() in ARRAY_ENDINGS]
     others = [path for path in given if path.suffix.lower() not in ARRAY_ENDINGS]
     if others and network.model is network.head:
         raise UserError(f"{others[0]} is no file of features, .npz or .safetensors, which the network was trained on")

@@ -52,7 +52,7 @@ def test_what_is_written_comes_back(tmp_path, kind):
 
 WORDS = ["11", "2é", "1", "1", "11"]
 LABELLED = [  # what is changed, in both formats or in .npz alone: the targets and the names of the classes
-    ({"labels": [1, 3, 3, 1, 1]}, [1, 3, 3, 1, 1], None),
+    ({"labels": [1, 3, 3, 1, 1]}, [1, 3, 3, 1, 1], list("0123")),
     ({"labels": [1, 3, 2, 2, 1], "class_names": list("abcd")}, [1, 3, 2, 2, 1], list("abcd")),
     ({"labels": WORDS}, [1, 2, 0, 0, 1], ["1", "11", "2é"]),  # in the order of the alphabet
     ({"labels": WORDS, "class_names": ["2é", "1", "11"]}, [2, 0, 1, 1, 2], ["2é", "1", "11"]),
@@ -69,14 +69,13 @@ def test_labels_that_leave_classes_out_or_are_words(tmp_path, change, targets, c
 @pytest.mark.parametrize("ending", ARRAY_ENDINGS)
 def test_the_features_alone_have_a_digest_and_are_enough_for_prediction(tmp_path, ending):
     path = save(tmp_path / f"a{ending.upper()}", {"features": GOOD["features"], "names": np.arange(2, 7)})
-    table = read_features(path, labelled=False)
-    assert (table.targets, table.class_names, table.split, table.names) == (None, None, None, list("23456"))
-    assert "its array labels is not there" in wrong(read_features, path)
-    other = read_features(save(tmp_path / "b.npz", GOOD, compressed=True), labelled=False)
+    table = read_features(path)
+    assert (table.targets, table.class_names, table.split, table.names) == (None, [], None, list("23456"))
+    other = read_features(save(tmp_path / "b.npz", GOOD, compressed=True))
     assert (other.digest, other.targets.tolist()) == (table.digest, LABELS.tolist())  # labels where there are some
     changed = np.nextafter(GOOD["features"], np.float32(9))
     for one in (changed, GOOD["features"].astype(np.float16)):
-        assert read_features(save(path, {"features": one}), labelled=False).digest != table.digest
+        assert read_features(save(path, {"features": one})).digest != table.digest
 
 
 def features(value, row=2, kind=np.float32):
@@ -165,4 +164,5 @@ def test_a_damaged_file_is_never_taken_for_another(tmp_path, ending, compressed,
     found = attempt(read_features, path)
     assert found is None or not cut
     if found and ending == ".npz":
-        assert (found.features.tolist(), found.targets.tolist()) == (GOOD["features"].tolist(), LABELS.tolist())
+        assert found.features.tolist() == GOOD["features"].tolist()
+        assert found.targets is None or found.targets.tolist() == LABELS.tolist()  # a name is damaged: training refuses it

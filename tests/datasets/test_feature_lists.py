@@ -18,7 +18,9 @@ def table(name, targets, class_names=None, split=None, width=3):
     """A table whose features say which file and row they are of; `split` has the first letters, - for a file without."""
     features = np.arange(len(targets) * width, dtype=np.float32).reshape(-1, width) + ord(name) / 4
     words = np.array([WORDS[letter] for letter in split]) if split and "-" not in split else None
-    return FeatureTable(Path(f"{name}.npz"), features, np.array(targets), class_names, words, None, f"digest of {name}")
+    labels = None if None in targets else np.array(targets)
+    names = class_names or [str(k) for k in range(0 if labels is None else labels.max() + 1)]
+    return FeatureTable(Path(f"{name}.npz"), features, labels, names, words, None, f"digest of {name}")
 
 
 LISTS = [  # the array split of the files train, val and meta; what each row serves: training, meta, tests or choosing
@@ -77,7 +79,8 @@ WRONG = [
     ({"val": table("b", [0, 1], width=4)}, "b.npz has 4 features a row, a.npz has 3"),
     ({"val": table("b", [0, 4])}, f"{STRANGE}: '4'; rename them to match (0, 1, 2)"),
     ({"val": table("b", [1, 0], ["cat", "1"])}, f"{STRANGE}: 'cat'; rename them to match"),
-    ({"val": table("b", [1, 3])}, "b.npz: its labels run from 1 to 3, but labels count from 0"),
+    ({"val": table("b", [1, 3])}, f"{STRANGE}: '3'; rename them to match (0, 1, 2)"),
+    *(({file: table("b", [None])}, "b.npz: its array labels is not there: write it") for file in ("train", "val", "meta")),
     ({"train": table("a", [0, 0])}, "a.npz holds one class; at least two are needed"),
     ({"train": SPLIT}, "a.npz: its array split has values other than train: give one file"),
     ({"meta": table("m", [0, 1], split="vm")}, "m.npz: its array split has values other than meta"),

@@ -34,7 +34,7 @@ from datasets.image_check import check_readable, readable_sets
 from datasets.large_sets import read_lists
 from harness.checkpoint import load_checkpoint
 from harness.errors import run_main
-from harness.flags import SPLIT_NOTE
+from harness.flags import SPLIT_NOTE, check_num_classes
 from harness.process_group import Group, process_group
 from harness.run import Run
 from heads.backbone import FEATURES, fingerprint, load_network, published_form
@@ -49,7 +49,8 @@ def read(flags: LargeFlags) -> tuple[Sets, nn.Module, nn.Linear, str]:
     """Return the lists, the backbone, the head and a digest of the backbone's weights."""
     f = flags
     own_lists = f.train_list, f.val_list, f.meta_list
-    lists = read_lists(f.dataset, Path(f.data_root), f.num_classes, *own_lists, f.val_fraction, f.val_seed)
+    lists = read_lists(f.dataset, Path(f.data_root), *own_lists, f.val_fraction, f.val_seed)
+    check_num_classes(f.num_classes, len(lists.train.class_names), lists.train.source)
     sets = f.drawn(lists)
     path = Path(f.pretrained)
     backbone, head = load_network(load_checkpoint(path), len(sets.cls_num_list), path, f.seed, f.fresh_head)

@@ -15,7 +15,6 @@ from datasets.folders import Layout, read_layout
 from datasets.image_lists import SPLIT_ADVICE, ImageList, check_listable, read_inaturalist17, read_list, read_tree
 from harness.command_flags import LARGE_NAMES
 from harness.errors import UserError
-from harness.flags import check_num_classes
 
 NUM_META = {**dict.fromkeys(LARGE_NAMES, 10), "iNaturalist18": 2, "iNaturalist17": 5}
 LISTS = Path(__file__).resolve().parent.parent / "ImageNet_iNat" / "data"
@@ -38,15 +37,14 @@ def read_published(dataset: str, part: str, root: Path, num_classes: int | None 
     return read_inaturalist17(found, root, num_classes, "fetch it again")
 
 
-def published_lists(dataset: str, root: Path, num_classes: int | None) -> Lists[ImageList]:
+def published_lists(dataset: str, root: Path) -> Lists[ImageList]:
     """Read a published data set, or the part that the lists have; its meta images where the published code takes them."""
     train = read_published(dataset, "train", root)
     classes = len(train.class_names)
-    check_num_classes(num_classes, classes, train.source)
     val = read_published(dataset, "val", root, classes)
-    source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
     if dataset == "ImageNet_LT":
         return Lists(train, val, read_published(dataset, "test", root, classes), "copy", [])
+    source, use = (train, "training") if dataset == "iNaturalist17" else (val, "test")
     return Lists(train, source, val, "copy", [f"the meta images are also {use} images, as published"])
 
 
@@ -104,8 +102,8 @@ def training_counts(dataset: str, root: Path, num_classes: int, train_list: Flag
 
 
 def read_lists(
-    dataset: str, root: Path, num_classes: int | None = None, train_list: Flag = None, val_list: Flag = None,
-    meta_list: Flag = None, val_fraction: float | None = None, val_seed: int = 0,
+    dataset: str, root: Path, train_list: Flag = None, val_list: Flag = None, meta_list: Flag = None,
+    val_fraction: float | None = None, val_seed: int = 0,
 ) -> Lists[ImageList]:  # fmt: skip
     """Read the lists of a data set; a `UserError` names the flag, file or class that is wrong.
 
@@ -125,12 +123,11 @@ def read_lists(
         if given or drawn:
             raise UserError("--train_list, --val_list, --meta_list and --val_fraction are not for "
                             f"{dataset}: leave them out or choose custom")  # fmt: skip
-        return published_lists(dataset, root, num_classes)
+        return published_lists(dataset, root)
     if given and drawn:
         raise UserError("--val_fraction draws test images from folders: leave it out, or the lists")
     parts = listed(root, *own) if given else trees(root, drawn)
     train, meta = parts["train"], parts.get("meta")
-    check_num_classes(num_classes, len(train.class_names), train.source)
     if drawn:
         check_listable(train)
     test = parts.get("test", train.subset(np.arange(0)))

@@ -94,7 +94,7 @@ def read_source(flags: OwnFlags) -> Source:
         notes = repeat_notes(digests[0], parts.train.targets, digests[1])
         return Source(flags.drawn(replace(rows, notes=notes)), train.features.shape[1])
     own_lists = flags.train_list, flags.val_list, flags.meta_list
-    lists = read_lists("custom", Path(flags.data_root), None, *own_lists, flags.val_fraction, flags.val_seed)
+    lists = read_lists("custom", Path(flags.data_root), *own_lists, flags.val_fraction, flags.val_seed)
     sets = flags.drawn(lists)
     assert flags.backbone is not None
     backbone = open_backbone(flags.backbone, flags.pretrained, flags.images)

@@ -281,7 +281,7 @@ ImageNet_iNat/train.py {LARGE}
     => large/train/class1/new.png (0 bytes) cannot be read as an image => large/train/class1/new.png touch
     => class1 => large/train/class1 empty
     => no meta image in large/meta for these classes: 1 (class1) => large/meta/class1 empty
-    --num_classes 4 => --num_classes 4 | 3
+    --num_classes 4 => --num_classes 4 contradicts large/train, which has 3 classes: leave it out
     --data_root nowhere => nowhere cannot be read (No such file
     --train_list good.txt => --val_list
     --workdir text => text | cannot be written

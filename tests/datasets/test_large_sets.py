@@ -58,7 +58,7 @@ SETS = [
 @pytest.mark.parametrize(("dataset", "num_meta", "source", "counts", "notes"), SETS)
 def test_meta_images_are_those_of_the_published_draw(here, dataset, num_meta, source, counts, notes):
     """One shuffle a class, in the order of the classes, of one generator seeded 6."""
-    sets = read_sets(dataset, "images", num_meta, num_classes=3, **(OWN if dataset == "custom" else {}))
+    sets = read_sets(dataset, "images", num_meta, **(OWN if dataset == "custom" else {}))
     test = "test" if dataset == "ImageNet_LT" else "val"
     assert (sets.cls_num_list, sets.notes, class_counts(sets.test)) == (counts, notes, SIZES[test])
     whole, generator, drawn = read_list(Path(sets.lists.source.source), Path("images"), 3), np.random.RandomState(6), []
@@ -98,10 +98,8 @@ WRONG = [
     ]),
     *rows(OWN, [
         *(({key: "x.txt"}, f"x.txt is not there: check --{key}") for key in ("val_list", "meta_list")),
-        *(({"num_classes": n}, f"--num_classes {n} contradicts train.txt, which has 3 classes") for n in (2, 4)),
         *(({f"{part}_list": "from_1.txt"}, "from_1.txt: its labels run from 1 to 3, but labels count from 0: subtract 1")
           for part in ("train", "val", "meta")),
-        *(({"train_list": "from_1.txt", "num_classes": n}, "from_1.txt: its labels run from 1 to 3") for n in (3, 4)),
         *(({"train_list": f"{name}.txt", "num_meta": 1}, f"{name}.txt holds one class") for name in ("one", "one_1")),
         ({"val_list": "large.txt"}, "large.txt line 1: label 3; "),
         ({"dataset": "ImageNet_LT"}, "--val_fraction are not for ImageNet_LT"),
@@ -111,7 +109,6 @@ WRONG = [
     ]),
     *rows({"dataset": "iNaturalist18", "lists": "bad", "num_meta": 2}, [
         ({"dataset": "ImageNet_LT"}, "ImageNet_LT_val.txt line 1: label 5; labels count from 0 and lie in [0, 2)"),
-        ({"lists": "", "num_classes": 9}, "--num_classes 9 contradicts iNaturalist18_train.txt, which has 3 classes"),
         ({"lists": "no"}, "no/iNaturalist18_train.txt is not there: run python3 data/prepare_lists.py iNaturalist18"),
     ]),
 ]  # fmt: skip
@@ -130,7 +127,7 @@ def test_folders_of_meta_and_test_images_serve_where_they_are(here):
     assert (sets.cls_num_list, sets.train.root, sets.notes) == ([1, 1], root, told[:2])
     for name in ("meta/b é/0.png", "meta/b é/0.txt", "meta/a/0.png"):
         write(here / "photos" / name)
-    lists = read_lists("custom", root, num_classes=2)
+    lists = read_lists("custom", root)
     assert (len(lists.train), lists.source.paths, lists.draw) == (8, ["meta/a/0.png", "meta/b é/0.png"], "whole")
     assert lists.notes == [*told[:2], "photos/meta: files left out: 1 .txt", told[2]]
     write(here / "photos/test/a/0.png")

@@ -37,7 +37,7 @@ class Decoded(NamedTuple):
     """An image in RGB at its own size, and what was done to it: some of ON_WHITE, CLIPPED, DARK and FIRST."""
 
     image: Image.Image
-    done: frozenset[str] = frozenset()
+    done: frozenset[str]
 
 
 Seen = frozenset[str] | UserError  # what was done to an image, or why it cannot be read
@@ -72,20 +72,27 @@ def decode(path: Path, upright: bool, coarse: bool = False, resize_size: int = 0
         what = "not an image file" if os.path.exists(path) else "missing"
         raise UserError(f"{path} is {what}: check the path, or the list and the folder of the data")
     readable_endings()
+    done: set[str] = set()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large images and odd metadata are no reason to stop
-            found = read_pixels(path, upright, coarse)
+            with Image.open(path, formats=FORMATS) as image:
+                if image.format in SEVERAL and getattr(image, "n_frames", 1) > 1:
+                    done.add(FIRST)
+                if coarse:
+                    image.draft("RGB", (1, 1))
+                image.load()
+                rgb = to_rgb(ImageOps.exif_transpose(image) if upright else image, image.format, done)
     except UserError as error:
         raise UserError(f"{path} {error}") from error
     except Exception as error:  # what a decoder raises on a damaged file depends on the format
         raise UserError(
             f"{path} ({os.path.getsize(path)} bytes) cannot be read as an image: remove or replace it ({error})"
         ) from error
-    (width, height), most = found.image.size, Image.MAX_IMAGE_PIXELS
+    (width, height), most = rgb.size, Image.MAX_IMAGE_PIXELS
     if most is not None and resize_size**2 * max(width, height) > most * min(width, height):
         raise UserError(f"{path} is far too narrow ({width} x {height}): remove it or crop it")
-    return found
+    return Decoded(rgb, frozenset(done))
 
 
 def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
@@ -94,17 +101,6 @@ def read_or_fault(path: Path, read: Callable[[Path], T]) -> T | UserError:
         return read(path)
     except UserError as error:
         return error
-
-
-def read_pixels(path: Path, upright: bool, coarse: bool) -> Decoded:
-    """Read an image, see `decode`."""
-    with Image.open(path, formats=FORMATS) as image:
-        done = {FIRST} if image.format in SEVERAL and getattr(image, "n_frames", 1) > 1 else set[str]()
-        if coarse:
-            image.draft("RGB", (1, 1))
-        image.load()
-        rgb = to_rgb(ImageOps.exif_transpose(image) if upright else image, image.format, done)
-    return Decoded(rgb, frozenset(done))
 
 
 def to_rgb(image: Image.Image, form: str | None, done: set[str]) -> Image.Image:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class ImageSet(Examples):
     `faults` are lines about images that cannot be read.
     """
 
-    pixels: Tensor = field(default_factory=partial(torch.empty, 0))
+    pixels: Tensor = torch.empty(0)
     flip: bool = True
     faults: Sequence[str] = ()
 

@@ -35,11 +35,11 @@ from harness.flag_parser import parse_known
 from harness.record import report_command
 from harness.text import say
 from reporting.comparisons import paired, spread
-from reporting.finished_runs import FinishedRun, decoded, find_runs, write_group_names, write_json
+from reporting.finished_runs import SUMMARY, FinishedRun, decoded, find_runs, write_group_names, write_json
 from reporting.tables import HEADINGS, markdown
 from reporting.verdict import compare as compared
 from scripts.jobs import do_all
-from scripts.trainings import SUMMARY, Constants, Preset, Training, filled, read_preset
+from scripts.trainings import Constants, Preset, Training, filled, read_preset
 
 HEADS = "train_own.py"  # the script of presets of heads
 CHOSEN = "chosen.json"  # {way: {flag: value}}, beside the runs
@@ -47,21 +47,19 @@ SHOWN = ("acc1", "many", "medium", "few")
 LOADED = ("MetaSAug_CE_train", "torch._dynamo", "tensorboard.compat.proto.event_pb2", "sklearn.datasets")  # slowly
 
 
-def heldout(run: Training) -> float:
-    """Return the accuracy of a run's last epoch on held-out images, the mean over classes."""
-    return float(json.loads(read_bytes(run.file(SUMMARY)))["last"]["heldout_acc1"])
-
-
 def chosen_for(preset: Preset, of: str) -> dict[str, Constants]:
     """Return the constants of each way that chooses on a set: once chosen, they stay.
 
-    They are those of the best held-out accuracy, of equal ones the first.
+    They are those of the best held-out accuracy after the last epoch, the mean over classes, of equal ones the first.
     """
     path, candidates = preset.folder(of) / CHOSEN, preset.candidates(of)
     if not candidates:
         return {}
     if not os.path.isfile(path):
-        figures = {way: [*map(heldout, runs)] for way, runs in candidates.items()}
+        figures = {
+            way: [json.loads(read_bytes(run.file(SUMMARY)))["last"]["heldout_acc1"] for run in runs]
+            for way, runs in candidates.items()
+        }
         write_json(path, {way: preset.grid(way)[own.index(max(own))] for way, own in figures.items()})
     chosen: dict[str, Constants] = decoded(path, dict[str, Constants])
     for way in candidates:
@@ -121,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if sys.platform == "linux":  # trainings are forked from this process
         for name in LOADED:
             importlib.import_module(name)
-    still = [of for of in preset.sets if not os.path.isfile(preset.folder(of) / CHOSEN)]
-    train([run for of in still for runs in preset.candidates(of).values() for run in runs], preset.jobs)
+    still = [preset.candidates(of) for of in preset.sets if not os.path.isfile(preset.folder(of) / CHOSEN)]
+    train([run for candidates in still for runs in candidates.values() for run in runs], preset.jobs)
     chosen = {of: chosen_for(preset, of) for of in preset.sets}
     train([run for of in preset.sets for run in preset.final(of, chosen[of])], preset.jobs)
     for of in preset.sets:

@@ -19,10 +19,11 @@ from harness.files import read_bytes
 from harness.flags import TrainingFlags, require
 from harness.run_files import read_finished
 from harness.training_flags import parse_training
+from reporting.finished_runs import SUMMARY
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "scripts" / "presets"
-STAGE1, SUMMARY = "_stage1.pth.tar", "_summary.json"
+STAGE1 = "_stage1.pth.tar"
 OWNED = {"--seed", "--idx", "--save-name", "--resume", "--stage1"}
 Value = str | int | float
 Constants = dict[str, str]  # values of flags
@@ -156,8 +157,10 @@ class Preset(msgspec.Struct, forbid_unknown_fields=True):
         """Refuse flags that the sweep sets itself, and a training that is there twice, or in the place of another."""
         set_here = [word for spec in self.ways.values() for word in (*spec.flags.split(), *map("--{}".format, spec.choose))]
         for flag in sorted(flags_in(self.more) & (OWNED | flags_in(set_here))):
-            why = "the sweep or a way of this preset sets it: leave it out, or write a preset of your own"
-            raise UserError(f"{flag} cannot be given, as {why}")
+            raise UserError(
+                f"{flag} cannot be given, as the sweep or a way of this preset sets it: leave it out, or write a preset of "
+                "your own"
+            )
         seen = set[object]()
         for of, way, seed in product(self.sets, self.ways, self.seeds):
             one = self.training(of, way, seed, {})

@@ -40,7 +40,7 @@ class FeatureScale:
         """Return the scaled features."""
         return (transformed(features, self.transform) - self.mean) * self.factor
 
-    def folded(self, head: nn.Linear, subtracted: Tensor | None) -> nn.Linear:
+    def folded(self, head: nn.Linear, subtracted: Tensor) -> nn.Linear:
         """Return the head that gives for transformed features what `head` gives for scaled ones, on the CPU in float32.
 
         `subtracted` (C,) is taken off its logits.
@@ -49,7 +49,7 @@ class FeatureScale:
         weight = head.weight.detach().cpu().double() * self.factor.cpu().double()
         made.weight.data.copy_(weight)
         bias = head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
-        made.bias.data.copy_(bias if subtracted is None else bias - subtracted.cpu().double())
+        made.bias.data.copy_(bias - subtracted.cpu().double())
         return made
 
 

@@ -14,7 +14,7 @@ from datasets.image_lists import ImageList
 from harness.errors import UserError
 from harness.process_group import Group
 from heads.backbone import make_head, transformed
-from heads.batches import Batches, RowViews
+from heads.batches import Batches, RowViews, parted
 from heads.own_flags import OwnFlags
 
 BLOCK = 4096  # rows at once
@@ -55,23 +55,18 @@ class FeatureScale:
 
 def feature_scale(rows: np.ndarray, transform: str = "none") -> FeatureScale:
     """Return what takes away the mean of these rows, and makes the mean of their variances one; "standard": each of them."""
-    sums = np.zeros(rows.shape[1])
-    for block in float64_blocks(rows, transform):
-        sums += block.sum(axis=0)
-    mean = sums / len(rows)
-    squares = np.zeros(rows.shape[1])
-    for block in float64_blocks(rows, transform):
-        squares += np.square(block - mean).sum(axis=0)
-    variances = squares / len(rows)
+    start = np.zeros(rows.shape[1])
+    mean = sum((block.sum(axis=0) for block in float64_blocks(rows, transform)), start) / len(rows)
+    variances = sum((np.square(block - mean).sum(axis=0) for block in float64_blocks(rows, transform)), start) / len(rows)
     same = variances <= ALIKE**2 * np.square(mean)  # of constant features nothing is left but rounding
     variance = np.where(same, np.inf, variances) if transform == "standard" else np.array(variances.mean() or 1.0)
     return FeatureScale(torch.from_numpy(mean).float(), torch.tensor(variance**-0.5).float(), transform)
 
 
-def float64_blocks(rows: np.ndarray, transform: str = "none") -> Iterator[np.ndarray]:
+def float64_blocks(rows: np.ndarray, transform: str) -> Iterator[np.ndarray]:
     """Yield the transformed rows in float64, some at a time."""
-    for start in range(0, len(rows), BLOCK):
-        block = rows[slice(start, start + BLOCK)].astype(np.float64)
+    for block in parted(rows, BLOCK):
+        block = block.astype(np.float64)
         if transform == "sqrt" and (block < 0).any():
             raise UserError("--transform sqrt: some features are negative and have no square root: use another")
         yield transformed(torch.from_numpy(block), transform).numpy()

@@ -198,7 +198,7 @@ class LiveViews:
         keys = ([(i, 0) for i in batch] for batch in own)
         loaded = zip(own, load(self.images, keys, self.workers, group.device), strict=True)
         batches = ((self.extract(pixels), self.target(batch, group)) for batch, pixels in loaded)
-        return group.with_barriers(batches, -(-max(shard_sizes(len(self), group.world_size)) // batch_size))
+        return group.with_barriers(batches, -(-len(self) // (batch_size * group.world_size)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from datasets.image_lists import ImageList
 from harness.errors import UserError
 from harness.process_group import Group
 from heads.backbone import make_head, transformed
-from heads.batches import Batches, RowViews
+from heads.batches import Batches, RowViews, parted
 from heads.own_flags import OwnFlags
 
 BLOCK = 4096  # rows at once
@@ -40,7 +40,7 @@ class FeatureScale:
         """Return the scaled features."""
         return (transformed(features, self.transform) - self.mean) * self.factor
 
-    def folded(self, head: nn.Linear, subtracted: Tensor | None) -> nn.Linear:
+    def folded(self, head: nn.Linear, subtracted: Tensor) -> nn.Linear:
         """Return the head that gives for transformed features what `head` gives for scaled ones, on the CPU in float32.
 
         `subtracted` (C,) is taken off its logits.
@@ -49,29 +49,24 @@ class FeatureScale:
         weight = head.weight.detach().cpu().double() * self.factor.cpu().double()
         made.weight.data.copy_(weight)
         bias = head.bias.detach().cpu().double() - weight @ self.mean.cpu().double()
-        made.bias.data.copy_(bias if subtracted is None else bias - subtracted.cpu().double())
+        made.bias.data.copy_(bias - subtracted.cpu().double())
         return made
 
 
 def feature_scale(rows: np.ndarray, transform: str = "none") -> FeatureScale:
     """Return what takes away the mean of these rows, and makes the mean of their variances one; "standard": each of them."""
-    sums = np.zeros(rows.shape[1])
-    for block in float64_blocks(rows, transform):
-        sums += block.sum(axis=0)
-    mean = sums / len(rows)
-    squares = np.zeros(rows.shape[1])
-    for block in float64_blocks(rows, transform):
-        squares += np.square(block - mean).sum(axis=0)
-    variances = squares / len(rows)
+    start = np.zeros(rows.shape[1])
+    mean = sum((block.sum(axis=0) for block in float64_blocks(rows, transform)), start) / len(rows)
+    variances = sum((np.square(block - mean).sum(axis=0) for block in float64_blocks(rows, transform)), start) / len(rows)
     same = variances <= ALIKE**2 * np.square(mean)  # of constant features nothing is left but rounding
     variance = np.where(same, np.inf, variances) if transform == "standard" else np.array(variances.mean() or 1.0)
     return FeatureScale(torch.from_numpy(mean).float(), torch.tensor(variance**-0.5).float(), transform)
 
 
-def float64_blocks(rows: np.ndarray, transform: str = "none") -> Iterator[np.ndarray]:
+def float64_blocks(rows: np.ndarray, transform: str) -> Iterator[np.ndarray]:
     """Yield the transformed rows in float64, some at a time."""
-    for start in range(0, len(rows), BLOCK):
-        block = rows[slice(start, start + BLOCK)].astype(np.float64)
+    for block in parted(rows, BLOCK):
+        block = block.astype(np.float64)
         if transform == "sqrt" and (block < 0).any():
             raise UserError("--transform sqrt: some features are negative and have no square root: use another")
         yield transformed(torch.from_numpy(block), transform).numpy()

@@ -107,10 +107,8 @@ def kept(path: Path, compute: Callable[[], Score]) -> Score:
     found = read_score(path)
     if found is None:
         with only_run(path.with_suffix(".lock")):
-            found = read_score(path)  # another process may just have made it
-            if found is None:
-                found = compute()
-                save_arrays(vars(found), path)
+            found = read_score(path) or compute()  # another process may just have made it
+            save_arrays(vars(found), path)
     return found
 
 

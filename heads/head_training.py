@@ -51,7 +51,7 @@ class Task:
     optimizer: torch.optim.Optimizer
     batch_size: int
     steps: int
-    subtracted: Tensor | None
+    subtracted: Tensor
     plain: Step
     augmented: Step
     meta: Step
@@ -60,7 +60,7 @@ class Task:
     def classify(self, features: Tensor) -> Tensor:
         """Return the logits (N, C) that are tested."""
         logits: Tensor = self.head(features)
-        return logits if self.subtracted is None else logits - self.subtracted
+        return logits - self.subtracted
 
 
 def three_steps(
@@ -92,7 +92,7 @@ def make_task(
     criterion = MetaSAugCE(sets.stage2_counts, balance=flags.balance).to(group.device)
     estimator = EstimatorCV(head.in_features, len(sets.cls_num_list), diagonal=True).to(group.device)
     batch_size = flags.batch_size * group.world_size
-    subtracted = logit_adjustment(sets.stage2_counts, tau).to(group.device) if tau else None
+    subtracted = logit_adjustment(sets.stage2_counts, tau).to(group.device)
     trained = model if passes else trained_part(head)
     count = -(-len(sets.trained) // batch_size)
     steps = three_steps(head, criterion, estimator, optimizer, passes)

@@ -55,7 +55,7 @@ class OwnFlags(HeadWords):
 
     def drawn(self, lists: Lists) -> Sets:
         """Return the sets that are drawn; meta images stay in the training set, unless they are to be apart from it."""
-        if self.meta_images == "train" and lists.draw == "take out":
+        if self.joins_meta and lists.draw == "take out":
             lists = replace(lists, draw="share")
         num_meta = self.num_meta if self.needs_meta or lists.draw == "take out" else 0
         return lists.sets(num_meta, self.heldout, self.joins_meta)

@@ -22,7 +22,7 @@ MAY_IMPORT = {  # groups of modules; "root" are its scripts and commands
     "root": "root inference reporting heads datasets harness method data_utils",
     "ImageNet_iNat": "ImageNet_iNat heads datasets harness method data_utils",
 }
-SAME_ROLE = "main train must_agree parse_training parse_test training_parser testing_parser"  # of two sets of scripts
+SAME_ROLE = "main train parse_training parse_test training_parser testing_parser"  # of two sets of scripts
 PACKAGES = ("datasets", "harness", "heads", "inference", "reporting")
 FOLDERS = ("", *PACKAGES, "ImageNet_iNat", "ImageNet_iNat/data")
 PATHS = {  # by the name that a file is imported by

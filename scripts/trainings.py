@@ -104,7 +104,7 @@ class Preset(msgspec.Struct, forbid_unknown_fields=True):
     seeds: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1)] = (42,)
     script: str = "MetaSAug_LDAM_train.py"
     flags: str = ""
-    more: tuple[str, ...] = ()  # flags of the command line
+    more: tuple[str, ...] = msgspec.field(default=(), name="--")  # flags of the command line, which no file holds
     save_name: str = "{way}_seed{seed}"
     workdir: str = "."
     jobs: Annotated[int, msgspec.Meta(ge=1)] = 1  # at a time
@@ -171,7 +171,7 @@ class Preset(msgspec.Struct, forbid_unknown_fields=True):
             seen.update(places)
 
 
-def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
+def read_preset(name: str, sets: str | None = None, more: Sequence[str] = (), **given: object) -> Preset:
     """Read a preset of ours, or one at a path; of its sets take those named, and what is given instead of what it says."""
     path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
     if path.parent == PRESETS and not os.path.isfile(path):
@@ -194,4 +194,4 @@ def read_preset(name: str, sets: str | None = None, **given: object) -> Preset:
     named = known if sets is None else sets.split(",")
     for of in named:
         require(of in known, "--sets", of, f"one of {', '.join(known)}" if preset.sets else "left out, as there is one set")
-    return msgspec.structs.replace(preset, sets={of: known[of] for of in named})
+    return msgspec.structs.replace(preset, sets={of: known[of] for of in named}, more=tuple(more))

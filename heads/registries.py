@@ -35,17 +35,25 @@ Made = tuple[nn.Module, Preparation, str | None]  # a network, its usual images,
 
 @contextmanager
 def told_as(what: str, advice: str, address: str | None = None) -> Iterator[None]:
-    """Make an error of other code into a `UserError`; a damaged copy that PyTorch keeps of an address is named."""
+    """Make an error of other code into a `UserError`; if it is one of weights of an address, a damaged copy is named."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # whatever it raises
-        copy = Path(torch.hub.get_dir(), "checkpoints", (address or "").rpartition("/")[2])
-        if os.path.isfile(copy):
+        for copy in downloaded(address) if address else ():
             read_pretrained(copy)
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{what} ({said}): {advice}") from error
+
+
+def downloaded(address: str) -> list[Path]:
+    """Return the files in which PyTorch and the hub keep weights of an address."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = Path(torch.hub.get_dir(), "checkpoints", address.rpartition("/")[2])
+    of_hub = Path(HF_HUB_CACHE, f"models--{address.replace('/', '--')}").glob("snapshots/*/*model*.*")
+    return [file for file in (own, *of_hub) if os.path.isfile(file)]
 
 
 def is_library(name: str) -> bool:

@@ -193,10 +193,15 @@ def test_features_of_photographs_are_those_of_timm(tmp_path, name, size, classes
     assert relative(found.roll(1, 0), expected) > 0.1  # the control: another image's
 
 
-def test_without_a_network_one_line_says_what_of_timm_to_fetch():
+def test_without_a_network_one_line_says_what_of_timm_to_fetch_and_a_damaged_copy_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     said = wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE)
     assert said.startswith("the weights of resnet18 could not be downloaded (")
     assert said.endswith(": fetch timm/resnet18.a1_in1k elsewhere and give the file by --pretrained")
+    file = tmp_path / "models--timm--resnet18.a1_in1k" / "snapshots" / "x" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut")
+    assert wrong(open_backbone, "timm:resnet18", "DEFAULT", SIZE).startswith(f"{file} cannot be read as .safetensors (")
 
 
 # Files of weights

@@ -40,6 +40,13 @@ class Interrupted(BaseException):
     """A signal came where the run may be left at once. As KeyboardInterrupt it passes by who handles every exception."""
 
 
+def is_forking(frame: FrameType | None) -> bool:
+    """Return whether a process is just being made: what is raised in the functions that Python calls then is lost."""
+    while frame is not None and frame.f_globals.get("__name__") != "multiprocessing.popen_fork":
+        frame = frame.f_back
+    return frame is not None
+
+
 class HeldError(UserError):
     """Another process holds a lock: `holder` says which."""
 
@@ -64,7 +71,7 @@ class Signals:
         first, self.asked = not self.asked, self.asked or number
         if hasattr(signal, "SIGCHLD"):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises when a loading process dies
-        if first and self.at_once:
+        if first and self.at_once and not is_forking(frame):
             raise Interrupted
 
     @contextmanager
@@ -75,6 +82,8 @@ class Signals:
             if self.asked:
                 raise Interrupted
             yield
+            if self.asked:  # while a process was made
+                raise Interrupted
         finally:
             self.at_once = False
 

@@ -107,7 +107,7 @@ FAMILIES = [
 def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size):
     crop = size or models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
     network = lively(built(name), crop)
-    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), {"image_size": size})
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), {"image_size": size} if size else {})
     layer = network.get_submodule(last)
     assert (backbone.head, backbone.features, backbone.prepared.image_size) == (last, layer.in_features, crop)
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
@@ -177,7 +177,7 @@ def test_features_of_photographs_are_those_of_timm(tmp_path, name, size, classes
     fixed = network.pretrained_cfg["fixed_input_size"]
     network = lively(network) if fixed else network  # as transformers begin, they hardly look at images
     weights = saved_as(tmp_path / ("w.pth" if classes else "w.safetensors"), network.state_dict())
-    backbone = open_backbone(name, weights, {"image_size": size})
+    backbone = open_backbone(name, weights, {"image_size": size} if size else {})
     if fixed:
         network.set_input_size(img_size=(size, size))
     config = {**timm.data.resolve_model_data_config(network), "input_size": (3, size, size)}

@@ -16,8 +16,8 @@ where (ȯ, Ẇ) is the derivative of (logits, W) along v: one forward-mode pass 
 second backward through the loss alone. The forward pass of step 1 serves the directional pass and step 3. In units of one
 forward pass this costs 1 + 2 (virtual) + 1 + 2 (meta) + 2 (directional) + 2 (real) = 10; plain cross-entropy costs 3.
 
-With `virtual="head"` step 1 moves the head (W, b) alone, so that all of it but two forward passes is done on features:
-G needs 1 + 1 (meta, forward) + 2 (real) = 4 units. It is the exact gradient of that smaller problem.
+With `virtual="head"` step 1 moves the head (W, b) alone, so that steps 1 and 2 need two forward passes, and all else is done
+on features: the step costs 1 + 1 (meta) + 2 (real) = 4 units. G is the exact gradient of that smaller problem.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from loss import EstimatorCV, negative_trace
 from meta_gradient import Batch, Criterion, head_virtual_step, trained_weights, whole_virtual_step
 from passes import Passes
 
-META_COST = {"all": 10 / 3, "head": 4 / 3}  # a MetaSAug step against a plain one, in forward passes, by --virtual
+META_COST = {"all": 10 / 3, "head": 4 / 3}  # the cost of a MetaSAug step over that of a plain one, by --virtual
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,9 @@ def main() -> None:
     """Read the runs, write the report, print the verdict and the tables."""
     args = parse_flags(ReportFlags)
     more = [name for name, wanted in ((LATEX_TABLE, args.latex), (FIGURE_FOLDER, args.figures)) if wanted]
+    found = find_runs(args.runs)
     if not args.force:
         check_new(args.out, more)
-    found = find_runs(args.runs)
     sets = compare_all(found, args.baseline)
     runs = len(found.runs)
     title = f"Report of {runs} run{'s' * (runs != 1)}" + (f" on {len(sets)} data sets" if len(sets) > 1 else "")

@@ -114,7 +114,7 @@ def joined(value: Tensor, *parts: Tensor | None) -> Tensor:
 
 
 def parameter(layer: nn.Module, name: str) -> tuple[Tensor | None, Tensor | None]:
-    """Return value and tangent of a layer's weight or bias, None for what it does not have."""
+    """Return a layer's weight or bias and its tangent, (None, None) if it has none."""
     own = getattr(layer, name)
     return (None, None) if own is None else split(own)
 

@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
 
 
 def random_set(sizes: Sizes, images: int) -> ImageSet:
-    """Return random images with every class among them."""
+    """Return random images, the classes in turn."""
     pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), np.uint8)
     names = [str(k) for k in range(sizes.num_classes)]
     return image_set(pixels, np.arange(images) % sizes.num_classes, names)

@@ -69,7 +69,7 @@ def refuse_faults(faults: Mapping[Path, str], lists: Iterable[ImageList], group:
 
 
 def readable_sets(sets: Sets, draw: Callable[[Lists], Sets], group: Group, resize_size: int = RESIZED) -> Sets:
-    """Read all images of the lists, leave out those that cannot be read, and draw from the others."""
+    """Read all listed images, leave out unreadable ones, and draw the sets from the rest."""
     assert sets.lists is not None
     lists, parts = sets.lists, sets.lists.parts
     if faults := faults_of(parts.values(), group, resize_size):

@@ -27,7 +27,10 @@ from harness.command_flags import MAX_CLASSES
 from harness.errors import UserError
 from harness.files import replacing
 
-SPLIT_ADVICE = "give a --data_root with train/<class>/* and val/<class>/*, or --train_list and --val_list"
+SPLIT_ADVICE = (
+    "give a --data_root with train/<class>/* and val/<class>/*, or with <class>/* (see --val_fraction), or --train_list and "
+    "--val_list"
+)
 LIST_FORM = "a list has one image a line, 'relative/path label', with a blank between the two"
 LIST_LINE = re.compile(r"(.*\S)\s+(-?[0-9]{1,18})\s*")
 UNLISTABLE = re.compile("[\r\n\ud800-\udfff]|^\ufeff|\\s$")  # a list of such a path could not be read again

@@ -145,5 +145,5 @@ def unreadable(faults: Sequence[str], total: int, skippable: bool) -> UserError:
 
 
 def left_out(faults: Sequence[str], total: int) -> str:
-    """Return the line that says that --skip_bad left out images that cannot be read."""
+    """Return the note on unreadable images that --skip_bad left out."""
     return f"--skip_bad: {len(faults)} of {total} images cannot be read and are left out: {some_of(faults, 3)}"

@@ -44,7 +44,7 @@ class ImageSet(Examples):
 
     @cached_property
     def target(self) -> Tensor:
-        """Their targets (M,), where the pixels are."""
+        """The targets (M,), on the pixels' device."""
         return torch.from_numpy(self.targets).to(self.pixels.device)
 
     def subset(self, index: np.ndarray) -> ImageSet:
@@ -142,7 +142,7 @@ def read_folder(folder: Path, class_names: list[str] | None) -> ImageSet:
     if not good:  # in training there are none left
         raise unreadable([*bad.values()], len(read), skippable=False)
     lines = done_notes(image.done for image in good)
-    lines.append(f"images are taken in {SIZE} x {SIZE} (train_own.py takes photographs at full size)")
+    lines.append(f"images are taken in {SIZE} x {SIZE} (train_own.py takes photographs at the size that its network wants)")
     pixels, targets = np.stack([np.asarray(image.image) for image in good]), found.without(bad).targets
     notes = (*found.notes, *(f"{folder}: {line}" for line in lines))
     return image_set(pixels, targets, found.class_names, source=str(folder), notes=notes, faults=[*bad.values()])

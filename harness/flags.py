@@ -1,4 +1,4 @@
-"""The flags of every training and of those of CIFAR's networks, and what is said of flags without effect."""
+"""Flags of all trainings and of the CIFAR scripts, and notes on flags without effect."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STAGE2 = {  # the choices of stage 2; of a head every epoch is one
 }
 META_UPDATES = {  # the names of `covariance_rules.RULES`
     "published": "by --meta_lr times the meta gradient",
-    "relative": "by the share --meta_step_size of their norm against its direction, staying positive semi-definite",
+    "relative": "by --meta_step_size times their norm, against the meta gradient, kept positive semi-definite",
 }
 
 
@@ -136,8 +136,8 @@ class LearningFlags(FlagSet):
 class TwoStageFlags(LearningFlags):
     """Trainings that begin with plain cross-entropy."""
 
-    amp: str = network_flag("off", "bf16: the passes in bfloat16; losses, statistics and updates stay in float32",
-                            choices=("off", "bf16"))  # fmt: skip
+    amp: str = network_flag("off", "precision", choices={
+        "off": "float32", "bf16": "passes in bfloat16, losses, statistics and updates in float32"})  # fmt: skip
     meta_start: int = stage2_flag(None, "first epoch of stage 2, from 0; --epochs: never (default: after four fifths of the "
                                   "epochs, of a head two thirds)", between(0, 2**31))  # fmt: skip
     idx: str = output_flag("0", "folder of the run", FOLDER_NAME)
@@ -156,8 +156,8 @@ class TrainingFlags(TwoStageFlags, DeviceFlags):
                                          "is)", SHARE)  # fmt: skip
     num_classes: int | None = free_data_flag(None, "checked against the data set")
     split: int | None = free_data_flag(None, "accepted for published command lines, without effect there and here")
-    arch: str = network_flag("resnet32", "resnet and a depth of 6n + 2, or package.module:function, called with the class "
-                             "count, for a network of your own")  # fmt: skip
+    arch: str = network_flag("resnet32", "resnet20, resnet32 and so on (depth 6n + 2), or your package.module:function, "
+                             "called with the class count")  # fmt: skip
     cuda_graphs: str = free_network_flag("on", "record each step on CUDA as a graph, which one call starts",
                                          choices=("on", "off"))  # fmt: skip
     threads: int = free_network_flag(0, "CPU threads; 0: PyTorch's choice", between(0, 1024))

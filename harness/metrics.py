@@ -69,7 +69,7 @@ def shots_line(per_shot: Mapping[str, float]) -> str:
 def class_accuracy(
     right: Sequence[int], total: Sequence[int], guessed: Sequence[int], cls_num_list: Sequence[int], ece: float = math.nan
 ) -> Accuracy:
-    """Return the accuracies from each class's test images, those recognised, and all that were taken for the class."""
+    """Return the accuracies from each class's numbers of recognised, test and predicted images."""
     per_class = [100 * r / n if n else math.nan for r, n in zip(right, total, strict=True)]
     f1 = [200 * r / (n + g) for r, n, g in zip(right, total, guessed, strict=True) if n]
     overall = 100 * sum(right) / sum(total) if any(total) else math.nan

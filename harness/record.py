@@ -45,7 +45,7 @@ def report_command(*runs: Path) -> str:
 
 
 def save_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write arrays as .npz so that `path` is the old file or the whole new one."""
+    """Write arrays as .npz, replacing `path` whole."""
     with replacing(path) as part, open(part, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -182,7 +182,8 @@ class Record:
             for which, outcome in outcomes.items():
                 words = [f"accuracy {percent(outcome['acc1'])}", *mean_words(outcome), shots_line(outcome)]
                 say(f"{which} epoch {outcome['epoch']}: {'  '.join(words)}")
-            told = f"the best epoch is chosen on {chosen_on}{without}"
+            chosen = f"the best epoch is chosen on {chosen_on}" if self.last["epoch"] else "one epoch, nothing to choose"
+            told = f"{chosen}{without}"
             report = [f"to make its report: {report_command(self.file(SUMMARY_FILE))}"]
         wrote = ", ".join(str(file) for file in self.own_files if os.path.exists(file))
         note = stage1_note(self.facts["flags"], self.last["epoch"] + 1)

@@ -173,7 +173,7 @@ class Run:
             yield epoch
 
     def watch(self, batches: Iterable[T], label: str, steps: int) -> Iterator[T]:
-        """Pass the batches of an epoch of so many steps on, show how far they are, and stop where a signal came."""
+        """Yield an epoch's batches, show the progress, and stop on a signal."""
         of_training = self.meter, self.flags.print_freq, self.meter.steps
         return progress(self.interruptible(batches), steps, label, *of_training, shown=self.group.main)
 

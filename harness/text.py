@@ -23,7 +23,7 @@ class Ending(Exception):  # noqa: N818  (not always an error)
 
 
 class OutputLostError(Ending):
-    """Stdout cannot be written any more. `status` is that of the signal a system has for it, else 2."""
+    """Stdout cannot be written any more. `status` is the matching signal's exit status, else 2."""
 
 
 def printable(text: str) -> str:

@@ -54,4 +54,6 @@ def answer(found: Sequence[ChosenWay], cls_num_list: Sequence[int], tested: floa
 def distance_to(one: ChosenWay, other: ChosenWay) -> str:
     """Return how far a way is above or below another, with half the 95 % interval."""
     gain, error = one.score.gain(other.score)
+    if abs(gain) < 0.05:
+        return f"level, ± {MEASURABLE * error:.1f} points"
     return f"{abs(gain):.1f} ± {MEASURABLE * error:.1f} points {'lower' if gain < 0 else 'higher'}"

@@ -45,7 +45,7 @@ class Shard:
     features: int
 
     def is_there(self) -> bool:
-        """Return whether it has the size that it must have."""
+        """Return whether the file has the expected size."""
         return os.path.isfile(self.path) and self.path.stat().st_size == 2 * len(self.rows) * self.features
 
 

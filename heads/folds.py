@@ -67,7 +67,7 @@ class Score:
         return 100 * mean, 100 * error
 
     def improves(self, other: Score) -> bool:
-        """Return whether this is better by a standard error: the accuracy or, where it is not worse, the log-loss."""
+        """Return whether accuracy or, if that is no worse, log-loss improves by a standard error."""
         gain, error = self.gain(other)
         loss, loss_error = over_classes(other.loss - self.loss, self.target)
         return gain > ONE_ERROR * error or (gain >= 0 and loss > ONE_ERROR * loss_error)

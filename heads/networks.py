@@ -160,7 +160,7 @@ def without_head(name: str, pretrained: str | None, model: nn.Module, head: str 
     with told_as(f"--backbone {name} fails on images of {prepared.image_size} x {prepared.image_size}", "see --image_size"):
         features = model(images)
     if not isinstance(features, Tensor) or features.dim() != 2:
-        raise UserError(f"--backbone {name} must return features (N, A), or logits of an nn.Linear, its last layer")
+        raise UserError(f"--backbone {name} must return features (N, A), or logits from a last nn.Linear")
     if not bool(features.isfinite().all()):
         raise UserError(f"--backbone {name} gives numbers that are not finite: take other weights")
     if head is None:

@@ -85,7 +85,7 @@ def as_said(prepared: Preparation, images: ImageFlags) -> Preparation:
     for flag, values, lowest in (("--mean", made.mean, 0.0), ("--std", made.std, LEAST_STD)):
         words = ",".join(f"{value:g}" for value in values)
         right = all(lowest <= value <= 1 for value in values)
-        require(right, flag, words, f"three numbers from {lowest:g} to 1, of pixels that go from 0 to 1")
+        require(right, flag, words, f"three numbers from {lowest:g} to 1, for pixels scaled to 0 to 1")
     return made
 
 

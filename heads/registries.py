@@ -98,7 +98,7 @@ def of_timm(name: str, pretrained: str | None, size: int | None, weights: StateD
     name = name.removeprefix(TIMM)
     known: Any = timm.get_pretrained_cfg(name)
     if known is None:
-        raise ValueError("timm.list_models() knows the names")
+        raise ValueError("timm.list_models() lists the names; a function is given as package.module:function")
     changes: dict[str, Any] = {} if size is None else {"input_size": (3, size, size)}
     classes, blame = 0, downloading(name, known.hf_hub_id or known.url)
     if weights is not None:  # with its classifier, by which timm tells forms of files apart

@@ -171,12 +171,12 @@ class HeadWords(TwoStageFlags, FrozenFlags):
     micro_batch: int | None = network_flag(None, "images of a process that go through the network at once, with batch "
                                            "norm's statistics of their own, so that memory is that of so many (default: "
                                            "all)", COUNT)  # fmt: skip
-    way: str = training_flag(None, "how the head is made; recipe: by steps, as these flags say (default: logistic, or "
-                             "recipe if one of steps is given)", choices=(
+    way: str = training_flag(None, "how the head is made; recipe: by SGD, with the flags of training and stage 2 "
+                             "(default: logistic; recipe if one of those flags is given)", choices=(
                                  "logistic", "balanced", "nearest_mean", "lda", "isda", "metasaug", "recipe"))  # fmt: skip
     C: float | None = training_flag(None, "inverse regularisation as scikit-learn's, of features whose variances sum to one "
-                                    "(default: chosen by folds)", ABOVE_0)  # fmt: skip
-    transform: str = training_flag(None, "what is done to features first (default: chosen by folds, with recipe none)",
+                                    "(default: chosen by cross-validation)", ABOVE_0)  # fmt: skip
+    transform: str = training_flag(None, "scaling of the features (default: chosen by cross-validation; with recipe none)",
                                    choices=("none", "unit", "sqrt", "standard"))  # fmt: skip
     by_folds: str = ""  # the constants that folds choose, with blanks between
     lr_drop: float = training_flag(0.1, "factor of the learning rate in the last third of the epochs", SHARE)

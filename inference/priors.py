@@ -44,8 +44,8 @@ def prior_shift(given: str, names: Sequence[str], state: Mapping[str, Any], sour
         trained = log_prior(prior_counts(state, state.get("cls_num_list"), source, "--prior"))
     known = {TRAIN: (trained, "as frequent as in training"), UNIFORM: (even, "equally frequent")}
     wanted, words = known.get(given) or (read_shares(Path(given), names).log(), f"as frequent as {given} says")
-    own, taken = (trained, "classes as frequent as in training") if plain else (even, "equally frequent ones")
-    line = f"probabilities are for classes that are {words}; those of the network are taken to be for {taken}"
+    own, taken = known[TRAIN if plain else UNIFORM]
+    line = f"probabilities assume classes {words}; without --prior this network assumes them {taken}"
     return (wanted - own).float(), line
 
 

@@ -115,7 +115,7 @@ def is_plain_training(run: FinishedRun) -> bool:
 
 
 def sentences(one: Compared, better: bool, plain: Sequence[str]) -> list[str]:
-    """Return the verdict; `better` says whether the group is shown to be, `plain` are groups of plain cross-entropy."""
+    """Return the verdict; `better`: the group is significantly better; `plain`: groups of plain cross-entropy."""
 
     def reached(name: str) -> str:
         return f"{mean_figure(one.groups[name], one.key):.2f} % {WHERE[one.key]}"

@@ -1,4 +1,4 @@
-"""What `pip install .` calls: there is nothing to install, and it says what to do instead."""
+"""Called by `pip install .`: there is nothing to install; says what to do instead."""
 
 import sys
 

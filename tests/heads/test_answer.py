@@ -14,7 +14,8 @@ NAMES = ("logistic", "lda", "isda")
 
 def ahead(more):
     """The distance in points, and half its interval, where `more` rows are right besides, of 100 in two equal classes."""
-    return f"{abs(more):.1f} ± {1.96 * half(more / 100):.1f} points {'higher' if more > 0 else 'lower'}"
+    told = f"± {1.96 * half(more / 100):.1f} points"
+    return f"{abs(more):.1f} {told} {'higher' if more > 0 else 'lower'}" if more else f"level, {told}"
 
 
 def half(share):

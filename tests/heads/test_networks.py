@@ -107,7 +107,8 @@ FAMILIES = [
 def test_features_times_the_last_layer_are_the_logits(tmp_path, name, last, size):
     crop = size or models.get_model_weights(name).IMAGENET1K_V1.transforms().crop_size[0]
     network = lively(built(name), crop)
-    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), {"image_size": size} if size else {})
+    said = {"image_size": size} if size else {}
+    backbone = open_backbone(name, saved_as(tmp_path / "weights.pth", network.state_dict()), said)
     layer = network.get_submodule(last)
     assert (backbone.head, backbone.features, backbone.prepared.image_size) == (last, layer.in_features, crop)
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())

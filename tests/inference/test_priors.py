@@ -13,7 +13,7 @@ from inference.priors import prior_shift
 
 FILE = [0.2, 0.0, 0.6]  # not yet of sum 1
 EVEN = [1, 1, 1]
-PLAIN, BALANCED = "classes as frequent as in training", "equally frequent ones"
+PLAIN, BALANCED = "as frequent as in training", "equally frequent"
 
 
 def shares(folder, text, encoding="utf-8"):
@@ -45,7 +45,7 @@ def test_probabilities_follow_the_frequencies(tmp_path, more, own, taken):
         found = torch.from_numpy(logits).add(shift).softmax(1)
         weighed = torch.from_numpy(logits).softmax(1) * torch.tensor(wanted) / torch.tensor(own)
         torch.testing.assert_close(found, weighed / weighed.sum(1, keepdim=True), atol=1e-6, rtol=0, check_dtype=False)
-        assert line == f"probabilities are for classes that are {words}; those of the network are taken to be for {taken}"
+        assert line == f"probabilities assume classes {words}; without --prior this network assumes them {taken}"
 
 
 def test_the_command_adds_what_a_prior_says(run_in, folder):
@@ -55,7 +55,7 @@ def test_the_command_adds_what_a_prior_says(run_in, folder):
     weighed = [float(before[name]) * count for name, count in zip(NAMES, COUNTS, strict=True)]
     found = [float(after[name]) for name in NAMES]
     assert found == pytest.approx([100 * each / sum(weighed) for each in weighed], abs=0.5)
-    assert shifted.stderr.startswith("note: probabilities are for classes that are as frequent as in training; those of")
+    assert shifted.stderr.startswith("note: probabilities assume classes as frequent as in training; without")
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What every training needs and no method: runs and their files, checkpoints, flags, readers of images, errors."""
+"""What every training needs and no method: runs and their files, checkpoints, flags, processes, errors."""

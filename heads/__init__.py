@@ -1,1 +1,1 @@
-"""Heads of frozen backbones: lists of images, the backbone, features and their cache, the head step."""
+"""Heads of pretrained networks: the network, its features and their cache, the head step, ways and folds, fine-tuning."""

@@ -38,7 +38,7 @@ def test_a_folder_is_read_as_classes_of_small_images(tree):
     assert [*data.notes] == [f"{tree / 'train'}: {line}" for line in (
         "files left out: 1 .txt", "8 images of 2 classes, a, b",
         "images with transparent parts, which were laid on white: 1",
-        "images are taken in 32 x 32 (train_own.py takes photographs at full size)",
+        "images are taken in 32 x 32 (train_own.py takes photographs at the size that its network wants)",
     )]  # fmt: skip
 
 

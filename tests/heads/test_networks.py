@@ -233,7 +233,7 @@ def test_a_network_may_say_how_its_images_are_prepared():
         (f"{OWN}:not_finite", None, "gives numbers that are not finite: take other weights"),
         (f"{OWN}:OneSize", None, "fails on images of 224 x 224 (ValueError: images must be 24 not 224): see --image_size"),
         (f"{OWN}:network", "DEFAULT", "there is no file DEFAULT: give another by --pretrained"),
-        ("ResNet50", "DEFAULT", "--backbone ResNet50 cannot be made (ValueError: timm.list_models() lists the names; a function "),
+        ("ResNet50", "DEFAULT", "--backbone ResNet50 cannot be made (ValueError: timm.list_models() lists the names; a "),
         ("googlenet", "DEFAULT", "--backbone googlenet cannot be used: its weights change its input"),
         ("no/resnet", "DEFAULT", "--backbone no/resnet cannot be made ("),
         (SMALL, {"conv1.0.weight": torch.ones(5)}, "w.pth does not fit --backbone test_resnet (RuntimeError: "),

@@ -22,7 +22,7 @@ import pandas as pd
 
 from harness.command_flags import ReportFlags
 from harness.errors import UserError, run_main
-from harness.files import write_whole, writing
+from harness.files import make_folder, write_whole
 from harness.flag_parser import parse_flags
 from harness.text import say
 from reporting.finished_runs import Found, find_runs
@@ -89,8 +89,7 @@ def main() -> None:
     title = f"Report of {runs} run{'s' * (runs != 1)}" + (f" on {len(sets)} data sets" if len(sets) > 1 else "")
     made = time.strftime("Made on %Y-%m-%d at %H:%M by report.py of MetaSAug.")
     page = Page(title, made, [(one, sections(one)) for one in sets], sections_of_all(found, sets))
-    with writing(args.out):
-        args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     write_whole(args.out / PAGE, render(page).encode())  # first, as it takes the longest
     for name, table in zip(TABLES, (runs_table(sets), means_table(sets), classes_table(sets)), strict=True):
         write_csv(table, args.out / name)

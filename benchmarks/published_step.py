@@ -17,26 +17,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loss import class_balanced_weights, ldam_margins
+from meta_layers import HeadAlone, head_of
 from resnet import ResNet
-
-
-class LinearHead(nn.Module):
-    """A linear layer on features of that size, which returns them too as the networks do."""
-
-    def __init__(self, size: int, num_classes: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(size, num_classes)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (N, A) and logits (N, C)."""
-        return features, self.linear(features)
 
 
 def augmented_logits(logits: Tensor, weight: Tensor, target: Tensor, covariance: Tensor, lam_t: float) -> Tensor:
@@ -61,7 +50,7 @@ class PublishedStep:
     """
 
     def __init__(
-        self, new_model: Callable[[], ResNet | LinearHead], cls_num_list: Sequence[int], lr: float, meta_lr: float,
+        self, new_model: Callable[[], ResNet | HeadAlone], cls_num_list: Sequence[int], lr: float, meta_lr: float,
         diagonal: bool = False, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         self.new_model, self.device = new_model, torch.device(device)
@@ -71,7 +60,7 @@ class PublishedStep:
         self.class_weights = class_balanced_weights(cls_num_list).to(self.device, torch.get_default_dtype())
         self.margins = None if diagonal else ldam_margins(cls_num_list, 0.5).to(self.class_weights)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        C, A = self.model.linear.weight.shape
+        C, A = head_of(self.model).weight.shape
         self.covariance = torch.zeros((C, A) if diagonal else (C, A, A), device=self.device)
         self.mean = torch.zeros(C, A, device=self.device)
         self.count = torch.zeros(C, device=self.device)
@@ -129,7 +118,7 @@ class PublishedStep:
         meta_model.load_state_dict(self.model.state_dict())
         covariance = self.covariance.clone().requires_grad_()
         _, virtual_logits = meta_model(inputs)
-        loss_virtual = self.criterion(meta_model.linear.weight, virtual_logits, target, covariance, lam_t)
+        loss_virtual = self.criterion(head_of(meta_model).weight, virtual_logits, target, covariance, lam_t)
         weights = dict(meta_model.named_parameters())
         grads = torch.autograd.grad(loss_virtual, list(weights.values()), create_graph=True)
         moved = {name: w - self.lr * grad for (name, w), grad in zip(weights.items(), grads, strict=True)}
@@ -142,7 +131,7 @@ class PublishedStep:
         del meta_model, weights, grads, moved
 
         features, logits = self.model(inputs)
-        loss = self.criterion(self.model.linear.weight, logits, target, covariance_hat, lam_t)
+        loss = self.criterion(head_of(self.model).weight, logits, target, covariance_hat, lam_t)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.published_pipeline import make_loader
-from benchmarks.published_step import LinearHead, PublishedStep
+from benchmarks.published_step import PublishedStep
 from data_utils import epoch_batches, meta_batches
 from datasets.drawing import long_tailed_counts
 from datasets.small_sets import ImageSet, image_set
 from heads.head_step import head_step
 from loss import EstimatorCV, MetaSAugCE, MetaSAugLDAM
+from meta_layers import HeadAlone
 from meta_step import meta_step, plain_step
 from passes import Passes
 from resnet import build_model, make_model
@@ -93,8 +94,8 @@ def our_head(sizes: Sizes) -> Step:
 
 def published_head(sizes: Sizes) -> Step:
     """Return the published step of the head."""
-    new_head = partial(LinearHead, FEATURES, sizes.num_classes)
-    published = PublishedStep(new_head, sizes.counts, LR, META_LR, diagonal=True)
+    layer = partial(torch.nn.Linear, FEATURES, sizes.num_classes)
+    published = PublishedStep(lambda: HeadAlone(layer()), sizes.counts, LR, META_LR, diagonal=True)
     batch, meta = random_batch(sizes, FEATURES), random_batch(sizes, FEATURES)
     return lambda: published.step(*batch, [meta], LAM_T)
 

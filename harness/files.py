@@ -95,6 +95,12 @@ def write_whole(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, if they are not there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def sync(path: Path) -> None:
     """Let a file's content, or the names in a folder, reach the disk."""
     handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)  # Windows wants to write what it syncs

@@ -87,6 +87,15 @@ class Signals:
         finally:
             self.at_once = False
 
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Let a signal that comes, or came, end in one line what is done inside, of which finished parts are kept."""
+        try:
+            with self.interruptible():
+                yield
+        except Interrupted:
+            raise Stopped("stopped; give the same command to resume", 128 + self.asked) from None
+
     def stopped(self, where: str, how: str) -> Stopped:
         """Return what ends a run that was asked to, and was there; the same command goes on, given so."""
         told = f"stopped by {signal.Signals(self.asked).name} {where}; to resume, give the same command {how}"

@@ -27,7 +27,7 @@ from torch import Tensor
 from datasets.image_check import refuse_faults
 from datasets.pictures import Seen, done_notes
 from harness.errors import UserError
-from harness.files import replacing, writing
+from harness.files import make_folder, write_whole
 from harness.process_group import Group
 from harness.progress import progress
 from harness.text import say
@@ -114,7 +114,7 @@ class FeatureCache:
         shards = shards_of(images, folder, self.features)
         missing = self.group.broadcast_object([k for k, shard in enumerate(shards) if not shard.is_there()])
         if missing:
-            self.group.agree(lambda: begin_folder(folder) if self.group.main else None)
+            self.group.agree(lambda: make_folder(folder) if self.group.main else None)
             self.group.agree(lambda: check_shared(folder))
             self._compute(images, view, [shards[k] for k in missing], what)
         elif self.group.main:
@@ -149,20 +149,13 @@ class FeatureCache:
             _, features, seen = zip(*parts, strict=True)
             own |= (of := dict(ChainMap(*seen)))
             if not any(isinstance(one, UserError) for one in of.values()):
-                with replacing(path, shared=True) as file:  # another run may write the same one at the same time
-                    file.write_bytes(torch.cat(features).numpy().tobytes())
+                write_whole(path, torch.cat(features).numpy().tobytes())
         read = dict(ChainMap(*self.group.all_gather_object(own)))  # all are written
         done = [one for path, one in read.items() if path not in self.seen]
         self.seen.update(read)
         if self.group.main:
             say(*(f"note: {line}" for line in done_notes(done)))
             say(f"{what}: {rows / (time.monotonic() - began):.1f} images/s, kept in {missing[0].path.parent}")
-
-
-def begin_folder(folder: Path) -> None:
-    """Make the folder of a set."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_shared(folder: Path) -> None:

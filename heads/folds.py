@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from harness.files import writing
+from harness.files import make_folder
 from harness.record import save_arrays
 from harness.signals_and_lock import HeldError, only_run
 
@@ -96,8 +96,7 @@ def scored(logits: np.ndarray, target: np.ndarray) -> Score:
 
 def score_file(folder: Path, key: object) -> Path:
     """Return the file of the score that depends on a key, of plain types, and make its folder."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     words = json.dumps(key, sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(words.encode()).hexdigest()[:16]}.npz"
 

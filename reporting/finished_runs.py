@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 from harness.errors import UserError
-from harness.files import read_bytes, write_whole
+from harness.files import make_folder, read_bytes, write_whole
 from harness.flags import UNSAID, in_stage1, without_effect
 from harness.metrics import PER_CLASS_MEAN
 from harness.schemas import Confused, Count, Images, OptionalFigures, Percent, Plain
@@ -295,5 +295,5 @@ def write_group_names(folder: Path, words: Mapping[str, str]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that other processes may be writing too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_whole(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -16,7 +16,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.files import write_whole, writing
+from harness.files import make_folder, write_whole
 from reporting.charts import MOST_GROUPS, Chart, drawn
 from reporting.sections import Section, offered
 from reporting.verdict import Compared
@@ -87,8 +87,7 @@ def render(page: Page) -> str:
 
 def write_figures(page: Page, folder: Path) -> None:
     """Write every chart as PNG and SVG in the width of a column, in the colours of the light page."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     light = (TEMPLATES / "page.css").read_text(encoding="utf-8").partition("@media")[0]
     colours = dict(re.findall(r"(--\w+): (#\w+)", light))
     for number, (_, parts) in enumerate(page.sets):

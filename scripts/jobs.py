@@ -15,9 +15,9 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from harness.errors import Stopped, UserError
-from harness.files import writing
-from harness.signals_and_lock import HeldError, Interrupted, Signals, heeded, only_run
+from harness.errors import UserError
+from harness.files import make_folder
+from harness.signals_and_lock import HeldError, Signals, heeded, only_run
 from harness.text import say
 from scripts.trainings import Training
 
@@ -94,8 +94,7 @@ def end(running: Running) -> None:
 def do_all(jobs: Sequence[Training], at_once: int) -> None:
     """Do all jobs, in their order as far as they are ready; one that fails, or a signal, ends the others too."""
     for job in jobs:
-        with writing(job.file(LOG).parent):
-            job.file(LOG).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(job.file(LOG).parent)
     waiting, running, told = list(jobs), Running(), dict[str, str]()
     with Signals() as signals:
         try:
@@ -104,12 +103,10 @@ def do_all(jobs: Sequence[Training], at_once: int) -> None:
                 if held and not running and held != told:
                     say(f"waiting for {', '.join(f'{name}, done by {holder}' for name, holder in held.items())}")
                     told = held
-                with signals.interruptible():
+                with signals.stoppable():
                     ended = wait(running, LOOK_EVERY if waiting and len(running) < at_once else None)
                 for sentinel in ended:
                     take(sentinel, waiting, running)
                 held = start(waiting, running, at_once)
-        except Interrupted:
-            raise Stopped("stopped; give the same command to resume", 128 + signals.asked) from None
         finally:
             end(running)

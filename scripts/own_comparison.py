@@ -7,8 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.metrics import PER_CLASS_MEAN
 from harness.process_group import Group, process_group
 from harness.resume import OtherRunError
 from harness.run_files import summary_path
-from harness.signals_and_lock import Interrupted, Signals
+from harness.signals_and_lock import Signals
 from harness.text import say
 from heads.answer import answer
 from heads.choosing import ChosenWay, choose_way, open_folds
@@ -70,16 +69,6 @@ def read_comparison(preset: Preset) -> Comparison:
     return Comparison(tuple(words), flags, ways)
 
 
-@contextmanager
-def stoppable(signals: Signals) -> Iterator[None]:
-    """Let a signal that comes, or came, end what is done inside at once."""
-    try:
-        with signals.interruptible():
-            yield
-    except Interrupted:
-        raise Stopped("stopped; give the same command to resume", 128 + signals.asked) from None
-
-
 def choose_and_train(one: Comparison, source: Source, group: Group) -> list[ChosenWay]:
     """Return each way at the constants that folds choose, trained on all the training images.
 
@@ -88,12 +77,12 @@ def choose_and_train(one: Comparison, source: Source, group: Group) -> list[Chos
     rows = source.open_rows(one.flags, group)(source.sets.trained)[0]
     found: dict[str, ChosenWay] = {}
     with Signals() as signals:
-        with stoppable(signals):
+        with signals.stoppable():
             for way in one.ways:
                 found[way] = open_folds(one.flags_of(way), source, rows, group).choose(way, found)
                 say(f"{found[way].words}: {found[way].reached} (mean over classes)")
         for _ in done_between([partial(train_way, one, way, source, group, signals) for way in one.ways], say):
-            with stoppable(signals):  # one that came when a run had just ended
+            with signals.stoppable():  # one that came when a run had just ended
                 pass
     return list(found.values())
 
@@ -105,7 +94,7 @@ def train_way(one: Comparison, way: str, source: Source, group: Group, signals: 
     own = replace(source, sets=flags.drawn(source.sets.lists))
     train_own = partial(train, group=group, read=lambda: own)
     place = one.flags.folder / RUNS_LOG
-    with stoppable(signals), open(place, "a", encoding="utf-8") as log, redirect_stdout(log):
+    with signals.stoppable(), open(place, "a", encoding="utf-8") as log, redirect_stdout(log):
         try:
             try:
                 train_own(flags)

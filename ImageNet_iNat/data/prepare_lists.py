@@ -25,7 +25,7 @@ if __name__ == "__main__":
     prepare_process()
 
 from harness.errors import UserError, run_main
-from harness.files import read_bytes, replacing, writing
+from harness.files import make_folder, read_bytes, replacing
 from harness.flag_parser import Parser
 from harness.text import say
 
@@ -65,8 +65,7 @@ def put_list(name: str, wanted: str, url: str, out: Path) -> str:
         raise UserError(f"{where} is not the published list (git blob id {found}, not {wanted}): fetch it from {url}")
     if there:
         return f"{path} exists already and has the right content"
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with replacing(path) as part:
         part.write_bytes(content)
     return f"wrote {path}"

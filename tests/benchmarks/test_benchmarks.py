@@ -8,8 +8,9 @@ import torch
 from support.golden import Head, assert_close, batch, figures, load_weights
 from support.step_problems import LAM_T, META_LR, Problem
 
-from benchmarks.published_step import LinearHead, PublishedStep
+from benchmarks.published_step import PublishedStep
 from benchmarks.versions import VERSIONS
+from meta_layers import HeadAlone
 from resnet import build_model
 
 
@@ -43,8 +44,8 @@ def test_the_published_head_step_has_the_golden_figures():
     head = Head(size, classes)
     load_weights(head, int(g["seed"]))
     counts, rates = g["counts"].tolist(), (float(g["lr"]), float(g["meta_lr"]))
-    published = PublishedStep(lambda: LinearHead(size, classes), counts, *rates, diagonal=True)
-    published.model.linear.load_state_dict(head.fc.state_dict())
+    published = PublishedStep(lambda: HeadAlone(torch.nn.Linear(size, classes)), counts, *rates, diagonal=True)
+    published.model.layer.load_state_dict(head.fc.state_dict())
     for t in range(int(g["steps"])):
         (x, y), (meta_x, meta_y) = batch(2 * t, g, (size,)), batch(2 * t + 1, g, (size,))
         found = published.step(x.abs(), y, [(meta_x.abs(), meta_y)], lam_t=float(g["ratio"]))
